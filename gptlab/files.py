@@ -1,0 +1,138 @@
+"""Where files live, and how they are written so that a kill or a full disk never leaves half of one."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from gptlab.errors import DataError, GPTLabError
+
+# The number inside each kind of file; a reader refuses a newer one by name.
+FORMAT_VERSIONS = {"checkpoint": 1, "dataset": 1, "metrics": 1}
+
+
+def home() -> Path:
+    """The folder that holds `data/` and `out/`: $GPTLAB_HOME, else beside the scripts, else here."""
+    if os.environ.get("GPTLAB_HOME"):
+        return Path(os.environ["GPTLAB_HOME"]).expanduser()
+    beside_scripts = Path(__file__).resolve().parent.parent
+    return beside_scripts if (beside_scripts / "gpt.py").exists() else Path.cwd()
+
+
+def data_home() -> Path:
+    """The folder of prepared datasets."""
+    return home() / "data"
+
+
+def out_home() -> Path:
+    """The folder of runs."""
+    return home() / "out"
+
+
+def display(path) -> str:
+    """The shortest way to write a path: relative to the working directory when it lies below."""
+    path = Path(path)
+    try:
+        return str(path.resolve().relative_to(Path.cwd().resolve())) or "."
+    except ValueError:
+        return str(path)
+
+
+def sync_folder(folder) -> None:
+    """Make a rename inside `folder` survive a power cut (Windows has no such call)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="wb"):
+    """Yield a file that takes the name `path` only when the block ends without an error.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder. After an error the
+    temporary file is removed and a former `path` is untouched. Text is UTF-8 with `\\n`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path, value) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    with atomic_write(path, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path) -> dict:
+    """Read a JSON object; DataError names the file where it is not one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{display(path)} is not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{display(path)} holds {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def check_format_version(found, kind: str, path, error: type[GPTLabError]) -> None:
+    """Raise `error` unless `found` is a version of `kind` that this release reads."""
+    newest = FORMAT_VERSIONS[kind]
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise error(f"{display(path)} is not a {kind} of gptlab (it has no format_version).")
+    if found > newest:
+        raise error(
+            f"{display(path)} is a {kind} of format version {found} and this gptlab reads up to "
+            f"{newest}; update gptlab to use it."
+        )
+
+
+def sha256_file(path, progress=None) -> str:
+    """SHA-256 of a file as hex; `progress(bytes)` is called after each 4 MiB."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            if progress:
+                progress(len(block))
+    return digest.hexdigest()
+
+
+def explain_os_error(error: OSError) -> str:
+    """One sentence for an error of the file system, with what to do."""
+    name = display(error.filename) if error.filename else "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f" while writing {name}" if error.filename else ""
+        return (
+            f"The disk is full{where}: free some space or choose another place with --out_dir or "
+            "GPTLAB_HOME; files that were complete before are untouched."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"No permission for {name}: change its permissions, or choose another place with "
+            "--out_dir or GPTLAB_HOME."
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"{name} does not exist: check the spelling of the path."
+    if isinstance(error, IsADirectoryError):
+        return f"{name} is a folder, and a file is needed there."
+    if isinstance(error, NotADirectoryError):
+        return f"{name} lies below something that is a file, not a folder."
+    return f"{name}: {error.strerror or error}."
