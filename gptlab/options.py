@@ -1,0 +1,262 @@
+"""Options declared once: a dataclass field with its type, default and sentence is an option.
+
+    @dataclass(frozen=True)
+    class SampleOptions:
+        \"\"\"Sampling\"\"\"
+        top_k: Annotated[int, "keep the k likeliest tokens; 0 switches it off"] = 200
+
+From such classes come the command line, the checks of a recipe's values and the reference page.
+A value that nobody said is absent from the dicts here, so that layers can be put over each other.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import shutil
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gptlab.errors import ConfigError
+
+TRUE_WORDS = {"true", "yes", "on", "1"}
+FALSE_WORDS = {"false", "no", "off", "0"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: `type` is bool, int, float, str or a tuple of strings (a list of words)."""
+
+    name: str
+    type: type
+    optional: bool  # None (written "none") is allowed
+    choices: tuple  # the allowed values, or () for any
+    words: tuple[str, ...]  # words allowed beside a number, such as "auto"
+    default: object
+    help: str
+    group: str
+
+
+def options_of(*classes: type) -> dict[str, Option]:
+    """The options that the given dataclasses declare, by name; fields without a sentence are not."""
+    options = {}
+    for owner in classes:
+        hints = typing.get_type_hints(owner, include_extras=True)
+        for field in dataclasses.fields(owner):
+            hint = hints[field.name]
+            if typing.get_origin(hint) is not typing.Annotated:
+                continue
+            kind, sentence = typing.get_args(hint)[:2]
+            if field.name in options:
+                raise ValueError(f"option {field.name} is declared twice")
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            group = (owner.__doc__ or owner.__name__).splitlines()[0].rstrip(".")
+            options[field.name] = Option(
+                field.name, *_read_type(kind), default=default, help=sentence, group=group
+            )
+    return options
+
+
+def _read_type(kind) -> tuple[type, bool, tuple, tuple[str, ...]]:
+    """(type, optional, choices, words) of an annotation such as `int | Literal["auto"] | None`."""
+    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    parts = typing.get_args(kind) if is_union else (kind,)
+    optional = type(None) in parts
+    literals = [p for p in parts if typing.get_origin(p) is typing.Literal]
+    choices = tuple(value for literal in literals for value in typing.get_args(literal))
+    plain = [p for p in parts if p is not type(None) and p not in literals]
+    if not plain:
+        return type(choices[0]), optional, choices, ()
+    base = typing.get_origin(plain[0]) or plain[0]
+    return base, optional, (), choices
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or None."""
+    names = list(names)
+    flat = {known.replace("_", ""): known for known in names}
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
+        flat[match]
+        for match in difflib.get_close_matches(name.replace("_", ""), flat, n=1, cutoff=0.6)
+    ]
+    return close[0] if close else None
+
+
+def coerce(option: Option, value):
+    """`value` (a word of the command line, or a value of a recipe) as the option's own type.
+
+    "1e3" is an int where an int is wanted, 1 a float where a float is, "false" a bool. Raises
+    ConfigError with the option's name and what would fit.
+    """
+    word = value.strip().lower() if isinstance(value, str) else None
+    if option.optional and (value is None or word == "none"):
+        return None
+    if word is not None and word in option.words:
+        return word
+    if option.choices:
+        match = word if word in option.choices else value
+        if match in option.choices:
+            return match
+        raise ConfigError(
+            f"{option.name} cannot be {value!r}: choose from "
+            f"{', '.join(str(choice) for choice in option.choices)}."
+        )
+    try:
+        return _CONVERSIONS[option.type](value)
+    except (TypeError, ValueError, OverflowError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}
+        fits = wanted.get(option.type, "text")
+        beside = "".join(f" or {known}" for known in option.words)
+        beside += " or none" if option.optional else ""
+        raise ConfigError(f"{option.name} cannot be {value!r}: it takes {fits}{beside}.") from None
+
+
+def _to_bool(value) -> bool:
+    word = str(value).strip().lower()
+    if word in TRUE_WORDS or word in FALSE_WORDS:
+        return word in TRUE_WORDS
+    raise ValueError(value)
+
+
+def _to_int(value) -> int:
+    if isinstance(value, bool):
+        raise ValueError(value)
+    if isinstance(value, str):
+        try:
+            return int(value.replace("_", ""))
+        except ValueError:
+            value = float(value)
+    if value != int(value):
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value) -> float:
+    if isinstance(value, bool):
+        raise ValueError(value)
+    return float(value)
+
+
+def _to_str(value) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _to_words(value) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(_to_str(part) for part in value)
+
+
+_CONVERSIONS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, tuple: _to_words}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaint is an error of ours instead of a usage dump."""
+
+    def error(self, message):
+        message = message.removeprefix("argument ")
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+def parse_command_line(
+    argv: Sequence[str],
+    classes: Sequence[type],
+    *,
+    prog: str,
+    summary: str,
+    example: str,
+    positionals: Sequence[tuple[str, str, str]] = (),
+) -> dict:
+    """The options that were said on a command line, by name, each of its own type.
+
+    classes: the dataclasses whose options this command takes; the help shows one group for each.
+    example: shown first by --help. positionals: (name, nargs, sentence) of words without an option
+    name. `--batch-size 8`, `--batch_size=8` and `--batch_size 8` are the same; a tuple option may
+    be given several times. `--help` prints and exits with 0. Raises ConfigError for an unknown
+    name (with the nearest real one) or a value that does not fit.
+    """
+    options = options_of(*classes)
+    width = min(100, shutil.get_terminal_size().columns)
+    parser = _Parser(
+        prog=prog,
+        usage=argparse.SUPPRESS,
+        description=f"{example.rstrip()}\n\n{summary.strip()}",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=32, width=width
+        ),
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, nargs, sentence in positionals:
+        parser.add_argument(name, nargs=nargs, help=sentence)
+    groups = {}
+    for option in options.values():
+        group = groups.get(option.group) or parser.add_argument_group(option.group)
+        groups[option.group] = group
+        _add_option(group, option, flag_only=bool(positionals))
+    said, unknown = parser.parse_known_args([_with_underscores(word) for word in argv])
+    if unknown:
+        raise ConfigError(_unknown_sentence(unknown[0], options, prog))
+    said = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(said).items()
+    }
+    return said
+
+
+def _with_underscores(word: str) -> str:
+    """`--batch-size=8` as `--batch_size=8`; anything but an option name stays as it is."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
+def _add_option(group, option: Option, flag_only: bool) -> None:
+    def convert(word):
+        try:
+            return coerce(option, word)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+    help_text = f"{option.help} {describe_default(option)}".replace("%", "%%")
+    if option.type is bool and not option.words and flag_only:
+        group.add_argument(f"--{option.name}", action="store_true", help=help_text)
+        return
+    metavar = "|".join(str(c) for c in option.choices) or {
+        bool: "BOOL",
+        int: "N",
+        float: "X",
+    }.get(option.type, option.name.rsplit("_", 1)[-1].upper())
+    extra = {"nargs": "?", "const": True} if option.type is bool else {}
+    if option.type is tuple:
+        extra = {"action": "append"}
+        convert = str
+    group.add_argument(f"--{option.name}", type=convert, metavar=metavar, help=help_text, **extra)
+
+
+def describe_default(option: Option) -> str:
+    """The default in brackets, as help and the reference page show it."""
+    if option.default in (None, "", ()):
+        return ""
+    if option.type is bool:
+        return "[on]" if option.default is True else "" if option.default is False else "[auto]"
+    return f"[{option.default}]"
+
+
+def _unknown_sentence(word: str, options: dict[str, Option], prog: str) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option: write options as --name value; see {prog} --help."
+    name = word.split("=")[0].lstrip("-").replace("-", "_")
+    return unknown_name_sentence(f"--{name}", name, options)
+
+
+def unknown_name_sentence(shown: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is no option, with the nearest one that is."""
+    close = nearest(name, known)
+    return f"Unknown option {shown}" + (f": did you mean {close}?" if close else ".")
