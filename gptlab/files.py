@@ -1,4 +1,4 @@
-"""Where files live, and how they are written so that a kill or a full disk never leaves half of one."""
+"""Where files live, and how they are written: a kill or a full disk leaves no half of one."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ FORMAT_VERSIONS = {"checkpoint": 1, "dataset": 1, "metrics": 1}
 
 
 def home() -> Path:
-    """The folder that holds `data/` and `out/`: $GPTLAB_HOME, else beside the scripts, else here."""
+    """The folder of `data/` and `out/`: $GPTLAB_HOME, else beside the scripts, else here."""
     if os.environ.get("GPTLAB_HOME"):
         return Path(os.environ["GPTLAB_HOME"]).expanduser()
     beside_scripts = Path(__file__).resolve().parent.parent

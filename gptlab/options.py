@@ -39,7 +39,7 @@ class Option:
 
 
 def options_of(*classes: type) -> dict[str, Option]:
-    """The options that the given dataclasses declare, by name; fields without a sentence are not."""
+    """The options that these dataclasses declare, by name; a field without a sentence is none."""
     options = {}
     for owner in classes:
         hints = typing.get_type_hints(owner, include_extras=True)
