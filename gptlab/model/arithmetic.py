@@ -1,0 +1,118 @@
+"""Parameters, FLOPs and bytes of a model and of its training, by formula (no torch)."""
+
+from dataclasses import dataclass
+
+from gptlab.model.config import GPTConfig
+
+
+def count_parameters(config: GPTConfig) -> int:
+    """Number of parameters; tied weights count once, as `sum(p.numel())` of the module does."""
+    return (
+        _embedding_parameters(config) + config.n_layer * _block_parameters(config) + _norm(config)
+    )
+
+
+def _norm(config: GPTConfig) -> int:
+    return config.n_embd * (2 if config.bias and not config.use_rms_norm else 1)
+
+
+def _embedding_parameters(config: GPTConfig) -> int:
+    tokens = config.vocab_size * config.n_embd
+    positions = config.block_size * config.n_embd if config.position_encoding == "learned" else 0
+    return tokens * (1 if config.tie_weights else 2) + positions
+
+
+def _block_parameters(config: GPTConfig) -> int:
+    queries = config.n_head * config.head_dim
+    keys = config.n_kv_head * config.head_dim
+    attention = config.n_embd * (2 * queries + 2 * keys)
+    mlp = config.n_embd * config.intermediate_size * (3 if config.use_swiglu else 2)
+    biases = 0
+    if config.bias:
+        hidden = config.intermediate_size * (2 if config.use_swiglu else 1)
+        biases = queries + 2 * keys + config.n_embd + hidden + config.n_embd
+    return attention + mlp + biases + 2 * _norm(config) + 2 * config.head_dim * config.qk_norm
+
+
+def matrix_parameters(config: GPTConfig) -> int:
+    """Parameters that take part in a matrix product for every token (embeddings only look up)."""
+    queries = config.n_head * config.head_dim
+    keys = config.n_kv_head * config.head_dim
+    mlp = config.intermediate_size * (3 if config.use_swiglu else 2)
+    block = config.n_embd * (2 * queries + 2 * keys + mlp)
+    return config.n_layer * block + config.vocab_size * config.n_embd
+
+
+def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
+    """FLOPs of forward and backward per token in a sequence of `length` (default block_size).
+
+    6 per matrix parameter (Kaplan et al. 2020) and, for causal attention, 6 * heads * head_dim *
+    length (half of the full square, Chowdhery et al. 2022, appendix B). A forward pass alone is a
+    third of it.
+    """
+    length = length or config.block_size
+    attention = 6 * config.n_layer * config.n_head * config.head_dim * length
+    return 6 * matrix_parameters(config) + attention
+
+
+def kv_cache_bytes(config: GPTConfig, batch_size: int = 1, bytes_per_value: int = 4) -> int:
+    """Bytes of the preallocated key/value cache."""
+    values = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.block_size
+    return values * batch_size * bytes_per_value
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training needs on one device, by what they hold."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        """Everything together, in bytes."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
+
+
+# the loss keeps at most this many float32 logits at once (transformer.py reads it)
+LOSS_CHUNK_LOGITS = 1 << 24
+
+
+def training_memory(
+    config: GPTConfig,
+    batch_size: int,
+    *,
+    bytes_per_activation: int = 4,
+    optimizer_states: float = 2.0,
+    ema: bool = False,
+) -> TrainingMemory:
+    """Memory of a training step with float32 weights and micro-batches of `batch_size` sequences.
+
+    optimizer_states: float32 values kept per parameter (AdamW 2, Muon 1). Activations are what the
+    backward pass of one block needs, per token: inputs of each norm, matrix product and
+    activation; with gradient checkpointing one input per block and one block in full.
+    """
+    parameters = count_parameters(config)
+    tokens = batch_size * config.block_size
+    queries = config.n_head * config.head_dim
+    keys = config.n_kv_head * config.head_dim
+    hidden = config.intermediate_size * (4 if config.use_swiglu else 2)
+    norms = 4 * config.n_embd
+    rotated = (queries + keys) if config.position_encoding == "rope" else 0
+    normed = 2 * (queries + keys) if config.qk_norm else 0
+    masks = 2 * config.n_embd if config.dropout else 0
+    block = norms + 3 * queries + 2 * keys + rotated + normed + hidden + masks
+    per_token = config.n_layer * block + 3 * config.n_embd
+    if config.gradient_checkpointing:
+        per_token = config.n_layer * config.n_embd + block + 3 * config.n_embd
+    logits = min(tokens * config.vocab_size, max(LOSS_CHUNK_LOGITS, config.vocab_size)) * 4
+    return TrainingMemory(
+        weights=4 * parameters * (2 if ema else 1),
+        gradients=4 * parameters,
+        optimizer=int(4 * parameters * optimizer_states),
+        activations=tokens * per_token * bytes_per_activation,
+        loss=2 * logits + 4 * config.vocab_size * config.n_embd,
+    )

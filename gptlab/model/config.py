@@ -1,0 +1,163 @@
+"""The architecture of a model as plain numbers (no torch), and the presets."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from gptlab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Model.
+
+    Every setting of the transformer. With these it is exactly a Llama (the defaults), a Qwen3
+    (`qk_norm`), a GPT-2 (`position_encoding="learned", use_rms_norm=False, use_swiglu=False,
+    activation="gelu_tanh", bias=True`) or the classic small GPT. Values that follow from others
+    (None until said) are filled in at construction, so a built config holds numbers only.
+    Raises ConfigError for a combination that cannot be built.
+    """
+
+    block_size: Annotated[int, "longest sequence the model sees, in tokens"] = 256
+    vocab_size: Annotated[int, "number of token ids (belongs to the data)"] = 8192
+    n_layer: Annotated[int, "number of transformer blocks"] = 6
+    n_head: Annotated[int | None, "number of attention heads [6]"] = None
+    n_kv_head: Annotated[
+        int | None, "key/value heads shared by the heads, 1 = multi-query [n_head; 3 with neither]"
+    ] = None
+    n_embd: Annotated[int, "width: channels of the residual stream"] = 384
+    mlp_ratio: Annotated[float, "MLP size relative to n_embd (SwiGLU: times 2/3, rounded)"] = 4.0
+    dropout: Annotated[float, "probability of dropping a channel of a residual branch"] = 0.1
+    bias: Annotated[bool, "additive biases in linear layers and LayerNorm"] = False
+    use_rms_norm: Annotated[bool, "RMSNorm (Zhang & Sennrich 2019), else LayerNorm"] = True
+    use_swiglu: Annotated[bool, "gated SwiGLU MLP (Shazeer 2020), else a plain one"] = True
+    activation: Annotated[
+        Literal["gelu", "gelu_tanh", "relu", "relu2"] | None,
+        "activation of the plain MLP: gelu, gelu_tanh, relu or relu2 [gelu]",
+    ] = None
+    position_encoding: Annotated[
+        Literal["rope", "learned", "sinusoidal"], "how positions enter: RoPE (Su et al. 2021), ..."
+    ] = "rope"
+    rope_theta: Annotated[float, "base of the RoPE frequencies"] = 10000.0
+    qk_norm: Annotated[bool, "learned RMSNorm on queries and keys, before RoPE (as Qwen3)"] = False
+    tie_weights: Annotated[bool, "one matrix for token embedding and output head"] = True
+    norm_eps: Annotated[float, "added to the variance inside every norm"] = 1e-5
+    head_dim: Annotated[int | None, "channels of a head [n_embd / n_head]"] = None
+    intermediate_size: Annotated[int | None, "hidden size of the MLP [from mlp_ratio]"] = None
+    init_std: Annotated[float, "standard deviation of the initial weights"] = 0.02
+    init_projection: Annotated[
+        Literal["scaled", "zero"],
+        "initial residual projections: scaled by 1/sqrt(2 n_layer) (GPT-2), or zero",
+    ] = "scaled"
+    gradient_checkpointing: Annotated[
+        bool, "recompute each block in the backward pass: less memory, about a third slower"
+    ] = False
+
+    def __post_init__(self):
+        filled = {}
+        if self.n_head is None:
+            filled["n_head"] = 6
+        n_head = filled.get("n_head", self.n_head)
+        if self.n_kv_head is None:
+            filled["n_kv_head"] = 3 if self.n_head is None else n_head
+        self._check_sizes(n_head, filled.get("n_kv_head", self.n_kv_head))
+        if self.head_dim is None:
+            filled["head_dim"] = self.n_embd // n_head
+        if self.intermediate_size is None:
+            filled["intermediate_size"] = self._default_intermediate_size()
+        if self.activation is None and not self.use_swiglu:
+            filled["activation"] = "gelu"
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+        self._check_combinations()
+
+    def _default_intermediate_size(self) -> int:
+        if not self.use_swiglu:
+            return int(self.mlp_ratio * self.n_embd)
+        # three matrices instead of two, so 2/3 of the size for the same number of parameters
+        return max(32, round(self.mlp_ratio * self.n_embd * 2 / 3 / 32) * 32)
+
+    def _check_sizes(self, n_head: int, n_kv_head: int) -> None:
+        sizes = {
+            "block_size": self.block_size,
+            "vocab_size": self.vocab_size,
+            "n_layer": self.n_layer,
+            "n_head": n_head,
+            "n_kv_head": n_kv_head,
+            "n_embd": self.n_embd,
+        }
+        for name, value in sizes.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1.")
+        if self.head_dim is None and self.n_embd % n_head:
+            fits = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
+            closest = min(fits, key=lambda n: abs(n - n_head))
+            raise ConfigError(
+                f"n_embd {self.n_embd} does not divide into n_head {n_head} heads: use n_head "
+                f"{closest}, or n_embd {-(-self.n_embd // n_head) * n_head}."
+            )
+        if n_head % n_kv_head:
+            raise ConfigError(
+                f"n_head {n_head} is not a multiple of n_kv_head {n_kv_head}: every key/value "
+                f"head serves the same number of heads, so use one of "
+                f"{', '.join(str(n) for n in range(1, n_head + 1) if n_head % n == 0)}."
+            )
+
+    def _check_combinations(self) -> None:
+        if self.head_dim < 1 or self.intermediate_size < 1:
+            raise ConfigError("head_dim and intermediate_size must be at least 1.")
+        if self.position_encoding == "rope" and self.head_dim % 2:
+            raise ConfigError(
+                f"head_dim {self.head_dim} is odd and RoPE rotates pairs of channels: use an even "
+                "head_dim (n_embd / n_head), or position_encoding learned."
+            )
+        if self.use_swiglu and self.activation is not None:
+            raise ConfigError(
+                f"activation {self.activation} has no place in a SwiGLU MLP: add --use_swiglu "
+                "false, or leave activation out."
+            )
+        if self.tie_weights and self.init_projection == "zero":
+            raise ConfigError(
+                "init_projection zero with tied weights starts far from the uniform prediction: "
+                "add --tie_weights false, or use init_projection scaled."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout {self.dropout} must be at least 0 and below 1.")
+        for name in ("mlp_ratio", "rope_theta", "norm_eps", "init_std"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0.")
+
+    def to_dict(self) -> dict:
+        """All settings as plain types: what a checkpoint stores."""
+        return dataclasses.asdict(self)
+
+
+_GPT2 = dict(
+    block_size=1024,
+    position_encoding="learned",
+    use_rms_norm=False,
+    use_swiglu=False,
+    activation="gelu_tanh",
+    bias=True,
+    dropout=0.0,
+)
+
+# Architectures only. tiny to large are Llamas with grouped queries, named for their parameters at
+# a vocabulary of 8,192: 10M, 25M, 80M, 350M. gpt2 to gpt2-xl are OpenAI's (Radford et al. 2019).
+PRESETS: dict[str, dict] = {
+    "tiny": dict(block_size=256, n_layer=6, n_head=5, n_embd=320),
+    "small": dict(block_size=512, n_layer=8, n_head=8, n_kv_head=2, n_embd=512),
+    "medium": dict(block_size=1024, n_layer=12, n_head=12, n_kv_head=4, n_embd=768),
+    "large": dict(block_size=1024, n_layer=30, n_head=16, n_kv_head=8, n_embd=1024),
+    "gpt2": dict(**_GPT2, n_layer=12, n_head=12, n_embd=768),
+    "gpt2-medium": dict(**_GPT2, n_layer=24, n_head=16, n_embd=1024),
+    "gpt2-large": dict(**_GPT2, n_layer=36, n_head=20, n_embd=1280),
+    "gpt2-xl": dict(**_GPT2, n_layer=48, n_head=25, n_embd=1600),
+}
+
+
+def preset(name: str) -> dict:
+    """The settings of a preset; ConfigError lists the presets when there is none of that name."""
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.")
+    return dict(PRESETS[name])

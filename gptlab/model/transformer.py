@@ -1,0 +1,339 @@
+"""The whole model on one page: norm, rotary positions, attention, MLP, block, GPT, loss, generate.
+
+Letters: B sequences, T tokens of each, C channels (n_embd), H heads, K key/value heads, D channels
+of a head (head_dim), F hidden channels of the MLP, V token ids.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from gptlab.errors import GenerationError
+from gptlab.model.arithmetic import LOSS_CHUNK_LOGITS
+from gptlab.model.config import GPTConfig, preset
+from gptlab.model.kv_cache import KVCache
+
+
+class RMSNorm(nn.Module):
+    """Scale to unit root mean square, times a learned weight (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        # in the precision of x: under autocast a float32 weight would promote the whole stream
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Zero mean, unit variance, times a learned weight, plus an optional bias (Ba et al. 2016)."""
+
+    def __init__(self, size: int, eps: float, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+        self.eps = eps
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+def norm(config: GPTConfig) -> nn.Module:
+    """The norm over the residual stream that the settings ask for."""
+    if config.use_rms_norm:
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.norm_eps, config.bias)
+
+
+def rotary_tables(config: GPTConfig, device=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of every position's angles, each [block_size, D/2] (Su et al. 2021)."""
+    channels = torch.arange(0, config.head_dim, 2, device=device).float()
+    frequencies = config.rope_theta ** (-channels / config.head_dim)  # [D/2]
+    positions = torch.arange(config.block_size, device=device).float()
+    angles = torch.outer(positions, frequencies)  # [block_size, D/2]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn channel pairs (i, i + D/2) of x [B, H, T, D] by their position's angles.
+
+    cos, sin: [T, D/2] or [B, 1, T, D/2]. Halves, not neighbours: the Hugging Face convention.
+    """
+    first, second = x.chunk(2, dim=-1)  # [B, H, T, D/2] each
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def sinusoids(config: GPTConfig, device=None) -> torch.Tensor:
+    """The fixed position vectors [block_size, C] of Vaswani et al. 2017: sines, then cosines."""
+    half = (config.n_embd + 1) // 2
+    frequencies = 10000.0 ** (-torch.arange(half, device=device).float() / half)
+    positions = torch.arange(config.block_size, device=device).float()
+    angles = torch.outer(positions, frequencies)  # [block_size, ceil(C/2)]
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, : config.n_embd]
+
+
+class Attention(nn.Module):
+    """Causal self-attention; H/K heads share each key/value head (GQA, Ainslie et al. 2023)."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.config, self.layer = config, layer
+        C, D, bias = config.n_embd, config.head_dim, config.bias
+        self.q_proj = nn.Linear(C, config.n_head * D, bias=bias)
+        self.k_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
+        self.v_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
+        self.o_proj = nn.Linear(config.n_head * D, C, bias=bias)
+        self.q_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x, rotary, cache: KVCache | None):
+        B, T, _ = x.shape
+        D = self.config.head_dim
+        q = self.q_proj(x).view(B, T, -1, D)  # [B, T, H, D]
+        k = self.k_proj(x).view(B, T, -1, D)  # [B, T, K, D]
+        v = self.v_proj(x).view(B, T, -1, D)
+        if self.q_norm is not None:  # Henry et al. 2020, query-key normalization
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or K, T, D]
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        mask = None
+        if cache is not None:
+            k, v, mask = cache.append(self.layer, k, v)  # [B, K, slots in use, D]
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
+            enable_gqa=self.config.n_head != self.config.n_kv_head,
+        )  # [B, H, T, D]
+        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # [B, T, C]
+
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),  # So et al. 2021, Primer
+}
+
+
+class MLP(nn.Module):
+    """The position-wise network: SwiGLU (Shazeer 2020), or two matrices and an activation."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        C, size, bias = config.n_embd, config.intermediate_size, config.bias
+        self.gate_proj = nn.Linear(C, size, bias=bias) if config.use_swiglu else None
+        self.up_proj = nn.Linear(C, size, bias=bias)
+        self.down_proj = nn.Linear(size, C, bias=bias)
+        self.activation = None if config.use_swiglu else ACTIVATIONS[config.activation]
+
+    def forward(self, x):
+        if self.gate_proj is not None:
+            hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)  # [B, T, F]
+        else:
+            hidden = self.activation(self.up_proj(x))  # [B, T, F]
+        return self.down_proj(hidden)  # [B, T, C]
+
+
+class Block(nn.Module):
+    """Two residual branches, each normalised at its entrance (Xiong et al. 2020, pre-norm)."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.attention_norm = norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = norm(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, rotary, cache: KVCache | None = None):
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of hidden @ weight.T, without ever holding all N x V logits.
+
+    Chunks of rows are turned into logits, loss and gradient at once, in the forward pass; the
+    backward pass only scales. Memory: one chunk of logits and the two gradients.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, chunk, wants_grad):
+        low = hidden.dtype  # the precision of the matrix products; sums are float32
+        loss = torch.zeros((), device=hidden.device)
+        low_weight = weight.to(low)
+        grad_hidden = torch.empty_like(hidden) if wants_grad else None
+        grad_weight = torch.zeros_like(weight) if wants_grad else None
+        for start in range(0, hidden.size(0), chunk):
+            rows = slice(start, min(start + chunk, hidden.size(0)))
+            counted = targets[rows] != -1  # [n]
+            labels = targets[rows].clamp_min(0)[:, None]  # [n, 1]
+            logits = (hidden[rows] @ low_weight.T).float()  # [n, V]
+            log_sum = logits.logsumexp(-1, keepdim=True)  # [n, 1]
+            loss = loss + ((log_sum - logits.gather(1, labels))[:, 0] * counted).sum()
+            if wants_grad:
+                # d loss / d logits = softmax - one-hot, zero where the target is ignored
+                grad = (logits - log_sum).exp_().scatter_add_(1, labels, -torch.ones_like(log_sum))
+                grad = (grad * counted[:, None]).to(low)
+                grad_hidden[rows] = grad @ low_weight
+                grad_weight += grad.T @ hidden[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer language model (Radford et al. 2019; Touvron et al. 2023)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = None
+        if config.position_encoding == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = norm(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tie_weights:  # Press & Wolf 2017
+            self.lm_head.weight = self.token_embedding.weight
+        self._make_tables()
+        self.init_weights()
+
+    def _make_tables(self) -> None:
+        # tables follow from the config, so they are not stored in checkpoints
+        rope = self.config.position_encoding == "rope"
+        cos, sin = rotary_tables(self.config) if rope else (None, None)
+        fixed = self.config.position_encoding == "sinusoidal"
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        table = sinusoids(self.config) if fixed else None
+        self.register_buffer("position_table", table, persistent=False)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Normal weights of std init_std, zero biases; residual projections scaled or zero."""
+        std = self.config.init_std
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                (nn.init.zeros_ if name.endswith("bias") else nn.init.ones_)(parameter)
+            elif not name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=std)
+            elif self.config.init_projection == "zero":
+                nn.init.zeros_(parameter)
+            else:  # 2 n_layer branches add up to unit variance (Radford et al. 2019)
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.config.n_layer))
+
+    def features(self, tokens, cache: KVCache | None = None):
+        """The last hidden state of each token, normalised: int64 [B, T] -> [B, T, C].
+
+        With a cache the tokens follow those that it holds, row by row.
+        """
+        T = tokens.size(1)
+        longest = T + (max(cache.lengths) if cache else 0)
+        if longest > self.config.block_size:
+            raise GenerationError(
+                f"{longest} tokens do not fit the model's window of {self.config.block_size}."
+            )
+        positions = cache.positions(T) if cache else slice(0, T)  # of shape [T] or [B, T]
+        x = self.token_embedding(tokens)  # [B, T, C]
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[positions]
+        if self.position_table is not None:
+            x = x + self.position_table[positions].to(x.dtype)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # a float32 stream costs bandwidth
+        rotary = None
+        if self.cos is not None:
+            rotary = [t[positions].to(x.dtype) for t in (self.cos, self.sin)]  # [T, D/2]
+            if rotary[0].dim() == 3:
+                rotary = [t[:, None] for t in rotary]  # [B, 1, T, D/2]
+        x = self.dropout(x)
+        for block in self.blocks:
+            if self.config.gradient_checkpointing and self.training and cache is None:
+                x = checkpoint(block, x, rotary, use_reentrant=False)
+            else:
+                x = block(x, rotary, cache)
+        if cache is not None:
+            cache.advance(T)
+        return self.final_norm(x)
+
+    def unembed(self, hidden):
+        """Logits of the next token: [..., C] -> [..., V]."""
+        return self.lm_head(hidden)
+
+    def forward(self, tokens, targets=None, cache: KVCache | None = None, reduction="mean"):
+        """(logits [B, T, V], None), or with targets [B, T] (None, cross-entropy in nats).
+
+        Targets of -1 do not count. reduction: "mean" over counted targets, or "sum".
+        """
+        hidden = self.features(tokens, cache)
+        if targets is None:
+            return self.unembed(hidden), None
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
+        chunk = max(1, LOSS_CHUNK_LOGITS // self.config.vocab_size)
+        loss = ChunkedCrossEntropy.apply(
+            hidden, self.lm_head.weight, targets, chunk, torch.is_grad_enabled()
+        )
+        if reduction == "mean":
+            loss = loss / (targets != -1).sum().clamp_min(1)
+        return None, loss
+
+    @torch.no_grad()
+    def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None):
+        """Continue int64 [B, T] by max_new_tokens sampled tokens, slowly: no cache, one page.
+
+        The oracle that the fast `Generator` is proven against. temperature 0 takes the likeliest.
+        A full window keeps its last block_size // 2 tokens.
+        """
+        window = tokens[:, -self.config.block_size :]
+        for _ in range(max_new_tokens):
+            if window.size(1) > self.config.block_size:
+                window = window[:, -max(1, self.config.block_size // 2) :]
+            logits = self(window)[0][:, -1].float()  # [B, V]
+            if temperature == 0:
+                chosen = logits.argmax(-1, keepdim=True)
+            else:
+                order = logits.sort(dim=-1, descending=True)
+                values = order.values / temperature
+                before = values.softmax(-1).cumsum(-1) - values.softmax(-1)  # mass of likelier ones
+                values[before >= (1.0 if top_p is None else top_p)] = -torch.inf
+                values[:, top_k or None :] = -torch.inf
+                drawn = torch.multinomial(values.softmax(-1), 1)
+                chosen = order.indices.gather(1, drawn)
+            tokens = torch.cat((tokens, chosen), dim=1)
+            window = torch.cat((window, chosen), dim=1)
+        return tokens
+
+
+def create_model(name: str, **settings) -> GPT:
+    """A new model of a preset's architecture: `create_model("small", vocab_size=5000)`."""
+    return GPT(GPTConfig(**(preset(name) | settings)))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    model = create_model("tiny", vocab_size=256).eval()
+    ids = torch.tensor([list(b"To be, or not to be")])
+    print(model)
+    print(f"{Path(__file__).name}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    print(f"tokens {tuple(ids.shape)} -> logits {tuple(model(ids)[0].shape)}")
+    loss = model(ids[:, :-1], ids[:, 1:])[1]
+    print(f"loss of an untrained model {loss:.3f}, ln(256) = {math.log(256):.3f}")
+    print(f"generated ids: {model.generate(ids, 8, top_k=50)[0, -8:].tolist()}")
