@@ -299,26 +299,31 @@ class GPT(nn.Module):
     def generate(self, tokens, max_new_tokens, temperature=1.0, top_k=None, top_p=None):
         """Continue int64 [B, T] by max_new_tokens sampled tokens, slowly: no cache, one page.
 
-        The oracle that the fast `Generator` is proven against. temperature 0 takes the likeliest.
-        A full window keeps its last block_size // 2 tokens.
+        The oracle that the fast `Generator` is proven against. temperature 0 takes the likeliest;
+        top_k and top_p (Holtzman et al. 2020) keep the likeliest ids, in this order. A full window
+        keeps its last block_size // 2 tokens. Dropout is off, whatever the mode of the model.
         """
+        was_training = self.training
+        self.eval()
         window = tokens[:, -self.config.block_size :]
         for _ in range(max_new_tokens):
             if window.size(1) > self.config.block_size:
                 window = window[:, -max(1, self.config.block_size // 2) :]
             logits = self(window)[0][:, -1].float()  # [B, V]
             if temperature == 0:
-                chosen = logits.argmax(-1, keepdim=True)
+                chosen = logits.argmax(-1, keepdim=True)  # [B, 1]
             else:
-                order = logits.sort(dim=-1, descending=True)
-                values = order.values / temperature
-                before = values.softmax(-1).cumsum(-1) - values.softmax(-1)  # mass of likelier ones
-                values[before >= (1.0 if top_p is None else top_p)] = -torch.inf
-                values[:, top_k or None :] = -torch.inf
-                drawn = torch.multinomial(values.softmax(-1), 1)
-                chosen = order.indices.gather(1, drawn)
+                values, ids = (logits / temperature).sort(dim=-1, descending=True)
+                if top_k:
+                    values[:, top_k:] = -torch.inf
+                if top_p is not None:
+                    probabilities = values.softmax(-1)
+                    likelier = probabilities.cumsum(-1) - probabilities  # mass of those before
+                    values[likelier >= top_p] = -torch.inf
+                chosen = ids.gather(1, torch.multinomial(values.softmax(-1), 1))  # [B, 1]
             tokens = torch.cat((tokens, chosen), dim=1)
             window = torch.cat((window, chosen), dim=1)
+        self.train(was_training)
         return tokens
 
 
