@@ -1,0 +1,230 @@
+"""A prepared dataset on disk: `train.bin`, `val.bin`, `meta.json`, `tokenizer.json`.
+
+The `.bin` files are headerless little-endian uint16 or uint32 ids, memory-mapped (the layout of
+nanoGPT, whose files work as they are). `meta.json` says everything else.
+"""
+
+import functools
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import DataError
+from gptlab.files import check_format_version, data_home, display, read_json, sha256_file
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+# Files up to this size are read through at every opening to be sure of their content.
+VERIFY_BYTES = 1 << 30
+_SCAN_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset; `train` and `val` are memory-mapped 1-D arrays of ids."""
+
+    name: str
+    folder: Path
+    meta: dict | None
+    train: np.ndarray
+    val: np.ndarray
+    tokenizer: Tokenizer | None
+    vocab_size: int
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest: the same for the same tokens and tokenizer."""
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            recorded = ((self.meta or {}).get("sha256") or {}).get(f"{split}.bin")
+            digest.update((recorded or sha256_file(self.folder / f"{split}.bin")).encode())
+        digest.update(self.tokenizer.fingerprint.encode() if self.tokenizer else b"")
+        return digest.hexdigest()
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The name of the smallest type of token file that holds the ids of this vocabulary."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def list_datasets() -> list[tuple[str, dict | None]]:
+    """(name, meta or None) of every prepared dataset under the home, by name."""
+    found = []
+    if data_home().is_dir():
+        for folder in sorted(data_home().iterdir()):
+            if folder.name.startswith(".") or not (folder / "train.bin").is_file():
+                continue
+            try:
+                meta = read_json(folder / "meta.json")
+            except (OSError, DataError):
+                meta = None
+            found.append((folder.name, meta))
+    return found
+
+
+def dataset_folder(name_or_path) -> Path:
+    """Where a dataset lies: a name under `data/`, else a path to a folder."""
+    word = str(name_or_path)
+    named = data_home() / word
+    if Path(word).name == word and (named.is_dir() or not Path(word).is_dir()):
+        return named
+    return Path(word)
+
+
+def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
+    """Open a prepared dataset by its name under `data/` or by its folder.
+
+    vocab_size: needed for a folder of token files without meta.json, and then assumed. Raises
+    DataError for a dataset that is missing, damaged, changed since it was prepared, or that holds
+    an id outside its vocabulary.
+    """
+    folder = dataset_folder(name_or_path)
+    name = folder.resolve().name
+    if not (folder / "train.bin").is_file():
+        raise _missing(str(name_or_path), folder)
+    if not (folder / "meta.json").exists():
+        return _open_without_meta(name, folder, vocab_size)
+    meta = read_json(folder / "meta.json")
+    check_format_version(
+        meta.get("format_version"), "dataset", folder / "meta.json", DataError
+    )
+    known = _meta_value(meta, "vocab_size", int, folder)
+    if vocab_size is not None and vocab_size < known:
+        raise DataError(
+            f"{display(folder)} was prepared with a vocabulary of {known:,} ids, which a model "
+            f"with vocab_size {vocab_size:,} has no room for; leave vocab_size out."
+        )
+    if _meta_value(meta, "dtype", str, folder) not in DTYPES:
+        raise DataError(
+            f"{display(folder / 'meta.json')} names the unknown dtype {meta['dtype']!r}; "
+            f"gptlab reads {' and '.join(DTYPES)}."
+        )
+    splits = [_open_split(folder, split, meta) for split in ("train", "val")]
+    tokenizer = None
+    if (folder / "tokenizer.json").exists():
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        recorded = (meta.get("tokenizer") or {}).get("fingerprint")
+        if recorded not in (None, tokenizer.fingerprint):
+            raise DataError(
+                f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
+                f"were made with; {_prepare_again(name)}."
+            )
+    return Dataset(name, folder, meta, *splits, tokenizer, known)
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
+    """Raise DataError if an id lies outside the vocabulary.
+
+    offset: position of `ids[0]` in the file at `path`, so that the error names the place.
+    """
+    if ids.size and int(ids.max()) >= vocab_size:
+        position = int(np.argmax(ids >= vocab_size))
+        raise DataError(
+            f"{display(path)} holds the id {int(ids[position])} at position "
+            f"{offset + position:,}, outside the vocabulary of {vocab_size:,} ids (0 to "
+            f"{vocab_size - 1:,}); prepare it again, or say the vocab_size that it was made with."
+        )
+
+
+def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
+    path = folder / f"{split}.bin"
+    dtype = DTYPES[meta["dtype"]]
+    tokens = _meta_value(meta, f"{split}_tokens", int, folder)
+    if not path.is_file():
+        raise DataError(f"{display(path)} is missing; {_prepare_again(folder.name)}.")
+    size = path.stat().st_size
+    if size != tokens * dtype.itemsize:
+        raise DataError(
+            f"{display(path)} has {size:,} bytes where its meta.json says "
+            f"{tokens * dtype.itemsize:,}; {_prepare_again(folder.name)}."
+        )
+    recorded = (meta.get("sha256") or {}).get(path.name)
+    if size <= VERIFY_BYTES:
+        if recorded is None:
+            _scan(path, dtype, meta["vocab_size"])
+        elif sha256_file(path) != recorded:
+            raise DataError(
+                f"{display(path)} has changed since it was prepared; "
+                f"{_prepare_again(folder.name)}."
+            )
+    return _map(path, dtype)
+
+
+def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
+    """A folder of token files made elsewhere: the vocabulary is the caller's word."""
+    if vocab_size is None:
+        raise DataError(
+            f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
+            "unknown; say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for "
+            "GPT-2)."
+        )
+    dtype_name = token_dtype(vocab_size)
+    logger.warning(
+        "%s has no meta.json: its files are taken for little-endian %s ids of a vocabulary of %s.",
+        display(folder),
+        dtype_name,
+        f"{vocab_size:,}",
+    )
+    dtype, splits = DTYPES[dtype_name], []
+    for split in ("train", "val"):
+        path = folder / f"{split}.bin"
+        if not path.is_file():
+            raise DataError(
+                f"{display(folder)} has no {split}.bin; a dataset is a train.bin and a val.bin."
+            )
+        if path.stat().st_size % dtype.itemsize:
+            raise DataError(
+                f"{display(path)} has {path.stat().st_size:,} bytes, which is no whole number of "
+                f"{dtype_name} ids."
+            )
+        _scan(path, dtype, vocab_size)
+        splits.append(_map(path, dtype))
+    return Dataset(name, folder, None, *splits, None, vocab_size)
+
+
+def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:
+    """`check_ids` over a whole file, in memory of a few megabytes."""
+    with open(path, "rb") as file:
+        offset = 0
+        while (ids := np.fromfile(file, dtype, _SCAN_TOKENS)).size:
+            check_ids(ids, vocab_size, path, offset)
+            offset += ids.size
+
+
+def _map(path: Path, dtype: np.dtype) -> np.ndarray:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, mode="r")
+
+
+def _meta_value(meta: dict, key: str, kind: type, folder: Path):
+    value = meta.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise DataError(
+            f"{display(folder / 'meta.json')} has no valid {key}; {_prepare_again(folder.name)}."
+        )
+    return value
+
+
+def _prepare_again(name: str) -> str:
+    return f"prepare it again (python prepare.py ... --dataset {name})"
+
+
+def _missing(said: str, folder: Path) -> DataError:
+    names = [name for name, _ in list_datasets()]
+    if said == "shakespeare":
+        command = "python prepare.py shakespeare"
+    elif Path(said).name == said:
+        command = f"python prepare.py YOUR_TEXT.txt --dataset {said}"
+    else:
+        command = "python prepare.py YOUR_TEXT.txt"
+    there = f"there is {', '.join(names)}" if names else "nothing is prepared yet"
+    return DataError(
+        f"No prepared dataset {said!r} ({display(folder)} has no train.bin): {there}; "
+        f"`{command}` prepares one."
+    )

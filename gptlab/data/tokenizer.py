@@ -1,0 +1,429 @@
+"""Text to ids and back, exactly: characters, byte-level BPE, GPT-2, or a vocabulary imported.
+
+Every tokenizer is one `tokenizer.json` in the format of Hugging Face `tokenizers`. Text is always
+plain text: the spelling `<|endoftext|>` inside it becomes ordinary tokens, the separator's own id
+comes from document boundaries only. Ids are `uint32` arrays or lists of int.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.errors import TokenizerError
+from gptlab.files import atomic_write, display
+
+END_OF_TEXT = "<|endoftext|>"
+MIN_BPE_VOCAB = 257  # 256 bytes and the end of text
+
+# GPT-2's split rule (Radford et al. 2019) with possessive quantifiers: the same pieces, and a
+# megabyte without a space neither backtracks nor overflows the stack.
+GPT2_SPLIT = (
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+)
+# SHA-256 of GPT-2's list of merges, the file `vocab.bpe`.
+GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+# What other vocabularies call the end of a document, most specific first.
+_END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|im_end|>")
+
+
+class Tokenizer:
+    """A vocabulary. `kind` is "char", "bpe", "gpt2" or "imported"; `eot_id` may be None."""
+
+    kind: str
+    vocab_size: int
+    eot_id: int | None
+    # Whether encoding the pieces of a text, cut where `data/encode.py` cuts, gives the text's ids.
+    can_be_cut = True
+
+    def __init__(self, spec: dict):
+        self._json = json.dumps(spec, ensure_ascii=False)
+
+    def __repr__(self):
+        return f"<{self.kind} tokenizer, {self.vocab_size:,} ids>"
+
+    @staticmethod
+    def from_json(text: str) -> "Tokenizer":
+        """The tokenizer of a `tokenizer.json`; TokenizerError where it is not one."""
+        try:
+            spec = json.loads(text)
+            model = spec["model"]
+            model["vocab"], model["type"]
+        except (ValueError, RecursionError, KeyError, TypeError):
+            raise TokenizerError(
+                "This is not a tokenizer.json (the format of Hugging Face `tokenizers`)."
+            ) from None
+        if _is_char(spec):
+            return CharTokenizer(spec)
+        if _is_byte_level_bpe(spec):
+            return BytePairTokenizer(spec)
+        return ImportedTokenizer(spec)
+
+    @staticmethod
+    def load(path) -> "Tokenizer":
+        """Read a tokenizer.json."""
+        path = Path(path)
+        try:
+            return Tokenizer.from_json(path.read_text(encoding="utf-8"))
+        except (TokenizerError, UnicodeDecodeError):
+            raise TokenizerError(
+                f"{display(path)} is not a tokenizer.json (the format of Hugging Face "
+                "`tokenizers`); prepare the dataset again, or name another file."
+            ) from None
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json; `Tokenizer.from_json` gives an equal tokenizer."""
+        return self._json
+
+    def save(self, path) -> None:
+        """Write tokenizer.json, atomically."""
+        with atomic_write(path, "w") as file:
+            file.write(self._json)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of `to_json()`: two tokenizers with the same one are the same."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text. Raises TokenizerError for text that the vocabulary cannot spell."""
+        return self.encode_to_array(text).tolist()
+
+    def encode_to_array(self, text: str) -> np.ndarray:
+        """`encode` as a uint32 array, several times faster for long text."""
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        """Text of ids; the end of text is hidden unless `keep_special`.
+
+        Bytes that are no UTF-8, such as half a letter at the end, become U+FFFD.
+        """
+        return b"".join(
+            (self._special_bytes(i) if keep_special else b"") or self.token_bytes(i)
+            for i in map(int, ids)
+        ).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes that an id stands for; b"" for a special one."""
+        raise NotImplementedError
+
+    def _special_bytes(self, token_id: int) -> bytes:
+        return END_OF_TEXT.encode() if token_id == self.eot_id else b""
+
+    def _outside(self, token_id: int) -> TokenizerError:
+        return TokenizerError(
+            f"The id {token_id} lies outside this vocabulary of {self.vocab_size:,} ids "
+            f"(0 to {self.vocab_size - 1:,})."
+        )
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character of a sorted alphabet, then one for the end of text."""
+
+    kind = "char"
+
+    def __init__(self, spec: dict):
+        super().__init__(spec)
+        vocab = spec["model"]["vocab"]
+        self.alphabet = "".join(sorted(vocab, key=vocab.get))
+        self.eot_id = len(self.alphabet)
+        self.vocab_size = self.eot_id + 1
+        self._bytes = [character.encode() for character in self.alphabet] + [b""]
+        codes = _code_points(self.alphabet)
+        # id of each code point; vocab_size marks one that is not in the alphabet
+        self._id_of_code = np.full(int(codes.max(initial=0)) + 2, self.vocab_size, np.uint32)
+        self._id_of_code[codes] = np.arange(len(codes), dtype=np.uint32)
+
+    def encode_to_array(self, text: str) -> np.ndarray:
+        codes = _code_points(text)
+        ids = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+        if ids.max(initial=0) == self.vocab_size:
+            position = int(np.argmax(ids == self.vocab_size))
+            raise TokenizerError(
+                f"The character {text[position]!r} (U+{ord(text[position]):04X}) at position "
+                f"{position:,} of the text is not among the {len(self.alphabet):,} characters "
+                "that this tokenizer knows; leave it out, or prepare the text with "
+                "--tokenizer bpe, which can spell anything."
+            )
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.vocab_size:
+            raise self._outside(token_id)
+        return self._bytes[token_id]
+
+
+class BytePairTokenizer(Tokenizer):
+    """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), GPT-2's or trained here.
+
+    Ids: the 256 bytes in GPT-2's order, the merged tokens in the order of their merging, the end
+    of text. Encodes through tiktoken. It may, because every token comes from exactly one merge
+    and merges only build on earlier ones: then "the lowest-ranked adjacent pair whose bytes are a
+    token" (tiktoken) and "the earliest merge in the list" (tokenizers) are the same pair.
+    """
+
+    def __init__(self, spec: dict):
+        super().__init__(spec)
+        vocab = {token: i for token, i in spec["model"]["vocab"].items() if token != END_OF_TEXT}
+        byte_of = _byte_of_character()
+        self._bytes = [bytes(byte_of[c] for c in token) for token in sorted(vocab, key=vocab.get)]
+        self._bytes.append(b"")
+        self.eot_id = len(vocab)
+        self.vocab_size = self.eot_id + 1
+        merges = "".join(f"{left} {right}\n" for left, right in _merges(spec["model"]))
+        is_gpt2 = self.vocab_size == 50257 and (
+            hashlib.sha256(f"#version: 0.2\n{merges}".encode()).hexdigest() == GPT2_MERGES_SHA256
+        )
+        self.kind = "gpt2" if is_gpt2 else "bpe"
+
+    @functools.cached_property
+    def _encoding(self):
+        import tiktoken
+
+        return tiktoken.Encoding(
+            self.kind,
+            pat_str=GPT2_SPLIT,
+            mergeable_ranks={token: i for i, token in enumerate(self._bytes[:-1])},
+            special_tokens={END_OF_TEXT: self.eot_id},
+        )
+
+    def encode_to_array(self, text: str) -> np.ndarray:
+        try:
+            return self._encoding.encode_to_numpy(text, disallowed_special=())
+        except UnicodeEncodeError as error:
+            raise _not_unicode(text, error) from None
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.vocab_size:
+            raise self._outside(token_id)
+        return self._bytes[token_id]
+
+
+class ImportedTokenizer(Tokenizer):
+    """Any other tokenizer.json, through `tokenizers`, as the model that brought it expects."""
+
+    kind = "imported"
+
+    def __init__(self, spec: dict):
+        super().__init__(spec)
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
+        except Exception as error:  # tokenizers raises a bare Exception
+            raise TokenizerError(f"This tokenizer.json cannot be read ({error}).") from None
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(ids.values()) + 1
+        self._tokens = {i: token for token, i in ids.items()}
+        self._special = {t["id"]: t["content"] for t in spec["added_tokens"] if t["special"]}
+        ends = {content: i for i, content in self._special.items()}
+        self.eot_id = next((ends[name] for name in _END_NAMES if name in ends), None)
+        self._is_byte_level = '"type": "ByteLevel"' in json.dumps(spec.get("decoder"))
+        # a prefix before each text would be put before each piece of it
+        shaped = json.dumps([spec.get("normalizer"), spec.get("pre_tokenizer")])
+        self.can_be_cut = not any(
+            mark in shaped for mark in ("Metaspace", "Prepend", '"add_prefix_space": true')
+        )
+
+    def encode_to_array(self, text: str) -> np.ndarray:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _not_unicode(text, error) from None
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        token = self._tokens.get(token_id, "")
+        if token_id in self._special:
+            return b""
+        if self._is_byte_level:
+            byte_of = _byte_of_character()
+            if all(c in byte_of for c in token):
+                return bytes(byte_of[c] for c in token)
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes.fromhex(token[3:5])
+        return token.replace("▁", " ").encode()
+
+
+def char_tokenizer(characters: Iterable[str]) -> CharTokenizer:
+    """The character-level tokenizer of these characters: sorted, then the end of text."""
+    alphabet = sorted(set(characters))
+    return CharTokenizer(
+        _spec(
+            {character: i for i, character in enumerate(alphabet)},
+            merges=[],
+            pre_tokenizer=None,
+            decoder={"type": "Fuse"},
+        )
+    )
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
+    """Byte-level BPE of at most `vocab_size` ids (fewer if the text has no more repeated pairs).
+
+    texts: pieces of the text, cut where GPT-2's split rule cuts anyway. All 256 bytes are ids, so
+    that any text can be spelled. Raises TokenizerError below 257.
+    """
+    if vocab_size < MIN_BPE_VOCAB:
+        raise TokenizerError(
+            f"--vocab_size {vocab_size} is too small for a byte-level BPE: its 256 bytes and the "
+            f"end of text need at least {MIN_BPE_VOCAB}."
+        )
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,  # a pair seen once teaches nothing
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return byte_level_bpe(_merges(json.loads(tokenizer.to_str())["model"]))
+
+
+def byte_level_bpe(merges: Sequence[tuple[str, str]]) -> BytePairTokenizer:
+    """The tokenizer of a list of merges in GPT-2's spelling, such as the lines of `vocab.bpe`."""
+    vocab = {character: i for i, character in enumerate(_byte_of_character())}
+    for left, right in merges:
+        vocab[left + right] = len(vocab)
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
+    spec = _spec(vocab, [list(pair) for pair in merges], byte_level, byte_level)
+    tokenizer = Tokenizer.from_json(json.dumps(spec))
+    if not isinstance(tokenizer, BytePairTokenizer):
+        raise TokenizerError("This list of merges builds the same token twice.")
+    return tokenizer
+
+
+def _spec(vocab: dict, merges: list, pre_tokenizer: dict | None, decoder: dict) -> dict:
+    """The content of tokenizer.json, with the end of text as the last id."""
+    end_of_text = {
+        "id": len(vocab),
+        "content": END_OF_TEXT,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocab,
+        "merges": merges,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end_of_text],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
+
+
+def _is_char(spec: dict) -> bool:
+    vocab = spec["model"]["vocab"]
+    return (
+        spec["model"]["type"] == "BPE"
+        and not spec["model"].get("merges")
+        and (spec.get("decoder") or {}).get("type") == "Fuse"
+        and spec.get("normalizer") is None
+        and spec.get("pre_tokenizer") is None
+        and all(len(token) == 1 for token in vocab)
+        and sorted(vocab.values()) == list(range(len(vocab)))
+        and _only_special_is(spec, len(vocab))
+    )
+
+
+def _is_byte_level_bpe(spec: dict) -> bool:
+    """Whether BytePairTokenizer's rules hold: its ids, its split, one special token at the end."""
+    model, split = spec["model"], spec.get("pre_tokenizer") or {}
+    plain = not any(
+        model.get(key)
+        for key in (
+            "dropout",
+            "unk_token",
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "byte_fallback",
+            "ignore_merges",
+        )
+    )
+    if not (
+        model["type"] == "BPE"
+        and plain
+        and spec.get("normalizer") is None
+        and split.get("type") == "ByteLevel"
+        and not split.get("add_prefix_space", True)
+        and split.get("use_regex", True)
+    ):
+        return False
+    expected = list(_byte_of_character()) + [left + right for left, right in _merges(model)]
+    vocab = {token: i for token, i in model["vocab"].items() if token != END_OF_TEXT}
+    return vocab == {token: i for i, token in enumerate(expected)} and _only_special_is(
+        spec, len(expected)
+    )
+
+
+def _only_special_is(spec: dict, token_id: int) -> bool:
+    added = spec.get("added_tokens") or []
+    return [(token["id"], token["content"]) for token in added] == [(token_id, END_OF_TEXT)]
+
+
+def _merges(model: dict) -> list[tuple[str, str]]:
+    """The merges of a BPE model as pairs; older files hold them as "left right"."""
+    return [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+        for merge in model["merges"]
+    ]
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's spelling of bytes as visible characters, in the order of its ids."""
+    visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    hidden = [b for b in range(256) if b not in visible]
+    spelled = {chr(b): b for b in visible}
+    spelled.update({chr(256 + i): b for i, b in enumerate(hidden)})
+    return spelled
+
+
+def _code_points(text: str) -> np.ndarray:
+    """The code points of a text as uint32."""
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError as error:
+        raise _not_unicode(text, error) from None
+
+
+def _not_unicode(text: str, error: UnicodeEncodeError) -> TokenizerError:
+    return TokenizerError(
+        f"The text is not valid Unicode at position {error.start:,} "
+        f"(the lone surrogate U+{ord(text[error.start]):04X}); leave it out."
+    )
