@@ -1,0 +1,170 @@
+"""Which tokens a step trains on: a pure function of the sequence's number.
+
+Sequence j of a run is a window of the token file that depends on (seed, j) only. An epoch is cut
+into N windows of block_size tokens from an offset of its own, and a keyed permutation orders them,
+computed and never stored. So the whole state of the data is one number, how many sequences were
+seen; a batch may grow, ranks may come and go, and the text behind any step can be shown again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from gptlab.data.token_files import check_ids
+from gptlab.errors import DataError
+
+_ROUNDS = 6
+_MASK = (1 << 64) - 1
+
+
+def mix(*numbers: int) -> int:
+    """A 64-bit number that looks random and follows from `numbers` (splitmix64, Steele 2014)."""
+    state = 0
+    for number in numbers:
+        state = (state + (number & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
+    """Where a keyed permutation of range(size) sends `indices`: int64 -> int64, same shape.
+
+    A balanced Feistel network over the next power of four (Luby & Rackoff 1988), walked along its
+    cycle until it lands below `size` (Black & Rogaway 2002).
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    keys = [np.uint64(mix(key, turn)) for turn in range(_ROUNDS)]
+
+    def encrypt(values):
+        left, right = values >> half, values & low
+        for round_key in keys:
+            noise = (right ^ round_key) * np.uint64(0xBF58476D1CE4E5B9)
+            noise = (noise ^ (noise >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+            left, right = right, left ^ ((noise >> np.uint64(32)) & low)
+        return (left << half) | right
+
+    values = encrypt(np.asarray(indices, dtype=np.uint64))
+    while (outside := values >= size).any():
+        values[outside] = encrypt(values[outside])
+    return values.astype(np.int64)
+
+
+def windows_per_epoch(n_tokens: int, block_size: int) -> int:
+    """N, the number of sequences that an epoch over n_tokens has."""
+    return max(1, (n_tokens - 1) // block_size - 1)
+
+
+def sequence_starts(numbers: np.ndarray, n_tokens: int, block_size: int, seed: int) -> np.ndarray:
+    """First token of each sequence number, int64 [n] -> int64 [n]; its window lies in the file."""
+    per_epoch = windows_per_epoch(n_tokens, block_size)
+    slack = n_tokens - 1 - per_epoch * block_size
+    starts = np.empty(len(numbers), dtype=np.int64)
+    epochs = np.asarray(numbers) // per_epoch
+    for epoch in np.unique(epochs):
+        rows = epochs == epoch
+        window = permute(np.asarray(numbers)[rows] % per_epoch, per_epoch, mix(seed, int(epoch)))
+        offset = mix(seed, int(epoch), 1) % (slack + 1)
+        starts[rows] = offset + window * block_size
+    return starts
+
+
+def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
+    """DataError unless `part` ("train", "val") of dataset `name` holds one window and a target."""
+    if n_tokens <= block_size:
+        raise DataError(
+            f"The {part} part of {name} has {n_tokens:,} tokens, and a window of block_size "
+            f"{block_size} needs {block_size + 1:,}: use --block_size {max(1, n_tokens - 1)} or "
+            "less, or more text."
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Sequences of one forward pass: tokens and targets int64 [b, block_size], on the device."""
+
+    tokens: object
+    targets: object
+    index: int
+    is_last: bool
+
+
+class Batches:
+    """The micro-batches of each step for one rank of a run.
+
+    A step trains on `sequences_per_step` consecutive sequence numbers. Each rank takes an equal
+    slice of them (one less for some where it does not divide), in pieces of batch_size. `counted`
+    (bool, as long as tokens) says which tokens count as targets; without it all do.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        counted: np.ndarray | None = None,
+        *,
+        vocab_size: int,
+        block_size: int,
+        batch_size: int,
+        sequences_per_step: int,
+        seed: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        path: str = "train.bin",
+    ):
+        check_length(len(tokens), block_size, "train", path)
+        self.tokens, self.counted = tokens, counted
+        self.vocab_size, self.path = vocab_size, path
+        self.block_size, self.batch_size = block_size, batch_size
+        self.sequences_per_step, self.seed = sequences_per_step, seed
+        self.device = device
+        self.rank, self.world_size = rank, world_size
+
+    def count(self, first: int) -> int:
+        """Counted targets of the whole step, over all ranks, that begins with sequence `first`."""
+        if self.counted is None:
+            return self.sequences_per_step * self.block_size
+        numbers = np.arange(first, first + self.sequences_per_step)
+        return max(1, sum(int(self._targets_count(s).sum()) for s in self._starts(numbers)))
+
+    def _starts(self, numbers: np.ndarray) -> np.ndarray:
+        return sequence_starts(numbers, len(self.tokens), self.block_size, self.seed)
+
+    def _targets_count(self, start: int) -> np.ndarray:
+        return self.counted[start + 1 : start + self.block_size + 1]
+
+    def rows(self, first: int) -> np.ndarray:
+        """This rank's sequence numbers, int64, of the step that begins with sequence `first`."""
+        total = self.sequences_per_step
+        begin, end = (total * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return np.arange(first + begin, first + end, dtype=np.int64)
+
+    def windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets of these sequences, checked: int64 [n, block_size] each."""
+        starts = self._starts(numbers)
+        rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])
+        for row, start in zip(rows, starts, strict=True):
+            if row.max() >= self.vocab_size:
+                check_ids(row, self.vocab_size, self.path, int(start))
+        rows = rows.astype(np.int64)
+        tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
+        if self.counted is not None:
+            targets[~np.stack([self._targets_count(start) for start in starts])] = -1
+        return tokens, targets
+
+    def micro_batches(self, first: int) -> Iterator[MicroBatch]:
+        """The micro-batches of the step that begins with sequence number `first`."""
+        import torch
+
+        rows = self.rows(first)
+        count = -(-len(rows) // self.batch_size)
+        for index in range(count):
+            part = rows[index * self.batch_size : (index + 1) * self.batch_size]
+            pair = [torch.from_numpy(array) for array in self.windows(part)]
+            if self.device.startswith("cuda"):  # copy while the device still computes
+                pair = [tensor.pin_memory() for tensor in pair]
+            pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]
+            yield MicroBatch(*pair, index, is_last=index == count - 1)
