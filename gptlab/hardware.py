@@ -36,6 +36,8 @@ KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple 
 # A CPU's bfloat16 must beat float32 by this much in a trial before it is worth its lost digits.
 CPU_BFLOAT16_GAIN = 1.2
 
+COMPILE_COST = "it takes up to a minute, so `auto` leaves it to runs that win that back"
+
 # AMD architectures with matrix instructions for bfloat16: MI100 and later, RX 7000 and later.
 ROCM_BFLOAT16 = re.compile(r"gfx(908|90a|94|95|11|12)")
 
@@ -341,16 +343,14 @@ def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
             return CompileSupport(False, f"there is no C++ compiler here ({wanted})")
         if headers:
             return CompileSupport(False, headers)
-        return CompileSupport(
-            True, f"{facts.cpp_compiler} is there; compiling costs about a minute, once a run"
-        )
+        return CompileSupport(True, f"{facts.cpp_compiler} is there; {COMPILE_COST}")
     if not facts.triton:
         return CompileSupport(False, "the package triton is not installed")
     if device.kind == "cuda" and device.capability < (7, 0):
         return CompileSupport(False, "triton needs compute capability 7.0")
     if headers and facts.system != "Windows":
         return CompileSupport(False, headers)
-    return CompileSupport(True, "triton is there; compiling costs about a minute, once a run")
+    return CompileSupport(True, f"triton is there; {COMPILE_COST}")
 
 
 def _notes(facts: Facts) -> tuple[str, ...]:
