@@ -1,0 +1,489 @@
+"""Everything that a run can be told, in layers, and what "auto" comes to (no torch).
+
+    default < preset < recipe < command line
+
+Each layer is a dict of what was said. They are put over each other, then the dataclasses are built
+once. `resolve` turns every "auto" and None into a number, with its reason; nothing asks again.
+"""
+
+import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gptlab.errors import ConfigError
+from gptlab.files import display
+from gptlab.model.arithmetic import count_parameters, flops_per_token
+from gptlab.model.config import GPTConfig, preset
+from gptlab.options import coerce, options_of, unknown_name_sentence
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Run."""
+
+    dataset: Annotated[
+        str, "name of a prepared dataset (prepare.py), or a folder of .bin files"
+    ] = "shakespeare"
+    out_dir: Annotated[str | None, "the run directory [out/RECIPE or out/DATASET]"] = None
+    init_from: Annotated[
+        str, "scratch, or a run directory or checkpoint whose weights to start from"
+    ] = "scratch"
+    resume: Annotated[bool, "continue the run in out_dir"] = False
+    overwrite: Annotated[bool, "delete the run in out_dir first"] = False
+    seed: Annotated[int, "decides the weights, the data order and dropout"] = 1337
+    dry_run: Annotated[bool, "resolve, plan, take one step and stop; nothing is written"] = False
+    quiet: Annotated[bool, "print warnings and errors only"] = False
+    log_to: Annotated[
+        Literal["none", "tensorboard", "wandb"], "send metrics to a tracker as well"
+    ] = "none"
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Batch and length."""
+
+    batch_size: Annotated[int, "sequences of a micro-batch, on one device"] = 32
+    gradient_accumulation_steps: Annotated[
+        int, "micro-batches of a step, counted over all processes"
+    ] = 1
+    max_iters: Annotated[
+        int | None, "total number of optimizer steps, also after a resume [2000]"
+    ] = None
+    minutes: Annotated[
+        float | None, "instead of max_iters: as many steps as fit into this time"
+    ] = None
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimizer."""
+
+    optimizer: Annotated[
+        Literal["adamw", "muon"], "adamw, or muon for the hidden matrices and adamw for the rest"
+    ] = "adamw"
+    learning_rate: Annotated[float, "highest learning rate"] = 1e-3
+    weight_decay: Annotated[float, "decoupled decay of matrices"] = 0.1
+    beta1: Annotated[float, "AdamW: decay of the mean of gradients"] = 0.9
+    beta2: Annotated[float, "AdamW: decay of the mean of their squares"] = 0.95
+    muon_momentum: Annotated[float, "Muon: decay of the mean of gradients"] = 0.95
+    grad_clip: Annotated[float, "largest norm of all gradients together; 0 = off"] = 1.0
+    ema_decay: Annotated[float, "also average the weights with this decay; 0 = off"] = 0.0
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Learning-rate schedule."""
+
+    schedule: Annotated[
+        Literal["cosine", "wsd"], "cosine, or warm-up-stable-decay with a linear decay"
+    ] = "cosine"
+    warmup_iters: Annotated[int | None, "steps of linear warm-up [5% of the run, at most 100]"] = (
+        None
+    )
+    lr_decay_iters: Annotated[int | None, "step at which min_lr is reached [max_iters]"] = None
+    min_lr: Annotated[float | None, "lowest learning rate [learning_rate / 10]"] = None
+    decay_fraction: Annotated[float, "wsd: share of the run that decays; 1 = linear decay"] = 0.2
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Evaluation and logging."""
+
+    eval_interval: Annotated[
+        int | None, "steps between checkpoints with evaluation [a tenth of the run]"
+    ] = None
+    eval_tokens: Annotated[int | None, "validation tokens of an evaluation [up to 131072]"] = None
+    log_interval: Annotated[int, "steps between log records"] = 10
+    early_stopping: Annotated[
+        int, "stop after this many evaluations without a new lowest loss; 0 = never"
+    ] = 0
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Machine."""
+
+    device: Annotated[str, "auto, cpu, cuda, cuda:1, mps or xpu"] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], "precision of the matrix products"
+    ] = "auto"
+    compile_model: Annotated[
+        bool | Literal["auto"], "torch.compile; auto = where it saves more time than it takes"
+    ] = "auto"
+
+
+GROUPS = {
+    "run": RunOptions,
+    "batch": BatchOptions,
+    "optimizer": OptimizerOptions,
+    "schedule": ScheduleOptions,
+    "evaluation": EvaluationOptions,
+    "machine": MachineOptions,
+    "model": GPTConfig,
+}
+
+
+@dataclass(frozen=True)
+class PresetOption:
+    """Model preset."""
+
+    model_preset: Annotated[
+        str, "tiny, small, medium, large, gpt2 ... gpt2-xl, or auto: sized from the text"
+    ] = ""
+
+
+OPTIONS = options_of(*GROUPS.values(), PresetOption)
+MODEL_OPTIONS = frozenset(options_of(GPTConfig))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run: groups of options, each declared above. Flat names are unique."""
+
+    run: RunOptions = field(default_factory=RunOptions)
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
+    model: GPTConfig = field(default_factory=GPTConfig)
+
+    def flat(self) -> dict:
+        """All values by their flat names."""
+        return {
+            name: value
+            for group in GROUPS
+            for name, value in dataclasses.asdict(getattr(self, group)).items()
+        }
+
+    def replace(self, **values) -> "TrainConfig":
+        """A copy with other values of flat names."""
+        return build({**self.flat(), **values})
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one optimizer step, over all processes."""
+        return self.batch.batch_size * self.batch.gradient_accumulation_steps
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, over all processes."""
+        return self.sequences_per_step * self.model.block_size
+
+
+def build(values: Mapping) -> TrainConfig:
+    """The configuration that says `values` (flat names) and is default elsewhere. ConfigError."""
+    groups = {}
+    for group, owner in GROUPS.items():
+        names = [f.name for f in dataclasses.fields(owner) if f.name in values]
+        groups[group] = owner(**{name: values[name] for name in names})
+    config = TrainConfig(**groups)
+    _check(config)
+    return config
+
+
+def _check(config: TrainConfig) -> None:
+    at_least_one = (
+        "batch_size",
+        "gradient_accumulation_steps",
+        "log_interval",
+        "max_iters",
+        "eval_interval",
+        "eval_tokens",
+    )
+    above_zero = ("minutes", "learning_rate")
+    not_negative = (
+        "weight_decay",
+        "grad_clip",
+        "warmup_iters",
+        "lr_decay_iters",
+        "min_lr",
+        "early_stopping",
+    )
+    fractions = ("beta1", "beta2", "muon_momentum", "ema_decay")
+    values = {name: v for name, v in config.flat().items() if isinstance(v, (int, float))}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} is {value}: it must be a finite number.")
+        if name in at_least_one and value < 1:
+            raise ConfigError(f"{name} is {value}: it must be at least 1.")
+        if name in above_zero and value <= 0:
+            raise ConfigError(f"{name} is {value}: it must be above 0.")
+        if name in not_negative and value < 0:
+            raise ConfigError(f"{name} is {value}: it cannot be negative.")
+        if name in fractions and not 0 <= value < 1:
+            raise ConfigError(f"{name} is {value}: it must be at least 0 and below 1.")
+    if not 0 < config.schedule.decay_fraction <= 1:
+        raise ConfigError(
+            f"decay_fraction is {config.schedule.decay_fraction}: it must be above 0 and at most 1."
+        )
+    if config.run.resume and config.run.overwrite:
+        raise ConfigError("resume continues a run and overwrite deletes it: say one of the two.")
+
+
+# Layers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said, by flat name, and where: "preset tiny", "config/x.py" or "command line"."""
+
+    values: dict
+    sources: dict
+
+
+def read_recipe(path) -> dict:
+    """The options that a recipe assigns, each of its own type. A recipe is Python, and is run.
+
+    Names that begin with an underscore are its own business. Raises ConfigError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"There is no recipe {display(path)}: check the path after --config.")
+    namespace = {"__name__": "recipe", "__file__": str(path)}
+    try:
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    except Exception as error:
+        raise ConfigError(
+            f"The recipe {display(path)} cannot be run: {type(error).__name__}: {error}."
+        ) from error
+    said = {}
+    for name, value in namespace.items():
+        if name.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
+            continue
+        if name not in OPTIONS:
+            raise ConfigError(unknown_name_sentence(f"{name} in {display(path)}", name, OPTIONS))
+        said[name] = coerce(OPTIONS[name], value)
+    return said
+
+
+def layer(
+    recipe: Mapping | None = None, command_line: Mapping | None = None, recipe_name: str = "recipe"
+) -> Said:
+    """Put the layers over each other: a preset's values lie below both the recipe's and these.
+
+    max_iters and minutes exclude each other: the later layer wins, both in one is refused.
+    """
+    recipe, command_line = dict(recipe or {}), dict(command_line or {})
+    for said, where in ((recipe, recipe_name), (command_line, "the command line")):
+        if said.get("max_iters") is not None and said.get("minutes") is not None:
+            raise ConfigError(f"{where} says both max_iters and minutes: say one of the two.")
+    if command_line.get("max_iters") is not None:
+        recipe.pop("minutes", None)
+    if command_line.get("minutes") is not None:
+        recipe.pop("max_iters", None)
+    name = command_line.get("model_preset", recipe.get("model_preset", ""))
+    layers = [(recipe, recipe_name), (command_line, "command line")]
+    if name and name != "auto":
+        layers.insert(0, (preset(name), f"preset {name}"))
+    values, sources = {}, {}
+    for said, where in layers:
+        if "n_head" in said and "n_kv_head" not in said:  # heads that are said anew
+            values.pop("n_kv_head", None)
+        if said.get("use_swiglu") is True and "activation" not in said:
+            values.pop("activation", None)
+        values.update(said)
+        sources.update(dict.fromkeys(said, where))
+    return Said(values, sources)
+
+
+# Resolving ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a short trial on this machine found; seconds."""
+
+    elapsed: float = 0.0  # since the process started, when training may begin
+    step: float | None = None  # one optimizer step, eager
+    eval_token: float = 0.0  # one token of an evaluation
+    save: float = 0.0  # writing the checkpoints once
+
+
+# Compiling pays when it saves more than it costs; costs and gains as measured, see docs/HARDWARE.
+COMPILE_SECONDS = {"cpu": 45.0, "other": 60.0}
+COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
+MAX_EVAL_TOKENS = 131072
+EVALUATIONS = 10  # of a run whose eval_interval nobody said
+EVAL_SHARE = 0.1  # of the training's FLOPs
+
+# model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
+# the small texts that are read many times over, and never more than the tiny preset
+_SIZES = ((0, 3, 3, 96), (100_000, 4, 4, 128), (400_000, 6, 6, 192), (2_000_000, 6, 6, 288))
+
+
+def size_from_text(train_tokens: int) -> dict:
+    """The architecture that model_preset "auto" takes for a text of so many tokens."""
+    n_layer, n_head, n_embd = [size[1:] for size in _SIZES if size[0] <= train_tokens][-1]
+    return {"n_layer": n_layer, "n_head": n_head, "n_kv_head": n_head, "n_embd": n_embd}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration without any "auto", and the reason of each value that was filled in."""
+
+    config: TrainConfig
+    reasons: dict
+    use_scaler: bool = False
+    warning: str = ""
+
+
+def resolve(
+    said: Said,
+    *,
+    choice,
+    can_compile: tuple[bool, str] = (False, "not tried"),
+    vocab_size: int,
+    train_tokens: int,
+    val_tokens: int,
+    measurements: Measurements | None = None,
+    decided: Mapping | None = None,
+) -> Resolved:
+    """Fill in what nobody said. A pure function.
+
+    choice: hardware.Choice of device and dtype. can_compile: whether torch.compile works for that
+    device, and why. measurements: needed for `minutes`, and for compile_model "auto" to consider
+    it. decided: values of an earlier start of this run, which stand (a resume). Raises ConfigError.
+    """
+    values, reasons = dict(said.values), {}
+
+    def fill(name, value, reason):
+        if values.get(name) in (None, "auto"):
+            if decided and name in decided:
+                value, reason = decided[name], "as the run began"
+            values[name] = value
+            reasons[name] = reason
+
+    if values.get("model_preset") == "auto":
+        for name, value in size_from_text(train_tokens).items():
+            fill(name, value, f"sized for {train_tokens:,} tokens")
+    values.pop("model_preset", None)
+    if values.get("vocab_size") not in (None, vocab_size):
+        raise ConfigError(
+            f"vocab_size {values['vocab_size']} does not fit the dataset, whose tokenizer has "
+            f"{vocab_size} ids: leave vocab_size out, it belongs to the data."
+        )
+    values["vocab_size"], reasons["vocab_size"] = vocab_size, "from the dataset"
+    values["device"], values["dtype"] = choice.device, choice.dtype
+    reasons["device"] = reasons["dtype"] = choice.reason
+
+    draft = build(values)
+    kind = "cpu" if choice.device == "cpu" else "other"
+    _resolve_length(fill, draft, kind, can_compile, measurements)
+    config = build(values)
+    iters = config.batch.max_iters
+    fill("warmup_iters", min(100, iters // 20), "a twentieth of the run, at most 100 steps")
+    fill("lr_decay_iters", iters, "max_iters")
+    fill("min_lr", config.optimizer.learning_rate / 10, "a tenth of learning_rate")
+    interval = max(1, math.ceil(iters / EVALUATIONS))
+    fill("eval_interval", interval, f"{EVALUATIONS} evaluations in the run")
+    fill("eval_tokens", *_eval_tokens(build(values), val_tokens))
+    config = build(values)
+    if config.schedule.min_lr > config.optimizer.learning_rate:
+        raise ConfigError(
+            f"min_lr {config.schedule.min_lr:g} is above learning_rate "
+            f"{config.optimizer.learning_rate:g}: lower min_lr, or leave it out."
+        )
+    warning = choice.reason if getattr(choice, "slow", False) else ""
+    return Resolved(config, reasons, choice.use_scaler, warning)
+
+
+def _eval_tokens(config: TrainConfig, val_tokens: int) -> tuple[int, str]:
+    """Validation tokens of an evaluation, and why."""
+    evaluations = max(1, config.batch.max_iters // config.evaluation.eval_interval)
+    trained = config.batch.max_iters * config.tokens_per_step
+    affordable = int(EVAL_SHARE * 3 * trained / evaluations)  # a forward pass is a third of a step
+    block = config.model.block_size
+    tokens = max(block, min(MAX_EVAL_TOKENS, val_tokens - 1, max(affordable, 4 * block)))
+    if tokens >= val_tokens - 1:
+        return tokens, "the whole validation split"
+    reason = "a tenth of the training" if tokens == affordable else "enough for two digits"
+    return tokens, reason
+
+
+def _resolve_length(fill, draft: TrainConfig, kind, can_compile, measurements) -> None:
+    """Fill max_iters and compile_model, which depend on each other where there is a time budget."""
+    measured = measurements or Measurements()
+    cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]
+    asked = draft.machine.compile_model
+    available, why = can_compile
+    if draft.batch.minutes is None:
+        iters = draft.batch.max_iters or 2000
+        fill("max_iters", iters, "the default length")
+        saving = (1 - share) * iters * (measured.step or 0)
+    else:
+        seconds = draft.batch.minutes * 60 - measured.elapsed - 2 * measured.save
+        eager, compiled = _steps(draft, seconds, measured, 1.0), 0
+        if available or asked is True:
+            compiled = _steps(draft, seconds - cost, measured, share)
+        compiles = asked is True or (asked == "auto" and compiled > eager)
+        fill(
+            "max_iters",
+            max(1, compiled if compiles else eager),
+            f"{draft.batch.minutes:g} minutes at {measured.step or 0:.3f} s a step",
+        )
+        saving = cost * 2 if compiles else 0
+    if asked == "auto":
+        if not available:
+            fill("compile_model", False, why)
+        elif saving > cost:
+            fill("compile_model", True, f"it saves about {saving:.0f} s and takes {cost:.0f} s")
+        else:
+            fill("compile_model", False, f"the run is too short to save the {cost:.0f} s it takes")
+
+
+def _steps(draft: TrainConfig, seconds: float, measured: Measurements, share: float) -> int:
+    """Steps that fit into `seconds` with their evaluations; evaluations are not compiled."""
+    if not measured.step:
+        raise ConfigError("minutes needs a measurement of this machine, and none was made.")
+    interval = draft.evaluation.eval_interval
+    step = measured.step * share
+    tokens = draft.evaluation.eval_tokens or MAX_EVAL_TOKENS
+    full = tokens * measured.eval_token + measured.save
+    if interval:
+        return int(seconds / (step + full / interval))
+    # EVALUATIONS of them, each at most EVAL_SHARE of the training's time between two
+    by_share = seconds / (1 + EVAL_SHARE) / step
+    by_count = (seconds - EVALUATIONS * full) / step
+    return int(max(by_share, by_count))
+
+
+# Showing ------------------------------------------------------------------------------------------
+
+
+def plan_numbers(config: TrainConfig, train_tokens: int) -> dict:
+    """What a run amounts to: parameters, tokens of a step and of the run, epochs, FLOPs."""
+    tokens = config.batch.max_iters * config.tokens_per_step
+    return {
+        "parameters": count_parameters(config.model),
+        "tokens_per_step": config.tokens_per_step,
+        "tokens": tokens,
+        "epochs": tokens / max(1, train_tokens),
+        "flops": tokens * flops_per_token(config.model),
+    }
+
+
+def as_recipe(said: Said, resolved: Resolved) -> str:
+    """The run as a recipe: what was said, and as comments what followed, with the reasons.
+
+    out_dir, resume, overwrite and the like belong to the start and not to the run.
+    """
+    own = {"out_dir", "resume", "overwrite", "dry_run", "quiet"}
+    lines = [
+        "# What was said for this run. `python train.py --config THIS_FILE` does it again.",
+        "",
+    ]
+    for name, value in said.values.items():
+        if name not in own:
+            lines.append(f"{name} = {value!r}  # {said.sources[name]}")
+    lines += ["", "# What followed from it:"]
+    values = resolved.config.flat()
+    for name, value in values.items():
+        if name in own or (name in said.values and said.values[name] == value):
+            continue
+        lines.append(f"# {name} = {value!r}  ({resolved.reasons.get(name, 'default')})")
+    return "\n".join(lines) + "\n"

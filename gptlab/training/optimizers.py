@@ -1,0 +1,179 @@
+"""AdamW and Muon behind one small interface: rate, step, gradients off, state."""
+
+import math
+
+import torch
+
+from gptlab.errors import CheckpointError
+from gptlab.training.config import TrainConfig
+
+# Newton-Schulz: a quintic whose iteration pulls all singular values towards 1 (Jordan et al. 2024)
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NS_STEPS = 5
+
+
+def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_STEPS):
+    """The nearest (semi-)orthogonal matrices, roughly: [n, A, B] -> [n, A, B] in `dtype`.
+
+    Singular values end between about 0.7 and 1.2, by `steps` Newton-Schulz iterations on the
+    smaller side. dtype: the precision in which this device multiplies fast.
+    """
+    a, b, c = NS_COEFFICIENTS
+    wide = matrices.size(1) <= matrices.size(2)
+    x = (matrices if wide else matrices.mT).to(dtype)  # [n, small, large]
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT  # [n, small, small]
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
+
+    Equal shapes are stacked and orthogonalised together. The update is scaled to the root mean
+    square of an AdamW update, 0.2 sqrt(max(A, B)) (Liu et al. 2025), so both take the same rate.
+    found_inf: as GradScaler has it, a tensor of 1.0 when this step must change nothing.
+    """
+
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, ns_dtype=torch.float32):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.ns_dtype = ns_dtype
+        self.found_inf = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group)
+
+    def _update(self, parameters, group) -> None:
+        buffers = []
+        for parameter in parameters:
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            buffers.append(state["momentum"])
+        grads = [parameter.grad for parameter in parameters]
+        kept = 1.0
+        if self.found_inf is not None:  # without asking the device: zero rate, old momentum
+            skip = self.found_inf > 0
+            grads = [torch.where(skip, buf, grad) for buf, grad in zip(buffers, grads, strict=True)]
+            kept = torch.where(skip, 0.0, 1.0)
+        momentum, rate = group["momentum"], group["lr"]
+        torch._foreach_lerp_(buffers, grads, 1 - momentum)
+        # Nesterov: look ahead by one more step of the mean
+        ahead = torch.stack(torch._foreach_lerp(grads, buffers, momentum))  # [n, A, B]
+        update = orthogonalize(ahead, self.ns_dtype).to(parameters[0].dtype)
+        scale = 0.2 * math.sqrt(max(parameters[0].shape)) * rate * kept
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"] * kept)
+        torch._foreach_sub_(parameters, list((update * scale).unbind(0)))
+
+
+class Optimizers:
+    """The optimizers of a run as one. Weight decay acts on matrices only, embeddings included."""
+
+    def __init__(self, model: torch.nn.Module, config: TrainConfig, *, fused: bool, ns_dtype):
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        options = config.optimizer
+        hidden, matrices, vectors = [], [], []
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                vectors.append(parameter)
+            elif options.optimizer == "muon" and name.startswith("blocks."):
+                hidden.append(parameter)
+            else:
+                matrices.append(parameter)
+        groups = [
+            {"params": matrices, "weight_decay": options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        rate = options.learning_rate
+        betas = (options.beta1, options.beta2)
+        self.optimizers = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=fused or None)]
+        self.fused = fused
+        if hidden:
+            self.optimizers.append(
+                Muon(hidden, rate, options.muon_momentum, options.weight_decay, ns_dtype)
+            )
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next step, for all groups."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def step(self, found_inf: torch.Tensor) -> None:
+        """Update the weights, unless found_inf (a float tensor, on the device) is above 0."""
+        if not self.fused and found_inf.item() > 0:  # only the fused AdamW can look by itself
+            return
+        for optimizer in self.optimizers:
+            optimizer.found_inf = found_inf
+            optimizer.grad_scale = None
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict:
+        """{parameter name: {state name: tensor}}: independent of the order of groups."""
+        return {
+            self.names[id(parameter)]: dict(state)
+            for optimizer in self.optimizers
+            for parameter, state in optimizer.state.items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: dict) -> None:
+        """Take the state of `state_dict`; CheckpointError when it belongs to another optimizer."""
+        for optimizer in self.optimizers:
+            wanted = (
+                {"momentum"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+            )
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = saved.get(self.names[id(parameter)])
+                    if state is None or not wanted <= set(state):
+                        raise CheckpointError(
+                            "The checkpoint's optimizer state belongs to another optimizer: resume "
+                            "with the optimizer that the run began with."
+                        )
+                    optimizer.state[parameter] = {
+                        name: value.to(
+                            device=parameter.device if self.fused or name != "step" else "cpu"
+                        )
+                        for name, value in state.items()
+                    }
+
+
+class Ema:
+    """An exponential average of the weights (Polyak & Juditsky 1992), kept in float32.
+
+    The average is corrected for its start: after t steps it weighs them with 1 - decay^t.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int) -> None:
+        """Take in the weights after step number `step` (from 0)."""
+        # the weight of the newest: 1 at the first step, then falling to 1 - decay
+        newest = (1 - self.decay) / (1 - self.decay ** (step + 1))
+        torch._foreach_lerp_(list(self.weights.values()), list(model.parameters()), newest)
+
+    @torch.no_grad()
+    def swap(self, model: torch.nn.Module) -> None:
+        """Exchange the model's weights and the averaged ones; a second call undoes it."""
+        for name, parameter in model.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(kept)

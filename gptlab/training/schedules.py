@@ -1,0 +1,24 @@
+"""The learning rate of a step: pure functions of its number."""
+
+import math
+
+from gptlab.training.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate with which step number `step` (from 0) updates the weights.
+
+    Linear warm-up, then "cosine" (Loshchilov & Hutter 2017) down to min_lr at lr_decay_iters, or
+    "wsd" (Hu et al. 2024): constant, then linear decay over the last decay_fraction of the run.
+    """
+    highest, lowest = config.optimizer.learning_rate, config.schedule.min_lr
+    warmup, end = config.schedule.warmup_iters, config.schedule.lr_decay_iters
+    if step < warmup:
+        return highest * (step + 1) / (warmup + 1)
+    if step >= end:
+        return lowest
+    if config.schedule.schedule == "cosine":
+        progress = (step - warmup) / max(1, end - warmup)
+        return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+    decay = max(1, min(end - warmup, round(config.schedule.decay_fraction * end)))
+    return lowest + (highest - lowest) * min(1.0, (end - step) / decay)
