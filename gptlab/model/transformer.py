@@ -165,36 +165,44 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of hidden @ weight.T, without ever holding all N x V logits.
 
     Chunks of rows are turned into logits, loss and gradient at once, in the forward pass; the
-    backward pass only scales. Memory: one chunk of logits and the two gradients.
+    backward pass only scales. Memory: one chunk of logits and the gradients that are wanted.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, chunk, wants_grad):
-        low = hidden.dtype  # the precision of the matrix products; sums are float32
-        loss = torch.zeros((), device=hidden.device)
+    def forward(ctx, hidden, weight, targets, chunk, grad_enabled):
+        low = hidden.dtype  # of the matrix products
+        high = torch.promote_types(low, torch.float32)  # of the sums
+        loss = torch.zeros((), dtype=high, device=hidden.device)
         low_weight = weight.to(low)
-        grad_hidden = torch.empty_like(hidden) if wants_grad else None
-        grad_weight = torch.zeros_like(weight) if wants_grad else None
+        wants_hidden, wants_weight = (grad_enabled and n for n in ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
         for start in range(0, hidden.size(0), chunk):
-            rows = slice(start, min(start + chunk, hidden.size(0)))
+            rows = slice(start, start + chunk)
             counted = targets[rows] != -1  # [n]
             labels = targets[rows].clamp_min(0)[:, None]  # [n, 1]
-            logits = (hidden[rows] @ low_weight.T).float()  # [n, V]
+            logits = (hidden[rows] @ low_weight.T).to(high)  # [n, V]
             log_sum = logits.logsumexp(-1, keepdim=True)  # [n, 1]
             loss = loss + ((log_sum - logits.gather(1, labels))[:, 0] * counted).sum()
-            if wants_grad:
-                # d loss / d logits = softmax - one-hot, zero where the target is ignored
-                grad = (logits - log_sum).exp_().scatter_add_(1, labels, -torch.ones_like(log_sum))
-                grad = (grad * counted[:, None]).to(low)
+            if not (wants_hidden or wants_weight):
+                continue
+            # d loss / d logits = softmax - one-hot, zero where the target is ignored; in place
+            grad = logits.sub_(log_sum).exp_()
+            grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
+            grad = grad.mul_(counted[:, None]).to(low)
+            if wants_hidden:
                 grad_hidden[rows] = grad @ low_weight
+            if wants_weight and low == weight.dtype:
+                grad_weight.addmm_(grad.T, hidden[rows])  # without a second [V, C]
+            elif wants_weight:
                 grad_weight += grad.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_loss, grad_weight * grad_loss, None, None, None
+        grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        return *grads, None, None, None
 
 
 class GPT(nn.Module):
