@@ -1,0 +1,163 @@
+"""The loss in chunks is the cross-entropy of all logits, in value and in gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gptlab.model import transformer
+from gptlab.model.transformer import ChunkedCrossEntropy
+
+
+@pytest.fixture(params=[1, 37, 5 * 37 + 36, 1 << 24], ids=lambda n: f"{n} logits at once")
+def chunk_logits(request, monkeypatch):
+    """1 row, 1 row, 5 rows (the last chunk is shorter) and everything in one chunk."""
+    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", request.param)
+
+
+def some_targets(kind, shape):
+    targets = torch.randint(37, shape)
+    if kind == "some ignored":
+        targets[torch.rand(shape) < 0.4] = -1
+        targets[0] = -1
+    elif kind == "all ignored":
+        targets.fill_(-1)
+    return targets
+
+
+def plain_loss(model, tokens, targets, reduction):
+    """The oracle: all logits, torch's own cross-entropy."""
+    logits = model(tokens)[0].flatten(0, 1)
+    total = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="sum")
+    return total / max(1, (targets != -1).sum()) if reduction == "mean" else total
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", ["all counted", "some ignored", "all ignored"])
+def test_the_loss_in_chunks_is_the_plain_cross_entropy(
+    random_model, chunk_logits, kind, reduction, tie_weights
+):
+    model = random_model(tie_weights=tie_weights).double()
+    tokens, targets = torch.randint(37, (3, 11)), some_targets(kind, (3, 11))
+    logits, loss = model(tokens, targets, reduction=reduction)
+    expected = plain_loss(model, tokens, targets, reduction)
+    assert logits is None
+    torch.testing.assert_close(loss, expected)
+    assert (loss.item() == 0) == (kind == "all ignored")
+    ours, theirs = gradients(model, loss), gradients(model, expected)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], msg=name)
+
+
+def test_the_mean_of_float32_agrees_with_torch_itself(random_model, chunk_logits):
+    model = random_model()
+    tokens, targets = torch.randint(37, (3, 11)), some_targets("some ignored", (3, 11))
+    expected = F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten(), ignore_index=-1)
+    torch.testing.assert_close(model(tokens, targets)[1], expected)
+
+
+def test_the_gradient_agrees_with_finite_differences():
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 4, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(9, 4, dtype=torch.double, requires_grad=True)
+    targets = torch.tensor([0, 8, -1, 3, 3, -1, 5])
+    assert torch.autograd.gradcheck(
+        lambda hidden, weight: ChunkedCrossEntropy.apply(hidden, weight, targets, 3, True),
+        (hidden, weight),
+    )
+
+
+def test_a_scaled_loss_scales_its_gradient(random_model):
+    model = random_model()
+    tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
+    once = gradients(model, model(tokens, targets)[1])
+    scaled = gradients(model, model(tokens, targets)[1] * 1024.0)
+    for name in once:
+        torch.testing.assert_close(scaled[name], once[name] * 1024.0)
+
+
+def test_an_extreme_logit_gives_a_finite_loss():
+    hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
+    loss = ChunkedCrossEntropy.apply(hidden, weight, torch.tensor([1, 1]), 8, True)
+    loss.backward()
+    assert loss.item() == 2e4  # row 0 misses by 1e4 - -1e4, row 1 is right
+    assert hidden.grad.isfinite().all() and weight.grad.isfinite().all()
+
+
+def test_a_frozen_head_gets_no_gradient_and_the_rest_does(random_model):
+    model = random_model(tie_weights=False)
+    tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
+    free = gradients(model, model(tokens, targets)[1])
+    model.lm_head.requires_grad_(False)
+    frozen = gradients(model, model(tokens, targets)[1])
+    assert frozen.pop("lm_head.weight") is None
+    for name in frozen:
+        torch.testing.assert_close(frozen[name], free[name])
+
+
+def test_without_gradients_the_loss_is_the_same_and_nothing_is_kept(random_model):
+    model = random_model()
+    tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
+    with torch.no_grad():
+        loss = model(tokens, targets)[1]
+    assert loss.grad_fn is None
+    assert loss.item() == model(tokens, targets)[1].item()
+
+
+def test_all_logits_are_never_in_memory_at_once(random_model, monkeypatch):
+    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+    seen = []
+    logsumexp = torch.Tensor.logsumexp
+
+    def watch(logits, *args, **kwargs):
+        seen.append(tuple(logits.shape))
+        return logsumexp(logits, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "logsumexp", watch)
+    model = random_model()
+    model(torch.randint(37, (2, 5)), torch.randint(37, (2, 5)))[1].backward()
+    assert seen == [(4, 37), (4, 37), (2, 37)]
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_under_autocast_the_loss_is_float32_and_near_the_exact_one(
+    random_model, monkeypatch, tie_weights
+):
+    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+    model = random_model(tie_weights=tie_weights)
+    tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.features(tokens).dtype == torch.bfloat16
+        loss = model(tokens, targets)[1]
+    exact = plain_loss(model, tokens, targets, "mean")
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact, atol=0.02, rtol=0)
+    low, high = gradients(model, loss), gradients(model, exact)
+    for name in high:
+        assert low[name].dtype == torch.float32
+        error = (low[name] - high[name]).norm() / high[name].norm()
+        assert error < 0.05, f"{name}: {error:.3f}"
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_compiled_loss_and_its_gradients_equal_the_eager_ones(
+    random_model, monkeypatch, backend
+):
+    """aot_eager traces and functionalises as the real backend does, without the C++ compiler."""
+    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+    model = random_model(n_layer=1, n_kv_head=2)
+    tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
+    eager_loss = model(tokens, targets, reduction="sum")[1]
+    eager = gradients(model, eager_loss)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled_loss = compiled(tokens, targets, reduction="sum")[1]
+    torch.testing.assert_close(compiled_loss, eager_loss)
+    for name, grad in gradients(model, compiled_loss).items():
+        torch.testing.assert_close(grad, eager[name], msg=name)
