@@ -27,8 +27,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        # in the precision of x: under autocast a float32 weight would promote the whole stream
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        # in and out in the precision of x: a float32 weight would promote the whole stream, and
+        # CUDA's autocast returns float32 from every norm
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -42,7 +43,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x):
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), bias, self.eps)
+        weight = self.weight.to(x.dtype)
+        return F.layer_norm(x, weight.shape, weight, bias, self.eps).to(x.dtype)
 
 
 def norm(config: GPTConfig) -> nn.Module:
@@ -221,17 +223,18 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:  # Press & Wolf 2017
             self.lm_head.weight = self.token_embedding.weight
-        self._make_tables()
+        self.make_tables()
         self.init_weights()
 
-    def _make_tables(self) -> None:
-        # tables follow from the config, so they are not stored in checkpoints
-        rope = self.config.position_encoding == "rope"
-        cos, sin = rotary_tables(self.config) if rope else (None, None)
-        fixed = self.config.position_encoding == "sinusoidal"
+    def make_tables(self, device=None) -> None:
+        """Compute the position tables; they follow from the config, so no checkpoint has them."""
+        cos = sin = table = None
+        if self.config.position_encoding == "rope":
+            cos, sin = rotary_tables(self.config, device)
+        if self.config.position_encoding == "sinusoidal":
+            table = sinusoids(self.config, device)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        table = sinusoids(self.config) if fixed else None
         self.register_buffer("position_table", table, persistent=False)
 
     @torch.no_grad()
@@ -265,8 +268,9 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[positions]
         if self.position_table is not None:
             x = x + self.position_table[positions].to(x.dtype)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))  # a float32 stream costs bandwidth
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))  # a float32 stream costs bandwidth
         rotary = None
         if self.cos is not None:
             rotary = [t[positions].to(x.dtype) for t in (self.cos, self.sin)]  # [T, D/2]

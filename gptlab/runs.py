@@ -1,0 +1,391 @@
+"""The run directory: its files, its lock, its checkpoints and its metrics.
+
+    ckpt.pt       the newest full training state: what --resume continues
+    ckpt.prev.pt  the one before it, in case the newest is damaged
+    best.pt       the weights with the lowest validation loss: what sample.py takes
+    metrics.jsonl one record a line; loss.png, the same as a picture
+    config.py     what was said for the run, as a recipe
+
+`.pt` files hold tensors and plain types only and are read without running any pickled code.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.errors import CheckpointError, ConfigError, RunError, TokenizerError
+from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display, out_home
+
+logger = logging.getLogger(__name__)
+
+WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
+
+    model: object
+    tokenizer: object
+    path: Path
+    step: int
+    val_loss: float | None
+    content: dict
+
+
+class Run:
+    """One run directory. Nothing is created before `begin`."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.checkpoint = self.folder / "ckpt.pt"
+        self.previous = self.folder / "ckpt.prev.pt"
+        self.best = self.folder / "best.pt"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.plot = self.folder / "loss.png"
+        self.recipe = self.folder / "config.py"
+        self._lock = None
+
+    def exists(self) -> bool:
+        """Whether there is something here that a new start would destroy."""
+        return any(path.exists() for path in (self.checkpoint, self.previous, self.best))
+
+    def begin(self, overwrite: bool = False) -> None:
+        """Make the directory and lock it; RunError when a live process has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if overwrite:
+            for path in (
+                self.checkpoint,
+                self.previous,
+                self.best,
+                self.metrics,
+                self.plot,
+                self.recipe,
+            ):
+                path.unlink(missing_ok=True)
+
+    def _take_lock(self) -> None:
+        # the system frees such a lock when the process ends, however it ends
+        file = open(self.folder / ".lock", "a", encoding="utf-8")
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if isinstance(error, (BlockingIOError, PermissionError)):
+                raise RunError(
+                    f"Another process is training in {display(self.folder)}: wait for it, stop it, "
+                    "or choose another --out_dir."
+                ) from None
+            logger.warning("%s cannot be locked (%s).", display(self.folder), error)
+            return
+        self._lock = file
+
+    def end(self) -> None:
+        """Give the directory free."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def save(self, state: dict) -> None:
+        """Make `state` the newest checkpoint; at every instant one of the two files is whole."""
+        with atomic_torch_save(state, self.checkpoint):
+            if self.checkpoint.exists():
+                _replace_by_copy_of(self.checkpoint, self.previous)
+
+    def save_best(self, state: dict) -> None:
+        """Make `state` the best checkpoint."""
+        with atomic_torch_save(state, self.best):
+            pass
+
+    def load(self) -> dict:
+        """The newest training state that can be read; a damaged one is named in a warning."""
+        if not self.exists():
+            raise RunError(
+                f"There is no run to resume in {display(self.folder)}: leave --resume out to "
+                "start one, or name the right --out_dir."
+            )
+        try:
+            return read_checkpoint(self.checkpoint)
+        except CheckpointError as error:
+            if not self.previous.exists():
+                raise
+            state = read_checkpoint(self.previous)
+            logger.warning(
+                "%s Continuing from %s at step %d instead.",
+                error,
+                display(self.previous),
+                state["step"],
+            )
+            return state
+
+    def append(self, record: dict) -> None:
+        """Add a line to metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def records(self) -> list[dict]:
+        """The records of metrics.jsonl; a line that a kill cut short is left out."""
+        return list(_read_records(self.metrics))
+
+    def cut(self, step: int) -> None:
+        """Forget what was recorded after a checkpoint of `step`, its own evaluation included."""
+        kept = [
+            record
+            for record in self.records()
+            if record["step"] < step or (record["step"] == step and "val_loss" not in record)
+        ]
+        with atomic_write(self.metrics, "w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
+
+
+def _read_records(path: Path) -> Iterator[dict]:
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    yield record
+
+
+def _replace_by_copy_of(source: Path, target: Path) -> None:
+    """Let `target` be what `source` is now, without a moment in which either is missing."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        os.replace(source, target)
+        return
+    os.replace(temporary, target)
+
+
+class _Remembering:
+    """A file that remembers the OSError of a write, which torch.save turns into another error."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, data):
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self):
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def atomic_torch_save(state: dict, path: Path):
+    """Write `state` beside `path`, run the block, then let it take the name `path`."""
+    import torch
+
+    with atomic_write(path) as file:
+        remembering = _Remembering(file)
+        try:
+            torch.save(state, remembering)
+            file.flush()
+        except Exception as error:
+            cause = remembering.error or error
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+            raise cause from None
+        yield
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path) -> dict:
+    """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no checkpoint {display(path)}: train a model first (python train.py), or "
+            "name an existing run with --out_dir."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_unpickling_sentence(path, error)) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise CheckpointError(
+            f"{display(path)} is damaged: it is cut short or was changed after it was written."
+        ) from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
+    check_format_version(content.get("format_version"), "checkpoint", path, CheckpointError)
+    if not all(isinstance(content.get(key), dict) for key in ("model_config", "model")):
+        raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
+    return content
+
+
+def _unpickling_sentence(path: Path, error: Exception) -> str:
+    if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        return (
+            f"{display(path)} was refused: it holds more than tensors and plain values, and "
+            "loading such a file could run somebody's code."
+        )
+    return f"{display(path)} is damaged or not a checkpoint."
+
+
+def model_from(content: dict, path, device: str = "cpu", **changes):
+    """The model of a checkpoint's content, with other settings where `changes` says so.
+
+    A shorter block_size is fine (learned positions are cropped); a longer one, or other weights'
+    shapes, raise CheckpointError.
+    """
+    import torch
+
+    from gptlab.model.config import GPTConfig
+    from gptlab.model.transformer import GPT
+
+    path = Path(path)
+    try:
+        stored = GPTConfig(**content["model_config"])
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{display(path)} has settings that this model cannot have ({error})."
+        ) from None
+    config = GPTConfig(**(stored.to_dict() | changes))
+    if config.block_size > stored.block_size:
+        raise CheckpointError(
+            f"{display(path)} was trained with block_size {stored.block_size}, and "
+            f"{config.block_size} is longer: use --block_size {stored.block_size} or less."
+        )
+    weights = {_plain_name(name): value for name, value in content["model"].items()}
+    positions = "position_embedding.weight"
+    if positions in weights and config.position_encoding == "learned":
+        weights[positions] = weights[positions][: config.block_size]
+    if config.tie_weights:
+        weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
+    with torch.device("meta"):
+        model = GPT(config)
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        found = weights.get(name)
+        if not isinstance(found, torch.Tensor) or found.shape != shape:
+            has = "no such tensor" if found is None else f"{tuple(getattr(found, 'shape', ()))}"
+            raise CheckpointError(
+                f"{display(path)} does not fit its model: {name} should be {tuple(shape)} and the "
+                f"file has {has}."
+            )
+    if extra := sorted(set(weights) - set(expected)):
+        raise CheckpointError(f"{display(path)} has a tensor that its model lacks: {extra[0]}.")
+    model.load_state_dict(weights, assign=True)
+    if config.tie_weights:
+        model.lm_head.weight = model.token_embedding.weight
+    model.make_tables()
+    return model.to(device)
+
+
+def _plain_name(name: str) -> str:
+    for prefix in WRAPPER_PREFIXES:
+        name = name.replace(prefix, "")
+    return name
+
+
+def tokenizer_from(content: dict, path):
+    """The tokenizer that travels in a checkpoint, or None for a model trained without one."""
+    from gptlab.data.tokenizer import Tokenizer
+
+    stored = content.get("tokenizer")
+    if stored is None:
+        return None
+    try:
+        return Tokenizer.from_json(stored["json"])
+    except (TokenizerError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{display(path)} holds a tokenizer that cannot be read ({error})."
+        ) from None
+
+
+def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
+    """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
+
+    device: where the weights go. changes: settings of the model other than the stored ones.
+    Raises CheckpointError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        run = Run(path)
+        found = [file for file in (run.best, run.checkpoint, run.previous) if file.exists()]
+        if not found:
+            raise CheckpointError(
+                f"{display(path)} has no checkpoint: train a model there first (python train.py "
+                f"--out_dir {display(path)})."
+            )
+        path = found[0]
+    content = read_checkpoint(path)
+    model = model_from(content, path, device, **changes).eval()
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer_from(content, path),
+        path=path,
+        step=content.get("step", 0),
+        val_loss=content.get("val_loss"),
+        content=content,
+    )
+
+
+def tokenizer_content(tokenizer) -> dict | None:
+    """A tokenizer as a checkpoint holds it."""
+    if tokenizer is None:
+        return None
+    return {"kind": tokenizer.kind, "json": tokenizer.to_json()}
+
+
+def model_content(model, tokenizer, **more) -> dict:
+    """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`."""
+    weights = model.state_dict()
+    if model.config.tie_weights:
+        weights.pop("lm_head.weight")  # one copy of what is one matrix
+    return {
+        "format_version": FORMAT_VERSIONS["checkpoint"],
+        "model_config": model.config.to_dict(),
+        "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
+        "tokenizer": tokenizer_content(tokenizer),
+        **more,
+    }
+
+
+def list_runs() -> list[Path]:
+    """The run directories under the home that hold a checkpoint, newest first."""
+    found = []
+    for folder in out_home().glob("*"):
+        run = Run(folder)
+        times = [p.stat().st_mtime for p in (run.checkpoint, run.best) if p.exists()]
+        if times:
+            found.append((max(times), folder))
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def newest_run() -> Path:
+    """The run that was written to last; RunError when there is none."""
+    runs = list_runs()
+    if not runs:
+        raise RunError(
+            f"There is no trained model in {display(out_home())}: train one first with "
+            "python train.py, or name one with --out_dir."
+        )
+    return runs[0]

@@ -1,0 +1,252 @@
+"""One process or many: who am I, how gradients are shared, and the order of wrapping a model."""
+
+import contextlib
+import datetime
+import logging
+import os
+
+import torch
+import torch.distributed as dist
+
+from gptlab.errors import HardwareError
+
+logger = logging.getLogger(__name__)
+
+BUCKET_VALUES = 8 << 20  # gradients are summed over processes in pieces of so many values
+INIT_TIMEOUT = datetime.timedelta(minutes=3)
+
+
+def choose_backend(device: str, windows: bool = os.name == "nt") -> str:
+    """The communication library for a device: NCCL for CUDA and ROCm, XCCL for Intel, else gloo."""
+    if device.startswith("cuda") and not windows:
+        return "nccl"
+    return "xccl" if device.startswith("xpu") else "gloo"
+
+
+class Parallel:
+    """This process among all that train the model together; plain python has world_size 1."""
+
+    def __init__(self):
+        environment = os.environ
+        self.world_size = int(environment.get("WORLD_SIZE", 1))
+        self.rank = int(environment.get("RANK", 0))
+        self.local_rank = int(environment.get("LOCAL_RANK", 0))
+        self.local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
+        self.is_first = self.rank == 0
+        self._sync = None
+        self._control = None
+
+    def own_device(self, device: str) -> str:
+        """The device of this rank where all were told `device`: each takes one of its own."""
+        if self.world_size == 1 or device.partition(":")[0] not in ("auto", "cuda", "xpu", "gpu"):
+            return device
+        if device == "auto" and not (torch.cuda.is_available() or torch.xpu.is_available()):
+            return "cpu"
+        kind = "xpu" if device.startswith("xpu") or not torch.cuda.is_available() else "cuda"
+        return f"{kind}:{self.local_rank}"
+
+    def begin(self, device: str) -> None:
+        """Meet the other processes; HardwareError when they do not come."""
+        if self.world_size == 1:
+            return
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        backend = choose_backend(device)
+        if device == "cpu":  # torchrun gives each process one thread
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+            cores = cores or os.cpu_count() or 1
+            torch.set_num_threads(max(1, cores // self.local_size))
+        try:
+            dist.init_process_group(backend, timeout=INIT_TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise HardwareError(
+                f"Process {self.rank} of {self.world_size} could not meet the others at {address} "
+                f"with {backend} ({str(error).splitlines()[0]}): start all of them with the same "
+                "torchrun command and check that the address can be reached."
+            ) from error
+        # small agreements go over the CPU, so that they never wait for a GPU
+        self._control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+
+    def end(self) -> None:
+        """Leave the group, so that no process warns about it."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says True; all must ask at the same point."""
+        if self.world_size == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._control)
+        return bool(votes.item())
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def from_first(self, make):
+        """What `make()` returns on the first process, on every process; its errors too.
+
+        The others wait as long as it takes only within the group's time-out, so this is for seconds.
+        """
+        if self.world_size == 1:
+            return make()
+        answer = [None, None]
+        if self.is_first:
+            try:
+                answer[0] = make()
+            except Exception as error:
+                answer[1] = error
+        dist.broadcast_object_list(answer, src=0, group=self._control)
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]
+
+    def share_gradients(self, model: torch.nn.Module) -> None:
+        """From now on, `last_sync` sums this model's gradients over all processes."""
+        if self.world_size > 1:
+            self._sync = GradientSum(model)
+
+    @contextlib.contextmanager
+    def last_sync(self, is_last: bool):
+        """Around a micro-batch: while the last one's backward runs, finished gradients travel."""
+        if self._sync is not None and is_last:
+            self._sync.start()
+        yield
+
+    def finish_gradients(self) -> None:
+        """Wait until every gradient is the sum over all processes."""
+        if self._sync is not None:
+            self._sync.finish()
+
+
+class GradientSum:
+    """Sums gradients over processes in buckets, each as soon as the backward pass has filled it.
+
+    Li et al. 2020, PyTorch Distributed. In place, from outside: names of parameters stay as they
+    are. A process without a micro-batch of its own takes part with zeros.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        self.buckets, bucket, size = [], [], 0
+        for parameter in reversed(list(model.parameters())):  # the order of the backward pass
+            bucket.append(parameter)
+            size += parameter.numel()
+            if size >= BUCKET_VALUES:
+                self.buckets.append(bucket)
+                bucket, size = [], 0
+        if bucket:
+            self.buckets.append(bucket)
+        self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
+        self.active = False
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def start(self) -> None:
+        """The next backward pass is the last of this step."""
+        self.active = True
+        self.waiting = [len(bucket) for bucket in self.buckets]
+        self.sent = []
+
+    def _arrived(self, parameter) -> None:
+        if not self.active:
+            return
+        self.waiting[self.bucket_of[parameter]] -= 1
+        # every process must send in the same order, so a full bucket waits for those before it
+        while len(self.sent) < len(self.buckets) and self.waiting[len(self.sent)] == 0:
+            self._send()
+
+    def _send(self) -> None:
+        bucket = self.buckets[len(self.sent)]
+        for parameter in bucket:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in bucket])
+        self.sent.append((flat, dist.all_reduce(flat, async_op=True)))
+
+    def finish(self) -> None:
+        """Send what is left, wait, and put the sums back."""
+        if not self.active:
+            self.start()
+        while len(self.sent) < len(self.buckets):
+            self._send()
+        for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
+            work.wait()
+            parts = flat.split([parameter.numel() for parameter in bucket])
+            for parameter, part in zip(bucket, parts, strict=True):
+                parameter.grad.copy_(part.view_as(parameter))
+        self.active = False
+
+
+class Precision:
+    """The precision of the matrix products, and the loss scaler that float16 needs."""
+
+    def __init__(self, device: str, dtype: str, use_scaler: bool):
+        self.kind = torch.device(device).type
+        self.dtype = getattr(torch, dtype)
+        self.scaler = torch.amp.GradScaler(self.kind) if use_scaler else None
+
+    def autocast(self):
+        """The context of a forward pass; weights, sums and losses stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.kind, dtype=self.dtype)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of the loss (scaled up for float16)."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def unscale(self, optimizers) -> None:
+        """Bring gradients back to their own scale, before they are clipped."""
+        if self.scaler is not None:
+            for optimizer in optimizers.optimizers:
+                self.scaler.unscale_(optimizer)
+
+    def step(self, optimizers, grad_norm: torch.Tensor) -> torch.Tensor:
+        """Update the weights, unless grad_norm is not finite. Returns 1.0 when skipped, else 0.0."""
+        skipped = (~torch.isfinite(grad_norm)).float()
+        optimizers.step(skipped)
+        if self.scaler is not None:
+            self.scaler.update()
+        return skipped
+
+    def state_dict(self) -> dict:
+        """State of the scaler, or {}."""
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take `state_dict` back; a run that changes its precision starts with a new scaler."""
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state)
+
+
+def clip_grad_norm(model: torch.nn.Module, largest: float) -> torch.Tensor:
+    """Scale all gradients so that their common norm is at most `largest` (0 = off); the norm before.
+
+    Pascanu et al. 2013.
+    """
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    total = torch.nn.utils.get_total_norm(grads)
+    if largest > 0:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, total)
+    return total
+
+
+def compile_blocks(model: torch.nn.Module, try_step) -> str:
+    """Compile the blocks in place and prove it with `try_step()`; "" or the reason it cannot be.
+
+    Block by block, because equal blocks share one compilation. After a failure all is eager again.
+    """
+    try:
+        for block in model.blocks:
+            block.compile()
+        try_step()
+    except Exception as error:  # whatever a compiler can throw: training goes on without it
+        for block in model.blocks:
+            block._compiled_call_impl = None
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+    return ""
