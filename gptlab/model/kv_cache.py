@@ -43,36 +43,37 @@ class KVCache:
             self.values[layer][row].copy_(other.values[layer][other_row])
         self.lengths[row] = other.lengths[other_row]
 
-    def positions(self, length: int) -> torch.Tensor:
-        """Positions of the next `length` tokens: [length] when all rows agree, else [B, length]."""
+    def reserve(self, length: int) -> torch.Tensor:
+        """Positions of the next `length` tokens: [length] when all rows agree, else [B, length].
+
+        Called once before the layers append. Prepares their mask: bool [length, slots in use] or
+        [B, 1, length, slots]; None where plain causality says the same.
+        """
         device = self.keys[0].device
+        self.end = max(self.lengths) + length
+        slots = torch.arange(self.end, device=device)
         ahead = torch.arange(length, device=device)
         if len(set(self.lengths)) == 1:
-            return ahead + self.lengths[0]
-        return torch.tensor(self.lengths, device=device)[:, None] + ahead
+            self.positions = ahead + self.lengths[0]
+            plain = length in (1, self.end)  # one token that sees all, or nothing before
+            self.mask = None if plain else slots <= self.positions[:, None]
+        else:
+            self.positions = torch.tensor(self.lengths, device=device)[:, None] + ahead
+            self.mask = slots <= self.positions[:, None, :, None]
+        return self.positions
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor):
-        """Write new keys and values behind each row, and return (keys, values, mask) to attend to.
+        """Write keys and values [B, n_kv_head, T, head_dim] at the reserved positions.
 
-        keys, values: [B, n_kv_head, T, head_dim]. The returned ones hold every slot in use, and
-        mask is bool [T, slots] or [B, 1, T, slots]; None where plain causality says the same.
+        Returns (keys, values, mask) to attend to: every slot in use.
         """
-        length = keys.size(2)
-        start, end = min(self.lengths), max(self.lengths) + length
-        positions = self.positions(length)
-        if positions.dim() == 1:
-            self.keys[layer][:, :, start:end] = keys
-            self.values[layer][:, :, start:end] = values
-        else:
-            rows = torch.arange(keys.size(0), device=keys.device)[:, None]
-            self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
-            self.values[layer][rows, :, positions] = values.transpose(1, 2)
-            positions = positions[:, None, :, None]  # [B, 1, T, 1]
-        mask = None
-        if positions.dim() > 1 or (length > 1 and end > length):
-            slots = torch.arange(end, device=keys.device)
-            mask = slots <= (positions if positions.dim() > 1 else positions[:, None])
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end], mask
+        for kept, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            if self.positions.dim() == 1:
+                kept[:, :, self.end - new.size(2) : self.end] = new
+            else:
+                rows = torch.arange(new.size(0), device=new.device)[:, None]
+                kept[rows, :, self.positions] = new.transpose(1, 2)
+        return self.keys[layer][:, :, : self.end], self.values[layer][:, :, : self.end], self.mask
 
     def advance(self, length: int) -> None:
         """Count `length` more tokens in every row (after the last layer has written them)."""

@@ -262,7 +262,7 @@ class GPT(nn.Module):
             raise GenerationError(
                 f"{longest} tokens do not fit the model's window of {self.config.block_size}."
             )
-        positions = cache.positions(T) if cache else slice(0, T)  # of shape [T] or [B, T]
+        positions = cache.reserve(T) if cache else slice(0, T)  # of shape [T] or [B, T]
         x = self.token_embedding(tokens)  # [B, T, C]
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[positions]
