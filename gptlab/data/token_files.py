@@ -90,9 +90,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
     if not (folder / "meta.json").exists():
         return _open_without_meta(name, folder, vocab_size)
     meta = read_json(folder / "meta.json")
-    check_format_version(
-        meta.get("format_version"), "dataset", folder / "meta.json", DataError
-    )
+    check_format_version(meta.get("format_version"), "dataset", folder / "meta.json", DataError)
     known = _meta_value(meta, "vocab_size", int, folder)
     if vocab_size is not None and vocab_size < known:
         raise DataError(
@@ -149,8 +147,7 @@ def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
             _scan(path, dtype, meta["vocab_size"])
         elif sha256_file(path) != recorded:
             raise DataError(
-                f"{display(path)} has changed since it was prepared; "
-                f"{_prepare_again(folder.name)}."
+                f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
             )
     return _map(path, dtype)
 

@@ -21,9 +21,7 @@ MIN_BPE_VOCAB = 257  # 256 bytes and the end of text
 
 # GPT-2's split rule (Radford et al. 2019) with possessive quantifiers: the same pieces, and a
 # megabyte without a space neither backtracks nor overflows the stack.
-GPT2_SPLIT = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-)
+GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 # SHA-256 of GPT-2's list of merges, the file `vocab.bpe`.
 GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 # What other vocabularies call the end of a document, most specific first.

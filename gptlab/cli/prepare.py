@@ -1,0 +1,144 @@
+"""`prepare.py`: a text becomes a dataset under data/."""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.data.corpora import KNOWN
+from gptlab.data.prepare import Prepared, PrepareOptions, prepare
+from gptlab.data.token_files import list_datasets
+from gptlab.files import data_home, display
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+Examples:
+  python prepare.py                                  the default corpus, Shakespeare
+  python prepare.py my_text.txt                      a text of your own
+  python prepare.py books/ --tokenizer bpe           every text below a folder
+  python prepare.py chats.jsonl --column message     one document per row of a table
+  python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
+  python prepare.py --list                           what is prepared already
+"""
+SUMMARY = "Reads text, learns or takes a vocabulary, and writes data/NAME for training."
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    said = parse_command_line(
+        argv,
+        [PrepareOptions, ListOptions],
+        prog="prepare.py",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME")],
+    )
+    if said.pop("list", False):
+        print(_listing())
+        return 0
+    sources = said.pop("sources", None) or ["shakespeare"]
+    with _Bars() as bars:
+        done = prepare(sources, PrepareOptions(**said), bars.progress, bars.note)
+    print(_summary(done))
+    return 0
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Looking"""
+
+    list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
+
+
+class _Bars:
+    """One progress bar per stage on a terminal, sentences on stderr anywhere."""
+
+    def __init__(self):
+        self._stage = self._bar = None
+        self._pending, self._shown_at = 0, 0.0
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._close()
+
+    def note(self, sentence: str) -> None:
+        """Print a sentence, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(sentence, file=sys.stderr, flush=True)
+
+    def progress(self, stage: str, advance: int, total: int | None) -> None:
+        """`gptlab.data.prepare.Progress`: advance in bytes."""
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            if sys.stderr.isatty():
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False)
+        self._pending += advance
+        # a corpus of many small documents reports far more often than anyone can read
+        if self._bar is not None and time.monotonic() - self._shown_at > 0.1:
+            self._bar.update(self._pending)
+            self._pending, self._shown_at = 0, time.monotonic()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stage = self._bar = None
+        self._pending = 0
+
+
+def _summary(done: Prepared) -> str:
+    """What was prepared, in a few lines, and the command to type next."""
+    dataset, meta = done.dataset, done.dataset.meta
+    tokens = meta["train_tokens"] + meta["val_tokens"]
+    size = meta["train_bytes"] + meta["val_bytes"]
+    bits = meta["baselines"]
+    split = meta["split"]
+    how = "whole documents" if split["how"] == "document" else "the end of the text"
+    share = meta["val_bytes"] / size
+    state = "already prepared, nothing to do (--overwrite prepares it anew)" if done.skipped else ""
+    lines = [
+        f"{dataset.name}: {state or meta['source']['label']}",
+        f"  text        {size:,} bytes, {meta['characters']:,} characters, "
+        f"{_plural(meta['documents'], 'document')}",
+        f"  vocabulary  {meta['tokenizer']['kind']}, {dataset.vocab_size:,} ids",
+        f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
+        f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
+        f"validation ({how}, {share:.1%})",
+        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
+        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them",
+        f"  written     {display(dataset.folder)}",
+        f"Next: python train.py --dataset {dataset.name}",
+    ]
+    return "\n".join(lines)
+
+
+def _listing() -> str:
+    """The prepared datasets with their sizes, and the corpora known by name."""
+    rows = []
+    for name, meta in list_datasets():
+        if meta is None:
+            rows.append(f"  {name:20}  token files without a readable meta.json")
+            continue
+        tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+        kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
+        label = (meta.get("source") or {}).get("label", "unknown")
+        rows.append(
+            f"  {name:20}  {tokens:>14,} tokens  {kind:8}  {meta.get('vocab_size', 0):>7,} ids  "
+            f"from {label}"
+        )
+    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
+    return "\n".join(
+        [f"Prepared, in {display(data_home())}:"]
+        + (rows or ["  nothing yet"])
+        + ["Known by name (python prepare.py NAME):"]
+        + known
+    )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

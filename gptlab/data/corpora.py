@@ -1,0 +1,204 @@
+"""What can be prepared: a corpus by name, files, folders, globs, tables, and `hf:` streams."""
+
+import glob
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gptlab.data import hub, shakespeare, text_files
+from gptlab.data.text_files import NotTextError
+from gptlab.errors import DataError
+from gptlab.files import display, sha256_file
+
+# The corpora known by name, each with a sentence for --list.
+KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How text is read; the fields are options of `prepare`."""
+
+    encoding: str | None = None
+    keep_line_endings: bool = False
+    column: str | None = None
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One input file; `format` as `text_files.file_format` names it."""
+
+    path: Path
+    format: str
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus that was found.
+
+    name: for the dataset, if no other is given. identity: says whether two sources are the same
+    place, whatever it holds now. label: in words. files: in an order that depends on their content
+    only. hub_name: set instead of files for an `hf:` source.
+    """
+
+    name: str
+    identity: str
+    label: str
+    files: tuple[SourceFile, ...] = ()
+    hub_name: str | None = None
+    counts: Counter = field(default_factory=Counter)
+
+    @property
+    def bytes(self) -> int | None:
+        """Size of the input files, None for a stream."""
+        return None if self.hub_name else sum(file.bytes for file in self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the content of the input; for a stream, with its name."""
+        digest = hashlib.sha256((self.hub_name or "").encode())
+        for file in self.files:
+            digest.update(f"{file.format}:{file.sha256}\n".encode())
+        return digest.hexdigest()
+
+    def documents(
+        self,
+        options: ReadOptions,
+        counts: Counter,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[Iterable[str]]:
+        """Each document as blocks of text; progress is called with input bytes done."""
+        if self.hub_name:
+            rows = hub.rows(self.hub_name)
+            for text in text_files.documents_of_rows(rows, options.column, counts):
+                yield _clean([text], options, counts)
+            return
+        for file in self.files:
+            if file.format == "text":
+                blocks = text_files.text_blocks(file.path, options.encoding, counts)
+                yield _clean(blocks, options, counts)
+                progress(file.bytes)
+                continue
+            if file.format == "parquet":
+                rows = text_files.parquet_rows(file.path, options.column)
+            else:
+                read = text_files.jsonl_rows if file.format == "jsonl" else text_files.csv_rows
+                rows = read(file.path, options.encoding, counts)
+            for text in text_files.documents_of_rows(rows, options.column, counts):
+                yield _clean([text], options, counts)
+            progress(file.bytes)
+
+
+def find(words: Sequence[str], encoding: str | None, note: Callable[[str], None]) -> Source:
+    """The source that these words of a command line name.
+
+    Raises DataError for one that does not exist or holds no text, DownloadError for one that only
+    the network has.
+    """
+    words = list(words) or ["shakespeare"]
+    if words == ["shakespeare"] and not Path("shakespeare").exists():
+        path = shakespeare.shakespeare_file(note)
+        label = shakespeare.describe(path)
+        return Source("shakespeare", "shakespeare", label, (_source_file(path, "text"),))
+    if len(words) == 1 and words[0].startswith("hf:"):
+        name = hub.HubName.parse(words[0])
+        return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
+    if any(word.startswith("hf:") for word in words):
+        raise DataError("An hf: name stands alone; prepare it by itself and name the result.")
+    paths, alone = _paths(words), len(words) == 1 and Path(words[0]).is_file()
+    files, left_out, seen = [], [], set()
+    for path in paths:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        try:
+            kind = text_files.file_format(path)
+            text_files.check_is_text(path, encoding)
+        except NotTextError as error:
+            if alone:
+                raise
+            left_out.append(f"{display(path)} ({error.what})")
+            continue
+        files.append(_source_file(path, kind))
+    if not files:
+        what = ", ".join(words)
+        raise DataError(
+            f"{what} holds no text: " + (f"only {_some(left_out)}." if left_out else "it is empty.")
+        )
+    if left_out:
+        note(f"Left out {len(left_out)} of {len(paths)} files that are no text: {_some(left_out)}.")
+    files.sort(key=lambda file: (file.sha256, file.format))
+    counts = Counter({"files left out that are no text": len(left_out)})
+    identity = "\n".join(sorted(str(Path(word).resolve()) for word in words))
+    label = display(words[0]) if len(words) == 1 else f"{len(files)} files"
+    if len(words) == 1 and len(files) > 1:
+        label += f" ({len(files):,} files)"
+    if len(files) == 1 and files[0].sha256 == shakespeare.TINY_SHA256:
+        # under any name it is the corpus "shakespeare", which is then there without a network
+        shakespeare.remember(files[0].path)
+        identity, label = "shakespeare", f"{label}, which is {shakespeare.TINY}"
+    return Source(_derived_name(words), identity, label, tuple(files), counts=counts)
+
+
+def _clean(blocks: Iterable[str], options: ReadOptions, counts: Counter) -> Iterator[str]:
+    """Blocks as they are stored: line ends normalised, valid Unicode."""
+    if not options.keep_line_endings:
+        blocks = text_files.normalised(blocks, counts)
+    for block in blocks:
+        yield text_files.without_surrogates(block, counts)
+
+
+def _paths(words: Sequence[str]) -> list[Path]:
+    """The files that words name: a file, all files below a folder, or the matches of a glob."""
+    paths = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            for folder, folders, names in os.walk(path):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                paths += [Path(folder) / name for name in names if not name.startswith(".")]
+        elif path.exists():
+            paths.append(path)
+        elif glob.has_magic(word):
+            found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+            if not found:
+                raise DataError(f"No file matches {word}; check the pattern and the folder.")
+            paths += found
+        else:
+            raise DataError(
+                f"{word} does not exist: name a text file, a folder, a pattern such as "
+                f"'books/*.txt', a .jsonl, .csv or .parquet file, hf:OWNER/NAME, or one of the "
+                f"known corpora ({', '.join(KNOWN)})."
+            )
+    return [path for path in paths if path.is_file()]
+
+
+def _source_file(path: Path, kind: str) -> SourceFile:
+    stat = path.stat()
+    return SourceFile(path, kind, stat.st_size, stat.st_mtime_ns, sha256_file(path))
+
+
+def _derived_name(words: Sequence[str]) -> str:
+    """A dataset's name from its source: the file's stem, the folder's name."""
+    if len(words) == 1 and not glob.has_magic(words[0]):
+        path = Path(words[0]).expanduser().resolve()
+        return dataset_name(path.name.split(".")[0] if path.is_file() else path.name)
+    plain = [re.split(r"[*?\[]", word)[0] for word in words]
+    folder = os.path.commonpath([os.path.abspath(word or ".") for word in plain])
+    return dataset_name(Path(folder if os.path.isdir(folder) else os.path.dirname(folder)).name)
+
+
+def dataset_name(word: str) -> str:
+    """A word as a folder name: letters, digits, `-`, `_` and `.`, not hidden."""
+    return re.sub(r"[^\w.-]+", "_", word).strip("._") or "text"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

