@@ -372,6 +372,10 @@ def leaks_a_little(q, k, v, **mask):
     return sdpa(q, k, v, **mask) + 0.02 * v[:, :, -1:]
 
 
+def leaks_without_a_gradient(q, k, v, **mask):
+    return sdpa(q, k, v, **mask) + 1e-4 * v[:, :, -1:].detach()
+
+
 def leaks_in_the_gradient(q, k, v, **mask):
     return sdpa(q, k, v, **mask) + (v[:, :, -1:] - v[:, :, -1:].detach())
 
@@ -394,6 +398,7 @@ def is_scaled_wrongly(q, k, v, **mask):
         leaks,
         leaks_with_a_mask,
         leaks_a_little,
+        leaks_without_a_gradient,
         leaks_in_the_gradient,
         is_not_finite,
         is_not_finite_backward,
