@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from gptlab.errors import DataError
+from gptlab.inference.decoding import evaluating
 
 
 def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = None) -> np.ndarray:
@@ -64,10 +65,8 @@ def evaluate_loss(
     exactly (float64), so the result repeats bitwise, and with another batch size to the rounding of
     a batch's own sum. The model's mode (train or eval) is left as it was.
     """
-    was_training = model.training
-    model.eval()
     sums, count = [], 0
-    try:
+    with evaluating(model):
         for first in range(0, len(windows), batch_size):
             starts = windows[first : first + batch_size]
             inputs, targets = read_windows(data, starts, block_size, batch_size)
@@ -77,8 +76,6 @@ def evaluate_loss(
             sums.append(loss.float())
             if progress:
                 progress(len(starts))
-    finally:
-        model.train(was_training)
     # one wait for the device instead of one per batch, and MPS has no float64
     return math.fsum(torch.stack(sums).tolist()) / count
 

@@ -32,7 +32,7 @@ def data():
     block_size=st.integers(1, 40),
     max_tokens=st.one_of(st.none(), st.integers(1, 600)),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_windows_lie_inside_the_split_and_never_overlap(n_tokens, block_size, max_tokens):
     windows = evaluation_windows(n_tokens, block_size, max_tokens)
     assert windows.dtype == np.int64 and len(windows) >= 1

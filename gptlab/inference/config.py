@@ -1,0 +1,79 @@
+"""The settings of text generation as plain numbers (no torch)."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.errors import GenerationError
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Generation.
+
+    How the next token is chosen and when to stop. The filters apply in this order: repetition
+    penalty, temperature, top_k, top_p, min_p; each works on what the one before has left. Raises
+    GenerationError for a value out of range.
+    """
+
+    max_tokens: Annotated[int, "stop after this many tokens"] = 100
+    temperature: Annotated[float, "below 1 safer, above 1 wilder, 0 takes the likeliest"] = 0.8
+    top_k: Annotated[int, "draw among the k likeliest tokens; 1 takes the likeliest, 0 = all"] = 200
+    top_p: Annotated[
+        float, "draw among the likeliest tokens that hold this probability (Holtzman 2020)"
+    ] = 0.9
+    min_p: Annotated[
+        float, "drop tokens less likely than this share of the likeliest one (Nguyen 2024)"
+    ] = 0.0
+    repetition_penalty: Annotated[
+        float, "above 1 makes tokens that are already in the text less likely (Keskar 2019)"
+    ] = 1.0
+    num_samples: Annotated[int, "number of texts for each prompt"] = 1
+    seed: Annotated[int | None, "the same seed gives the same text [a new one each time]"] = None
+    beam_width: Annotated[
+        int, "above 1: search for the likeliest text with this many beams instead of drawing"
+    ] = 1
+    stop: Annotated[tuple[str, ...], "end before this text; may be said several times"] = ()
+
+    def __post_init__(self):
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("max_tokens", "num_samples", "beam_width"):
+            if getattr(self, name) < 1:
+                raise GenerationError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        if not 0 <= self.temperature < math.inf:
+            raise GenerationError(
+                f"temperature is {self.temperature}: it must be 0 (always the likeliest token) or "
+                "a finite number above it, such as 0.8."
+            )
+        if self.top_k < 0:
+            raise GenerationError(
+                f"top_k is {self.top_k}: it must be 1 or more, or 0 to switch it off."
+            )
+        if not 0 < self.top_p <= 1:
+            raise GenerationError(
+                f"top_p is {self.top_p}: it must be above 0 and at most 1, where 1 switches it off."
+            )
+        if not 0 <= self.min_p <= 1:
+            raise GenerationError(
+                f"min_p is {self.min_p}: it must be between 0 (which switches it off) and 1."
+            )
+        if not 0 < self.repetition_penalty < math.inf:
+            raise GenerationError(
+                f"repetition_penalty is {self.repetition_penalty}: it must be above 0, and 1 "
+                "switches it off."
+            )
+        if self.seed is not None and self.seed < 0:
+            raise GenerationError(f"seed is {self.seed}: it must be 0 or more.")
+        if "" in self.stop:
+            raise GenerationError("stop is empty: give it the text to end before, or leave it out.")
+        if 1 < self.beam_width < self.num_samples:
+            raise GenerationError(
+                f"num_samples {self.num_samples} is more than beam_width {self.beam_width} beams "
+                f"can give: use --beam_width {self.num_samples}, or fewer samples."
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken, so that no seed matters."""
+        return self.temperature == 0 or self.top_k == 1
