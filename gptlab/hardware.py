@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass
 
 from gptlab.errors import HardwareError
 from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts, probe
-from gptlab.hardware_trials import PeakFlops, attention_is_causal, peak_flops
+from gptlab.hardware_trials import (
+    PeakFlops,
+    attention_is_causal,
+    peak_flops,
+    synchronize,
+)
 
 __all__ = [
     "Choice",
@@ -29,6 +34,7 @@ __all__ = [
     "detect",
     "judge",
     "peak_flops",
+    "synchronize",
 ]
 
 KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple MPS", "cpu": "CPU"}

@@ -1,0 +1,107 @@
+"""The command table, and how an error becomes one sentence and an exit code."""
+
+import importlib
+import logging
+import os
+import sys
+import time
+
+from gptlab.errors import GPTLabError
+from gptlab.files import explain_os_error
+
+STARTED = time.perf_counter()  # what a time budget counts from: this file is the first to load
+
+COMMANDS = {
+    "train": ("gptlab.cli.train", "train a model"),
+    "generate": ("gptlab.cli.sample", "write text with a trained model"),
+    "dataset": ("gptlab.cli.prepare", "turn text into a dataset"),
+    "hardware": ("gptlab.cli.hardware", "show what this machine has and what is recommended"),
+}
+ALIASES = {"sample": "generate", "prepare": "dataset"}
+
+MENU = """\
+python gpt.py train --config config/shakespeare_char.py
+
+gptlab trains GPT models from your own text.
+
+commands:
+{commands}
+
+Each has its own help: python gpt.py train --help
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python gpt.py COMMAND ...`; without a command, or with --help, the menu."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        rows = "\n".join(f"  {name:10} {summary}" for name, (_, summary) in COMMANDS.items())
+        print(MENU.format(commands=rows), end="")
+        return 0
+    if argv[0] == "--version":
+        argv[0] = "version"
+    return run_command(argv[0], argv[1:])
+
+
+def run_command(name: str, argv: list[str]) -> int:
+    """Run one command. Errors that a user can cause end as one sentence on stderr and 2."""
+    configure_output()
+    name = ALIASES.get(name, name)
+    try:
+        if name not in COMMANDS:
+            from gptlab.errors import ConfigError
+            from gptlab.options import nearest
+
+            close = nearest(name, COMMANDS)
+            hint = f"did you mean {close}?" if close else f"choose from {', '.join(COMMANDS)}."
+            raise ConfigError(f"There is no command {name!r}: {hint}")
+        code = importlib.import_module(COMMANDS[name][0]).main(argv)
+        sys.stdout.flush()
+        return code
+    except GPTLabError as error:
+        complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        complain(explain_os_error(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("Interrupted.")
+        return 130
+
+
+def complain(sentence: str) -> None:
+    """Print an error to stderr; of several processes of one training, only the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
+
+
+class _Sentences(logging.Handler):
+    """Warnings of the package as lines on stderr, above a progress bar where there is one."""
+
+    def emit(self, record):
+        if os.environ.get("RANK", "0") != "0":
+            return
+        line = f"gptlab: {record.getMessage()}"
+        tqdm = sys.modules.get("tqdm")
+        if tqdm is not None:
+            tqdm.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
+
+
+def configure_output() -> None:
+    """UTF-8 whatever the locale says, and warnings of this package as plain sentences."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    logger = logging.getLogger("gptlab")
+    if not any(isinstance(handler, _Sentences) for handler in logger.handlers):
+        logger.addHandler(_Sentences())
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

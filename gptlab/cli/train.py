@@ -1,0 +1,58 @@
+"""`python train.py`: train a model."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from gptlab.cli.main import STARTED
+from gptlab.errors import ConfigError
+from gptlab.files import display
+from gptlab.options import parse_command_line
+from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
+
+EXAMPLE = """\
+python train.py --config config/shakespeare_char.py
+python train.py --dataset mytext --model_preset tiny --minutes 10
+python train.py --out_dir out/mytext --resume"""
+
+SUMMARY = """\
+Train a model on a prepared dataset (python prepare.py). Options lie over the recipe of --config,
+the recipe over the preset, the preset over the defaults, which are shown in brackets. Ctrl-C
+finishes the step, saves, and prints the command that continues."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Start."""
+
+    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+        None
+    )
+    show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
+    json: Annotated[bool, "with --show-hardware: print it as JSON"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Train as the command line says; the exit code."""
+    classes = [StartOptions, PresetOption, *GROUPS.values()]
+    said = parse_command_line(argv, classes, prog="train.py", summary=SUMMARY, example=EXAMPLE)
+    recipe_path = said.pop("config", None)
+    as_json = said.pop("json", False)
+    if said.pop("show_hardware", False):
+        from gptlab.cli.hardware import show_hardware
+
+        show_hardware(as_json)
+        return 0
+    if as_json:
+        raise ConfigError("--json belongs to --show-hardware: add it, or leave --json out.")
+    recipe = {}
+    if recipe_path:
+        recipe = read_recipe(recipe_path)
+    layered = layer(recipe, said, display(recipe_path) if recipe_path else "recipe")
+    if sys.stderr.isatty() and not layered.values.get("quiet"):
+        print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
+    from gptlab.training.trainer import train
+
+    stem = Path(recipe_path).stem if recipe_path else ""
+    return train(layered, started=STARTED, recipe_name=stem).exit_code

@@ -1,0 +1,75 @@
+"""Records of a run -> a picture."""
+
+from pathlib import Path
+
+from gptlab.files import atomic_write
+
+INK, MUTED, GRID = "#1b1f24", "#6e7781", "#e4e7eb"
+TRAIN, VALIDATION, AVERAGED = "#9db4d0", "#d1495b", "#2a9d8f"
+WORST_SHOWN = 1.15  # times the loss of a guess: an outlier must not flatten the curve
+
+
+def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]) -> None:
+    """Draw training and validation loss over steps into the PNG `path`.
+
+    records: as in metrics.jsonl. levels: horizontal lines, label -> loss in nats per token.
+    """
+    # the object-oriented interface: no window system, whatever MPLBACKEND says
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    training = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+    evaluated = [r for r in records if r.get("val_loss") is not None]
+    validation = [(r["step"], r["val_loss"]) for r in evaluated]
+    averaged = [(r["step"], r["ema_val_loss"]) for r in evaluated if r.get("ema_val_loss")]
+    if training:
+        axes.plot(*zip(*training, strict=True), color=TRAIN, lw=1.2, label="training (one batch)")
+    if validation:
+        axes.plot(
+            *zip(*validation, strict=True), color=VALIDATION, lw=2, marker="o", ms=4,
+            label="validation",
+        )  # fmt: skip
+    if averaged:
+        axes.plot(
+            *zip(*averaged, strict=True), color=AVERAGED, lw=2, marker="o", ms=4,
+            label="validation, averaged weights",
+        )  # fmt: skip
+    points = training + validation + averaged
+    if points:
+        lowest = min(loss for _, loss in points)
+        highest = max(loss for _, loss in points)
+        shown = [level for level in levels.values() if level < highest * WORST_SHOWN]
+        axes.set_ylim(
+            min([lowest, *shown]) * 0.96,
+            min(highest, max([points[0][1], *shown]) * WORST_SHOWN) * 1.02,
+        )
+        right = max(step for step, _ in points)
+        axes.set_xlim(0, max(1, right))
+        for label, level in levels.items():
+            if level in shown:
+                axes.axhline(level, color=MUTED, lw=0.9, ls=(0, (4, 3)))
+                axes.annotate(
+                    label, (right, level), xytext=(-4, 3), textcoords="offset points",
+                    ha="right", va="bottom", fontsize=8.5, color=MUTED,
+                )  # fmt: skip
+        if validation:
+            best_step, best = min(validation + averaged, key=lambda point: point[1])
+            axes.annotate(
+                f"{best:.3f}", (best_step, best), xytext=(0, -13), textcoords="offset points",
+                ha="center", fontsize=9, color=INK, weight="bold",
+            )  # fmt: skip
+        axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9.5)
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel("loss (nats per token)", color=INK)
+    axes.set_title(title, loc="left", color=INK, fontsize=12)
+    axes.grid(color=GRID, lw=0.7)
+    axes.tick_params(colors=MUTED, labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GRID)
+    FigureCanvasAgg(figure)
+    with atomic_write(Path(path)) as file:
+        figure.savefig(file, format="png")

@@ -1,0 +1,38 @@
+"""Ctrl-C and the signals of schedulers: finish the step, save, say how to go on."""
+
+import signal
+import threading
+
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + the signal's number, as shells have it
+
+
+class Interruption:
+    """While active, the first SIGINT or SIGTERM is remembered; a second one leaves at once.
+
+    Leaving at once is a KeyboardInterrupt: a file being written is dropped, the one before stays.
+    """
+
+    def __init__(self):
+        self.received = ""  # the name of the signal
+        self._former = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+            for name in EXIT_CODES:
+                number = getattr(signal, name)
+                self._former[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    @property
+    def exit_code(self) -> int:
+        """What the process should return: 130, 143, or 0 without a signal."""
+        return EXIT_CODES.get(self.received, 0)

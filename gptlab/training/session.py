@@ -1,0 +1,394 @@
+"""From what was said to a run that can begin: device, data, decisions, model, state."""
+
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from gptlab import hardware
+from gptlab.data.batches import Batches, check_length
+from gptlab.data.token_files import Dataset, check_ids, open_dataset
+from gptlab.errors import ConfigError, RunError
+from gptlab.files import display, out_home
+from gptlab.inference.evaluate import evaluation_windows
+from gptlab.model.arithmetic import count_parameters, flops_per_token
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, load_checkpoint, model_from
+from gptlab.training import config as configuration
+from gptlab.training.config import MODEL_OPTIONS, Measurements, Resolved, Said, TrainConfig
+from gptlab.training.metrics import Metrics, Text, duration
+from gptlab.training.optimizers import Ema, Optimizers
+from gptlab.training.parallel import Parallel, compile_blocks
+from gptlab.training.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+MEASURE_SECONDS = 3.0
+SAVE_BYTES_PER_SECOND = 200e6
+# what a resume may not change: another model or other data would be another run
+CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
+# what the first start decided stands at every later one, unless the command line says otherwise
+DECIDED = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
+
+
+@dataclass
+class Session:
+    """A run that is ready to go on at `step`."""
+
+    said: Said
+    resolved: Resolved
+    parallel: Parallel
+    dataset: Dataset
+    run: Run
+    model: GPT
+    optimizers: Optimizers
+    precision: Precision
+    ema: Ema | None
+    batches: Batches
+    windows: object  # starts of the evaluation's windows
+    metrics: Metrics
+    step: int = 0  # optimizer steps done
+    sequences_seen: int = 0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    skipped_in_a_row: int = 0
+    skipped_steps: int = 0
+    unread_skips: list = field(default_factory=list)  # of an accelerator: 1.0 for a skipped step
+    changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration without any "auto"."""
+        return self.resolved.config
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.config.batch.max_iters
+
+
+def run_folder(said: Said, recipe_name: str = "") -> Path:
+    """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
+    out_dir = said.values.get("out_dir")
+    if out_dir:
+        return Path(out_dir).expanduser()
+    stem = recipe_name or Path(said.values.get("dataset", configuration.RunOptions.dataset)).name
+    return out_home() / stem
+
+
+def prepare_session(
+    said: Said, parallel: Parallel, *, started: float, recipe_name: str = ""
+) -> Session:
+    """Everything up to step 0, or up to the step of the checkpoint. Raises GPTLabError.
+
+    started: time.perf_counter() of when the process began; a budget in minutes counts from there.
+    """
+    run = Run(run_folder(said, recipe_name))
+    state = None
+    if said.values.get("resume"):
+        state = run.load()
+        said = continue_said(said, state)
+    elif run.exists() and not said.values.get("overwrite") and not said.values.get("dry_run"):
+        raise RunError(
+            f"{display(run.folder)} holds a run already: continue it with --resume, choose another "
+            "--out_dir, or delete it with --overwrite."
+        )
+    values = said.values
+    request = parallel.own_device(values.get("device", "auto"))
+    report = hardware.detect(request if parallel.world_size > 1 else None)
+    dtype = values.get("dtype", "auto")
+    if dtype == "auto" and state and state["decided"]["device_kind"] == request:
+        dtype = state["decided"]["dtype"]
+    choice = hardware.choose(report, request, dtype)
+    parallel.begin(choice.device)
+    if choice.device == "cpu":
+        # two threads gave other weights in each run of compiled code without it
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    if not hardware.attention_is_causal(choice.device, choice.dtype):
+        logger.warning("The fused attention of %s is wrong here: using plain.", choice.device)
+        for kernel in ("flash", "mem_efficient", "cudnn"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
+    dataset = open_dataset(
+        values.get("dataset", configuration.RunOptions.dataset), values.get("vocab_size")
+    )
+    start = None
+    if state is None and values.get("init_from", "scratch") != "scratch":
+        start = load_checkpoint(Path(values["init_from"]))
+        said = with_model_of(start, said, dataset)
+    if state is not None and state["dataset"]["fingerprint"] != dataset.fingerprint:
+        raise RunError(
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
+            "now (or with another tokenizer): start a new run with another --out_dir, or prepare "
+            "the data as it was."
+        )
+    resolved = decide(said, report, choice, dataset, parallel, started, state)
+    return _build(said, resolved, run, parallel, dataset, state, start)
+
+
+def continue_said(said: Said, state: dict) -> Said:
+    """What was said at the run's first start, under what the command line says now."""
+    stored = state["train_config"]
+    fresh = {
+        name: value for name, value in said.values.items() if said.sources[name] == "command line"
+    }
+    recipe = {name: value for name, value in said.values.items() if name not in fresh}
+    for name in {*recipe, *stored["values"]} - {"max_iters", "minutes", "out_dir"}:
+        source = stored["sources"].get(name, "")
+        if not recipe or source == "command line" or source.startswith("preset"):
+            continue
+        if name not in fresh and recipe.get(name) != stored["values"].get(name):
+            raise ConfigError(
+                f"The recipe says {name} = {recipe.get(name)!r} and the run began with "
+                f"{stored['values'].get(name)!r}: leave --config out to continue the run as it is."
+            )
+    merged = configuration.layer(stored["values"], fresh, "as the run began")
+    sources = {
+        name: source if name in fresh else stored["sources"].get(name, source)
+        for name, source in merged.sources.items()
+    }
+    return Said(merged.values, sources)
+
+
+def with_model_of(start, said: Said, dataset: Dataset) -> Said:
+    """What was said, with the architecture of the checkpoint that init_from names."""
+    stored = start.model.config.to_dict()
+    if stored["vocab_size"] != dataset.vocab_size or (
+        start.tokenizer
+        and dataset.tokenizer
+        and start.tokenizer.fingerprint != dataset.tokenizer.fingerprint
+    ):
+        raise ConfigError(
+            f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
+            "prepared with: prepare the text with the tokenizer of that model."
+        )
+    free = CHANGEABLE_MODEL_OPTIONS | {"block_size", "vocab_size"}
+    for name, value in stored.items():
+        if name not in free and said.values.get(name, value) != value:
+            raise ConfigError(
+                f"{name} {said.values[name]!r} is not what init_from {display(start.path)} has "
+                f"({value!r}): leave {name} out."
+            )
+    stored.pop("vocab_size")
+    sources = {**dict.fromkeys(stored, f"init_from {display(start.path)}"), **said.sources}
+    return Said({**stored, **said.values}, sources)
+
+
+def decide(said, report, choice, dataset, parallel, started, state) -> Resolved:
+    """Resolve the configuration; the first process measures and decides, the others follow."""
+    compile_support = report.device(choice.device).compile
+    arguments = dict(
+        choice=choice,
+        can_compile=(compile_support.available, compile_support.reason),
+        vocab_size=dataset.vocab_size,
+        train_tokens=len(dataset.train),
+        val_tokens=len(dataset.val),
+        decided=state["decided"] if state else None,
+    )
+
+    def measured() -> Measurements | None:
+        rough = configuration.resolve(
+            said, **arguments, measurements=Measurements(step=1.0, eval_token=1e-4)
+        ).config
+        for part in ("train", "val"):
+            check_length(len(getattr(dataset, part)), rough.model.block_size, part, dataset.name)
+        wants_time = rough.batch.minutes is not None
+        asks_compile = said.values.get("compile_model", "auto") == "auto"
+        long_enough = False
+        if asks_compile and compile_support.available and not wants_time:
+            flops = flops_per_token(rough.model) * rough.tokens_per_step * rough.batch.max_iters
+            peak = hardware.peak_flops(choice.device, choice.dtype).value
+            kind = "cpu" if choice.device == "cpu" else "other"
+            long_enough = flops / peak > configuration.COMPILE_SECONDS[kind] / 2
+        if state is not None or not (wants_time or long_enough):
+            return None
+        return measure(rough, choice, parallel.world_size, started)
+
+    measurements = parallel.from_first(measured)
+    resolved = configuration.resolve(said, **arguments, measurements=measurements)
+    if resolved.warning and parallel.is_first:
+        logger.warning("%s.", resolved.warning)
+    if state is not None:
+        _check_same_model(resolved.config, state)
+    return resolved
+
+
+def _check_same_model(config: TrainConfig, state: dict) -> None:
+    for name, value in config.model.to_dict().items():
+        stored = state["model_config"].get(name)
+        if value != stored and name not in CHANGEABLE_MODEL_OPTIONS:
+            raise ConfigError(
+                f"{name} cannot change at a resume (the run has {stored!r}, now it says {value!r}):"
+                " start a new run with another --out_dir."
+            )
+
+
+def measure(config: TrainConfig, choice, world_size: int, started: float) -> Measurements:
+    """Time a few steps of this very model, on a copy with random tokens."""
+    device = choice.device
+    torch.manual_seed(0)
+    model = GPT(config.model).to(device)
+    precision = Precision(device, choice.dtype, choice.use_scaler)
+    optimizers = make_optimizers(model, config, device, choice.dtype)
+    own_rows = -(-config.sequences_per_step // world_size)
+    rows = min(config.batch.batch_size, own_rows)
+    micro_batches = -(-own_rows // rows)
+    tokens = torch.randint(
+        config.model.vocab_size, (rows, config.model.block_size + 1), device=device
+    )
+
+    def micro_step():
+        with precision.autocast():
+            _, loss = model(tokens[:, :-1], tokens[:, 1:], reduction="sum")
+        precision.backward(loss / tokens.numel())
+
+    def timed(work) -> float:
+        begin = time.perf_counter()
+        work()
+        hardware.synchronize(device)
+        return time.perf_counter() - begin
+
+    nothing_skipped = torch.zeros((), device=device)
+    passes, updates = [], []
+    end = time.perf_counter() + MEASURE_SECONDS
+    while len(passes) < 4 or (time.perf_counter() < end and len(passes) < 50):
+        passes.append(timed(micro_step))
+        updates.append(timed(lambda: optimizers.step(nothing_skipped)))
+        optimizers.zero_grad()
+        if time.perf_counter() > end + 4 * MEASURE_SECONDS and len(passes) > 1:
+            break
+    steady = slice(1, None)  # the first pass warms up
+    step = _median(passes[steady]) * micro_batches + _median(updates[steady])
+    with torch.no_grad(), precision.autocast():
+        forward = _median([timed(lambda: model(tokens[:, :-1], tokens[:, 1:])) for _ in range(3)])
+    values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
+    return Measurements(
+        elapsed=time.perf_counter() - started,
+        step=step,
+        eval_token=forward / (rows * config.model.block_size),
+        save=4 * values / SAVE_BYTES_PER_SECOND,
+    )
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def make_optimizers(model: GPT, config: TrainConfig, device: str, dtype: str) -> Optimizers:
+    """The optimizers of a run: fused where there is such a kernel."""
+    kind = torch.device(device).type
+    # Newton-Schulz bears few digits, so it runs in the precision that this device is fast in
+    ns_dtype = torch.float32 if dtype == "float32" else torch.bfloat16
+    return Optimizers(model, config, fused=kind in ("cpu", "cuda", "mps", "xpu"), ns_dtype=ns_dtype)
+
+
+def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
+    """Model, optimizer and the rest, wrapped in a fixed order and filled with the stored state."""
+    config = resolved.config
+    device = config.machine.device
+    train_path = dataset.folder / "train.bin"
+    windows = evaluation_windows(
+        len(dataset.val), config.model.block_size, config.evaluation.eval_tokens
+    )
+    for first in windows:
+        window = dataset.val[first : first + config.model.block_size + 1]
+        check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
+    torch.manual_seed(config.run.seed)
+    if state is not None:
+        changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
+        model = model_from(state, run.checkpoint, device, **changes)
+    elif start is not None:
+        model = model_from(start.content, start.path, device, **_own_settings(config, start))
+    else:
+        model = GPT(config.model).to(device)
+    parallel.share_gradients(model)
+    model.train()
+    optimizers = make_optimizers(model, config, device, config.machine.dtype)
+    precision = Precision(device, config.machine.dtype, resolved.use_scaler)
+    ema = Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
+    batches = Batches(
+        dataset.train,
+        vocab_size=dataset.vocab_size,
+        block_size=config.model.block_size,
+        batch_size=config.batch.batch_size,
+        sequences_per_step=config.sequences_per_step,
+        seed=config.run.seed,
+        device=device,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        path=display(train_path),
+    )
+    peak = hardware.peak_flops(device, config.machine.dtype) if parallel.is_first else None
+    metrics = Metrics(
+        config,
+        None if config.run.dry_run else run,
+        Text(dataset.meta),
+        first=parallel.is_first,
+        peak=peak and peak.value * parallel.world_size,
+    )
+    session = Session(
+        said, resolved, parallel, dataset, run, model, optimizers, precision, ema, batches,
+        windows, metrics,
+    )  # fmt: skip
+    if state is not None:
+        _restore(session, state)
+    return session
+
+
+def _own_settings(config: TrainConfig, start) -> dict:
+    stored = start.model.config.to_dict()
+    return {n: v for n, v in config.model.to_dict().items() if stored.get(n) != v}
+
+
+def _restore(session: Session, state: dict) -> None:
+    session.optimizers.load_state_dict(state["optimizer"])
+    session.precision.load_state_dict(state["scaler"])
+    if session.ema is not None:
+        for name, weights in (state["ema"] or state["model"]).items():
+            if name in session.ema.weights:
+                session.ema.weights[name].copy_(weights)
+    session.step = state["step"]
+    session.sequences_seen = state["sequences_seen"]
+    session.best_val_loss = state["best_val_loss"]
+    session.best_step = state["best_step"]
+    session.skipped_steps = state["skipped_steps"]
+    session.changes = _changed_options(session, state)
+
+
+def _changed_options(session: Session, state: dict) -> list[str]:
+    """Each option that differs from the run's last start, as "name old -> new"."""
+    before = state["train_config"]["resolved"]
+    skip = {"out_dir", "resume", "overwrite", "dry_run", "quiet", "minutes"}
+    return [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in session.config.flat().items()
+        if name not in skip and name in before and before[name] != value
+        and (name in MODEL_OPTIONS or session.said.sources.get(name) == "command line")
+    ]  # fmt: skip
+
+
+def compile_if_wanted(session: Session) -> None:
+    """Compile the model and prove it on a step's shapes; where it fails, training goes on eager."""
+    config = session.config
+    if not config.machine.compile_model:
+        return
+    shape = (config.batch.batch_size, config.model.block_size)
+    tokens = torch.zeros(shape, dtype=torch.int64, device=config.machine.device)
+
+    def try_step():
+        with session.precision.autocast():
+            _, loss = session.model(tokens, tokens, reduction="sum")
+        loss.backward()
+        session.optimizers.zero_grad()
+
+    session.metrics.say("Compiling the model (once, tens of seconds) ...")
+    begin = time.perf_counter()
+    failure = compile_blocks(session.model, try_step)
+    session.optimizers.zero_grad()
+    if failure:
+        logger.warning("torch.compile does not work here (%s): training without it.", failure)
+    else:
+        session.metrics.say(f"Compiled in {duration(time.perf_counter() - begin)}.")

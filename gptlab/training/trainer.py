@@ -1,0 +1,355 @@
+"""The training loop."""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptlab.data.batches import mix
+from gptlab.errors import TrainingError
+from gptlab.files import atomic_write, display
+from gptlab.inference.evaluate import evaluate_loss
+from gptlab.plots import plot_loss
+from gptlab.runs import model_content
+from gptlab.training.config import Said, as_recipe, layer, plan_numbers
+from gptlab.training.interruption import Interruption
+from gptlab.training.metrics import closing_words, make_tracker
+from gptlab.training.parallel import Parallel
+from gptlab.training.precision import clip_grad_norm
+from gptlab.training.schedules import learning_rate
+from gptlab.training.session import (
+    DECIDED,
+    Session,
+    compile_if_wanted,
+    prepare_session,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 5
+MAX_SKIPPED_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. exit_code: 0, or 128 + the signal that stopped it."""
+
+    folder: Path
+    step: int
+    best_step: int
+    best_val_loss: float
+    exit_code: int = 0
+
+
+def train(
+    said: Said | None = None,
+    *,
+    started: float | None = None,
+    recipe_name: str = "",
+    **options,
+) -> Outcome:
+    """Train a model: `train(dataset="shakespeare", max_iters=500)`.
+
+    said: layered options (`training.config.layer`); keyword options are the same names as on the
+    command line. Returns where the run lies and how it ended. Raises GPTLabError.
+    """
+    said = said or layer(command_line=options)
+    parallel = Parallel()
+    session = None
+    try:
+        session = prepare_session(
+            said, parallel, started=started or time.perf_counter(), recipe_name=recipe_name
+        )
+        return _train(session)
+    finally:
+        if session is not None:
+            session.metrics.close()
+            session.run.end()
+        parallel.end()
+
+
+def _train(session: Session) -> Outcome:
+    config, run, say = session.config, session.run, session.metrics.say
+    for line in _plan(session):
+        say(line)
+    if config.run.dry_run:
+        session.model.train()
+        loss, grad_norm, _ = take_step(session)
+        say(f"Dry run: one step works (loss {float(loss):.4f}, gradient norm {grad_norm:.3f}).")
+        return _outcome(session)
+    if session.is_finished:
+        say(
+            f"This run is finished: all {session.step} steps are done. Continue it with a larger "
+            f"total, for example --max_iters {2 * session.step}."
+        )
+        return _outcome(session)
+    tracker = None
+    if session.parallel.is_first:
+        run.begin(overwrite=config.run.overwrite)
+        if session.step:
+            run.cut(session.step)
+        with atomic_write(run.recipe, "w") as file:
+            file.write(as_recipe(session.said, session.resolved))
+        tracker = make_tracker(config, run.folder)
+    with Interruption() as interruption:
+        compile_if_wanted(session)
+        session.metrics.begin(session.step, tracker)
+        if session.step and evaluation_is_due(session):  # the break came before or during it
+            evaluate(session)
+        loop(session, interruption)
+    session.metrics.close()
+    if interruption.received:
+        say(f"Stopped by {interruption.received} after step {session.step}, saved. Continue with:")
+        say(f"  python train.py --out_dir {_quoted(display(run.folder))} --resume")
+    else:
+        for line in closing_words(
+            session.metrics, session.best_step, session.best_val_loss, session.step
+        ):
+            say(line)
+        say(f"Next: python sample.py --out_dir {_quoted(display(run.folder))}")
+    return _outcome(session, interruption.exit_code)
+
+
+def loop(session: Session, interruption: Interruption) -> None:
+    """Train until max_iters, an early stop or an interruption."""
+    while not session.is_finished:
+        loss, grad_norm, rate = take_step(session)
+        session.metrics.step(
+            session.step, loss, grad_norm, rate, session.sequences_seen, session.skipped_steps
+        )
+        stopping = session.parallel.any(bool(interruption.received))
+        if stopping or evaluation_is_due(session):
+            with session.metrics.paused():
+                save(session)
+                if not stopping:
+                    evaluate(session)
+                    plot(session)
+            if stopping or is_overfitting(session):
+                return
+
+
+def take_step(session: Session):
+    """One optimizer step. Returns (loss, gradient norm, learning rate), two tensors and a float."""
+    config, batches, precision = session.config, session.batches, session.precision
+    step, first = session.step, session.sequences_seen
+    rate = learning_rate(config, step)
+    session.optimizers.set_learning_rate(rate)
+    total = batches.count(first)  # counted tokens of the whole batch, over all processes
+    step_loss = torch.zeros((), device=config.machine.device)
+    for micro in batches.micro_batches(first):
+        if config.model.dropout:
+            torch.manual_seed(mix(config.run.seed, step, micro.index, session.parallel.rank) >> 1)
+        with session.parallel.last_sync(micro.is_last), precision.autocast():
+            _, loss = session.model(micro.tokens, micro.targets, reduction="sum")
+        precision.backward(loss / total)
+        step_loss += loss.detach() / total
+    session.parallel.finish_gradients()
+    precision.unscale(session.optimizers)
+    grad_norm = clip_grad_norm(session.model, config.optimizer.grad_clip)
+    skipped = precision.step(session.optimizers, grad_norm)
+    session.optimizers.zero_grad()
+    if session.ema is not None:
+        session.ema.update(session.model, step)
+    session.step += 1
+    session.sequences_seen += config.sequences_per_step
+    count_skipped(session, skipped)
+    return session.parallel.sum(step_loss), grad_norm, rate
+
+
+def count_skipped(session: Session, skipped: torch.Tensor) -> None:
+    """Count steps whose gradient was not finite; TrainingError when too many come in a row."""
+    if session.config.machine.device == "cpu":
+        session.skipped_in_a_row = (session.skipped_in_a_row + 1) * int(skipped)
+        session.skipped_steps += int(skipped)
+    else:  # an accelerator is asked only now and then: asking waits for it
+        session.unread_skips.append(skipped)
+        if session.step % session.config.evaluation.log_interval:
+            return
+        for value in torch.stack(session.unread_skips).tolist():
+            session.skipped_in_a_row = (session.skipped_in_a_row + 1) * int(value)
+            session.skipped_steps += int(value)
+        session.unread_skips.clear()
+    limit = MAX_SKIPPED_IN_A_ROW if session.precision.scaler is None else MAX_SKIPPED_WITH_SCALER
+    if session.skipped_in_a_row < limit:
+        return
+    kept = "there is no checkpoint yet"
+    if session.run.checkpoint.exists():
+        kept = f"{display(session.run.checkpoint)} is the last good checkpoint"
+    lower = session.config.optimizer.learning_rate / 10
+    raise TrainingError(
+        f"The loss or its gradient was not finite for {session.skipped_in_a_row} steps in a row, "
+        f"the last being step {session.step}; {kept}. Try --learning_rate {lower:g}, --grad_clip 1"
+        ", a longer --warmup_iters or --dtype float32."
+    )
+
+
+def evaluation_is_due(session: Session) -> bool:
+    """Whether a checkpoint with evaluation belongs behind this step."""
+    return session.is_finished or session.step % session.config.evaluation.eval_interval == 0
+
+
+def evaluate(session: Session) -> None:
+    """Measure the validation loss, of raw and averaged weights; keep the best."""
+    averaged = None
+    if session.parallel.is_first:
+        loss = _validation_loss(session)
+        if session.ema is not None:
+            session.ema.swap(session.model)
+            averaged = _validation_loss(session)
+            _keep_best(session, averaged, "averaged")
+            session.ema.swap(session.model)
+        _keep_best(session, loss, "raw")
+        is_best = session.best_step == session.step
+        session.metrics.evaluation(session.step, loss, averaged, is_best)
+    session.best_val_loss, session.best_step = session.parallel.from_first(
+        lambda: (session.best_val_loss, session.best_step)
+    )
+
+
+def _validation_loss(session: Session) -> float:
+    from tqdm import tqdm
+
+    config, loud = session.config, session.metrics.loud and sys.stderr.isatty()
+    with (
+        torch.compiler.set_stance("force_eager"),
+        tqdm(
+            total=len(session.windows), desc="evaluating", unit="window", leave=False,
+            disable=not loud, delay=1.0, dynamic_ncols=True,
+        ) as bar,
+    ):  # fmt: skip
+        return evaluate_loss(
+            session.model,
+            session.dataset.val,
+            session.windows,
+            config.model.block_size,
+            config.batch.batch_size,
+            config.machine.device,
+            session.precision.autocast,
+            bar.update,
+        )
+
+
+def _keep_best(session: Session, loss: float, weights: str) -> None:
+    if not loss < session.best_val_loss:  # so that a loss that is not a number never is
+        return
+    session.best_val_loss, session.best_step = loss, session.step
+    session.run.save_best(
+        model_content(
+            session.model,
+            session.dataset.tokenizer,
+            step=session.step,
+            val_loss=loss,
+            val_bits_per_byte=session.metrics.text.bits_per_byte(loss),
+            weights=weights,
+            dataset=_dataset_content(session),
+            train_config=_train_config_content(session),
+        )
+    )
+
+
+def is_overfitting(session: Session) -> bool:
+    """Whether early_stopping says that enough evaluations brought no new lowest loss."""
+    patience = session.config.evaluation.early_stopping
+    since = (session.step - session.best_step) // session.config.evaluation.eval_interval
+    if not patience or since < patience or session.is_finished:
+        return False
+    session.metrics.say(
+        f"Stopping early: {since} evaluations since step {session.best_step} brought no lower "
+        "validation loss, so what the model learns now is the training text by heart. best.pt has "
+        "the weights from before that turn."
+    )
+    return True
+
+
+def save(session: Session) -> None:
+    """Write the full training state, on the first process."""
+    if not session.parallel.is_first:
+        return
+    flat = session.config.flat()
+    session.run.save(
+        model_content(
+            session.model,
+            session.dataset.tokenizer,
+            step=session.step,
+            sequences_seen=session.sequences_seen,
+            best_val_loss=session.best_val_loss,
+            best_step=session.best_step,
+            skipped_steps=session.skipped_steps,
+            optimizer=session.optimizers.state_dict(),
+            ema=session.ema.weights if session.ema is not None else None,
+            scaler=session.precision.state_dict(),
+            dataset=_dataset_content(session),
+            train_config=_train_config_content(session),
+            decided={
+                **{name: flat[name] for name in DECIDED},
+                "dtype": flat["dtype"],
+                "device_kind": flat["device"],
+            },
+        )
+    )
+
+
+def _dataset_content(session: Session) -> dict:
+    return {"name": session.dataset.name, "fingerprint": session.dataset.fingerprint}
+
+
+def _train_config_content(session: Session) -> dict:
+    return {
+        "values": dict(session.said.values),
+        "sources": dict(session.said.sources),
+        "resolved": session.config.flat(),
+    }
+
+
+def plot(session: Session) -> None:
+    """Draw loss.png; a picture that cannot be drawn never ends a run."""
+    if not session.parallel.is_first:
+        return
+    try:
+        plot_loss(
+            session.run.records(),
+            session.run.plot,
+            title=f"{session.run.folder.name} on {session.dataset.name}",
+            levels=session.metrics.text.levels(),
+        )
+    except Exception as error:
+        logger.warning("%s was not drawn (%s).", display(session.run.plot), error)
+
+
+def _plan(session: Session) -> list[str]:
+    """What is about to happen, in a few lines."""
+    config = session.config
+    numbers = plan_numbers(config, len(session.dataset.train))
+    model, machine = config.model, config.machine
+    lines = [
+        f"Model: {numbers['parameters']:,} parameters ({model.n_layer} layers, {model.n_head} "
+        f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
+        f"{model.vocab_size:,}).",
+        f"Data: {session.dataset.name}, {len(session.dataset.train):,} training and "
+        f"{len(session.dataset.val):,} validation tokens.",
+        f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
+        f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
+        f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
+        + (f", {session.parallel.world_size} processes" * (session.parallel.world_size > 1))
+        + f", into {display(session.run.folder)}.",
+    ]
+    if "minutes" in session.said.values and not session.step:
+        lines.append(f"Length: {session.resolved.reasons.get('max_iters', '')}.")
+    if session.step:
+        lines.append(f"Continuing after step {session.step}.")
+        if session.changes:
+            lines.append(f"Changed since the last start: {'; '.join(session.changes)}.")
+    return lines
+
+
+def _outcome(session: Session, exit_code: int = 0) -> Outcome:
+    return Outcome(
+        session.run.folder, session.step, session.best_step, session.best_val_loss, exit_code
+    )
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text
