@@ -1,20 +1,30 @@
-"""The plays, character by character."""
+"""A small GPT that writes plays, character by character.
+
+Trains  0.8M parameters (Qwen3's shape: RoPE, RMSNorm, SwiGLU, QK-norm), exportable
+On      shakespeare (python prepare.py shakespeare)
+Takes   about 4 minutes on 2 CPU cores, less with `--minutes`
+Expect  MEASURED
+"""
 
 dataset = "shakespeare"
+
+# model
 n_layer = 4
 n_head = 4
 n_embd = 128
 block_size = 128
-dropout = 0.0
 qk_norm = True
 tie_weights = False
 init_projection = "zero"
-batch_size = 32
-max_iters = 2000
+dropout = 0.0  # less than two epochs: nothing to regularise yet
+
+# training
+batch_size = 16
+max_iters = 1000
 optimizer = "muon"
 learning_rate = 1e-2
-weight_decay = 0.1
+weight_decay = 0.0
 schedule = "wsd"
-decay_fraction = 1.0
-min_lr = 0.0
+decay_fraction = 1.0  # falls linearly from the end of the warm-up
 warmup_iters = 10
+min_lr = 0.0

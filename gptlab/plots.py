@@ -48,12 +48,14 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
         right = max(step for step, _ in points)
         axes.set_xlim(0, max(1, right))
         for label, level in levels.items():
-            if level in shown:
-                axes.axhline(level, color=MUTED, lw=0.9, ls=(0, (4, 3)))
-                axes.annotate(
-                    label, (right, level), xytext=(-4, 3), textcoords="offset points",
-                    ha="right", va="bottom", fontsize=8.5, color=MUTED,
-                )  # fmt: skip
+            if level not in shown:
+                continue
+            axes.axhline(level, color=MUTED, lw=0.9, ls=(0, (4, 3)))
+            above = level > min(shown)  # the lowest has its name below, clear of its neighbour
+            axes.annotate(
+                label, (right, level), xytext=(-4, 3 if above else -3), textcoords="offset points",
+                ha="right", va="bottom" if above else "top", fontsize=8.5, color=MUTED,
+            )  # fmt: skip
         if validation:
             best_step, best = min(validation + averaged, key=lambda point: point[1])
             axes.annotate(

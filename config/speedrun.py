@@ -1,0 +1,32 @@
+"""The shortest way to nanoGPT's loss on tiny Shakespeare (1.886 on the whole validation split).
+
+Trains  0.8M parameters, RoPE, QK-norm, ReLU²: NOT exportable (no common architecture has ReLU²)
+On      shakespeare (python prepare.py shakespeare)
+Takes   MEASURED
+Expect  MEASURED
+"""
+
+dataset = "shakespeare"
+
+# model
+n_layer = 4
+n_head = 4
+n_embd = 128
+block_size = 64
+use_swiglu = False
+activation = "relu2"
+qk_norm = True
+tie_weights = False
+init_projection = "zero"
+dropout = 0.0
+
+# training
+batch_size = 16
+max_iters = 240
+optimizer = "muon"
+learning_rate = 1e-2
+weight_decay = 0.0
+schedule = "wsd"
+decay_fraction = 1.0  # falls linearly from the end of the warm-up
+warmup_iters = 10
+min_lr = 0.0
