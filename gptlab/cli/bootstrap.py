@@ -1,0 +1,363 @@
+"""What setup.sh and setup.bat hand over to: from a bare Python to a model of one's own.
+
+    setup.sh           make .venv, install, and ask before preparing data
+    setup.sh --demo    also train a small model on Shakespeare for three minutes and let it write
+    setup.sh --test    also install what the tests need, and run them
+
+Standard library only: it runs before anything is installed. What is done already is skipped.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from gptlab.files import atomic_write, display, home, out_home  # noqa: E402
+from gptlab.hardware_probe import accelerator_driver  # noqa: E402
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)  # those that torch 2.13 has wheels for
+OLDEST_PIP = (22, 2)  # the first that reports what it would install
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+PREPARE = ["prepare.py", "shakespeare"]
+TRAIN = ["train.py", "--config", "config/shakespeare_char.py", "--minutes", "3"]
+SAMPLE = ["sample.py", "--prompt", "ROMEO:", "--max_tokens", "400", "--seed", "1"]
+
+ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
+STARTED = time.monotonic()
+
+
+class SetupError(Exception):
+    """One sentence for the person at the keyboard."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code of the first stage that failed, or 0."""
+    options, rest = _read_options(sys.argv[1:] if argv is None else argv)
+    if os.environ.get("GPTLAB_HOME"):
+        os.environ["GPTLAB_HOME"] = str(home().absolute())  # it was said from another folder
+    os.chdir(ROOT)
+    try:
+        python = make_environment(ROOT / ".venv")
+        names = ["requirements.txt"] + (["requirements-test.txt"] if options.test else [])
+        install(python, [ROOT / name for name in names])
+        if options.test:
+            say("Running the tests.")
+            return run([python, "-m", "pytest", *rest])
+        return demo(python) if options.demo else offer_data(python, options.yes)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("setup: stopped; run it again to go on.", file=sys.stderr)
+        return 130
+
+
+def _read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options, words for pytest)"""
+    parser = argparse.ArgumentParser(
+        prog="setup.sh",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--demo", action="store_true", help="install, train for minutes, sample")
+    what.add_argument("--test", action="store_true", help="install, run pytest with what follows")
+    parser.add_argument("--yes", action="store_true", help="ask nothing and prepare the data")
+    options, rest = parser.parse_known_args(argv)
+    rest = rest[1:] if rest[:1] == ["--"] else rest
+    if rest and not options.test:
+        parser.error(f"{rest[0]} is no option of this command")
+    return options, rest
+
+
+def say(text: str) -> None:
+    """A line of progress, with the time since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - STARTED), 60)
+    print(f"[{minutes}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
+
+
+def run(command: Sequence[str | Path]) -> int:
+    """Run a command and return its exit code.
+
+    Ctrl-C reaches the command by itself (it shares the terminal) and a training then saves, so
+    this process only waits; SIGTERM reaches this process alone and is passed on.
+    """
+    process = subprocess.Popen([str(word) for word in command])
+    interrupts = []
+    former = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: interrupts.append(True)),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: process.terminate()),
+    }
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if interrupts and code:
+        return 130
+    return code if code >= 0 else 128 - code  # as shells write the death by a signal
+
+
+def script(python: Path, words: Sequence[str]) -> int:
+    """Run one of the project's scripts, shown as a person would type it."""
+    say("python " + " ".join(f'"{word}"' if " " in word else word for word in words))
+    return run([python, *words])
+
+
+# The environment ----------------------------------------------------------------------------------
+
+
+def check_python(version: tuple, is_64_bit: bool) -> None:
+    """SetupError unless torch has a wheel for such a Python."""
+    wanted = "Python {}.{} to {}.{}, 64-bit".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
+    if not OLDEST_PYTHON <= tuple(version[:2]) <= NEWEST_PYTHON:
+        raise SetupError(
+            f"this is Python {version[0]}.{version[1]}, and torch needs {wanted}: install one from "
+            "https://www.python.org/downloads and run setup again."
+        )
+    if not is_64_bit:
+        raise SetupError(f"this Python is a 32-bit one, and torch needs {wanted}.")
+
+
+def without_ensurepip(version: tuple, has_apt: bool) -> str:
+    """The sentence for a Python that cannot make environments."""
+    name = f"python{version[0]}.{version[1]}"
+    if has_apt:
+        return (
+            f"{name} here comes without ensurepip, which makes environments: install it with "
+            f"`sudo apt install {name}-venv` and run setup again."
+        )
+    return (
+        f"{name} here comes without ensurepip, which makes environments: install its package for "
+        "venv, or Python from https://www.python.org/downloads, and run setup again."
+    )
+
+
+def make_environment(folder: Path) -> Path:
+    """The Python of the virtual environment `folder`, which is made if it is absent or broken."""
+    check_python(sys.version_info, sys.maxsize > 2**32)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if _runs(python, "import sys; sys.exit(sys.version_info[:2] < (3, 10))"):
+        if not _runs(python, "import pip") and run([python, "-m", "ensurepip"]):
+            raise SetupError(f"{folder} has no pip: delete this folder and run setup again.")
+        return python
+    if not _runs(sys.executable, "import ensurepip, venv"):
+        raise SetupError(without_ensurepip(sys.version_info, bool(shutil.which("apt-get"))))
+    state = "was broken" if folder.exists() else "is new"
+    say(f"Making .venv with Python {sys.version.split()[0]} ({state}).")
+    if run([sys.executable, "-m", "venv", "--clear", folder]):
+        raise SetupError(f"the environment {folder} could not be made: the reason is above.")
+    return python
+
+
+def _runs(python: str | Path, code: str) -> bool:
+    """Whether this Python exists and runs `code` without an error."""
+    try:
+        done = subprocess.run([str(python), "-c", code], capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+# Installing ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A build of torch that an index would give."""
+
+    version: str
+    is_large: bool  # it brings gigabytes of libraries for an accelerator
+
+
+def install(python: Path, files: Sequence[Path]) -> None:
+    """Install requirement files into the environment of `python`, unless that is done already."""
+    stamp = python.parent.parent / "installed.json"
+    if is_installed(stamp, files):
+        say("All requirements are installed already.")
+        return
+    if pip_version(python) < OLDEST_PIP:
+        say("Updating pip.")
+        _pip(python, "install", "--quiet", "--upgrade", "pip")
+    torch = requirement("torch", files[0].read_text(encoding="utf-8"))
+    say("Asking the package index which build of torch it has.")
+    source, sentence = torch_source(
+        accelerator_driver(),
+        lambda: ask_offer(python, torch),
+        lambda: ask_offer(python, torch, *_index(CPU_INDEX), "--timeout", "10", "--retries", "0"),
+    )
+    say(sentence)
+    if source:
+        # its dependencies follow from the ordinary index with the rest
+        _pip(python, "install", "--no-deps", *_index(source), torch)
+    say(f"Installing {' and '.join(file.name for file in files)}.")
+    _pip(python, "install", *(word for file in files for word in ("-r", file)))
+    write_stamp(stamp, files)
+    say("Installed.")
+
+
+def torch_source(
+    driver: str, ask_default: Callable[[], Offer | None], ask_cpu: Callable[[], Offer | None]
+) -> tuple[str, str]:
+    """(index for torch or "" for the configured one, sentence): small where that is enough.
+
+    driver: of an accelerator, "" without one. The two questions cost seconds, so each is put only
+    when its answer matters; None means that there is nothing to install or no answer.
+    """
+    if driver:
+        return "", f"There is a driver for {driver} here: taking torch as the index has it."
+    offer = ask_default()
+    if offer is None:
+        return "", "Taking torch as the index has it."
+    if not offer.is_large:
+        return "", f"The index has torch {offer.version}, which is small: taking that."
+    smaller = ask_cpu()
+    if smaller is not None and not smaller.is_large:
+        return CPU_INDEX, f"No accelerator here: taking torch {smaller.version} from {CPU_INDEX}."
+    return "", (
+        f"No accelerator here, but only the large torch {offer.version} can be reached: it brings "
+        "several GB, which takes a while once."
+    )
+
+
+def read_offer(report: str) -> Offer | None:
+    """What pip's installation report says of torch; None when it would install none."""
+    for item in json.loads(report)["install"]:
+        metadata = item["metadata"]
+        if metadata["name"].lower() != "torch":
+            continue
+        needed = [line for line in metadata.get("requires_dist", []) if "extra ==" not in line]
+        if sys.platform != "linux":  # the libraries come as packages on Linux only
+            needed = [line for line in needed if "Linux" not in line]
+        is_large = any(line.startswith(("nvidia-", "cuda-", "triton")) for line in needed)
+        return Offer(metadata["version"], is_large)
+    return None
+
+
+def ask_offer(python: Path, torch: str, *options: str) -> Offer | None:
+    """Ask pip what it would install for the requirement `torch`; None also when it fails."""
+    command = [python, "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"]
+    command += ["--report", "-", *options, torch]
+    done = subprocess.run([str(word) for word in command], capture_output=True, encoding="utf-8")
+    try:
+        return read_offer(done.stdout) if done.returncode == 0 else None
+    except (ValueError, KeyError):
+        return None
+
+
+def _index(url: str) -> list[str]:
+    return ["--index-url", url]
+
+
+def _pip(python: Path, *words: str | Path) -> None:
+    """Run pip and let it show its progress; SetupError when it fails."""
+    code = run([python, "-m", "pip", "--disable-pip-version-check", *words])
+    if code in (130, 143):
+        raise KeyboardInterrupt
+    if code:
+        raise SetupError(
+            "pip could not install what is needed (its reason is above): check the connection and "
+            "the free disk space, and run setup again; what is done is kept."
+        )
+
+
+def pip_version(python: Path) -> tuple[int, ...]:
+    """The first two numbers of pip's version."""
+    code = "import pip; print(pip.__version__)"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, encoding="utf-8")
+    numbers = done.stdout.strip().split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdigit())
+
+
+def requirement(name: str, text: str) -> str:
+    """The line of a requirements file that asks for the package `name`."""
+    for line in text.splitlines():
+        line = line.split("#")[0].strip()
+        rest = line.removeprefix(name)
+        if rest != line and not rest[:1].isalnum() and rest[:1] not in ("-", "_"):
+            return line
+    raise SetupError(f"requirements.txt does not name {name}.")
+
+
+def is_installed(stamp: Path, files: Sequence[Path]) -> bool:
+    """Whether the environment's stamp says that exactly these files were installed."""
+    try:
+        known = json.loads(stamp.read_text(encoding="utf-8"))
+        return all(known.get(file.name) == _digest(file) for file in files)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def write_stamp(stamp: Path, files: Sequence[Path]) -> None:
+    """Remember that these files were installed."""
+    with atomic_write(stamp, "w") as file:
+        json.dump({path.name: _digest(path) for path in files}, file, indent=2)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# After installing ---------------------------------------------------------------------------------
+
+
+def offer_data(python: Path, yes: bool) -> int:
+    """Prepare Shakespeare if the person wants it, and say what to type next."""
+    if yes or _agrees("Prepare Shakespeare's plays now, a text of about 1 MB to learn from?"):
+        code = script(python, PREPARE)
+        if code:
+            return code
+        following = TRAIN
+    else:
+        following = PREPARE
+    say(f"Ready. Next:\n  {ACTIVATE}\n  python {' '.join(following)}")
+    return 0
+
+
+def _agrees(question: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    return answer.strip().lower() in ("", "y", "yes") and answer != ""  # "": end of input
+
+
+def demo(python: Path) -> int:
+    """Show the hardware, prepare, train and sample; the exit code of the first that fails."""
+    folder = out_home() / "demo"
+    out_dir = ["--out_dir", display(folder)]
+    finished = folder / ".demo_finished"
+    if finished.exists() and (folder / "best.pt").exists():
+        say(f"The model in {display(folder)} is trained already.")
+    else:
+        begun = (folder / "ckpt.pt").exists()
+        train = ["train.py", *out_dir, "--resume"] if begun else [*TRAIN, *out_dir]
+        for words in (["train.py", "--show-hardware"], PREPARE, train):
+            code = script(python, words)
+            if code:
+                say("Stopped. Run setup again to go on from here.")
+                return code
+        finished.touch()
+    code = script(python, [*SAMPLE, *out_dir])
+    if code == 0:
+        more = " ".join(["python", "sample.py", *out_dir, "--interactive"])
+        say(f"That was your own model. Let it write more:\n  {ACTIVATE}\n  {more}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
