@@ -19,6 +19,7 @@ from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint, model_from
 from gptlab.training import config as configuration
 from gptlab.training.config import MODEL_OPTIONS, Measurements, Resolved, Said, TrainConfig
+from gptlab.training.memory import explained_out_of_memory, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
 from gptlab.training.optimizers import Ema, Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
@@ -57,6 +58,7 @@ class Session:
     skipped_in_a_row: int = 0
     skipped_steps: int = 0
     unread_skips: list = field(default_factory=list)  # of an accelerator: 1.0 for a skipped step
+    next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
 
     @property
@@ -104,6 +106,8 @@ def prepare_session(
         dtype = state["decided"]["dtype"]
     choice = hardware.choose(report, request, dtype)
     parallel.begin(choice.device)
+    if choice.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
     if choice.device == "cpu":
         # two threads gave other weights in each run of compiled code without it
         torch.use_deterministic_algorithms(True)
@@ -126,7 +130,11 @@ def prepare_session(
             "the data as it was."
         )
     resolved = decide(said, report, choice, dataset, parallel, started, state)
-    return _build(said, resolved, run, parallel, dataset, state, start)
+    warning = memory_warning(resolved.config, report.device(choice.device).memory_free)
+    if warning:
+        logger.warning("%s", warning)
+    with explained_out_of_memory(resolved.config):
+        return _build(said, resolved, run, parallel, dataset, state, start)
 
 
 def continue_said(said: Said, state: dict) -> Said:
@@ -205,7 +213,8 @@ def decide(said, report, choice, dataset, parallel, started, state) -> Resolved:
             long_enough = flops / peak > configuration.COMPILE_SECONDS[kind] / 2
         if state is not None or not (wants_time or long_enough):
             return None
-        return measure(rough, choice, parallel.world_size, started)
+        with explained_out_of_memory(rough):
+            return measure(rough, choice, parallel.world_size, started)
 
     measurements = parallel.from_first(measured)
     resolved = configuration.resolve(said, **arguments, measurements=measurements)

@@ -16,6 +16,7 @@ from gptlab.plots import plot_loss
 from gptlab.runs import model_content
 from gptlab.training.config import Said, as_recipe, layer, plan_numbers
 from gptlab.training.interruption import Interruption
+from gptlab.training.memory import explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import clip_grad_norm
@@ -29,6 +30,7 @@ from gptlab.training.session import (
 
 logger = logging.getLogger(__name__)
 
+PLOT_SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
 MAX_SKIPPED_IN_A_ROW = 5
 MAX_SKIPPED_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
 
@@ -63,7 +65,8 @@ def train(
         session = prepare_session(
             said, parallel, started=started or time.perf_counter(), recipe_name=recipe_name
         )
-        return _train(session)
+        with explained_out_of_memory(session.config):
+            return _train(session)
     finally:
         if session is not None:
             session.metrics.close()
@@ -105,6 +108,7 @@ def _train(session: Session) -> Outcome:
         say(f"Stopped by {interruption.received} after step {session.step}, saved. Continue with:")
         say(f"  python train.py --out_dir {_quoted(display(run.folder))} --resume")
     else:
+        plot(session)
         for line in closing_words(
             session.metrics, session.best_step, session.best_val_loss, session.step
         ):
@@ -126,7 +130,8 @@ def loop(session: Session, interruption: Interruption) -> None:
                 save(session)
                 if not stopping:
                     evaluate(session)
-                    plot(session)
+                    if time.perf_counter() >= session.next_plot:
+                        plot(session)
             if stopping or is_overfitting(session):
                 return
 
@@ -308,6 +313,7 @@ def plot(session: Session) -> None:
     """Draw loss.png; a picture that cannot be drawn never ends a run."""
     if not session.parallel.is_first:
         return
+    begin = time.perf_counter()
     try:
         plot_loss(
             session.run.records(),
@@ -317,6 +323,8 @@ def plot(session: Session) -> None:
         )
     except Exception as error:
         logger.warning("%s was not drawn (%s).", display(session.run.plot), error)
+    end = time.perf_counter()
+    session.next_plot = end + (end - begin) / PLOT_SHARE
 
 
 def _plan(session: Session) -> list[str]:
