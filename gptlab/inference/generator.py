@@ -87,12 +87,16 @@ class Generator:
         self.tokenizer = tokenizer
 
     def stream(
-        self, prompt: str | Sequence[int], config: SamplingConfig | None = None
+        self,
+        prompt: str | Sequence[int],
+        config: SamplingConfig | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Iterator[str]:
         """Yield the continuation of one prompt piece by piece, as soon as each is certain.
 
         Joined, the pieces are the text of `generate`. What the iteration returns (the value of
         `yield from`) is the Completion. A beam search has one piece: it is certain at its end.
+        progress: as in `generate`.
         """
         config = config or SamplingConfig()
         if config.num_samples > 1:
@@ -101,11 +105,13 @@ class Generator:
                 "Generator.generate."
             )
         if config.beam_width > 1:
-            completion = self._search(prompt, config, None)[0]
+            completion = self._search(prompt, config, progress)[0]
             yield completion.text
             return completion
         row = _new_row(prompt, self.prompt_ids(prompt), config, 0)
-        for _ in self._write([row], config):
+        for tokens in self._write([row], config):
+            if progress:
+                progress(tokens)
             if row.pieces[-1]:
                 yield row.pieces[-1]
         return row.completion()

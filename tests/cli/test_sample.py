@@ -1,0 +1,329 @@
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.cli.main import run_command
+from gptlab.data.tokenizer import char_tokenizer
+from gptlab.inference.config import SamplingConfig
+from gptlab.inference.generator import Generator
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, load_checkpoint, model_content
+
+ROOT = Path(__file__).resolve().parents[2]
+# the 65 characters of tiny Shakespeare
+ALPHABET = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """An empty home that is also the working directory, and standard input that is at its end."""
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    type_in(monkeypatch, b"")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small matrices are fastest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def type_in(monkeypatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+
+
+def make_run(folder: Path, seed: int = 0, tokenizer=None, **content) -> Path:
+    """A run with the weights of a random model that writes on and on."""
+    torch.manual_seed(seed)
+    tokenizer = tokenizer or char_tokenizer(ALPHABET)
+    size = dict(block_size=32, n_layer=1, n_head=2, n_embd=16, init_std=0.3, tie_weights=False)
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, dropout=0.0, **size))
+    with torch.no_grad():  # decided about everything, and against an end of the text
+        model.lm_head.weight.normal_(std=2.0)
+        model.lm_head.weight[tokenizer.eot_id] = 0
+    run = Run(folder)
+    run.begin()
+    run.save_best(model_content(model, tokenizer, **(dict(step=250, val_loss=1.5) | content)))
+    run.end()
+    return folder
+
+
+@pytest.fixture
+def run(home):
+    return make_run(home / "out" / "mine")
+
+
+@pytest.fixture
+def sample(capsys):
+    """A function: run sample.py with these words -> (exit code, stdout, stderr)."""
+
+    def call(*words):
+        code = run_command("sample", [str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def expected(run, prompt, **settings):
+    checkpoint = load_checkpoint(run)
+    generator = Generator(checkpoint.model, checkpoint.tokenizer)
+    return [c.text for c in generator.generate(prompt, SamplingConfig(**settings))]
+
+
+def assert_one_sentence(result, *parts):
+    """Exit code 2, nothing on stdout, and as the last line one sentence with these parts."""
+    code, out, err = result
+    assert code == 2 and out == "" and "Traceback" not in err
+    sentence = err.splitlines()[-1]
+    assert sentence.startswith("gptlab: ") and sentence.endswith((".", "?"))
+    for part in parts:
+        assert part in sentence
+
+
+# Which model --------------------------------------------------------------------------------------
+
+
+def test_the_newest_run_is_taken_and_named_in_the_first_line_on_stderr(home, sample):
+    make_run(home / "out" / "new", seed=1, step=1234, val_loss=1.2345)
+    old = make_run(home / "out" / "old", seed=2)
+    os.utime(old / "best.pt", (1, 1))
+    code, out, err = sample("--prompt", "ROMEO:", "--seed", 1)
+    first = err.splitlines()[0]
+    assert code == 0
+    assert first.startswith(os.path.join("out", "new", "best.pt"))
+    assert "step 1,234" in first and "validation loss 1.2345" in first and "cpu" in first
+    assert out == "ROMEO:" + expected(home / "out" / "new", "ROMEO:", seed=1)[0] + "\n"
+
+
+def test_a_run_or_a_checkpoint_can_be_named(run, home, sample):
+    make_run(home / "out" / "other", seed=5)
+    text = "ROMEO:" + expected(run, "ROMEO:", seed=1)[0] + "\n"
+    for words in (("--out_dir", run), ("--checkpoint", run / "best.pt")):
+        assert sample("--prompt", "ROMEO:", "--seed", 1, *words)[:2] == (0, text)
+
+
+def test_averaged_weights_are_named(home, sample):
+    make_run(home / "out" / "mine", weights="averaged")
+    assert "averaged weights" in sample()[2].splitlines()[0]
+
+
+def test_a_run_that_was_moved_writes_the_same_text_without_its_data(run, home, sample):
+    before = sample("--out_dir", run, "--seed", 3)[1]
+    assert not (home / "data").exists()
+    shutil.move(run, home / "elsewhere")
+    assert sample("--out_dir", home / "elsewhere", "--seed", 3)[1] == before
+
+
+def test_without_a_run_a_sentence_says_how_to_get_one(sample):
+    assert_one_sentence(sample(), "no trained model", "train.py")
+    assert_one_sentence(sample("--out_dir", "out/none"), os.path.join("out", "none"), "train")
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused_by_name(home, sample):
+    folder = make_run(home / "out" / "bare")
+    content = load_checkpoint(folder).content | {"tokenizer": None}
+    Run(folder).save_best(content)
+    assert_one_sentence(sample(), "best.pt", "without a tokenizer")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(run, sample):
+    assert_one_sentence(sample("--device", "cuda"), "cuda", "cpu")
+
+
+# The prompt ---------------------------------------------------------------------------------------
+
+
+def test_without_a_prompt_a_document_begins(run, sample, monkeypatch):
+    text = expected(run, "", seed=1)[0]
+    assert sample("--seed", 1)[1] == text + "\n"
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert sample("--seed", 1)[1] == text + "\n"
+
+
+@pytest.mark.parametrize("words", [(), ("--prompt", "-")])
+def test_a_prompt_can_be_piped_in_and_is_taken_as_it_is(run, sample, monkeypatch, words):
+    type_in(monkeypatch, b"\xef\xbb\xbfROMEO:\r\nO\r\n")
+    text = "ROMEO:\nO\n"
+    assert sample("--seed", 1, *words)[1] == text + expected(run, text, seed=1)[0] + "\n"
+
+
+def test_a_prompt_that_is_said_wins_over_piped_input(run, sample, monkeypatch):
+    type_in(monkeypatch, b"other")
+    assert sample("--prompt", "ROMEO:")[1].startswith("ROMEO:")
+
+
+def test_a_prompt_file_is_taken_as_it_is_with_its_final_newline(run, home, sample):
+    for data, text in ((b"ROMEO:\n", "ROMEO:\n"), (b"ROMEO:", "ROMEO:"), (b"", "")):
+        (home / "p.txt").write_bytes(data)
+        out = sample("--prompt_file", "p.txt", "--seed", 1)[1]
+        assert out == text + expected(run, text, seed=1)[0] + "\n"
+
+
+def test_a_prompt_file_that_cannot_be_read_is_one_sentence(run, home, sample):
+    (home / "latin.txt").write_bytes(b"caf\xe9")
+    assert_one_sentence(sample("--prompt_file", "latin.txt"), "latin.txt", "byte 3", "UTF-8")
+    assert_one_sentence(sample("--prompt_file", "none.txt"), "none.txt", "does not exist")
+
+
+def test_an_unseen_character_is_named_with_its_place_before_anything_is_printed(run, sample):
+    result = sample("--prompt", "Price: 5€ ½ 😀")
+    assert_one_sentence(result, "'5'", "U+0035", "position 7", "65 characters")
+
+
+def test_the_spelling_of_the_end_of_text_is_plain_text(home, sample):
+    make_run(home / "out" / "mine", tokenizer=char_tokenizer("<|endoftext|> "))
+    code, out, _ = sample("--prompt", "<|endoftext|>", "--seed", 1)
+    assert code == 0 and out.startswith("<|endoftext|>")
+
+
+def test_a_prompt_longer_than_the_window_is_cut_and_said(run, sample):
+    _, out, err = sample("--prompt", "ab" * 50, "--max_tokens", 40, "--seed", 1)
+    assert out == "ab" * 50 + expected(run, "ab" * 16, max_tokens=40, seed=1)[0] + "\n"
+    assert err.count("the model sees 32") == 1
+
+
+# The settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["--temperature 0", "--temperature 1e-6", "--top_k 0",
+                                   "--top_k 1", "--top_k 200", "--top_p 1", "--min_p 0.1",
+                                   "--repetition_penalty 1.3", "--beam_width 3",
+                                   "--dtype float32", "--device cpu"])  # fmt: skip
+def test_settings_work_and_a_seed_makes_the_text_repeatable(run, sample, words):
+    first, second = (sample("--prompt", "A", "--seed", 4, *words.split()) for _ in range(2))
+    assert first[0] == 0 and first[1] == second[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--temperature -1", "--temperature nan", "--temperature inf", "--top_k -1", "--top_p 0",
+     "--top_p 1.5", "--min_p 2", "--max_tokens 0", "--num_samples 0", "--beam_width 0",
+     "--repetition_penalty 0", "--seed -1", "--max_tokens many"],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_one_sentence_that_names_it(run, sample, words):
+    assert_one_sentence(sample(*words.split()), words.split()[0][2:])
+
+
+def test_a_stop_string_may_be_said_several_times(run, sample):
+    whole = expected(run, "ROMEO:", seed=1)[0]
+    stops = [whole[60:62], whole[20:23]]
+    out = sample("--prompt", "ROMEO:", "--seed", 1, "--stop", stops[0], "--stop", stops[1])[1]
+    end = min(whole.index(stop) for stop in stops)
+    assert out == f"ROMEO:{whole[:end]}\n"
+
+
+def test_several_samples_are_separated_and_numbered(run, sample):
+    out = sample("--prompt", "ROMEO:", "--seed", 1, "--num_samples", 3)[1]
+    texts = expected(run, "ROMEO:", seed=1, num_samples=3)
+    blocks = [
+        f"=== sample {n} of 3 ===\nROMEO:{text}".removesuffix("\n") + "\n"
+        for n, text in enumerate(texts, 1)
+    ]
+    assert out == "".join(blocks)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--prompt a --prompt_file b", ("--prompt", "--prompt_file")),
+        ("--out_dir a --checkpoint b", ("--out_dir", "--checkpoint")),
+        ("--interactive --num_samples 2", ("--interactive", "--num_samples")),
+        ("--interactive --prompt -", ("--interactive", "--prompt -")),
+        ("--beam_width 3 --temperature 0.5", ("--beam_width 3", "--temperature")),
+        ("--beam_width 3 --num_samples 4", ("beam_width 3", "num_samples 4")),
+        ("--tempreture 1", ("did you mean temperature",)),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run, sample, words, parts):
+    assert_one_sentence(sample(*words.split()), *parts)
+
+
+def test_text_is_all_that_goes_to_stdout(run, sample):
+    out = sample("--prompt", "ROMEO:", "--seed", 1)[1]
+    assert set(out) <= set(ALPHABET)
+
+
+# Interactive --------------------------------------------------------------------------------------
+
+
+def test_each_line_is_a_prompt_and_a_bad_one_does_not_end_the_loop(run, sample, monkeypatch):
+    type_in(monkeypatch, "ROMEO:\n€\n\nJULIET:".encode())
+    code, out, err = sample("--interactive", "--seed", 1)
+    texts = [p + expected(run, p, seed=1)[0] for p in ("ROMEO:", "", "JULIET:")]
+    assert code == 0 and out == "".join(t.removesuffix("\n") + "\n" for t in texts)
+    assert "U+20AC" in err
+
+
+def test_a_prompt_that_is_said_is_the_first_of_the_loop(run, sample, monkeypatch):
+    type_in(monkeypatch, b"JULIET:\n")
+    out = sample("--interactive", "--prompt", "ROMEO:", "--seed", 1)[1]
+    assert out.startswith("ROMEO:") and "\nJULIET:" in out
+
+
+# Processes ----------------------------------------------------------------------------------------
+
+
+def environment(home):
+    return {**os.environ, "GPTLAB_HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+def test_help_comes_without_torch(home):
+    code = (
+        "import sys\nfrom gptlab.cli.main import run_command\n"
+        "try:\n    run_command('sample', ['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--temperature" in done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_a_reader_that_has_seen_enough_causes_no_complaint(run, home):
+    script = f'"{sys.executable}" sample.py --prompt A --max_tokens 100000 | head -c 20'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert len(done.stdout) == 20 and done.returncode == 0
+    assert "Error" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
+def test_ctrl_c_stops_the_text_and_ctrl_d_the_program(run, home):
+    pexpect = pytest.importorskip("pexpect")
+    words = ["sample.py", "--interactive", "--max_tokens", "1000000"]
+    child = pexpect.spawn(
+        sys.executable, words, cwd=str(ROOT), env=environment(home), encoding="utf-8", timeout=60
+    )
+    child.expect("best.pt: step 250")
+    child.expect("> ")
+    for _ in range(2):
+        child.sendline("ROMEO:")
+        child.expect("ROMEO:.*ROMEO:.{20}")  # the echo of the terminal, then the text
+        child.sendintr()
+        child.expect("> ")
+    child.sendintr()  # at the prompt: an empty line
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
