@@ -1,0 +1,6 @@
+import sys
+
+from gptlab.cli.main import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("sample", sys.argv[1:]))
