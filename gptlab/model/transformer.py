@@ -55,21 +55,22 @@ def norm(config: GPTConfig) -> nn.Module:
 
 
 def rotary_tables(config: GPTConfig, device=None) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position's angles, each [block_size, D/2] (Su et al. 2021)."""
+    """cos and signed sin of every position's angles, each [block_size, D] (Su et al. 2021)."""
     channels = torch.arange(0, config.head_dim, 2, device=device).float()
     frequencies = config.rope_theta ** (-channels / config.head_dim)  # [D/2]
     positions = torch.arange(config.block_size, device=device).float()
     angles = torch.outer(positions, frequencies)  # [block_size, D/2]
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x, cos, sin):
-    """Turn channel pairs (i, i + D/2) of x [B, H, T, D] by their position's angles.
+    """Turn channel pairs (i, i + D/2) of x [B, T, H, D] by their position's angles.
 
-    cos, sin: [T, D/2] or [B, 1, T, D/2]. Halves, not neighbours: the Hugging Face convention.
+    cos, sin: [T, 1, D] or [B, T, 1, D]. Halves, not neighbours: the Hugging Face convention.
     """
-    first, second = x.chunk(2, dim=-1)  # [B, H, T, D/2] each
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    other = x.roll(x.size(-1) // 2, dims=-1)  # the other channel of each pair
+    return torch.addcmul(x * cos, other, sin)
 
 
 def sinusoids(config: GPTConfig, device=None) -> torch.Tensor:
@@ -103,9 +104,9 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(B, T, -1, D)
         if self.q_norm is not None:  # Henry et al. 2020, query-key normalization
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or K, T, D]
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or K, T, D]
         mask = None
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # [B, K, slots in use, D]
@@ -273,9 +274,8 @@ class GPT(nn.Module):
             x = x.to(torch.get_autocast_dtype(kind))  # a float32 stream costs bandwidth
         rotary = None
         if self.cos is not None:
-            rotary = [t[positions].to(x.dtype) for t in (self.cos, self.sin)]  # [T, D/2]
-            if rotary[0].dim() == 3:
-                rotary = [t[:, None] for t in rotary]  # [B, 1, T, D/2]
+            tables = (self.cos[positions], self.sin[positions])
+            rotary = [table.to(x.dtype).unsqueeze(-2) for table in tables]  # [T, 1, D]
         x = self.dropout(x)
         for block in self.blocks:
             if self.config.gradient_checkpointing and self.training and cache is None:
