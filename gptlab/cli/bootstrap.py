@@ -157,8 +157,8 @@ def make_environment(folder: Path) -> Path:
         return python
     if not _runs(sys.executable, "import ensurepip, venv"):
         raise SetupError(without_ensurepip(sys.version_info, bool(shutil.which("apt-get"))))
-    state = "was broken" if folder.exists() else "is new"
-    say(f"Making .venv with Python {sys.version.split()[0]} ({state}).")
+    again = " anew, since the one here does not run" if folder.exists() else ""
+    say(f"Making .venv{again}, with Python {sys.version.split()[0]}.")
     if run([sys.executable, "-m", "venv", "--clear", folder]):
         raise SetupError(f"the environment {folder} could not be made: the reason is above.")
     return python
