@@ -118,11 +118,11 @@ class Run:
                 "start one, or name the right --out_dir."
             )
         try:
-            return read_checkpoint(self.checkpoint)
+            return _read_state(self.checkpoint)
         except CheckpointError as error:
             if not self.previous.exists():
                 raise
-            state = read_checkpoint(self.previous)
+            state = _read_state(self.previous)
             logger.warning(
                 "%s Continuing from %s at step %d instead.",
                 error,
@@ -240,6 +240,19 @@ def read_checkpoint(path) -> dict:
     return content
 
 
+def _read_state(path: Path) -> dict:
+    """A training state that a run can go on from: read_checkpoint, and every weight finite."""
+    content = read_checkpoint(path)
+    if "optimizer" not in content:
+        raise CheckpointError(
+            f"{display(path)} has weights only and cannot be continued: start a run from it with "
+            f"--init_from {display(path)}."
+        )
+    if not all(w.isfinite().all() for w in content["model"].values()):
+        raise CheckpointError(f"{display(path)} holds weights that are not finite.")
+    return content
+
+
 def _unpickling_sentence(path: Path, error: Exception) -> str:
     if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
         return (
@@ -279,7 +292,7 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
         weights[positions] = weights[positions][: config.block_size]
     if config.tie_weights:
         weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
-    with torch.device("meta"):
+    with _without_initialisation():
         model = GPT(config)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     for name, shape in expected.items():
@@ -297,6 +310,24 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
         model.lm_head.weight = model.token_embedding.weight
     model.make_tables()
     return model.to(device)
+
+
+def _without_initialisation():
+    """A context in which torch.nn.init draws nothing, because the weights come from a file.
+
+    Not the meta device: operations there import torch._dynamo, which takes longer than the rest of
+    a start of sample.py.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class SkipInitialisation(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    return SkipInitialisation()
 
 
 def _plain_name(name: str) -> str:

@@ -55,9 +55,10 @@ class Session:
     sequences_seen: int = 0
     best_val_loss: float = math.inf
     best_step: int = 0
-    skipped_in_a_row: int = 0
     skipped_steps: int = 0
-    unread_skips: list = field(default_factory=list)  # of an accelerator: 1.0 for a skipped step
+    bad_in_a_row: int = 0  # steps that were skipped or whose loss is hopeless
+    is_hopeless: bool = False  # the loss of the newest step
+    unread_verdicts: list = field(default_factory=list)  # (skipped, hopeless) of each step
     next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
 

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ from gptlab.training.session import (
 logger = logging.getLogger(__name__)
 
 PLOT_SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
-MAX_SKIPPED_IN_A_ROW = 5
-MAX_SKIPPED_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
+MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss is hopeless
+MAX_BAD_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
+DIVERGED = 10  # times the loss of a blind guess: finite, and yet hopeless
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def _train(session: Session) -> Outcome:
         loop(session, interruption)
     session.metrics.close()
     if interruption.received:
-        say(f"Stopped by {interruption.received} after step {session.step}, saved. Continue with:")
+        saved = "" if session.is_hopeless else ", saved"
+        say(f"Stopped by {interruption.received} after step {session.step}{saved}. Continue with:")
         say(f"  python train.py --out_dir {_quoted(display(run.folder))} --resume")
     else:
         plot(session)
@@ -160,34 +163,41 @@ def take_step(session: Session):
         session.ema.update(session.model, step)
     session.step += 1
     session.sequences_seen += config.sequences_per_step
-    count_skipped(session, skipped)
-    return session.parallel.sum(step_loss), grad_norm, rate
+    step_loss = session.parallel.sum(step_loss)
+    watch(session, skipped, step_loss)
+    return step_loss, grad_norm, rate
 
 
-def count_skipped(session: Session, skipped: torch.Tensor) -> None:
-    """Count steps whose gradient was not finite; TrainingError when too many come in a row."""
-    if session.config.machine.device == "cpu":
-        session.skipped_in_a_row = (session.skipped_in_a_row + 1) * int(skipped)
-        session.skipped_steps += int(skipped)
-    else:  # an accelerator is asked only now and then: asking waits for it
-        session.unread_skips.append(skipped)
-        if session.step % session.config.evaluation.log_interval:
-            return
-        for value in torch.stack(session.unread_skips).tolist():
-            session.skipped_in_a_row = (session.skipped_in_a_row + 1) * int(value)
-            session.skipped_steps += int(value)
-        session.unread_skips.clear()
-    limit = MAX_SKIPPED_IN_A_ROW if session.precision.scaler is None else MAX_SKIPPED_WITH_SCALER
-    if session.skipped_in_a_row < limit:
+def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor) -> None:
+    """Count steps that were skipped or whose loss is hopeless; TrainingError when they persist."""
+    blind_guess = math.log(max(2, session.config.model.vocab_size))
+    hopeless = ~(loss < DIVERGED * blind_guess)  # true for a loss that is not a number
+    if session.precision.scaler is None:  # whose scale is the usual reason for skipping
+        hopeless = hopeless | (skipped > 0)
+    session.unread_verdicts.append(torch.stack((skipped, hopeless.float())))
+    on_cpu = session.config.machine.device == "cpu"
+    is_logged = session.step % session.config.evaluation.log_interval == 0
+    if not (on_cpu or is_logged or evaluation_is_due(session)):
+        return  # asking an accelerator waits for it
+    for was_skipped, was_hopeless in torch.stack(session.unread_verdicts).tolist():
+        session.skipped_steps += int(was_skipped)
+        session.bad_in_a_row = session.bad_in_a_row + 1 if was_skipped or was_hopeless else 0
+        session.is_hopeless = bool(was_hopeless)
+    session.unread_verdicts.clear()
+    limit = MAX_BAD_IN_A_ROW if session.precision.scaler is None else MAX_BAD_WITH_SCALER
+    if session.bad_in_a_row < limit and not (session.is_hopeless and session.is_finished):
         return
+    what = f"The loss is {float(loss):.3g} where a blind guess has {blind_guess:.3g}"
+    if was_skipped:
+        what = "The loss or its gradient is not finite"
     kept = "there is no checkpoint yet"
     if session.run.checkpoint.exists():
         kept = f"{display(session.run.checkpoint)} is the last good checkpoint"
     lower = session.config.optimizer.learning_rate / 10
     raise TrainingError(
-        f"The loss or its gradient was not finite for {session.skipped_in_a_row} steps in a row, "
-        f"the last being step {session.step}; {kept}. Try --learning_rate {lower:g}, --grad_clip 1"
-        ", a longer --warmup_iters or --dtype float32."
+        f"{what} at step {session.step}, and it did not recover ({session.bad_in_a_row} steps in a "
+        f"row); {kept}. Try --learning_rate {lower:g}, --grad_clip 1, a longer --warmup_iters or "
+        "--dtype float32."
     )
 
 
@@ -270,8 +280,11 @@ def is_overfitting(session: Session) -> bool:
 
 
 def save(session: Session) -> None:
-    """Write the full training state, on the first process."""
+    """Write the full training state, on the first process; never a state that has diverged."""
     if not session.parallel.is_first:
+        return
+    if session.is_hopeless:
+        logger.warning("Step %d was not saved: its loss is out of all bounds.", session.step)
         return
     flat = session.config.flat()
     session.run.save(

@@ -1,0 +1,83 @@
+"""A tiny prepared text and runs on it that take about a second."""
+
+import logging
+import random
+import signal
+
+import pytest
+import torch
+
+from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.training import trainer
+from gptlab.training.metrics import Metrics
+
+WORDS = "to be or not that is the question whether tis nobler in mind suffer slings".split()
+
+
+def generated_text(n_words: int) -> str:
+    """Sentences in which each word depends on the one before, so that there is much to learn."""
+    source, words, place = random.Random(7), [], 0
+    for _ in range(n_words):
+        # only random() is promised to give the same numbers in every version of Python
+        place = (3 * place + 1 + int(source.random() * 3)) % len(WORDS)
+        words.append(WORDS[place] + (".\n" if source.random() < 0.1 else " "))
+    return "".join(words)
+
+
+@pytest.fixture(scope="session")
+def prepared_home(tmp_path_factory):
+    """A home with the dataset "tiny": about 30,000 characters, 22 ids."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "tiny.txt").write_text(generated_text(6000), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTLAB_HOME", str(home))
+        prepare(str(home / "tiny.txt"), PrepareOptions(tokenizer="char"))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def quiet_surroundings(prepared_home, monkeypatch):
+    """The prepared home, one thread, no torchrun, and torch as it was before."""
+    monkeypatch.setenv("GPTLAB_HOME", str(prepared_home))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    package = logging.getLogger("gptlab")  # a command of another test may have taken it over
+    handlers, package.handlers, package.propagate = package.handlers, [], True
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    yield
+    package.handlers = handlers
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """`gptlab.train` with a model of a few thousand weights; out_dir is a name below tmp_path.
+
+    stop_at: raise SIGINT, as Ctrl-C does, when that step has been counted. Pictures are not drawn.
+    """
+    monkeypatch.setattr(trainer, "plot", lambda session: None)
+
+    def run(out_dir="run", stop_at=None, **options):
+        small = dict(
+            dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.0,
+            batch_size=4, max_iters=20, eval_tokens=256, log_interval=1, quiet=True,
+            device="cpu", dtype="float32", compile_model=False,
+        )  # fmt: skip
+        if options.get("resume"):
+            small = dict(quiet=True)
+        options = {**small, **options, "out_dir": str(tmp_path / out_dir)}
+        with monkeypatch.context() as patch:
+            if stop_at is not None:
+                counted = Metrics.step
+
+                def step(metrics, number, *rest):
+                    counted(metrics, number, *rest)
+                    if number == stop_at:
+                        signal.raise_signal(signal.SIGINT)
+
+                patch.setattr(Metrics, "step", step)
+            return trainer.train(**options)
+
+    return run
