@@ -140,6 +140,10 @@ class Run:
         """The records of metrics.jsonl; a line that a kill cut short is left out."""
         return list(_read_records(self.metrics))
 
+    def was_evaluated(self, step: int) -> bool:
+        """Whether metrics.jsonl has the validation loss of this step."""
+        return any(r["step"] == step and "val_loss" in r for r in self.records())
+
     def cut(self, step: int) -> None:
         """Forget what was recorded after a checkpoint of `step`, its own evaluation included."""
         kept = [

@@ -31,6 +31,7 @@ MEASURE_SECONDS = 3.0
 SAVE_BYTES_PER_SECOND = 200e6
 # what a resume may not change: another model or other data would be another run
 CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
+FIXED_OPTIONS = ("model_preset", "init_from", "optimizer", "seed", "minutes")
 # what the first start decided stands at every later one, unless the command line says otherwise
 DECIDED = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
 
@@ -102,10 +103,12 @@ def prepare_session(
     values = said.values
     request = parallel.own_device(values.get("device", "auto"))
     report = hardware.detect(request if parallel.world_size > 1 else None)
-    dtype = values.get("dtype", "auto")
-    if dtype == "auto" and state and state["decided"]["device_kind"] == request:
-        dtype = state["decided"]["dtype"]
-    choice = hardware.choose(report, request, dtype)
+    choice = hardware.choose(report, request, values.get("dtype", "auto"))
+    if state and values.get("dtype", "auto") == "auto":
+        before = state["decided"]  # on the same device the precision stays, unless it became slow
+        if before["device"] == choice.device and before["dtype"] != choice.dtype:
+            as_before = hardware.choose(report, request, before["dtype"])
+            choice = choice if as_before.slow else as_before
     parallel.begin(choice.device)
     if choice.device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
@@ -131,9 +134,6 @@ def prepare_session(
             "the data as it was."
         )
     resolved = decide(said, report, choice, dataset, parallel, started, state)
-    warning = memory_warning(resolved.config, report.device(choice.device).memory_free)
-    if warning:
-        logger.warning("%s", warning)
     with explained_out_of_memory(resolved.config):
         return _build(said, resolved, run, parallel, dataset, state, start)
 
@@ -144,6 +144,16 @@ def continue_said(said: Said, state: dict) -> Said:
     fresh = {
         name: value for name, value in said.values.items() if said.sources[name] == "command line"
     }
+    for name in FIXED_OPTIONS:
+        began = stored["values"].get(name, configuration.OPTIONS[name].default)
+        if name in fresh and fresh[name] != began:
+            instead = "say the total number of steps with --max_iters"
+            if name != "minutes":
+                instead = "start a new run with another --out_dir"
+            raise ConfigError(
+                f"{name} cannot change at a resume (the run began with {began!r}, now it says "
+                f"{fresh[name]!r}): {instead}."
+            )
     recipe = {name: value for name, value in said.values.items() if name not in fresh}
     for name in {*recipe, *stored["values"]} - {"max_iters", "minutes", "out_dir"}:
         source = stored["sources"].get(name, "")
@@ -204,6 +214,8 @@ def decide(said, report, choice, dataset, parallel, started, state) -> Resolved:
         ).config
         for part in ("train", "val"):
             check_length(len(getattr(dataset, part)), rough.model.block_size, part, dataset.name)
+        if warning := memory_warning(rough, report.device(choice.device).memory_free):
+            logger.warning("%s", warning)
         wants_time = rough.batch.minutes is not None
         asks_compile = said.values.get("compile_model", "auto") == "auto"
         long_enough = False
@@ -244,8 +256,11 @@ def measure(config: TrainConfig, choice, world_size: int, started: float) -> Mea
     precision = Precision(device, choice.dtype, choice.use_scaler)
     optimizers = make_optimizers(model, config, device, choice.dtype)
     own_rows = -(-config.sequences_per_step // world_size)
-    rows = min(config.batch.batch_size, own_rows)
-    micro_batches = -(-own_rows // rows)
+    # no more than about a second a pass, however large the model and the batch are
+    peak = hardware.peak_flops(device, choice.dtype).value
+    affordable = peak / (flops_per_token(config.model) * config.model.block_size)
+    rows = max(1, min(config.batch.batch_size, own_rows, int(affordable)))
+    micro_batches = own_rows / rows
     tokens = torch.randint(
         config.model.vocab_size, (rows, config.model.block_size + 1), device=device
     )
@@ -268,7 +283,7 @@ def measure(config: TrainConfig, choice, world_size: int, started: float) -> Mea
         passes.append(timed(micro_step))
         updates.append(timed(lambda: optimizers.step(nothing_skipped)))
         optimizers.zero_grad()
-        if time.perf_counter() > end + 4 * MEASURE_SECONDS and len(passes) > 1:
+        if time.perf_counter() > end + 2 * MEASURE_SECONDS and len(passes) > 1:
             break
     steady = slice(1, None)  # the first pass warms up
     step = _median(passes[steady]) * micro_batches + _median(updates[steady])

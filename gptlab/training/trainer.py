@@ -85,7 +85,8 @@ def _train(session: Session) -> Outcome:
         loss, grad_norm, _ = take_step(session)
         say(f"Dry run: one step works (loss {float(loss):.4f}, gradient norm {grad_norm:.3f}).")
         return _outcome(session)
-    if session.is_finished:
+    was_evaluated = session.parallel.from_first(lambda: run.was_evaluated(session.step))
+    if session.is_finished and was_evaluated:
         say(
             f"This run is finished: all {session.step} steps are done. Continue it with a larger "
             f"total, for example --max_iters {2 * session.step}."
@@ -102,7 +103,8 @@ def _train(session: Session) -> Outcome:
     with Interruption() as interruption:
         compile_if_wanted(session)
         session.metrics.begin(session.step, tracker)
-        if session.step and evaluation_is_due(session):  # the break came before or during it
+        # cut() forgot the evaluation of this step, or the break came before or during it
+        if session.step and (was_evaluated or evaluation_is_due(session)):
             evaluate(session)
         loop(session, interruption)
     session.metrics.close()
@@ -304,7 +306,7 @@ def save(session: Session) -> None:
             decided={
                 **{name: flat[name] for name in DECIDED},
                 "dtype": flat["dtype"],
-                "device_kind": flat["device"],
+                "device": flat["device"],
             },
         )
     )

@@ -55,11 +55,12 @@ def quiet_surroundings(prepared_home, monkeypatch):
 def train(tmp_path, monkeypatch):
     """`gptlab.train` with a model of a few thousand weights; out_dir is a name below tmp_path.
 
-    stop_at: raise SIGINT, as Ctrl-C does, when that step has been counted. Pictures are not drawn.
+    stop_at: SIGINT, as Ctrl-C sends it, when that step is recorded; die_at: an error without any
+    goodbye. Pictures are not drawn.
     """
     monkeypatch.setattr(trainer, "plot", lambda session: None)
 
-    def run(out_dir="run", stop_at=None, **options):
+    def run(out_dir="run", stop_at=None, die_at=None, **options):
         small = dict(
             dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.0,
             batch_size=4, max_iters=20, eval_tokens=256, log_interval=1, quiet=True,
@@ -69,15 +70,16 @@ def train(tmp_path, monkeypatch):
             small = dict(quiet=True)
         options = {**small, **options, "out_dir": str(tmp_path / out_dir)}
         with monkeypatch.context() as patch:
-            if stop_at is not None:
-                counted = Metrics.step
+            recorded = Metrics.step
 
-                def step(metrics, number, *rest):
-                    counted(metrics, number, *rest)
-                    if number == stop_at:
-                        signal.raise_signal(signal.SIGINT)
+            def step(metrics, number, *rest):
+                recorded(metrics, number, *rest)
+                if number == stop_at:
+                    signal.raise_signal(signal.SIGINT)
+                if number == die_at:
+                    raise ZeroDivisionError
 
-                patch.setattr(Metrics, "step", step)
+            patch.setattr(Metrics, "step", step)
             return trainer.train(**options)
 
     return run
