@@ -1,3 +1,5 @@
+"""All commands behind one: python gpt.py --help."""
+
 import sys
 
 from gptlab.cli.main import main
