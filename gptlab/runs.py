@@ -12,8 +12,11 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +58,30 @@ class Run:
         """Whether there is something here that a new start would destroy."""
         return any(path.exists() for path in (self.checkpoint, self.previous, self.best))
 
-    def begin(self, overwrite: bool = False) -> None:
-        """Make the directory and lock it; RunError when a live process has it."""
+    def check_free(self) -> None:
+        """RunError when a new start would destroy a run."""
+        if self.exists():
+            raise RunError(
+                f"{display(self.folder)} holds a run already: continue it with --resume, choose "
+                "another --out_dir, or delete it with --overwrite."
+            )
+
+    def begin(self, resume: bool = False, overwrite: bool = False) -> None:
+        """Make the directory and lock it; RunError when it is taken or a live process has it.
+
+        What belongs to no checkpoint is removed: the records of a run that died before its first
+        one must not mix with those of the next, and a kill may leave half-written files.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        if overwrite:
-            for path in (
-                self.checkpoint,
-                self.previous,
-                self.best,
-                self.metrics,
-                self.plot,
-                self.recipe,
-            ):
-                path.unlink(missing_ok=True)
+        former = list(self.folder.glob(".*.tmp"))
+        if not resume:
+            if not overwrite:
+                self.check_free()
+            former += [self.checkpoint, self.previous, self.best]
+            former += [self.metrics, self.plot, self.recipe]
+        for path in former:
+            path.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
         # the system frees such a lock when the process ends, however it ends
@@ -132,7 +145,11 @@ class Run:
             return state
 
     def append(self, record: dict) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl; JSON has no word for a number that is not finite: null."""
+        record = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
         with open(self.metrics, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -175,7 +192,11 @@ def _replace_by_copy_of(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         os.replace(source, target)
         return
-    os.replace(temporary, target)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 class _Remembering:
@@ -227,7 +248,9 @@ def read_checkpoint(path) -> dict:
             "name an existing run with --out_dir."
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_sentence(path, error)) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -246,13 +269,23 @@ def read_checkpoint(path) -> dict:
 
 def _read_state(path: Path) -> dict:
     """A training state that a run can go on from: read_checkpoint, and every weight finite."""
+    import torch
+
     content = read_checkpoint(path)
     if "optimizer" not in content:
         raise CheckpointError(
             f"{display(path)} has weights only and cannot be continued: start a run from it with "
             f"--init_from {display(path)}."
         )
-    if not all(w.isfinite().all() for w in content["model"].values()):
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = "all of it"
+    if damaged:
+        raise CheckpointError(f"{display(path)} is damaged: a checksum does not fit.")
+    weights = [w for w in content["model"].values() if isinstance(w, torch.Tensor)]
+    if not all(weight.isfinite().all() for weight in weights):
         raise CheckpointError(f"{display(path)} holds weights that are not finite.")
     return content
 

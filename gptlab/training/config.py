@@ -138,6 +138,8 @@ class PresetOption:
 
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
+# these belong to one start, and neither to the run's recipe nor to its next start
+START_OPTIONS = frozenset({"out_dir", "resume", "overwrite", "dry_run", "quiet"})
 
 
 @dataclass(frozen=True)
@@ -468,22 +470,18 @@ def plan_numbers(config: TrainConfig, train_tokens: int) -> dict:
 
 
 def as_recipe(said: Said, resolved: Resolved) -> str:
-    """The run as a recipe: what was said, and as comments what followed, with the reasons.
-
-    out_dir, resume, overwrite and the like belong to the start and not to the run.
-    """
-    own = {"out_dir", "resume", "overwrite", "dry_run", "quiet"}
+    """The run as a recipe: what was said, and as comments what followed, with the reasons."""
     lines = [
         "# What was said for this run. `python train.py --config THIS_FILE` does it again.",
         "",
     ]
     for name, value in said.values.items():
-        if name not in own:
+        if name not in START_OPTIONS:
             lines.append(f"{name} = {value!r}  # {said.sources[name]}")
     lines += ["", "# What followed from it:"]
     values = resolved.config.flat()
     for name, value in values.items():
-        if name in own or (name in said.values and said.values[name] == value):
+        if name in START_OPTIONS or (name in said.values and said.values[name] == value):
             continue
         lines.append(f"# {name} = {value!r}  ({resolved.reasons.get(name, 'default')})")
     return "\n".join(lines) + "\n"

@@ -18,7 +18,14 @@ from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint, model_from
 from gptlab.training import config as configuration
-from gptlab.training.config import MODEL_OPTIONS, Measurements, Resolved, Said, TrainConfig
+from gptlab.training.config import (
+    MODEL_OPTIONS,
+    START_OPTIONS,
+    Measurements,
+    Resolved,
+    Said,
+    TrainConfig,
+)
 from gptlab.training.memory import explained_out_of_memory, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
 from gptlab.training.optimizers import Ema, Optimizers
@@ -95,11 +102,8 @@ def prepare_session(
     if said.values.get("resume"):
         state = run.load()
         said = continue_said(said, state)
-    elif run.exists() and not said.values.get("overwrite") and not said.values.get("dry_run"):
-        raise RunError(
-            f"{display(run.folder)} holds a run already: continue it with --resume, choose another "
-            "--out_dir, or delete it with --overwrite."
-        )
+    elif not said.values.get("overwrite") and not said.values.get("dry_run"):
+        run.check_free()
     values = said.values
     request = parallel.own_device(values.get("device", "auto"))
     report = hardware.detect(request if parallel.world_size > 1 else None)
@@ -145,17 +149,17 @@ def continue_said(said: Said, state: dict) -> Said:
         name: value for name, value in said.values.items() if said.sources[name] == "command line"
     }
     for name in FIXED_OPTIONS:
-        began = stored["values"].get(name, configuration.OPTIONS[name].default)
-        if name in fresh and fresh[name] != began:
+        before = stored["values"].get(name, configuration.OPTIONS[name].default)
+        if name in fresh and fresh[name] != before:
             instead = "say the total number of steps with --max_iters"
             if name != "minutes":
                 instead = "start a new run with another --out_dir"
             raise ConfigError(
-                f"{name} cannot change at a resume (the run began with {began!r}, now it says "
+                f"{name} cannot change at a resume (the run began with {before!r}, now it says "
                 f"{fresh[name]!r}): {instead}."
             )
     recipe = {name: value for name, value in said.values.items() if name not in fresh}
-    for name in {*recipe, *stored["values"]} - {"max_iters", "minutes", "out_dir"}:
+    for name in {*recipe, *stored["values"]} - {"max_iters", "minutes", *START_OPTIONS}:
         source = stored["sources"].get(name, "")
         if not recipe or source == "command line" or source.startswith("preset"):
             continue
@@ -164,7 +168,8 @@ def continue_said(said: Said, state: dict) -> Said:
                 f"The recipe says {name} = {recipe.get(name)!r} and the run began with "
                 f"{stored['values'].get(name)!r}: leave --config out to continue the run as it is."
             )
-    merged = configuration.layer(stored["values"], fresh, "as the run began")
+    began = {name: value for name, value in stored["values"].items() if name not in START_OPTIONS}
+    merged = configuration.layer(began, fresh, "as the run began")
     sources = {
         name: source if name in fresh else stored["sources"].get(name, source)
         for name, source in merged.sources.items()
@@ -386,7 +391,7 @@ def _restore(session: Session, state: dict) -> None:
 def _changed_options(session: Session, state: dict) -> list[str]:
     """Each option that differs from the run's last start, as "name old -> new"."""
     before = state["train_config"]["resolved"]
-    skip = {"out_dir", "resume", "overwrite", "dry_run", "quiet", "minutes"}
+    skip = {*START_OPTIONS, "minutes"}
     return [
         f"{name} {before.get(name)} -> {value}"
         for name, value in session.config.flat().items()

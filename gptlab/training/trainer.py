@@ -94,7 +94,7 @@ def _train(session: Session) -> Outcome:
         return _outcome(session)
     tracker = None
     if session.parallel.is_first:
-        run.begin(overwrite=config.run.overwrite)
+        run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
         if session.step:
             run.cut(session.step)
         with atomic_write(run.recipe, "w") as file:

@@ -250,3 +250,14 @@ def test_a_repeated_recipe_must_be_the_one_that_the_run_began_with(tmp_path, mon
     recipe.write_text(RECIPE.replace("n_embd = 16", "n_embd = 32"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"n_embd = 32 and the run began with 16.*--config"):
         start(resume=True, max_iters=8)
+
+
+def test_options_of_one_start_do_not_return_at_the_next(train, tmp_path, capsys):
+    train(max_iters=4, overwrite=True)
+    capsys.readouterr()
+    assert train(resume=True, max_iters=6, quiet=False).step == 6
+    assert "Continuing after step 4" in capsys.readouterr().out
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert train("moved", resume=True, max_iters=8).folder == tmp_path / "moved"
+    assert not (tmp_path / "run").exists()
+    assert "out_dir" not in (tmp_path / "moved" / "config.py").read_text(encoding="utf-8")

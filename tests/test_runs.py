@@ -1,0 +1,380 @@
+"""A run directory: whole files at every instant, one owner, and nothing foreign is executed."""
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gptlab import files, runs
+from gptlab.errors import CheckpointError, RunError
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, load_checkpoint, model_content, newest_run, read_checkpoint
+
+
+@pytest.fixture
+def model():
+    return GPT(GPTConfig(vocab_size=11, n_layer=1, n_head=2, n_embd=8, block_size=8, dropout=0.0))
+
+
+@pytest.fixture
+def state(model):
+    """A function: the training state of a step, as small as one can be."""
+    return lambda step: model_content(model, None, step=step, optimizer={}, val_loss=2.0 / step)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin()
+    yield run
+    run.end()
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+class FullDisk:
+    """A file on a disk that is full after `room` writes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def test_a_disk_that_fills_up_at_any_write_leaves_the_old_checkpoint_and_no_rest(
+    run, state, monkeypatch
+):
+    run.save(state(1))
+    whole = run.checkpoint.read_bytes()
+    failures = 0
+    for room in range(1000):
+        monkeypatch.setattr(
+            files, "open", lambda *a, room=room, **k: FullDisk(open(*a, **k), room), raising=False
+        )
+        try:
+            run.save(state(2))
+            break
+        except OSError as error:
+            failures += 1
+            assert error.errno == errno.ENOSPC and error.filename == str(run.checkpoint)
+            assert run.checkpoint.read_bytes() == whole
+            assert [path.name for path in run.folder.glob("*.pt")] == ["ckpt.pt"]
+            assert list(run.folder.glob(".*.tmp")) == []
+    assert failures > 3  # every write of a checkpoint has failed once
+    assert run.load()["step"] == 2 and read_checkpoint(run.previous)["step"] == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_system_call_leaves_the_old_checkpoint(run, state, monkeypatch, call):
+    run.save(state(1))
+
+    def fail(*args):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(OSError, match="broken disk"):
+        run.save(state(2))
+    assert run.load()["step"] == 1 and list(run.folder.glob(".*.tmp")) == []
+
+
+def test_the_checkpoint_before_the_newest_is_kept(run, state):
+    for step in (1, 2, 3):
+        run.save(state(step))
+    assert read_checkpoint(run.checkpoint)["step"] == 3
+    assert read_checkpoint(run.previous)["step"] == 2
+
+
+def test_a_file_system_without_hard_links_keeps_both_checkpoints_too(run, state, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(runs.os, "link", refuse)
+    for step in (1, 2, 3):
+        run.save(state(step))
+    assert read_checkpoint(run.checkpoint)["step"] == 3
+    assert read_checkpoint(run.previous)["step"] == 2
+
+
+def test_files_of_a_run_hold_tensors_and_plain_types_only(run, state):
+    run.save(state(1))
+    assert torch.load(run.checkpoint, weights_only=True)["format_version"] == 1
+
+
+# Owning -------------------------------------------------------------------------------------------
+
+
+def test_a_directory_has_one_owner_at_a_time(run, tmp_path):
+    second = Run(tmp_path / "run")
+    with pytest.raises(RunError, match=r"Another process is training in .*run"):
+        second.begin()
+    run.end()
+    second.begin()
+    second.end()
+
+
+def test_a_live_process_keeps_its_directory_and_a_killed_one_frees_it(tmp_path):
+    code = "import sys; from gptlab.runs import Run; run = Run(sys.argv[1]); run.begin();"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code + "print('mine', flush=True); sys.stdin.read()", tmp_path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert owner.stdout.readline() == "mine\n"
+        with pytest.raises(RunError, match="Another process is training"):
+            Run(tmp_path).begin(overwrite=True)
+    finally:
+        owner.kill()
+        owner.communicate()
+    freed = Run(tmp_path)
+    freed.begin()
+    freed.end()
+
+
+def test_a_new_start_over_a_run_is_refused_and_overwrite_forgets_all_of_it(run, state):
+    run.save(state(1))
+    run.append({"step": 1, "loss": 1.0})
+    run.end()
+    with pytest.raises(RunError, match=r"--resume.*--out_dir.*--overwrite"):
+        run.begin()
+    run.end()
+    run.begin(overwrite=True)
+    assert [path.name for path in run.folder.iterdir()] == [".lock"]
+
+
+def test_records_of_a_run_that_died_before_its_first_checkpoint_do_not_mix_with_the_next(run):
+    run.append({"step": 1, "loss": 1.0})
+    run.end()
+    run.begin()
+    assert run.records() == []
+
+
+def test_a_resume_clears_away_what_a_kill_left_half_written_and_nothing_else(run, state):
+    run.save(state(1))
+    run.append({"step": 1, "loss": 1.0})
+    half = run.folder / ".ckpt.pt.4321.tmp"
+    half.write_bytes(b"half")
+    run.end()
+    run.begin(resume=True)
+    assert not half.exists() and run.load()["step"] == 1 and len(run.records()) == 1
+
+
+# Records ------------------------------------------------------------------------------------------
+
+
+def test_a_record_cut_short_by_a_kill_is_left_out(run):
+    run.append({"step": 1, "loss": 1.0})
+    run.append({"step": 2, "loss": 0.5})
+    with open(run.metrics, "ab") as file:
+        file.truncate(run.metrics.stat().st_size - 5)
+    assert run.records() == [{"step": 1, "loss": 1.0}]
+    run.cut(1)
+    run.append({"step": 2, "loss": 0.25})
+    assert [record["loss"] for record in run.records()] == [1.0, 0.25]
+
+
+def test_cutting_keeps_the_step_of_the_checkpoint_without_its_evaluation(run):
+    for record in ({"step": 1, "loss": 3}, {"step": 2, "loss": 2}, {"step": 2, "val_loss": 2}):
+        run.append(record)
+    run.append({"step": 3, "loss": 1})
+    assert run.was_evaluated(2) and not run.was_evaluated(1)
+    run.cut(2)
+    assert run.records() == [{"step": 1, "loss": 3}, {"step": 2, "loss": 2}]
+
+
+def test_a_loss_that_is_not_a_number_is_null_which_any_reader_of_json_takes(run):
+    run.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+    line = run.metrics.read_text(encoding="utf-8")
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "step": 1,
+        "loss": None,
+        "grad_norm": None,
+    }
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "noise"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
+    run, state, caplog, damage
+):
+    run.save(state(1))
+    run.save(state(2))
+    content = run.checkpoint.read_bytes()
+    if damage == "missing":
+        run.checkpoint.unlink()
+    else:
+        run.checkpoint.write_bytes(
+            {"truncated": content[:-100], "empty": b"", "noise": b"noise" * 99}[damage]
+        )
+    assert run.load()["step"] == 1
+    assert "ckpt.pt" in caplog.text and "ckpt.prev.pt at step 1 instead" in caplog.text
+
+
+def test_a_truncated_only_checkpoint_is_a_sentence(run, state):
+    run.save(state(1))
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt is damaged"):
+        run.load()
+
+
+def test_one_flipped_bit_of_a_weight_is_noticed(run, state):
+    run.save(state(1))
+    content = bytearray(run.checkpoint.read_bytes())
+    weights = read_checkpoint(run.checkpoint)["model"]["token_embedding.weight"].numpy().tobytes()
+    content[content.index(weights) + 10] ^= 1
+    run.checkpoint.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="damaged"):
+        run.load()
+
+
+class Exploit:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "best.pt"])
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_a_pickle_that_would_run_a_command_is_refused_and_not_executed(tmp_path, name, form):
+    path, trace = tmp_path / name, tmp_path / "executed"
+    content = {"model": {}, "model_config": {}, "format_version": 1, "x": Exploit(trace)}
+    if form == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{name}.*(refused|damaged)"):
+        load_checkpoint(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format_version": 99}, "format version 99"),
+        ({"format_version": None}, "not a checkpoint of gptlab"),
+        ({"model": None}, "not a checkpoint of gptlab"),
+        ({"model_config": {"n_layer": 1, "colour": 3}}, "settings that this model cannot have"),
+        ({"model_config": {"n_head": 3, "n_embd": 8}}, "settings that this model cannot have"),
+        ({"model": {}}, r"no such tensor"),
+    ],
+)
+def test_a_foreign_checkpoint_is_refused_by_what_is_wrong_with_it(run, state, change, sentence):
+    torch.save(state(1) | change, run.checkpoint)
+    with pytest.raises(CheckpointError, match=rf"ckpt\.pt.*{sentence}"):
+        load_checkpoint(run.checkpoint)
+
+
+def test_a_file_that_is_no_dict_is_not_a_checkpoint(run):
+    torch.save([1, 2], run.checkpoint)
+    with pytest.raises(CheckpointError, match="not a checkpoint of gptlab"):
+        load_checkpoint(run.checkpoint)
+
+
+def test_weights_alone_cannot_be_continued_and_the_sentence_says_what_can_be_done(run, model):
+    torch.save(model_content(model, None), run.checkpoint)
+    with pytest.raises(CheckpointError, match=r"--init_from .*ckpt\.pt"):
+        run.load()
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_prefixes_of_compile_and_ddp_are_removed(run, model, state, prefix):
+    content = state(1)
+    content["model"] = {prefix + name: value for name, value in content["model"].items()}
+    torch.save(content, run.checkpoint)
+    loaded = load_checkpoint(run.checkpoint).model
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_compiled_model_is_written_under_plain_names(model):
+    for block in model.blocks:
+        block.compile(backend="eager")
+    assert model_content(model, None)["model"].keys() == model.state_dict().keys() - {
+        "lm_head.weight"
+    }
+    assert not any("_orig_mod" in name for name in model.state_dict())
+
+
+def test_tied_weights_are_stored_once_and_tied_again(run, state):
+    run.save(state(1))
+    stored = read_checkpoint(run.checkpoint)["model"]
+    assert "lm_head.weight" not in stored
+    loaded = load_checkpoint(run.folder).model
+    assert loaded.lm_head.weight is loaded.token_embedding.weight
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(run, state, model):
+    run.save(state(1))
+    ids = torch.arange(8)[None]
+    assert torch.equal(load_checkpoint(run.folder).model(ids)[0], model.eval()(ids)[0])
+
+
+@pytest.mark.parametrize("encoding", ["rope", "learned", "sinusoidal"])
+def test_a_shorter_window_than_the_stored_one_works_and_a_longer_is_refused(tmp_path, encoding):
+    settings = dict(vocab_size=11, n_layer=1, n_head=2, n_embd=8, position_encoding=encoding)
+    model = GPT(GPTConfig(**settings, block_size=8, dropout=0.0)).eval()
+    path = tmp_path / "best.pt"
+    torch.save(model_content(model, None), path)
+    ids = torch.arange(5)[None]
+    shorter = load_checkpoint(path, block_size=5).model
+    assert shorter.config.block_size == 5
+    torch.testing.assert_close(shorter(ids)[0], model(ids)[0])
+    with pytest.raises(CheckpointError, match="block_size 8, and 9 is longer"):
+        load_checkpoint(path, block_size=9)
+
+
+def test_a_run_is_read_from_best_pt_else_from_the_newest_state(run, state):
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        load_checkpoint(run.folder)
+    run.save(state(4))
+    assert load_checkpoint(run.folder).step == 4
+    run.save_best(state(2))
+    best = load_checkpoint(run.folder)
+    assert (best.step, best.val_loss, best.path.name) == (2, 1.0, "best.pt")
+    assert not best.model.training
+
+
+def test_a_missing_checkpoint_or_run_is_a_sentence(run, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*nothing\.pt: train a model"):
+        load_checkpoint(tmp_path / "nothing.pt")
+    with pytest.raises(RunError, match=r"no run to resume in .*run: leave --resume out"):
+        run.load()
+
+
+def test_the_newest_run_is_the_one_written_to_last(tmp_path, monkeypatch, state):
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    with pytest.raises(RunError, match="no trained model"):
+        newest_run()
+    for time, name in enumerate(("first", "second", "third")):
+        run = Run(tmp_path / "out" / name)
+        run.begin()
+        run.save(state(1))
+        run.end()
+        os.utime(run.checkpoint, (time, time))
+    (tmp_path / "out" / "empty").mkdir()
+    assert newest_run().name == "third"
+    os.utime(tmp_path / "out" / "first" / "ckpt.pt", (9, 9))
+    assert newest_run().name == "first"
