@@ -12,6 +12,8 @@ A value that nobody said is absent from the dicts here, so that layers can be pu
 import argparse
 import dataclasses
 import difflib
+import math
+import re
 import shutil
 import types
 import typing
@@ -30,7 +32,7 @@ class Option:
 
     name: str
     type: type
-    optional: bool  # None (written "none") is allowed
+    optional: bool  # None is allowed, written "none" where no other text is
     choices: tuple  # the allowed values, or () for any
     words: tuple[str, ...]  # words allowed beside a number, such as "auto"
     default: object
@@ -92,7 +94,8 @@ def coerce(option: Option, value):
     ConfigError with the option's name and what would fit.
     """
     word = value.strip().lower() if isinstance(value, str) else None
-    if option.optional and (value is None or word == "none"):
+    is_text = option.type is str and not option.choices
+    if option.optional and (value is None or (word == "none" and not is_text)):
         return None
     if word is not None and word in option.words:
         return word
@@ -110,7 +113,7 @@ def coerce(option: Option, value):
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}
         fits = wanted.get(option.type, "text")
         beside = "".join(f" or {known}" for known in option.words)
-        beside += " or none" if option.optional else ""
+        beside += " or none" if option.optional and not is_text else ""
         raise ConfigError(f"{option.name} cannot be {value!r}: it takes {fits}{beside}.") from None
 
 
@@ -135,7 +138,7 @@ def _to_int(value) -> int:
 
 
 def _to_float(value) -> float:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not math.isfinite(float(value)):
         raise ValueError(value)
     return float(value)
 
@@ -199,7 +202,9 @@ def parse_command_line(
         group = groups.get(option.group) or parser.add_argument_group(option.group)
         groups[option.group] = group
         _add_option(group, option, flag_only=bool(positionals))
-    said, unknown = parser.parse_known_args([_with_underscores(word) for word in argv])
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = [*map(_with_underscores, argv[:end]), *argv[end:]]
+    said, unknown = parser.parse_known_args(words)
     if unknown:
         raise ConfigError(_unknown_sentence(unknown[0], options, prog))
     said = {
@@ -211,18 +216,15 @@ def parse_command_line(
 
 def _with_underscores(word: str) -> str:
     """`--batch-size=8` as `--batch_size=8`; anything but an option name stays as it is."""
-    if not word.startswith("--"):
-        return word
     name, equals, value = word.partition("=")
+    if not re.fullmatch(r"--\w[\w-]*", name):
+        return word  # such as a prompt that begins with a dash
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 def _add_option(group, option: Option, flag_only: bool) -> None:
     def convert(word):
-        try:
-            return coerce(option, word)
-        except ConfigError as error:
-            raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+        return coerce(option, word)  # its ConfigError passes through argparse as it is
 
     help_text = f"{option.help} {describe_default(option)}".replace("%", "%%")
     if option.type is bool and not option.words and flag_only:
