@@ -104,6 +104,11 @@ def test_top_p_always_keeps_the_likeliest(p):
     assert all(i in ids for i, ids in zip((1, 0), kept(keep_top_p(logits, p)), strict=True))
 
 
+def test_top_p_stops_at_the_token_that_reaches_p_exactly():
+    half_half = torch.tensor([[0.0, 0.0, -math.inf], [-math.inf, 1.0, 1.0]])
+    assert kept(keep_top_p(half_half, 0.5)) == [{0}, {1}]
+
+
 @given(ROWS, st.floats(0.5, 3.0), st.data())
 @SETTINGS
 def test_the_repetition_penalty_is_that_of_ctrl(rows, penalty, data):
