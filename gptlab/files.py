@@ -41,14 +41,15 @@ def display(path) -> str:
 
 
 def sync_folder(folder) -> None:
-    """Make a rename inside `folder` survive a power cut (Windows has no such call)."""
+    """Make a rename inside `folder` survive a power cut, where the file system can promise that."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -56,7 +57,8 @@ def atomic_write(path, mode="wb"):
     """Yield a file that takes the name `path` only when the block ends without an error.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder. After an error the
-    temporary file is removed and a former `path` is untouched. Text is UTF-8 with `\\n`.
+    temporary file is removed and a former `path` is untouched; an OSError of the writing names
+    `path`. Text is UTF-8 with `\\n`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -68,9 +70,11 @@ def atomic_write(path, mode="wb"):
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 
@@ -117,9 +121,10 @@ def sha256_file(path, progress=None) -> str:
 
 def explain_os_error(error: OSError) -> str:
     """One sentence for an error of the file system, with what to do."""
-    name = display(error.filename) if error.filename else "a file"
+    has_name = isinstance(error.filename, (str, bytes, os.PathLike)) and error.filename
+    name = display(os.fsdecode(error.filename)) if has_name else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f" while writing {name}" if error.filename else ""
+        where = f" while writing {name}" if has_name else ""
         return (
             f"The disk is full{where}: free some space or choose another place with --out_dir or "
             "GPTLAB_HOME; files that were complete before are untouched."
@@ -135,4 +140,5 @@ def explain_os_error(error: OSError) -> str:
         return f"{name} is a folder, and a file is needed there."
     if isinstance(error, NotADirectoryError):
         return f"{name} lies below something that is a file, not a folder."
-    return f"{name}: {error.strerror or error}."
+    reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
+    return f"{name}: {reason}." if has_name else f"{reason}."
