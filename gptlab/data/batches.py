@@ -6,6 +6,7 @@ computed and never stored. So the whole state of the data is one number, how man
 seen; a batch may grow, ranks may come and go, and the text behind any step can be shown again.
 """
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -82,6 +83,15 @@ def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
         )
 
 
+def _give_pages_back(tokens: np.ndarray) -> None:
+    """Take the pages of a mapped file off this process's account; the system still caches them.
+
+    Otherwise the memory of a run grows to the size of its token file and looks like a leak.
+    """
+    if isinstance(tokens.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        tokens.base.madvise(mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Sequences of one forward pass: tokens and targets int64 [b, block_size], on the device."""
@@ -146,6 +156,7 @@ class Batches:
         """Tokens and targets of these sequences, checked: int64 [n, block_size] each."""
         starts = self._starts(numbers)
         rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])
+        _give_pages_back(self.tokens)
         for row, start in zip(rows, starts, strict=True):
             if row.max() >= self.vocab_size:
                 check_ids(row, self.vocab_size, self.path, int(start))

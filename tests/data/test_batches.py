@@ -1,0 +1,217 @@
+"""The order of the data: a pure function of the sequence's number that meets every window once."""
+
+import mmap
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptlab.data.batches import (
+    Batches,
+    check_length,
+    mix,
+    permute,
+    sequence_starts,
+    windows_per_epoch,
+)
+from gptlab.errors import DataError
+
+SIZES = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
+KEYS = st.integers(0, 2**64 - 1)
+
+
+@given(SIZES, KEYS)
+def test_a_permutation_meets_every_index_once(size, key):
+    order = permute(np.arange(size), size, key)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(size))
+
+
+@given(SIZES, KEYS, st.data())
+def test_a_permutation_is_a_function_of_index_size_and_key_alone(size, key, data):
+    indices = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)))
+    whole = permute(np.arange(size), size, key)
+    assert np.array_equal(permute(indices, size, key), whole[indices])
+
+
+def test_a_permutation_of_billions_stays_in_range_and_does_not_repeat():
+    size = 3_000_000_019
+    order = permute(np.arange(10_000) * 299_993, size, 7)
+    assert order.min() >= 0 and order.max() < size and len(np.unique(order)) == 10_000
+
+
+def test_orders_look_random():
+    size, orders = 1000, np.stack([permute(np.arange(1000), 1000, key) for key in range(200)])
+    # of random orders, neighbours differ by a third of the size on average, and each index visits
+    # each tenth of the range equally often
+    assert abs(np.abs(np.diff(orders, axis=1)).mean() - size / 3) < 5
+    counts = np.stack([np.bincount(orders[:, i] * 10 // size, minlength=10) for i in (0, 1, 999)])
+    assert counts.min() > 5 and counts.max() < 45
+    assert abs(np.corrcoef(orders[:50])[np.triu_indices(50, 1)]).mean() < 0.05
+
+
+def test_mixing_depends_on_every_number_and_on_their_order():
+    values = [mix(), mix(0), mix(1), mix(1, 2), mix(2, 1), mix(1, 2, 0), mix(-1)]
+    assert len(set(values)) == len(values)
+    assert all(0 <= value < 2**64 for value in values)
+    # reference values of splitmix64's first output for these seeds
+    assert mix(0) == 0xE220A8397B1DCDAF and mix(1234567) == 6457827717110365317
+
+
+CASES = st.tuples(st.integers(1, 12), st.integers(2, 400)).filter(lambda c: c[1] > c[0])
+
+
+@given(CASES, st.integers(0, 10**6), st.integers(0, 50))
+def test_an_epoch_visits_all_its_windows_once_inside_the_file(case, seed, epoch):
+    block_size, n_tokens = case
+    per_epoch = windows_per_epoch(n_tokens, block_size)
+    numbers = np.arange(epoch * per_epoch, (epoch + 1) * per_epoch)
+    starts = np.sort(sequence_starts(numbers, n_tokens, block_size, seed))
+    assert starts[0] >= 0 and starts[-1] + block_size + 1 <= n_tokens
+    assert np.all(np.diff(starts) == block_size)  # so they tile the file from the epoch's offset
+
+
+def test_epochs_begin_at_different_offsets_so_that_windows_are_cut_anew():
+    per_epoch = windows_per_epoch(1000, 10)
+    offsets = {
+        int(sequence_starts(np.arange(e * per_epoch, (e + 1) * per_epoch), 1000, 10, 1).min())
+        for e in range(200)
+    }
+    assert offsets == set(range(0, 1000 - 1 - per_epoch * 10 + 1))
+
+
+def test_seeds_and_epochs_give_other_orders():
+    n = windows_per_epoch(1000, 10)
+    orders = [sequence_starts(np.arange(n) + e * n, 1000, 10, s) for s in (1, 2) for e in (0, 1)]
+    orders = [tuple(order // 10) for order in orders]
+    assert len(set(orders)) == 4
+
+
+@given(CASES, st.integers(1, 9), st.integers(0, 100), st.integers(0, 9))
+def test_a_start_is_the_same_alone_and_among_others(case, count, first, seed):
+    block_size, n_tokens = case
+    numbers = np.arange(first, first + count)
+    together = sequence_starts(numbers, n_tokens, block_size, seed)
+    alone = [sequence_starts(np.array([n]), n_tokens, block_size, seed)[0] for n in numbers]
+    assert together.tolist() == alone
+
+
+TOKENS = np.arange(5000, dtype=np.uint16)
+
+
+def batches(**changes):
+    settings = dict(vocab_size=5000, block_size=10, batch_size=4, sequences_per_step=8, seed=3)
+    return Batches(TOKENS, **(settings | changes))
+
+
+def step_rows(first, **changes):
+    """Tokens of all micro-batches of a step, in order."""
+    return [row for m in batches(**changes).micro_batches(first) for row in m.tokens.tolist()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 100])
+def test_micro_batches_are_slices_of_the_step(batch_size):
+    assert step_rows(16, batch_size=batch_size) == step_rows(16, batch_size=8)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5, 11])
+def test_ranks_share_a_step_without_overlap_and_almost_equally(world_size):
+    parts = [step_rows(16, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [row for part in parts for row in part] == step_rows(16)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_growing_batch_neither_repeats_nor_skips():
+    seen, first = [], 0
+    for sequences in (2, 2, 4, 8, 16):
+        seen += step_rows(first, sequences_per_step=sequences)
+        first += sequences
+    assert seen == step_rows(0, sequences_per_step=first)
+
+
+def test_targets_are_the_tokens_one_further_and_the_last_micro_batch_says_so():
+    micros = list(batches(batch_size=3).micro_batches(0))
+    assert [(m.index, m.is_last, len(m.tokens)) for m in micros] == [
+        (0, False, 3),
+        (1, False, 3),
+        (2, True, 2),
+    ]
+    for micro in micros:
+        assert str(micro.tokens.dtype) == "torch.int64"
+        assert (micro.targets == micro.tokens + 1).all()
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_unsigned_token_files_become_int64_before_torch_sees_them(tmp_path, dtype):
+    path = tmp_path / "train.bin"
+    (np.arange(100) * (1 if dtype == "<u2" else 1000)).astype(dtype).tofile(path)
+    tokens = np.memmap(path, dtype, mode="r")
+    settings = dict(vocab_size=10**6, block_size=9, batch_size=2, sequences_per_step=2, seed=1)
+    micro = next(iter(Batches(tokens, **settings).micro_batches(0)))
+    assert str(micro.tokens.dtype) == "torch.int64"
+    assert {int(d) for d in (micro.targets - micro.tokens).unique()} <= {1, 1000}
+
+
+def test_masked_targets_are_minus_one_and_the_count_is_of_the_whole_step():
+    counted = np.zeros(len(TOKENS), dtype=bool)
+    counted[::3] = True
+    whole = batches(counted=counted)
+    parts = [batches(counted=counted, rank=rank, world_size=2) for rank in (0, 1)]
+    targets = [m.targets for part in parts for m in part.micro_batches(8)]
+    expected = sum(int((t != -1).sum()) for t in targets)
+    assert whole.count(8) == parts[0].count(8) == parts[1].count(8) == expected > 0
+    assert batches().count(8) == 80
+    for micro in whole.micro_batches(8):
+        kept = micro.targets != -1
+        assert (micro.targets[kept] == (micro.tokens + 1)[kept]).all()
+        assert (((micro.tokens + 1) % 3 == 0) == kept).all()
+
+
+def test_a_step_without_any_counted_target_can_be_divided_by_its_count():
+    assert batches(counted=np.zeros(len(TOKENS), dtype=bool)).count(0) == 1
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_its_place(tmp_path):
+    tokens = TOKENS.copy()
+    tokens[4321] = 9000
+    with pytest.raises(DataError, match=r"train\.bin holds the id 9000 at position 4,321"):
+        for first in range(0, 600, 8):
+            list(
+                Batches(
+                    tokens, vocab_size=5000, block_size=10, batch_size=8, sequences_per_step=8,
+                    seed=1, path="train.bin",
+                ).micro_batches(first)
+            )  # fmt: skip
+
+
+def test_one_window_and_its_target_are_the_shortest_text():
+    check_length(257, 256, "train", "x")
+    assert sequence_starts(np.arange(5), 257, 256, seed=1).tolist() == [0] * 5
+    with pytest.raises(DataError, match=r"val part of x has 256 tokens.*block_size 256 needs 257.*"
+                       "--block_size 255"):  # fmt: skip
+        check_length(256, 256, "val", "x")
+    with pytest.raises(DataError, match="has 10 tokens"):
+        Batches(
+            TOKENS[:10], vocab_size=9, block_size=10, batch_size=1, sequences_per_step=1, seed=1
+        )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_part_of_the_file_that_was_read(tmp_path):
+    path = tmp_path / "train.bin"
+    np.zeros(20_000_000, dtype="<u2").tofile(path)  # 40 MB
+    tokens = np.memmap(path, "<u2", mode="r")
+    settings = dict(vocab_size=9, block_size=256, batch_size=32, sequences_per_step=32, seed=1)
+    feed = Batches(tokens, **settings)
+
+    def mapped_megabytes():
+        with open("/proc/self/statm", encoding="utf-8") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE / 1e6
+
+    before = mapped_megabytes()
+    for first in range(0, 32 * 40, 32):
+        list(feed.micro_batches(first))
+    assert mapped_megabytes() - before < 8
