@@ -2,9 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from gptlab.errors import ConfigError
+
+PositionEncoding = Literal["rope", "learned", "sinusoidal"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2"]
+InitProjection = Literal["scaled", "zero"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,11 @@ class GPTConfig:
     use_rms_norm: Annotated[bool, "RMSNorm (Zhang & Sennrich 2019), else LayerNorm"] = True
     use_swiglu: Annotated[bool, "gated SwiGLU MLP (Shazeer 2020), else a plain one"] = True
     activation: Annotated[
-        Literal["gelu", "gelu_tanh", "relu", "relu2"] | None,
+        Activation | None,
         "activation of the plain MLP: gelu, gelu_tanh, relu or relu2 [gelu]",
     ] = None
     position_encoding: Annotated[
-        Literal["rope", "learned", "sinusoidal"], "how positions enter: RoPE (Su et al. 2021), ..."
+        PositionEncoding, "how positions enter: RoPE (Su et al. 2021), ..."
     ] = "rope"
     rope_theta: Annotated[float, "base of the RoPE frequencies"] = 10000.0
     qk_norm: Annotated[bool, "learned RMSNorm on queries and keys, before RoPE (as Qwen3)"] = False
@@ -46,7 +50,7 @@ class GPTConfig:
     intermediate_size: Annotated[int | None, "hidden size of the MLP [from mlp_ratio]"] = None
     init_std: Annotated[float, "standard deviation of the initial weights"] = 0.02
     init_projection: Annotated[
-        Literal["scaled", "zero"],
+        InitProjection,
         "initial residual projections: scaled by 1/sqrt(2 n_layer) (GPT-2), or zero",
     ] = "scaled"
     gradient_checkpointing: Annotated[
@@ -104,8 +108,18 @@ class GPTConfig:
             )
 
     def _check_combinations(self) -> None:
-        if self.head_dim < 1 or self.intermediate_size < 1:
-            raise ConfigError("head_dim and intermediate_size must be at least 1.")
+        for name in ("head_dim", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        choices = {"position_encoding": PositionEncoding, "init_projection": InitProjection}
+        if self.activation is not None:
+            choices["activation"] = Activation
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{name} cannot be {getattr(self, name)!r}: choose from "
+                    f"{', '.join(get_args(kind))}."
+                )
         if self.position_encoding == "rope" and self.head_dim % 2:
             raise ConfigError(
                 f"head_dim {self.head_dim} is odd and RoPE rotates pairs of channels: use an even "
@@ -125,7 +139,9 @@ class GPTConfig:
             raise ConfigError(f"dropout {self.dropout} must be at least 0 and below 1.")
         for name in ("mlp_ratio", "rope_theta", "norm_eps", "init_std"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be above 0.")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}: it must be finite and above 0."
+                )
 
     def to_dict(self) -> dict:
         """All settings as plain types: what a checkpoint stores."""
