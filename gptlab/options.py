@@ -78,12 +78,7 @@ def _read_type(kind) -> tuple[type, bool, tuple, tuple[str, ...]]:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be, or None."""
-    names = list(names)
-    flat = {known.replace("_", ""): known for known in names}
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [
-        flat[match]
-        for match in difflib.get_close_matches(name.replace("_", ""), flat, n=1, cutoff=0.6)
-    ]
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return close[0] if close else None
 
 

@@ -23,7 +23,7 @@ from gptlab.options import (
 class Batch:
     """Batch. More words."""
 
-    batch_size: Annotated[int, "sequences of 100% size"] = 32
+    batch_size: Annotated[int, "sequences, 100%"] = 32
     max_iters: Annotated[int | None, "steps"] = None
     warmup_iters: Annotated[int | Literal["auto"], "steps"] = "auto"
     learning_rate: Annotated[float, "rate"] = 1e-3
@@ -252,8 +252,8 @@ def test_a_switch_takes_no_word_from_the_positionals():
 
 
 def test_names_after_two_dashes_are_never_options():
-    said = parse("--batch-size", "8", "--", "--my-file.txt", "--bias", positionals=SOURCES)
-    assert said == {"batch_size": 8, "sources": ("--my-file.txt", "--bias")}
+    said = parse("--batch-size", "8", "--", "--my-file", "--bias", positionals=SOURCES)
+    assert said == {"batch_size": 8, "sources": ("--my-file", "--bias")}
 
 
 def test_help_shows_the_example_first_and_every_option_with_its_default(capsys):
@@ -264,7 +264,7 @@ def test_help_shows_the_example_first_and_every_option_with_its_default(capsys):
     assert out.startswith("python try.py\n\nTries.")
     assert [name for name in OPTIONS if f"--{name}" not in out] == []
     assert "Batch. More words:" in out and "Rest:" in out
-    assert "sequences of 100% size [32]" in out
+    assert "sequences, 100% [32]" in out
     assert "adamw|muon" in out
 
 
