@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-TRAIN_BYTES = 16 << 20
+TRAIN_BYTES = 8 << 20
 VAL_BYTES = 1 << 20
-LZMA_TRAIN_BYTES = 4 << 20  # it reads a megabyte a second
+LZMA_TRAIN_BYTES = 2 << 20  # it reads a megabyte a second
 ORDER = 5
 
 

@@ -10,22 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptlab.data import hub, shakespeare, text_files
-from gptlab.data.text_files import NotTextError
+from gptlab.data.text_files import NotTextError, Reading
 from gptlab.errors import DataError
 from gptlab.files import display, sha256_file
 
+_ROWS = {
+    "jsonl": text_files.jsonl_rows,
+    "csv": text_files.csv_rows,
+    "parquet": text_files.parquet_rows,
+}
+
 # The corpora known by name, each with a sentence for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How text is read; the fields are options of `prepare`."""
-
-    encoding: str | None = None
-    keep_line_endings: bool = False
-    column: str | None = None
-    max_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,36 +64,28 @@ class Source:
             digest.update(f"{file.format}:{file.sha256}\n".encode())
         return digest.hexdigest()
 
-    def documents(
-        self,
-        options: ReadOptions,
-        counts: Counter,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> Iterator[Iterable[str]]:
-        """Each document as blocks of text; progress is called with input bytes done."""
+    def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
+        """Each document as blocks of clean text."""
         if self.hub_name:
-            rows = hub.rows(self.hub_name)
-            for text in text_files.documents_of_rows(rows, options.column, counts):
-                yield _clean([text], options, counts)
-            return
+            for text in text_files.documents_of_rows(hub.rows(self.hub_name), reading):
+                yield text_files.clean([text], reading)
+                reading.progress(len(text))
         for file in self.files:
             if file.format == "text":
-                blocks = text_files.text_blocks(file.path, options.encoding, counts)
-                yield _clean(blocks, options, counts)
-                progress(file.bytes)
+                yield text_files.clean(text_files.text_blocks(file.path, reading), reading)
                 continue
-            if file.format == "parquet":
-                rows = text_files.parquet_rows(file.path, options.column)
-            else:
-                read = text_files.jsonl_rows if file.format == "jsonl" else text_files.csv_rows
-                rows = read(file.path, options.encoding, counts)
-            for text in text_files.documents_of_rows(rows, options.column, counts):
-                yield _clean([text], options, counts)
-            progress(file.bytes)
+            rows = _ROWS[file.format](file.path, reading)
+            for text in text_files.documents_of_rows(rows, reading):
+                yield text_files.clean([text], reading)
 
 
-def find(words: Sequence[str], encoding: str | None, note: Callable[[str], None]) -> Source:
-    """The source that these words of a command line name.
+def find(
+    words: Sequence[str],
+    encoding: str | None,
+    note: Callable[[str], None],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Source:
+    """The source that these words of a command line name; progress is called with bytes hashed.
 
     Raises DataError for one that does not exist or holds no text, DownloadError for one that only
     the network has.
@@ -106,7 +94,7 @@ def find(words: Sequence[str], encoding: str | None, note: Callable[[str], None]
     if words == ["shakespeare"] and not Path("shakespeare").exists():
         path = shakespeare.shakespeare_file(note)
         label = shakespeare.describe(path)
-        return Source("shakespeare", "shakespeare", label, (_source_file(path, "text"),))
+        return Source("shakespeare", "shakespeare", label, (_source_file(path, "text", progress),))
     if len(words) == 1 and words[0].startswith("hf:"):
         name = hub.HubName.parse(words[0])
         return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
@@ -126,7 +114,7 @@ def find(words: Sequence[str], encoding: str | None, note: Callable[[str], None]
                 raise
             left_out.append(f"{display(path)} ({error.what})")
             continue
-        files.append(_source_file(path, kind))
+        files.append(_source_file(path, kind, progress))
     if not files:
         what = ", ".join(words)
         raise DataError(
@@ -145,14 +133,6 @@ def find(words: Sequence[str], encoding: str | None, note: Callable[[str], None]
         shakespeare.remember(files[0].path)
         identity, label = "shakespeare", f"{label}, which is {shakespeare.TINY}"
     return Source(_derived_name(words), identity, label, tuple(files), counts=counts)
-
-
-def _clean(blocks: Iterable[str], options: ReadOptions, counts: Counter) -> Iterator[str]:
-    """Blocks as they are stored: line ends normalised, valid Unicode."""
-    if not options.keep_line_endings:
-        blocks = text_files.normalised(blocks, counts)
-    for block in blocks:
-        yield text_files.without_surrogates(block, counts)
 
 
 def _paths(words: Sequence[str]) -> list[Path]:
@@ -180,9 +160,9 @@ def _paths(words: Sequence[str]) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _source_file(path: Path, kind: str) -> SourceFile:
+def _source_file(path: Path, kind: str, progress: Callable[[int], None]) -> SourceFile:
     stat = path.stat()
-    return SourceFile(path, kind, stat.st_size, stat.st_mtime_ns, sha256_file(path))
+    return SourceFile(path, kind, stat.st_size, stat.st_mtime_ns, sha256_file(path, progress))
 
 
 def _derived_name(words: Sequence[str]) -> str:

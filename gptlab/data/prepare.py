@@ -18,22 +18,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.data import baselines
-from gptlab.data.corpora import ReadOptions, Source, dataset_name, find
-from gptlab.data.downloads import gpt2_tokenizer
+from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
+from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
-from gptlab.data.tokenizer import MIN_BPE_VOCAB, Tokenizer, char_tokenizer, train_bpe
+from gptlab.data.tokenizer import check_bpe_vocab_size
+from gptlab.data.vocabulary import DEFAULT_BPE_VOCAB, KINDS, choose_tokenizer, named_tokenizer
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
 
-DEFAULT_BPE_VOCAB = 8192
-# `--tokenizer auto`: characters suit a small text with a small alphabet.
-CHAR_MAX_BYTES = 5_000_000
-CHAR_MAX_ALPHABET = 300
-# A BPE learns its merges from at most this much text, evenly spread.
-BPE_TRAIN_BYTES = 100_000_000
-BPE_PIECE_BYTES = 1 << 16
 # Part of every fingerprint: raise it when the same input would give other token files.
 PREPARATION_VERSION = 1
 _OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json"}
@@ -101,7 +95,7 @@ def prepare(
 
     _check(options)
     words = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else list(sources)
-    source = find(words, options.encoding, say)
+    source = find(words, options.encoding, say, lambda n: progress("hashing", n, None))
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
@@ -128,12 +122,21 @@ def _build(
     """Write the token files and the tokenizer into `folder`; the content of meta.json."""
     counts = Counter(source.counts)
     store = TextStore(folder / "text.tmp", options.seed)
-    _read(store, source, options, counts, lambda n: progress("reading", n, source.bytes))
+    reading = Reading(options.encoding, options.keep_line_endings, options.column, counts)
+    reading.progress = lambda n: progress("reading", n, source.bytes)
+    _read(store, source, reading, options.max_bytes)
     for what, number in counts.items():
         if number:
-            say(f"{number:,} {what}.")
+            say(f"{what[0].upper()}{what[1:]}: {number:,}.")
     how, (train, val) = _split(store, options)
-    tokenizer = _tokenizer(store, train, options, progress, say)
+    tokenizer = choose_tokenizer(
+        store,
+        train,
+        options.tokenizer,
+        options.vocab_size,
+        lambda n, total: progress("learning the vocabulary", n, total),
+        say,
+    )
     tokenizer.save(folder / "tokenizer.json")
     dtype = token_dtype(tokenizer.vocab_size)
     tokens, sha256 = {}, {}
@@ -198,38 +201,28 @@ def _check(options: PrepareOptions) -> None:
                 f"--vocab_size belongs to --tokenizer bpe; a {options.tokenizer} tokenizer has the "
                 "size that it has, so leave it out."
             )
-        if options.vocab_size < MIN_BPE_VOCAB:
-            train_bpe((), options.vocab_size)  # raises, before anything is read
+        check_bpe_vocab_size(options.vocab_size)
     if options.max_bytes is not None and options.max_bytes < 1:
         raise ConfigError(f"max_bytes cannot be {options.max_bytes}: say a number of bytes.")
     if not 0 <= options.seed < 2**63:
         raise ConfigError(f"seed cannot be {options.seed}: it is a whole number from 0 on.")
 
 
-def _read(
-    store: TextStore,
-    source: Source,
-    options: PrepareOptions,
-    counts: Counter,
-    progress: Callable[[int], None],
-) -> None:
+def _read(store: TextStore, source: Source, reading: Reading, max_bytes: int | None) -> None:
     """Fill the store with the documents of the source."""
-    read = ReadOptions(
-        options.encoding, options.keep_line_endings, options.column, options.max_bytes
-    )
-    limit = options.max_bytes or math.inf
-    for document in source.documents(read, counts, progress):
-        blocks = _limited(document, limit - store.bytes) if options.max_bytes else document
-        if not store.add(blocks):
-            counts["blank documents left out"] += 1
+    limit = max_bytes or math.inf
+    for document in source.documents(reading):
+        if not store.add(_limited(document, limit - store.bytes) if max_bytes else document):
+            reading.counts["blank documents left out"] += 1
         if store.bytes >= limit:
             break
     store.finish()
     if store.documents == 0:
         raise DataError(
-            f"{source.label} holds no text (only nothing or white space); name a file with text "
+            f"{source.label} holds no text (nothing, or only white space); name a file with text "
             "in it."
         )
+    reading.counts["documents that repeat another"] += store.repeated_documents
 
 
 def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
@@ -263,59 +256,6 @@ def _split(store: TextStore, options: PrepareOptions) -> tuple[str, tuple[Split,
     return how, (train, val)
 
 
-def _tokenizer(
-    store: TextStore,
-    train: Split,
-    options: PrepareOptions,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> Tokenizer:
-    kind = options.tokenizer
-    if kind == "auto":
-        kind = "bpe"
-        alphabet = store.alphabet() if store.bytes < CHAR_MAX_BYTES else None
-        if options.vocab_size is None and alphabet and len(alphabet) <= CHAR_MAX_ALPHABET:
-            kind = "char"
-        found = f"{len(alphabet):,} distinct characters in " if alphabet else ""
-        say(f"Tokenizer: {kind}, for {found}{store.bytes / 1e6:,.1f} MB of text.")
-    if kind == "char":
-        return char_tokenizer(store.alphabet())
-    if kind == "gpt2":
-        return gpt2_tokenizer()
-    if kind != "bpe":
-        return _named_tokenizer(kind)
-    asked = options.vocab_size or DEFAULT_BPE_VOCAB
-    share = min(1.0, BPE_TRAIN_BYTES / train.bytes)
-    if share < 1:
-        say(f"The vocabulary is learned from {BPE_TRAIN_BYTES / 1e6:,.0f} MB, evenly spread.")
-
-    def texts() -> Iterator[str]:
-        for i, (text, _) in enumerate(store.pieces(train, BPE_PIECE_BYTES)):
-            progress("learning the vocabulary", len(text.encode()), train.bytes)
-            if int((i + 1) * share) > int(i * share):
-                yield text
-
-    tokenizer = train_bpe(texts(), asked)
-    if tokenizer.vocab_size < asked:
-        say(
-            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, not "
-            f"{asked:,}: the vocabulary has {tokenizer.vocab_size:,}."
-        )
-    return tokenizer
-
-
-def _named_tokenizer(word: str) -> Tokenizer:
-    """The tokenizer at a path: a tokenizer.json, or a folder with one."""
-    path = Path(word).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(
-            f"tokenizer cannot be {word!r}: choose auto, char, bpe or gpt2, or name an existing "
-            "tokenizer.json."
-        )
-    return Tokenizer.load(path)
-
-
 def _options_that_matter(options: PrepareOptions) -> dict:
     """What the token files depend on, besides the text."""
     values = dataclasses.asdict(options)
@@ -326,8 +266,8 @@ def _options_that_matter(options: PrepareOptions) -> dict:
 def _fingerprint(source: Source, options: PrepareOptions) -> str:
     """Changes with the text, with an option that matters, and with a named tokenizer's content."""
     parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
-    if options.tokenizer not in ("auto", "char", "bpe", "gpt2"):
-        parts.append(_named_tokenizer(options.tokenizer).fingerprint)
+    if options.tokenizer not in KINDS:
+        parts.append(named_tokenizer(options.tokenizer).fingerprint)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -384,7 +324,7 @@ def _existing(
     before = meta.get("source") or {}
     if before.get("identity") != source.identity:
         raise DataError(
-            f"{folder.name} is already prepared from another source ({before.get('label')}); "
+            f"{folder.name} is already prepared from another source ({before.get('identity')}); "
             "choose another name with --dataset, or replace it with --overwrite."
         )
     if before.get("fingerprint") != source.fingerprint:

@@ -1,7 +1,6 @@
 """Files to text: compression, encodings, marks and line ends, tables of documents.
 
-Nothing is dropped without being counted: every function here takes `counts`, a Counter whose keys
-say in words what was changed or left out.
+Nothing is changed or left out without being counted: see `Reading.counts`.
 """
 
 import bz2
@@ -12,7 +11,8 @@ import json
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptlab.errors import ConfigError, DataError
@@ -73,6 +73,22 @@ class NotTextError(DataError):
         )
 
 
+@dataclass
+class Reading:
+    """How the files of a corpus are read, and what was met on the way.
+
+    encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. column: the
+    field of a table that holds the text. counts: its keys say in words what was changed or left
+    out. progress: called with the bytes read since the last call.
+    """
+
+    encoding: str | None = None
+    keep_line_endings: bool = False
+    column: str | None = None
+    counts: Counter = field(default_factory=Counter)
+    progress: Callable[[int], None] = lambda _: None
+
+
 def file_format(path: Path) -> str:
     """ "text", "jsonl", "csv" or "parquet", by the name; NotTextError for known documents."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -87,47 +103,56 @@ def file_format(path: Path) -> str:
 def check_is_text(path: Path, encoding: str | None) -> None:
     """Raise NotTextError if the first bytes of a file show that it is no text or table."""
     if file_format(path) != "parquet":
-        with _opened(path) as file:
-            _sniff(path, _read(file, path, 1 << 16), encoding)
+        with open(path, "rb") as raw:
+            _sniff(path, _read(_decompressed(raw), path, 1 << 16), encoding)
 
 
-def text_blocks(path: Path, encoding: str | None, counts: Counter) -> Iterator[str]:
+def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
     """The text of a file in blocks of about a megabyte, without a byte-order mark.
 
-    encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. Raises
-    DataError at the first byte that does not fit, with its place.
+    Raises DataError at the first byte that does not fit the encoding, with its place.
     """
-    with _opened(path) as file:
+    with open(path, "rb") as raw:
+        file = _decompressed(raw)
         block = _read(file, path, BLOCK_BYTES)
-        name, mark = _sniff(path, block, encoding)
-        counts["byte-order marks removed"] += bool(mark)
-        block, offset = block[len(mark) :], len(mark)
-        decoder = codecs.getincrementaldecoder(name)()
+        encoding, mark = _sniff(path, block, reading.encoding)
+        if mark:
+            reading.counts["byte-order marks removed"] += 1
+        block, offset, read = block[len(mark) :], len(mark), 0
+        decoder = codecs.getincrementaldecoder(encoding)()
         while True:
             pending = len(decoder.getstate()[0])
             try:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                raise _not_decodable(path, name, offset - pending, error) from None
+                raise _not_decodable(path, encoding, offset - pending, error) from None
             if text:
                 yield text
             if not block:
                 return
             offset += len(block)
+            reading.progress(raw.tell() - read)
+            read = raw.tell()
             block = _read(file, path, BLOCK_BYTES)
 
 
-def normalised(blocks: Iterable[str], counts: Counter) -> Iterator[str]:
-    """Blocks with every line end as `\\n`; a `\\r\\n` that spans two blocks is one line end."""
-    held = ""
+def clean(blocks: Iterable[str], reading: Reading) -> Iterator[str]:
+    """Blocks as they are stored: valid Unicode, with every line end as `\n` unless they are kept.
+
+    A `\r\n` that spans two blocks is one line end.
+    """
+    counts, held = reading.counts, ""
     for block in blocks:
+        block = _without_surrogates(block, counts)
+        if reading.keep_line_endings:
+            yield block
+            continue
         block = held + block
         held = "\r" if block.endswith("\r") else ""
         block = block[: len(block) - len(held)]
         if "\r" in block:
-            windows = block.count("\r\n")
+            counts["Windows line ends (CR LF) normalised"] += block.count("\r\n")
             block = block.replace("\r\n", "\n")
-            counts["Windows line ends (CR LF) normalised"] += windows
             counts["old Mac line ends (CR) normalised"] += block.count("\r")
             block = block.replace("\r", "\n")
         yield block
@@ -136,11 +161,11 @@ def normalised(blocks: Iterable[str], counts: Counter) -> Iterator[str]:
         yield "\n"
 
 
-def jsonl_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tuple[str, object]]:
+def jsonl_rows(path: Path, reading: Reading) -> Iterator[tuple[str, object]]:
     """(place, value) of each line of a JSON Lines file; blank lines are counted."""
-    for number, line in enumerate(_lines(text_blocks(path, encoding, counts)), 1):
+    for number, line in enumerate(_lines(text_blocks(path, reading)), 1):
         if not line.strip():
-            counts["blank lines skipped"] += 1
+            reading.counts["blank lines skipped"] += 1
             continue
         try:
             yield f"{display(path)} line {number:,}", json.loads(line)
@@ -152,14 +177,14 @@ def jsonl_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tu
             ) from None
 
 
-def csv_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tuple[str, dict]]:
+def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
     """(place, row as a dict) of each row of a CSV file with a header; empty rows are counted.
 
     The delimiter is the one of `, ; tab |` that the header has most of. A short row lacks its last
     fields (None).
     """
     csv.field_size_limit(2**31 - 1)
-    lines = _lines(text_blocks(path, encoding, counts))
+    lines = _lines(text_blocks(path, reading))
     header_line = next(lines, "")
     delimiter = max(",\t;|", key=header_line.count)
     reader = csv.reader(_chain(header_line, lines), delimiter=delimiter, strict=True)
@@ -167,7 +192,7 @@ def csv_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tupl
     try:
         for row in reader:
             if not any(cell.strip() for cell in row):
-                counts["empty rows skipped"] += 1
+                reading.counts["empty rows skipped"] += 1
             elif header is None:
                 header = [name.strip() for name in row]
             else:
@@ -180,7 +205,7 @@ def csv_rows(path: Path, encoding: str | None, counts: Counter) -> Iterator[tupl
         ) from None
 
 
-def parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict]]:
+def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
     """(place, row) of a Parquet file, read in batches; only the wanted column."""
     import pyarrow  # comes with datasets
     import pyarrow.parquet
@@ -188,19 +213,19 @@ def parquet_rows(path: Path, column: str | None) -> Iterator[tuple[str, dict]]:
     try:
         table = pyarrow.parquet.ParquetFile(path)
         fields = table.schema_arrow.names
-        wanted = [text_column(fields, column, display(path))]
+        wanted = [text_column(fields, reading.column, display(path))]
+        bytes_per_row = path.stat().st_size / max(1, table.metadata.num_rows)
         number = 0
         for batch in table.iter_batches(batch_size=256, columns=wanted):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{display(path)} row {number:,}", row
+            reading.progress(int(batch.num_rows * bytes_per_row))
     except pyarrow.ArrowException as error:
         raise DataError(f"{display(path)} is not a readable Parquet file ({error}).") from None
 
 
-def documents_of_rows(
-    rows: Iterable[tuple[str, object]], column: str | None, counts: Counter
-) -> Iterator[str]:
+def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> Iterator[str]:
     """The text of each row; rows whose text is null or missing altogether are counted.
 
     A row is a dict, or the text itself. Raises DataError for a row that has fields but not the
@@ -209,13 +234,13 @@ def documents_of_rows(
     for place, row in rows:
         if isinstance(row, dict):
             if not row:
-                counts["empty rows skipped"] += 1
+                reading.counts["empty rows skipped"] += 1
                 continue
-            name = text_column(list(row), column, place)
+            name = text_column(list(row), reading.column, place)
             row = row[name]
             place = f"{place}, field {name!r},"
         if row is None:
-            counts["rows without text skipped"] += 1
+            reading.counts["rows without text skipped"] += 1
         elif isinstance(row, str):
             yield row
         else:
@@ -235,7 +260,7 @@ def text_column(fields: list[str], column: str | None, place: str) -> str:
     )
 
 
-def without_surrogates(text: str, counts: Counter) -> str:
+def _without_surrogates(text: str, counts: Counter) -> str:
     """Text with lone surrogates (from JSON escapes; no Unicode text has them) as U+FFFD."""
     try:
         text.encode()
@@ -264,13 +289,14 @@ def _lines(blocks: Iterable[str]) -> Iterator[str]:
         yield "".join(held)
 
 
-def _opened(path: Path):
-    with open(path, "rb") as file:
-        start = file.read(8)
+def _decompressed(raw):
+    """A file open for reading bytes, decompressed if its first bytes say that it is compressed."""
+    start = raw.read(8)
+    raw.seek(0)
     for magic, opener in _COMPRESSED.items():
         if start.startswith(magic):
-            return opener(path, "rb")
-    return open(path, "rb")
+            return opener(raw, "rb")
+    return raw
 
 
 def _read(file, path: Path, size: int) -> bytes:

@@ -25,7 +25,6 @@ _CUT = re.compile(
     "\\u3001-\\u3003\\u3008-\\u3011\\uff01-\\uff06\\uff08-\\uff0f\\uff1a-\\uff20])"
 )
 PIECE_BYTES = 1 << 20
-MAX_PIECE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class TextStore:
     def documents(self) -> int:
         """How many documents are stored."""
         return len(self._sizes)
+
+    @property
+    def repeated_documents(self) -> int:
+        """How many documents equal another one before them."""
+        return len(self._keys) - len(np.unique(np.frombuffer(self._keys, np.uint64)))
 
     def add(self, blocks: Iterable[str]) -> bool:
         """Store a document, given in blocks; False, and nothing is stored, if it is blank."""
@@ -155,7 +159,7 @@ class TextStore:
         """(text, whether its document ends here) of a split, each of about `size` bytes.
 
         Documents are cut only where no token can span the cut. Where no such place comes within
-        MAX_PIECE_BYTES the cut is forced, and counted. can_be_cut: False leaves them whole.
+        four times the size the cut is forced, and counted. can_be_cut: False leaves them whole.
         """
         counts = Counter() if counts is None else counts
         with open(self._path, "rb") as file:
@@ -165,17 +169,18 @@ class TextStore:
             for start, stop, closed in ranges:
                 file.seek(start)
                 decoder = codecs.getincrementaldecoder("utf-8")()
-                held = ""
+                held, searched = "", 0
                 while can_be_cut and stop - start > size:
                     held += decoder.decode(file.read(size))
                     start += size
-                    cut = safe_cut(held)
-                    if cut == 0 and len(held) >= MAX_PIECE_BYTES:
+                    cut = safe_cut(held, searched)
+                    if cut == 0 and len(held) >= 4 * size:
                         counts["pieces cut inside a word"] += 1
                         cut = len(held)
                     if cut:
                         yield held[:cut], False
                         held = held[cut:]
+                    searched = max(0, len(held) - 1)
                 yield held + decoder.decode(file.read(stop - start), final=True), closed
 
     def sample(self, split: Split, max_bytes: int, parts: int = 16) -> bytes:
@@ -200,11 +205,11 @@ class TextStore:
         return b"".join(chunks)
 
 
-def safe_cut(text: str) -> int:
-    """The last place where a text can be cut without changing its ids, or 0."""
+def safe_cut(text: str, start: int = 0) -> int:
+    """The last place behind `start` where a text can be cut without changing its ids, or 0."""
     for window in (1 << 10, 1 << 15, len(text)):
         last = 0
-        for match in _CUT.finditer(text, max(0, len(text) - window)):
+        for match in _CUT.finditer(text, max(start, len(text) - window)):
             last = match.end()
         if last:
             return last

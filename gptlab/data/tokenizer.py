@@ -265,17 +265,22 @@ def char_tokenizer(characters: Iterable[str]) -> CharTokenizer:
     )
 
 
+def check_bpe_vocab_size(vocab_size: int) -> None:
+    """Raise TokenizerError for a size below that of the bytes and the end of text."""
+    if vocab_size < MIN_BPE_VOCAB:
+        raise TokenizerError(
+            f"--vocab_size {vocab_size} is too small for a byte-level BPE: its 256 bytes and the "
+            f"end of text need at least {MIN_BPE_VOCAB}."
+        )
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     """Byte-level BPE of at most `vocab_size` ids (fewer if the text has no more repeated pairs).
 
     texts: pieces of the text, cut where GPT-2's split rule cuts anyway. All 256 bytes are ids, so
     that any text can be spelled. Raises TokenizerError below 257.
     """
-    if vocab_size < MIN_BPE_VOCAB:
-        raise TokenizerError(
-            f"--vocab_size {vocab_size} is too small for a byte-level BPE: its 256 bytes and the "
-            f"end of text need at least {MIN_BPE_VOCAB}."
-        )
+    check_bpe_vocab_size(vocab_size)
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 

@@ -1,0 +1,122 @@
+"""Which tokenizer a text gets, and what a BPE learns its merges from."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gptlab.data.downloads import gpt2_tokenizer
+from gptlab.data.text_store import Split, TextStore
+from gptlab.data.tokenizer import Tokenizer, char_tokenizer, train_bpe
+from gptlab.errors import ConfigError
+
+KINDS = ("auto", "char", "bpe", "gpt2")
+DEFAULT_BPE_VOCAB = 8192
+# "auto" takes characters for a small text with a small alphabet.
+CHAR_MAX_BYTES = 5_000_000
+CHAR_MAX_ALPHABET = 300
+# A BPE learns from at most this much text, evenly spread, and from at most this much of different
+# words: the trainer keeps each of them, at about 100 bytes per byte. English has some 8 MB in 100
+# MB of text; Chinese, where a word ends at the next comma, nearly as much as it has text.
+BPE_TRAIN_BYTES = 64_000_000
+BPE_WORD_BYTES = 6_000_000
+BPE_PIECE_BYTES = 1 << 16
+# Longer words than this are cut for the trainer, whose work grows with the square of their length.
+_MAY_BE_LONG = re.compile(r"\S{256}|\s{256}")
+_LONG_WORD = re.compile(r"\w{256}|[^\w\s]{256}|\s{256}")
+
+
+def choose_tokenizer(
+    store: TextStore,
+    train: Split,
+    word: str,
+    vocab_size: int | None,
+    progress: Callable[[int, int], None],
+    note: Callable[[str], None],
+) -> Tokenizer:
+    """The tokenizer for a text: `word` is one of KINDS or the path of a tokenizer.json.
+
+    vocab_size: of a BPE, at most; None is the default. It learns from `train` only. An alphabet is
+    that of the whole text, so that the validation text can be spelled. progress: called with
+    (bytes since the last call, bytes in all).
+    """
+    if word == "auto":
+        word = "bpe"
+        alphabet = store.alphabet() if store.bytes < CHAR_MAX_BYTES else ""
+        if vocab_size is None and 0 < len(alphabet) <= CHAR_MAX_ALPHABET:
+            word = "char"
+        distinct = f"{len(alphabet):,} distinct characters in " if alphabet else ""
+        note(f"Tokenizer: {word}, for {distinct}{store.bytes:,} bytes of text.")
+    if word == "char":
+        return char_tokenizer(store.alphabet())
+    if word == "gpt2":
+        return gpt2_tokenizer()
+    if word != "bpe":
+        return named_tokenizer(word)
+    wanted = vocab_size or DEFAULT_BPE_VOCAB
+    tokenizer = train_bpe(_training_texts(store, train, progress, note), wanted)
+    if tokenizer.vocab_size < wanted:
+        note(
+            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, fewer "
+            f"than {wanted:,}; the vocabulary has {tokenizer.vocab_size:,}."
+        )
+    return tokenizer
+
+
+def named_tokenizer(word: str) -> Tokenizer:
+    """The tokenizer at a path: a tokenizer.json, or a folder with one."""
+    path = Path(word).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(
+            f"tokenizer cannot be {word!r}: choose {', '.join(KINDS)}, or name an existing "
+            "tokenizer.json."
+        )
+    return Tokenizer.load(path)
+
+
+def _training_texts(
+    store: TextStore,
+    train: Split,
+    progress: Callable[[int, int], None],
+    note: Callable[[str], None],
+) -> Iterator[str]:
+    share = min(1.0, BPE_TRAIN_BYTES / train.bytes)
+    if train.bytes > BPE_WORD_BYTES:
+        share *= _share_of_words(_evenly(store, train, share))
+    if share < 1:
+        note(f"The vocabulary is learned from {share:.0%} of the training text, evenly spread.")
+    for text in _evenly(store, train, share):
+        progress(int(len(text.encode()) / share), train.bytes)
+        yield from short_words(text)
+
+
+def _evenly(store: TextStore, train: Split, share: float) -> Iterator[str]:
+    for i, (text, _) in enumerate(store.pieces(train, BPE_PIECE_BYTES)):
+        if int((i + 1) * share) > int(i * share):
+            yield text
+
+
+def _share_of_words(texts: Iterator[str]) -> float:
+    """The share of these texts at which their different words reach BPE_WORD_BYTES, at most 1."""
+    words, size, read, limit = set(), 0, 0, None
+    for text in texts:
+        read += len(text)
+        if limit is not None:
+            continue
+        for word in re.findall(r"\w{1,256}", text):
+            if word not in words:
+                words.add(word)
+                size += len(word.encode())
+        if size > BPE_WORD_BYTES:
+            limit = read
+    return 1.0 if limit is None else limit / read
+
+
+def short_words(text: str) -> Iterator[str]:
+    """A text in pieces whose words, in the sense of a split rule, have a few hundred characters."""
+    start = 0
+    if _MAY_BE_LONG.search(text):
+        for match in _LONG_WORD.finditer(text):
+            yield text[start : match.end()]
+            start = match.end()
+    yield text[start:]
