@@ -20,8 +20,9 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_ST
     """
     a, b, c = NS_COEFFICIENTS
     wide = matrices.size(1) <= matrices.size(2)
-    x = (matrices if wide else matrices.mT).to(dtype)  # [n, small, large]
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = matrices if wide else matrices.mT  # [n, small, large]
+    # to unit norm first: small gradients would underflow in float16
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(steps):
         gram = x @ x.mT  # [n, small, small]
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -76,9 +77,12 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """The optimizers of a run as one. Weight decay acts on matrices only, embeddings included."""
+    """The optimizers of a run as one. Weight decay acts on matrices only, embeddings included.
 
-    def __init__(self, model: torch.nn.Module, config: TrainConfig, *, fused: bool, ns_dtype):
+    AdamW is the fused one, which every device has and which looks at found_inf by itself.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: TrainConfig, ns_dtype: torch.dtype):
         self.names = {id(p): name for name, p in model.named_parameters()}
         options = config.optimizer
         hidden, matrices, vectors = [], [], []
@@ -95,8 +99,7 @@ class Optimizers:
         ]
         rate = options.learning_rate
         betas = (options.beta1, options.beta2)
-        self.optimizers = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=fused or None)]
-        self.fused = fused
+        self.optimizers = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
         if hidden:
             self.optimizers.append(
                 Muon(hidden, rate, options.muon_momentum, options.weight_decay, ns_dtype)
@@ -110,8 +113,6 @@ class Optimizers:
 
     def step(self, found_inf: torch.Tensor) -> None:
         """Update the weights, unless found_inf (a float tensor, on the device) is above 0."""
-        if not self.fused and found_inf.item() > 0:  # only the fused AdamW can look by itself
-            return
         for optimizer in self.optimizers:
             optimizer.found_inf = found_inf
             optimizer.grad_scale = None
@@ -146,10 +147,7 @@ class Optimizers:
                             "with the optimizer that the run began with."
                         )
                     optimizer.state[parameter] = {
-                        name: value.to(
-                            device=parameter.device if self.fused or name != "step" else "cpu"
-                        )
-                        for name, value in state.items()
+                        name: value.to(parameter.device) for name, value in state.items()
                     }
 
 

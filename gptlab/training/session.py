@@ -259,7 +259,7 @@ def measure(config: TrainConfig, choice, world_size: int, started: float) -> Mea
     torch.manual_seed(0)
     model = GPT(config.model).to(device)
     precision = Precision(device, choice.dtype, choice.use_scaler)
-    optimizers = make_optimizers(model, config, device, choice.dtype)
+    optimizers = make_optimizers(model, config, choice.dtype)
     own_rows = -(-config.sequences_per_step // world_size)
     # no more than about a second a pass, however large the model and the batch are
     peak = hardware.peak_flops(device, choice.dtype).value
@@ -307,12 +307,10 @@ def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def make_optimizers(model: GPT, config: TrainConfig, device: str, dtype: str) -> Optimizers:
-    """The optimizers of a run: fused where there is such a kernel."""
-    kind = torch.device(device).type
+def make_optimizers(model: GPT, config: TrainConfig, dtype: str) -> Optimizers:
+    """The optimizers of a run."""
     # Newton-Schulz bears few digits, so it runs in the precision that this device is fast in
-    ns_dtype = torch.float32 if dtype == "float32" else torch.bfloat16
-    return Optimizers(model, config, fused=kind in ("cpu", "cuda", "mps", "xpu"), ns_dtype=ns_dtype)
+    return Optimizers(model, config, getattr(torch, dtype))
 
 
 def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
@@ -336,7 +334,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
         model = GPT(config.model).to(device)
     parallel.share_gradients(model)
     model.train()
-    optimizers = make_optimizers(model, config, device, config.machine.dtype)
+    optimizers = make_optimizers(model, config, config.machine.dtype)
     precision = Precision(device, config.machine.dtype, resolved.use_scaler)
     ema = Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     batches = Batches(

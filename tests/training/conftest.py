@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 
+from gptlab import hardware
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.metrics import Metrics
@@ -35,10 +36,19 @@ def prepared_home(tmp_path_factory):
     return home
 
 
+@pytest.fixture(scope="session")
+def measured_hardware():
+    """The report on this machine and its peak, measured once: (detect, peak_flops)."""
+    report, peak = hardware.detect(), hardware.peak_flops("cpu", "float32")
+    return lambda only=None: report, lambda device, dtype: peak
+
+
 @pytest.fixture(autouse=True)
-def quiet_surroundings(prepared_home, monkeypatch):
+def quiet_surroundings(prepared_home, measured_hardware, monkeypatch):
     """The prepared home, one thread, no torchrun, and torch as it was before."""
     monkeypatch.setenv("GPTLAB_HOME", str(prepared_home))
+    for name, measured in zip(("detect", "peak_flops"), measured_hardware, strict=True):
+        monkeypatch.setattr(hardware, name, measured)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     package = logging.getLogger("gptlab")  # a command of another test may have taken it over
