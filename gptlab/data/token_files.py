@@ -112,6 +112,14 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
                 f"were made with; {_prepare_again(name)}."
             )
+    changed = _changed_source(meta)
+    if changed:
+        logger.warning(
+            "%s has changed since %s was prepared from it; prepare it again to train on the new "
+            "text.",
+            display(changed),
+            name,
+        )
     return Dataset(name, folder, meta, *splits, tokenizer, known)
 
 
@@ -150,6 +158,22 @@ def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
                 f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
             )
     return _map(path, dtype)
+
+
+def _changed_source(meta: dict) -> Path | None:
+    """The first file that the text came from and that is there with another content now."""
+    for file in (meta.get("source") or {}).get("files") or []:
+        path = Path(file["path"])
+        try:
+            now = path.stat()
+            if now.st_size != file["bytes"]:
+                return path
+            if now.st_mtime_ns != file["mtime_ns"] and now.st_size <= VERIFY_BYTES:
+                if sha256_file(path) != file["sha256"]:
+                    return path
+        except OSError:
+            continue  # gone or unreadable: what was prepared stands by itself
+    return None
 
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:

@@ -18,7 +18,7 @@ CHAR_MAX_ALPHABET = 300
 # words: the trainer keeps each of them, at about 100 bytes per byte. English has some 8 MB in 100
 # MB of text; Chinese, where a word ends at the next comma, nearly as much as it has text.
 BPE_TRAIN_BYTES = 64_000_000
-BPE_WORD_BYTES = 6_000_000
+BPE_WORD_BYTES = 4_000_000
 BPE_PIECE_BYTES = 1 << 16
 # Longer words than this are cut for the trainer, whose work grows with the square of their length.
 _MAY_BE_LONG = re.compile(r"\S{256}|\s{256}")

@@ -1,0 +1,25 @@
+"""What the tests of all rooms share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty home (`data/`, `out/`) that is the working directory too."""
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny_shakespeare() -> Path:
+    """The file of tiny Shakespeare."""
+    path = Path(os.environ.get("GPTLAB_TEST_SHAKESPEARE") or _BESIDE)
+    if not path.is_file():
+        pytest.skip("tiny Shakespeare is not here: name its file in GPTLAB_TEST_SHAKESPEARE")
+    return path
