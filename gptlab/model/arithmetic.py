@@ -91,28 +91,52 @@ def training_memory(
 ) -> TrainingMemory:
     """Memory of a training step with float32 weights and micro-batches of `batch_size` sequences.
 
-    optimizer_states: float32 values kept per parameter (AdamW 2, Muon 1). Activations are what the
-    backward pass of one block needs, per token: inputs of each norm, matrix product and
-    activation; with gradient checkpointing one input per block and one block in full.
+    bytes_per_activation: 4, or 2 under autocast, which also keeps a copy of every matrix in that
+    precision. optimizer_states: float32 values kept per parameter (AdamW 2, Muon 1). An upper
+    estimate: gradients are all there while activations are (true from the second micro-batch on),
+    and activations are those of eager code (fused kernels and compilation keep fewer).
     """
     parameters = count_parameters(config)
     tokens = batch_size * config.block_size
-    queries = config.n_head * config.head_dim
-    keys = config.n_kv_head * config.head_dim
-    hidden = config.intermediate_size * (4 if config.use_swiglu else 2)
-    norms = 4 * config.n_embd
-    rotated = (queries + keys) if config.position_encoding == "rope" else 0
-    normed = 2 * (queries + keys) if config.qk_norm else 0
-    masks = 2 * config.n_embd if config.dropout else 0
-    block = norms + 3 * queries + 2 * keys + rotated + normed + hidden + masks
-    per_token = config.n_layer * block + 3 * config.n_embd
-    if config.gradient_checkpointing:
-        per_token = config.n_layer * config.n_embd + block + 3 * config.n_embd
-    logits = min(tokens * config.vocab_size, max(LOSS_CHUNK_LOGITS, config.vocab_size)) * 4
+    head = 4 * config.vocab_size * config.n_embd
+    rows = min(tokens, max(1, LOSS_CHUNK_LOGITS // config.vocab_size))
+    logits = 4 * rows * config.vocab_size
+    per_token = _top_activations(config) + config.n_layer * _block_activations(config)
+    if config.gradient_checkpointing:  # the input of every block, and one block in full
+        per_token = (
+            _top_activations(config) + _block_activations(config) + config.n_layer * config.n_embd
+        )
+    copies = bytes_per_activation * matrix_parameters(config) if bytes_per_activation < 4 else 0
     return TrainingMemory(
-        weights=4 * parameters * (2 if ema else 1),
+        weights=4 * parameters * (2 if ema else 1) + copies,
         gradients=4 * parameters,
         optimizer=int(4 * parameters * optimizer_states),
         activations=tokens * per_token * bytes_per_activation,
-        loss=2 * logits + 4 * config.vocab_size * config.n_embd,
+        # forward: two chunks of logits beside the head's gradient; backward: that gradient scaled
+        loss=head + max(2 * logits, head),
     )
+
+
+def _norm_activations(config: GPTConfig, channels: int, rms: bool) -> int:
+    """Values per token that the backward pass of a norm and of what reads its output needs."""
+    return channels * (3 if rms else 2)  # input, RMSNorm's input over its mean, output
+
+
+def _block_activations(config: GPTConfig) -> int:
+    """Values per token that the backward pass of one block needs."""
+    queries = config.n_head * config.head_dim
+    keys = config.n_kv_head * config.head_dim
+    norms = 2 * _norm_activations(config, config.n_embd, config.use_rms_norm)
+    attention = 2 * queries + 2 * keys + config.n_head  # q, output; k, v; sums of exponentials
+    if config.qk_norm:
+        attention += _norm_activations(config, queries + keys, rms=True) - (queries + keys)
+    # gate, its activation, up, their product; or before and after (ReLU: after is enough)
+    copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
+    masks = 2 * config.n_embd if config.dropout else 0
+    return norms + attention + copies * config.intermediate_size + masks
+
+
+def _top_activations(config: GPTConfig) -> int:
+    """Values per token outside the blocks: final norm, gradient of its output, dropout's mask."""
+    masks = config.n_embd if config.dropout else 0
+    return _norm_activations(config, config.n_embd, config.use_rms_norm) + config.n_embd + masks
