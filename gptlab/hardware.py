@@ -319,7 +319,7 @@ def _judge_cpu_bfloat16(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
         else f"bfloat16 products run {1 / ratio:.1f} times slower than float32 here"
     )
     if without:
-        return False, f"{without} ({measured})"
+        return False, f"{without} ({measured})" if ratio < 1 else without
     return ratio >= CPU_BFLOAT16_GAIN, measured
 
 

@@ -47,6 +47,8 @@ PEAK_TFLOPS = (
 )
 PEAK_TFLOPS_FLOAT16 = ((r"V100-SXM.*", 125.0), (r"V100-PCIE.*", 112.0), (r"T4", 65.0))
 
+SLOW_FLOPS = 4e9  # of a CPU core in a precision that it has no instructions for
+
 PRODUCT = re.compile(r"^(NVIDIA |Tesla |AMD )*")
 
 
@@ -55,7 +57,7 @@ class Trial:
     """What one real matrix product did."""
 
     error: str = ""  # "" when it worked
-    flops: float | None = None  # FLOP/s; only where speed decides, that is on a CPU
+    flops: float | None = None  # of one core; only where speed decides, that is on a CPU
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ def try_precisions(device: str, dtypes: Sequence[str]) -> dict[str, Trial]:
     for dtype in dtypes:
         try:
             _try_product(device, dtype)
-            flops = _quick_flops(dtype) if device == "cpu" else None
-            trials[dtype] = Trial(flops=flops)
+            trials[dtype] = Trial()
         except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
             trials[dtype] = Trial(error=describe_error(error))
+    if device == "cpu":
+        speeds = _cpu_flops([dtype for dtype, trial in trials.items() if not trial.error])
+        trials |= {dtype: Trial(flops=flops) for dtype, flops in speeds.items()}
     return trials
 
 
@@ -109,12 +113,27 @@ def _try_product(device: str, dtype: str) -> None:
         raise RuntimeError(f"the gradient of a matrix product in {dtype} came out wrong")
 
 
-def _quick_flops(dtype: str) -> float:
-    """The CPU's FLOP/s in `dtype`, in at most 0.1 s also where that is very slow."""
-    slow = measure_flops("cpu", dtype, seconds=0.0, size=128)
-    if slow < 4e9:  # a larger product would take longer than it is worth
-        return slow
-    return measure_flops("cpu", dtype, seconds=0.02, size=512)
+def _cpu_flops(dtypes: Sequence[str]) -> dict[str, float]:
+    """FLOP/s of one CPU core in each precision, in about 0.2 s.
+
+    One thread and the best of alternating rounds: two threads wait for each other, and then a busy
+    machine decides the comparison (seen: float32 60 times slower than it is).
+    """
+    import torch
+
+    best = dict.fromkeys(dtypes, 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3):
+            for dtype in dtypes:
+                flops = measure_flops("cpu", dtype, seconds=0.0, size=128)
+                if flops > SLOW_FLOPS:  # else a larger product takes longer than it is worth
+                    flops = measure_flops("cpu", dtype, seconds=0.02, size=512)
+                best[dtype] = max(best[dtype], flops)
+    finally:
+        torch.set_num_threads(threads)
+    return best
 
 
 def measure_flops(device: str, dtype: str, seconds: float = 0.2, size: int | None = None) -> float:

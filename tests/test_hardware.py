@@ -278,6 +278,17 @@ def test_a_process_can_name_the_one_device_that_it_tries(monkeypatch):
     assert [device.memory_free for device in facts.devices[:3]] == [None, 2**33, None]
 
 
+def test_a_trial_leaves_the_number_of_threads_as_it_was():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        speeds = [trial.flops for trial in try_precisions("cpu", ["float32", "bfloat16"]).values()]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert all(1e7 < flops < 1e13 for flops in speeds)
+
+
 def test_an_operation_that_fails_is_a_fact_and_not_an_exception():
     assert try_precisions("meta", ["float32"])["float32"].error
     trials = try_precisions("cpu", ["float32", "int8"])
