@@ -13,7 +13,8 @@ from gptlab.errors import HardwareError
 logger = logging.getLogger(__name__)
 
 BUCKET_VALUES = 8 << 20  # gradients are summed over processes in pieces of so many values
-INIT_TIMEOUT = datetime.timedelta(minutes=3)
+INIT_TIMEOUT = datetime.timedelta(minutes=3)  # also of a gradient's sum
+WAIT_TIMEOUT = datetime.timedelta(hours=12)  # for the first process, which evaluates and measures
 
 
 def choose_backend(device: str, windows: bool = os.name == "nt") -> str:
@@ -65,8 +66,8 @@ class Parallel:
                 f"with {backend} ({str(error).splitlines()[0]}): start all of them with the same "
                 "torchrun command and check that the address can be reached."
             ) from error
-        # small agreements go over the CPU, so that they never wait for a GPU
-        self._control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo")
+        # agreements go over the CPU, so that they never wait for a GPU
+        self._control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
 
     def end(self) -> None:
         """Leave the group, so that no process warns about it."""
@@ -90,7 +91,7 @@ class Parallel:
     def from_first(self, make):
         """What `make()` returns on the first process, on every process; its errors too.
 
-        The others wait for it, as long as the group's time-out lets them.
+        The others wait for it, hours if need be.
         """
         if self.world_size == 1:
             return make()
