@@ -22,7 +22,7 @@ dropout = 0.0
 
 # training
 batch_size = 16
-max_iters = 240
+max_iters = 280
 optimizer = "muon"
 learning_rate = 1e-2
 weight_decay = 0.0
