@@ -1,0 +1,192 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.data.token_files import check_ids, list_datasets, open_dataset
+from gptlab.errors import DataError
+
+
+@pytest.fixture
+def prepared(home):
+    """A small prepared dataset named "x"."""
+    (home / "x.txt").write_text("hello world, how do you do?\n" * 40, encoding="utf-8")
+    return prepare("x.txt").dataset
+
+
+def change(path, **values):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.update(values)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def token_files(folder, train, val=None, dtype="<u2"):
+    folder.mkdir(parents=True)
+    np.array(train, dtype).tofile(folder / "train.bin")
+    if val is not None:
+        np.array(val, dtype).tofile(folder / "val.bin")
+    return folder
+
+
+def test_a_dataset_opens_by_name_and_by_path(home, prepared):
+    for name_or_path in ("x", "data/x", home / "data" / "x"):
+        dataset = open_dataset(name_or_path)
+        assert dataset.name == "x"
+        assert dataset.fingerprint == prepared.fingerprint
+        assert dataset.tokenizer.decode(dataset.train[:5]) == "hello"
+        assert isinstance(dataset.train, np.memmap) and dataset.train.dtype == np.dtype("<u2")
+        assert len(dataset.train) == dataset.meta["train_tokens"]
+
+
+def test_a_name_means_the_home_even_where_a_folder_of_that_name_is(home, prepared, monkeypatch):
+    (home / "elsewhere" / "x").mkdir(parents=True)
+    monkeypatch.chdir(home / "elsewhere")
+    assert open_dataset("x").folder == home / "data" / "x"
+
+
+def test_a_missing_dataset_lists_those_that_exist_and_the_command(home):
+    with pytest.raises(DataError, match=r"'nope'.*nothing is prepared yet.*prepare\.py YOUR_TEXT"):
+        open_dataset("nope")
+    with pytest.raises(DataError, match=r"`python prepare\.py shakespeare` prepares one"):
+        open_dataset("shakespeare")
+    token_files(home / "data" / "first", [1], [2])
+    token_files(home / "data" / "second", [1], [2])
+    with pytest.raises(DataError, match=r"there is first, second.*--dataset nope"):
+        open_dataset("nope")
+
+
+def test_the_list_leaves_out_what_is_no_dataset(home, prepared):
+    (home / "data" / ".hidden").mkdir()
+    (home / "data" / "empty").mkdir()
+    token_files(home / "data" / "bare", [1], [2])
+    (home / "data" / "bare" / "meta.json").write_text("broken", encoding="utf-8")
+    listed = list_datasets()
+    assert [name for name, _ in listed] == ["bare", "x"]
+    assert dict(listed)["bare"] is None and dict(listed)["x"]["name"] == "x"
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_token_files_without_meta_open_with_a_vocabulary_said(home, caplog, dtype):
+    vocab_size = 65 if dtype == "<u2" else 100_000
+    folder = token_files(home / "data" / "own", [1, 2, 64] * 50, [3] * 20, dtype)
+    with caplog.at_level(logging.WARNING, "gptlab"):
+        dataset = open_dataset("own", vocab_size)
+    assert dataset.train[:3].tolist() == [1, 2, 64] and len(dataset.val) == 20
+    assert dataset.vocab_size == vocab_size and dataset.tokenizer is None
+    assert "no meta.json" in caplog.text and f"{vocab_size:,}" in caplog.text
+    with pytest.raises(DataError, match="say --vocab_size"):
+        open_dataset(folder)
+
+
+def test_an_id_outside_the_vocabulary_is_named_with_file_and_position(home):
+    token_files(home / "data" / "y", [1, 2, 70] * 5000, [1])
+    with pytest.raises(
+        DataError, match=r"train\.bin holds the id 70 at position 2, outside .* 65 ids"
+    ):
+        open_dataset("y", 65)
+    token_files(home / "data" / "z", [1] * 9_000_000, [1, 1, 70])
+    with pytest.raises(DataError, match=r"val\.bin holds the id 70 at position 2,"):
+        open_dataset("z", 65)
+
+
+def test_meta_without_digests_does_not_hide_an_id_outside_the_vocabulary(home):
+    folder = token_files(home / "data" / "y", [1, 2, 70] * 50, [1])
+    meta = {"format_version": 1, "vocab_size": 65, "dtype": "uint16"}
+    meta |= {"train_tokens": 150, "val_tokens": 1}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(DataError, match=r"the id 70 at position 2,"):
+        open_dataset("y")
+
+
+def test_the_position_counts_from_the_start_of_the_file():
+    ids = np.array([5, 6, 7, 99, 98], np.uint16)
+    check_ids(ids, 100, "train.bin")
+    with pytest.raises(DataError, match=r"id 99 at position 1,003,"):
+        check_ids(ids, 99, "train.bin", offset=1000)
+
+
+def test_changed_token_files_are_noticed(prepared):
+    path = prepared.folder / "val.bin"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"val\.bin has changed since it was prepared"):
+        open_dataset("x")
+    path.write_bytes(content[:-2])
+    with pytest.raises(DataError, match=r"val\.bin has \d+ bytes where its meta\.json says"):
+        open_dataset("x")
+    path.unlink()
+    with pytest.raises(DataError, match=r"val\.bin is missing"):
+        open_dataset("x")
+
+
+def test_a_changed_tokenizer_is_noticed(prepared):
+    path = prepared.folder / "tokenizer.json"
+    swapped = path.read_text(encoding="utf-8").replace('"h"', '"H"')
+    path.write_text(swapped, encoding="utf-8")
+    with pytest.raises(DataError, match="not the tokenizer that its token files were made with"):
+        open_dataset("x")
+
+
+def test_a_changed_text_is_a_warning(home, prepared, caplog):
+    with caplog.at_level(logging.WARNING, "gptlab"):
+        open_dataset("x")
+        (home / "x.txt").touch()  # the same content
+        open_dataset("x")
+        assert not caplog.records
+        (home / "x.txt").write_text("Hello world, how do you do?\n" * 40, encoding="utf-8")
+        open_dataset("x")
+    assert "x.txt has changed since x was prepared from it" in caplog.text
+    (home / "x.txt").unlink()
+    caplog.clear()
+    open_dataset("x")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"format_version": 2}, "format version 2 and this gptlab reads up to 1"),
+        ({"format_version": None}, "is not a dataset of gptlab"),
+        ({"vocab_size": "many"}, r"meta\.json has no valid vocab_size"),
+        ({"vocab_size": None}, r"meta\.json has no valid vocab_size"),
+        ({"train_tokens": True}, r"meta\.json has no valid train_tokens"),
+        ({"dtype": "float32"}, "unknown dtype 'float32'"),
+    ],
+)
+def test_a_foreign_meta_is_refused(prepared, values, sentence):
+    change(prepared.folder / "meta.json", **values)
+    with pytest.raises(DataError, match=sentence):
+        open_dataset("x")
+
+
+def test_a_model_that_is_too_small_for_the_vocabulary_is_refused(prepared):
+    size = prepared.vocab_size
+    assert open_dataset("x", size).vocab_size == size
+    assert open_dataset("x", size + 10).vocab_size == size  # a padded model
+    with pytest.raises(DataError, match=f"vocabulary of {size} ids"):
+        open_dataset("x", size - 1)
+
+
+def test_the_fingerprint_is_that_of_tokens_and_tokenizer(home, prepared):
+    again = prepare("x.txt", PrepareOptions(dataset="y")).dataset
+    assert again.fingerprint == prepared.fingerprint
+    bpe = prepare("x.txt", PrepareOptions(dataset="z", tokenizer="bpe")).dataset
+    assert bpe.fingerprint != prepared.fingerprint
+    (home / "w.txt").write_text("hello world, how do you do?\n" * 41, encoding="utf-8")
+    assert prepare("w.txt").dataset.fingerprint != prepared.fingerprint
+
+
+def test_a_path_with_train_bin_alone_says_what_a_dataset_is(home):
+    token_files(home / "data" / "y", [1, 2])
+    with pytest.raises(DataError, match=r"has no val\.bin"):
+        open_dataset("y", 65)
+
+
+def test_half_an_id_is_noticed(home):
+    folder = token_files(home / "data" / "y", [1, 2], [1])
+    (folder / "val.bin").write_bytes(b"\x01\x00\x02")
+    with pytest.raises(DataError, match="3 bytes, which is no whole number of uint16 ids"):
+        open_dataset("y", 65)
