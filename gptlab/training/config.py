@@ -301,7 +301,7 @@ class Measurements:
     """What a short trial on this machine found; seconds."""
 
     elapsed: float = 0.0  # since the process started, when training may begin
-    step: float | None = None  # one optimizer step, eager
+    step: float = 0.0  # one optimizer step, eager
     eval_token: float = 0.0  # one token of an evaluation
     save: float = 0.0  # writing the checkpoints once
 
@@ -312,6 +312,7 @@ COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
 MAX_EVAL_TOKENS = 131072
 EVALUATIONS = 10  # of a run whose eval_interval nobody said
 EVAL_SHARE = 0.1  # of the training's FLOPs
+PLOT_SECONDS = 4.0  # of a run, for its pictures
 
 # model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
 # the small texts that are read many times over, and never more than the tiny preset
@@ -321,7 +322,7 @@ _SIZES = ((0, 3, 3, 96), (100_000, 4, 4, 128), (400_000, 6, 6, 192), (2_000_000,
 def size_from_text(train_tokens: int) -> dict:
     """The architecture that model_preset "auto" takes for a text of so many tokens."""
     n_layer, n_head, n_embd = [size[1:] for size in _SIZES if size[0] <= train_tokens][-1]
-    return {"n_layer": n_layer, "n_head": n_head, "n_kv_head": n_head, "n_embd": n_embd}
+    return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
 
 
 @dataclass(frozen=True)
@@ -375,15 +376,14 @@ def resolve(
 
     draft = build(values)
     kind = "cpu" if choice.device == "cpu" else "other"
-    _resolve_length(fill, draft, kind, can_compile, measurements)
-    config = build(values)
-    iters = config.batch.max_iters
+    already = (decided or {}).get("max_iters")
+    _resolve_length(fill, draft, kind, can_compile, measurements, val_tokens, already)
+    iters = values["max_iters"]
     fill("warmup_iters", min(100, iters // 20), "a twentieth of the run, at most 100 steps")
     fill("lr_decay_iters", iters, "max_iters")
-    fill("min_lr", config.optimizer.learning_rate / 10, "a tenth of learning_rate")
-    interval = max(1, math.ceil(iters / EVALUATIONS))
-    fill("eval_interval", interval, f"{EVALUATIONS} evaluations in the run")
-    fill("eval_tokens", *_eval_tokens(build(values), val_tokens))
+    fill("min_lr", draft.optimizer.learning_rate / 10, "a tenth of learning_rate")
+    fill("eval_interval", _eval_interval(iters), f"{EVALUATIONS} evaluations in the run")
+    fill("eval_tokens", *_eval_tokens(draft, iters, values["eval_interval"], val_tokens))
     config = build(values)
     if config.schedule.min_lr > config.optimizer.learning_rate:
         raise ConfigError(
@@ -394,12 +394,16 @@ def resolve(
     return Resolved(config, reasons, choice.use_scaler, warning)
 
 
-def _eval_tokens(config: TrainConfig, val_tokens: int) -> tuple[int, str]:
-    """Validation tokens of an evaluation, and why."""
-    evaluations = max(1, config.batch.max_iters // config.evaluation.eval_interval)
-    trained = config.batch.max_iters * config.tokens_per_step
-    affordable = int(EVAL_SHARE * 3 * trained / evaluations)  # a forward pass is a third of a step
-    block = config.model.block_size
+def _eval_interval(iters: int) -> int:
+    return max(1, math.ceil(iters / EVALUATIONS))
+
+
+def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int):
+    """Validation tokens of an evaluation in a run of `iters` steps, and why."""
+    trained = iters * draft.tokens_per_step
+    # a forward pass is a third of a step
+    affordable = int(EVAL_SHARE * 3 * trained / max(1, iters // interval))
+    block = draft.model.block_size
     tokens = max(block, min(MAX_EVAL_TOKENS, val_tokens - 1, max(affordable, 4 * block)))
     if tokens >= val_tokens - 1:
         return tokens, "the whole validation split"
@@ -407,28 +411,32 @@ def _eval_tokens(config: TrainConfig, val_tokens: int) -> tuple[int, str]:
     return tokens, reason
 
 
-def _resolve_length(fill, draft: TrainConfig, kind, can_compile, measurements) -> None:
+def _resolve_length(
+    fill, draft: TrainConfig, kind, can_compile, measured, val_tokens, decided_iters
+) -> None:
     """Fill max_iters and compile_model, which depend on each other where there is a time budget."""
-    measured = measurements or Measurements()
     cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]
     asked = draft.machine.compile_model
     available, why = can_compile
+    saving = 0.0
     if draft.batch.minutes is None:
         iters = draft.batch.max_iters or 2000
         fill("max_iters", iters, "the default length")
-        saving = (1 - share) * iters * (measured.step or 0)
-    else:
-        seconds = draft.batch.minutes * 60 - measured.elapsed - 2 * measured.save
-        eager, compiled = _steps(draft, seconds, measured, 1.0), 0
+        if measured:
+            saving = (1 - share) * iters * measured.step
+    elif measured:
+        seconds = draft.batch.minutes * 60 - measured.elapsed - 2 * measured.save - PLOT_SECONDS
+        eager, compiled = _steps(draft, seconds, measured, 1.0, val_tokens), 0
         if available or asked is True:
-            compiled = _steps(draft, seconds - cost, measured, share)
+            compiled = _steps(draft, seconds - cost, measured, share, val_tokens)
         compiles = asked is True or (asked == "auto" and compiled > eager)
-        fill(
-            "max_iters",
-            max(1, compiled if compiles else eager),
-            f"{draft.batch.minutes:g} minutes at {measured.step or 0:.3f} s a step",
-        )
+        iters = compiled if compiles else eager
+        fill("max_iters", iters, f"{draft.batch.minutes:g} minutes at {measured.step:.3f} s a step")
         saving = cost * 2 if compiles else 0
+    elif decided_iters is None:
+        raise ConfigError("minutes needs a measurement of this machine, and none was made.")
+    else:
+        fill("max_iters", decided_iters, "as the run began")
     if asked == "auto":
         if not available:
             fill("compile_model", False, why)
@@ -438,20 +446,27 @@ def _resolve_length(fill, draft: TrainConfig, kind, can_compile, measurements) -
             fill("compile_model", False, f"the run is too short to save the {cost:.0f} s it takes")
 
 
-def _steps(draft: TrainConfig, seconds: float, measured: Measurements, share: float) -> int:
-    """Steps that fit into `seconds` with their evaluations; evaluations are not compiled."""
-    if not measured.step:
-        raise ConfigError("minutes needs a measurement of this machine, and none was made.")
-    interval = draft.evaluation.eval_interval
-    step = measured.step * share
-    tokens = draft.evaluation.eval_tokens or MAX_EVAL_TOKENS
-    full = tokens * measured.eval_token + measured.save
-    if interval:
-        return int(seconds / (step + full / interval))
-    # EVALUATIONS of them, each at most EVAL_SHARE of the training's time between two
-    by_share = seconds / (1 + EVAL_SHARE) / step
-    by_count = (seconds - EVALUATIONS * full) / step
-    return int(max(by_share, by_count))
+def _steps(
+    draft: TrainConfig, seconds: float, measured: Measurements, share: float, val_tokens: int
+) -> int:
+    """The largest number of steps, at least 1, that fits into `seconds` with its evaluations.
+
+    share: of the measured time of a step; evaluations are not compiled.
+    """
+    weights = 2 if draft.optimizer.ema_decay else 1  # raw and averaged are both evaluated
+
+    def takes(iters: int) -> float:
+        interval = draft.evaluation.eval_interval or _eval_interval(iters)
+        tokens = draft.evaluation.eval_tokens
+        tokens = tokens or _eval_tokens(draft, iters, interval, val_tokens)[0]
+        each = weights * tokens * measured.eval_token + measured.save
+        return iters * measured.step * share + math.ceil(iters / interval) * each
+
+    fits, too_many = 1, max(2, int(seconds / (measured.step * share)) + 1)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if takes(middle) <= seconds else (fits, middle)
+    return fits
 
 
 # Showing ------------------------------------------------------------------------------------------

@@ -261,3 +261,10 @@ def test_options_of_one_start_do_not_return_at_the_next(train, tmp_path, capsys)
     assert train("moved", resume=True, max_iters=8).folder == tmp_path / "moved"
     assert not (tmp_path / "run").exists()
     assert "out_dir" not in (tmp_path / "moved" / "config.py").read_text(encoding="utf-8")
+
+
+def test_a_run_with_a_time_budget_resumes_to_the_steps_decided_at_its_start(train, tmp_path):
+    train("run", stop_at=3, max_iters=None, minutes=1.0)
+    decided = state_of(tmp_path / "run")["decided"]["max_iters"]
+    assert train("run", resume=True, stop_at=5).step == 5
+    assert state_of(tmp_path / "run")["decided"]["max_iters"] == decided > 5
