@@ -1,5 +1,6 @@
 """What the tests of all rooms share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -23,3 +24,12 @@ def tiny_shakespeare() -> Path:
     if not path.is_file():
         pytest.skip("tiny Shakespeare is not here: name its file in GPTLAB_TEST_SHAKESPEARE")
     return path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """A command sets up the package's logger; the next test finds it as it was."""
+    logger = logging.getLogger("gptlab")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
