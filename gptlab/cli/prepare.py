@@ -12,13 +12,12 @@ from gptlab.files import data_home, display
 from gptlab.options import parse_command_line
 
 EXAMPLE = """\
-Examples:
-  python prepare.py                                  the default corpus, Shakespeare
-  python prepare.py my_text.txt                      a text of your own
-  python prepare.py books/ --tokenizer bpe           every text below a folder
-  python prepare.py chats.jsonl --column message     one document per row of a table
-  python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
-  python prepare.py --list                           what is prepared already
+python prepare.py                                  the default corpus, Shakespeare
+python prepare.py my_text.txt                      a text of your own
+python prepare.py books/ --tokenizer bpe           every text below a folder
+python prepare.py posts.jsonl --column body        one document per row of a table
+python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
+python prepare.py --list                           what is prepared already
 """
 SUMMARY = "Reads text, learns or takes a vocabulary, and writes data/NAME for training."
 

@@ -120,65 +120,67 @@ def _build(
     say: Callable[[str], None],
 ) -> dict:
     """Write the token files and the tokenizer into `folder`; the content of meta.json."""
-    counts = Counter(source.counts)
-    store = TextStore(folder / "text.tmp", options.seed)
-    reading = Reading(options.encoding, options.keep_line_endings, options.column, counts)
-    reading.progress = lambda n: progress("reading", n, source.bytes)
-    _read(store, source, reading, options.max_bytes)
-    for what, number in counts.items():
-        if number:
-            say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-    how, (train, val) = _split(store, options)
-    tokenizer = choose_tokenizer(
-        store,
-        train,
-        options.tokenizer,
-        options.vocab_size,
-        lambda n, total: progress("learning the vocabulary", n, total),
-        say,
+    reading = Reading(
+        options.encoding,
+        options.keep_line_endings,
+        options.column,
+        Counter(source.counts),
+        lambda n: progress("reading", n, source.bytes),
     )
-    tokenizer.save(folder / "tokenizer.json")
-    dtype = token_dtype(tokenizer.vocab_size)
-    tokens, sha256 = {}, {}
-    for split_name, split in (("train", train), ("val", val)):
-        path = folder / f"{split_name}.bin"
-        tokens[split_name], sha256[path.name] = write_tokens(
+    with TextStore(folder / "text.tmp", options.seed) as store:
+        _read(store, source, reading, options.max_bytes)
+        for what, number in reading.counts.items():
+            if number:
+                say(f"{what[0].upper()}{what[1:]}: {number:,}.")
+        how, splits = _split(store, options)
+        tokenizer = choose_tokenizer(
             store,
-            split,
-            tokenizer,
-            path,
-            DTYPES[dtype],
-            counts,
-            lambda n: progress("encoding", n, store.bytes),
+            splits["train"],
+            options.tokenizer,
+            options.vocab_size,
+            lambda n, total: progress("learning the vocabulary", n, total),
+            say,
         )
-    progress("baselines", 0, None)
-    bits = baselines.measure(
-        store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
-    )
-    store.remove()
+        tokenizer.save(folder / "tokenizer.json")
+        dtype = token_dtype(tokenizer.vocab_size)
+        meta = {
+            "format_version": FORMAT_VERSIONS["dataset"],
+            "name": name,
+            "dtype": dtype,
+            "vocab_size": tokenizer.vocab_size,
+            "characters": store.characters,
+            "documents": store.documents,
+        }
+        sha256 = {}
+        for split_name, split in splits.items():
+            meta[f"{split_name}_tokens"], sha256[f"{split_name}.bin"] = write_tokens(
+                store,
+                split,
+                tokenizer,
+                folder / f"{split_name}.bin",
+                DTYPES[dtype],
+                reading.counts,
+                lambda n: progress("encoding", n, store.bytes),
+            )
+            meta[f"{split_name}_bytes"] = split.bytes
+            meta[f"{split_name}_documents"] = split.documents
+        progress("baselines", 0, None)
+        bits = baselines.measure(
+            store.sample(splits["train"], baselines.TRAIN_BYTES),
+            store.sample(splits["val"], baselines.VAL_BYTES),
+        )
     return {
-        "format_version": FORMAT_VERSIONS["dataset"],
-        "name": name,
-        "dtype": dtype,
-        "vocab_size": tokenizer.vocab_size,
-        "train_tokens": tokens["train"],
-        "val_tokens": tokens["val"],
-        "train_bytes": train.bytes,
-        "val_bytes": val.bytes,
-        "documents": store.documents,
-        "train_documents": train.documents,
-        "val_documents": val.documents,
-        "characters": store.characters,
+        **meta,
         "sha256": sha256,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "source": _describe_source(source),
         "options": _options_that_matter(options),
-        "counts": {what: number for what, number in counts.items() if number},
+        "counts": dict(+reading.counts),
         "split": {
             "how": how,
             "val_fraction": options.val_fraction,
             "seed": options.seed,
-            "separators": int(train.closed.sum() + val.closed.sum()),
+            "separators": sum(int(split.closed.sum()) for split in splits.values()),
         },
         "baselines": bits,
     }
@@ -236,16 +238,19 @@ def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
         max_bytes -= len(content)
 
 
-def _split(store: TextStore, options: PrepareOptions) -> tuple[str, tuple[Split, Split]]:
-    """(which way, (train, validation)); auto takes documents if that comes near the fraction."""
+def _split(store: TextStore, options: PrepareOptions) -> tuple[str, dict[str, Split]]:
+    """(which way, the "train" and the "val" part).
+
+    auto takes documents if they come near the wanted fraction, which few or very unequal ones do
+    not.
+    """
     how = options.split
     if how == "auto":
         how = "tail"
         if store.documents > 1:
-            train, val = store.split("document", options.val_fraction)
+            _, val = store.split("document", options.val_fraction)
             share = val.bytes / store.bytes / options.val_fraction
-            if 0.8 <= share <= 1.25 and train.bytes:
-                how = "document"
+            how = "document" if 0.8 <= share <= 1.25 else "tail"
     train, val = store.split(how, options.val_fraction)
     if not train.bytes or not val.bytes:
         raise DataError(
@@ -253,7 +258,7 @@ def _split(store: TextStore, options: PrepareOptions) -> tuple[str, tuple[Split,
             f"into training and validation text with val_fraction {options.val_fraction:g} "
             f"by {how}; bring more text."
         )
-    return how, (train, val)
+    return how, {"train": train, "val": val}
 
 
 def _options_that_matter(options: PrepareOptions) -> dict:

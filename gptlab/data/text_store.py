@@ -51,7 +51,7 @@ class Split:
 
 
 class TextStore:
-    """Documents, one after the other, in a file that this object alone writes."""
+    """Documents, one after the other, in a file that a `with` block removes at its end."""
 
     def __init__(self, path: Path, seed: int):
         self._path = path
@@ -101,8 +101,11 @@ class TextStore:
         """Call once after the last `add`."""
         self._file.close()
 
-    def remove(self) -> None:
-        """Delete the file."""
+    def __enter__(self) -> "TextStore":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
         self._path.unlink()
 
     def alphabet(self) -> str:

@@ -1,0 +1,195 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gptlab.cli.main import run_command
+
+TEXT = "To be, or not to be: that is the question.\n" * 60
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def write(home):
+    def write(name, content=TEXT):
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return name
+
+    return write
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command: (exit code, stdout, stderr)."""
+
+    def run(*argv):
+        code = run_command("prepare", list(argv))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_result_is_on_stdout_and_ends_with_the_next_command(write, run, home):
+    write("hamlet.txt")
+    code, out, err = run("hamlet.txt")
+    assert code == 0
+    assert out.startswith("hamlet: hamlet.txt\n")
+    assert out.endswith("Next: python train.py --dataset hamlet\n")
+    size = len(TEXT)
+    assert f"{size:,} bytes, {size:,} characters, 1 document\n" in out
+    assert f"{int(size * 0.9):,} for training, {size - int(size * 0.9):,} for validation" in out
+    assert "bits per byte" in out and "data/hamlet" in out
+    assert err.startswith("Preparing hamlet.txt as data/hamlet.\nTokenizer: char")
+
+
+def test_options_reach_the_preparation(write, run, home):
+    write("x.csv", "id;body\n" + "".join(f'{i};"row {i}"\n' for i in range(200)))
+    argv = "x.csv --column body --dataset rows --tokenizer bpe --vocab-size=3e2 --split tail"
+    code, out, _ = run(*argv.split(), "--val_fraction", "0.25", "--seed", "3")
+    assert code == 0 and "python train.py --dataset rows" in out
+    meta = json.loads((home / "data/rows/meta.json").read_text(encoding="utf-8"))
+    options = {"column": "body", "tokenizer": "bpe", "vocab_size": 300, "split": "tail"}
+    options |= {"val_fraction": 0.25, "seed": 3}
+    assert options.items() <= meta["options"].items()
+
+
+def test_preparing_again_says_that_there_is_nothing_to_do(write, run):
+    write("hamlet.txt")
+    run("hamlet.txt")
+    code, out, _ = run("hamlet.txt")
+    assert code == 0 and out.startswith("hamlet: already prepared, nothing to do")
+    assert out.endswith("Next: python train.py --dataset hamlet\n")
+
+
+def test_several_files_are_one_dataset(write, run):
+    write("plays/one.txt")
+    write("plays/two.txt", TEXT.upper())
+    code, out, _ = run("plays/one.txt", "plays/two.txt")
+    assert code == 0 and out.startswith("plays: 2 files\n") and "2 documents" in out
+
+
+def test_the_list_shows_what_is_prepared_and_what_is_known(write, run, home):
+    assert "nothing yet" in run("--list")[1]
+    write("hamlet.txt")
+    run("hamlet.txt")
+    (home / "data/foreign").mkdir()
+    (home / "data/foreign/train.bin").write_bytes(b"\1\0")
+    code, out, _ = run("--list")
+    assert code == 0
+    hamlet = next(line for line in out.splitlines() if line.startswith("  hamlet"))
+    assert f"{len(TEXT):,} tokens" in hamlet and "char" in hamlet and "hamlet.txt" in hamlet
+    assert "foreign" in out and "without a readable meta.json" in out
+    assert "shakespeare" in out.split("Known by name")[1]
+
+
+def test_the_help_opens_with_a_line_to_copy(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command("prepare", ["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("python prepare.py")
+
+
+BAD = {
+    "missing": (["nope.txt"], "nope.txt does not exist"),
+    "empty": (["empty.txt"], "empty.txt holds no text"),
+    "blank": (["blank.txt"], "blank.txt holds no text"),
+    "folder": (["emptydir"], "emptydir holds no text"),
+    "binary": (["x.bin"], "x.bin is a binary file"),
+    "pdf": (["x.pdf"], "x.pdf is a PDF"),
+    "docx": (["x.docx"], "x.docx is a Word document"),
+    "encoding": (["w.txt"], "w.txt is not UTF-8 at byte 2 (0x92)"),
+    "gzip": (["w.txt.gz"], "w.txt.gz is not UTF-8 at byte 2 (0x92)"),
+    "broken line": (["x.jsonl"], "x.jsonl line 3 is not valid JSON"),
+    "column": (["y.jsonl"], "its fields are a, b"),
+    "vocabulary": (["hamlet.txt", "--tokenizer", "bpe", "--vocab_size", "256"], "at least 257"),
+    "option": (["hamlet.txt", "--vocabsize", "300"], "did you mean vocab_size?"),
+    "number": (["hamlet.txt", "--vocab_size", "many"], "vocab_size"),
+    "choice": (["hamlet.txt", "--split", "middle"], "auto, tail, document"),
+    "glob": (["*.rst"], "No file matches *.rst"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(write, run, home, case):
+    import gzip
+
+    files = {
+        "hamlet.txt": TEXT,
+        "empty.txt": "",
+        "blank.txt": "  \n\n",
+        "x.bin": bytes(range(256)),
+        "x.pdf": b"%PDF-1.7",
+        "x.docx": b"PK\x03\x04",
+        "w.txt": b"It\x92s fine, caf\xe9\n" * 500,
+        "w.txt.gz": gzip.compress(b"It\x92s fine, caf\xe9\n" * 500),
+        "x.jsonl": '{"text": "a"}\n\n{"text"\n',
+        "y.jsonl": '{"a": "x", "b": "y"}\n',
+    }
+    for name, content in files.items():
+        write(name, content)
+    (home / "emptydir").mkdir()
+    argv, sentence = BAD[case]
+    code, out, err = run(*argv)
+    assert code == 2 and out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("gptlab: ") and sentence in last and last.endswith((".", "?"))
+    assert not (home / "data").exists() or not os.listdir(home / "data")
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(home, write):
+    write("hamlet.txt", TEXT * 400)
+    limited = f"ulimit -f 500; {sys.executable} {REPOSITORY / 'prepare.py'} hamlet.txt"
+    environment = os.environ | {"GPTLAB_HOME": str(home)}
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=home, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "disk is full" in done.stderr.splitlines()[-1]
+    assert os.listdir(home / "data") == []
+
+
+def test_the_locale_changes_nothing(home, write):
+    write("u.txt", "smörgåsbord 😀 naïve\n" * 400)
+    results = []
+    for name, locale in (
+        ("c", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+        ("utf8", {"PYTHONUTF8": "1"}),
+    ):
+        subprocess.run(
+            [sys.executable, str(REPOSITORY / "prepare.py"), "u.txt", "--dataset", name],
+            env=os.environ | {"GPTLAB_HOME": str(home)} | locale,
+            cwd=home,
+            check=True,
+            capture_output=True,
+        )
+        folder = home / "data" / name
+        results.append(
+            [(folder / f).read_bytes() for f in ("train.bin", "val.bin", "tokenizer.json")]
+        )
+    assert results[0] == results[1]
+
+
+def test_ctrl_c_leaves_nothing(home, write):
+    write("big.txt", TEXT * 8000)
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "prepare.py"), "big.txt", "--tokenizer", "bpe"],
+        env=os.environ | {"GPTLAB_HOME": str(home)},
+        cwd=home,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (home / "data").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)  # until it writes
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert os.listdir(home / "data") == []
