@@ -70,3 +70,8 @@ def test_nothing_of_a_stop_string_is_shown_while_it_is_undecided():
 
 def test_a_beginning_that_stays_one_is_shown_at_the_end():
     assert streamed([b"Hello EN"], ["END"]) == ["Hello ", "EN"]
+
+
+def test_the_stop_string_that_is_complete_first_counts_also_inside_one_piece():
+    assert streamed([b"xabcdy"], ["abcd", "bc"]) == ["xa", ""]
+    assert streamed([b"xabcdy"], ["bcd", "abcd"]) == ["x", ""]
