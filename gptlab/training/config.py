@@ -316,12 +316,12 @@ PLOT_SECONDS = 4.0  # of a run, for its pictures
 
 # model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
 # the small texts that are read many times over, and never more than the tiny preset
-_SIZES = ((0, 3, 3, 96), (100_000, 4, 4, 128), (400_000, 6, 6, 192), (2_000_000, 6, 6, 288))
+SIZES_FROM_TEXT = ((0, 3, 3, 96), (100_000, 4, 4, 128), (400_000, 6, 6, 192), (2_000_000, 6, 6, 288))
 
 
 def size_from_text(train_tokens: int) -> dict:
     """The architecture that model_preset "auto" takes for a text of so many tokens."""
-    n_layer, n_head, n_embd = [size[1:] for size in _SIZES if size[0] <= train_tokens][-1]
+    n_layer, n_head, n_embd = [size[1:] for size in SIZES_FROM_TEXT if size[0] <= train_tokens][-1]
     return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
 
 
