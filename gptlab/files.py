@@ -40,6 +40,15 @@ def display(path) -> str:
         return str(path)
 
 
+def in_bytes(size: float) -> str:
+    """A number of bytes as a person says it: 900 B, 1.1 MB, 12 GB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
+
+
 def sync_folder(folder) -> None:
     """Make a rename inside `folder` survive a power cut, where the file system can promise that."""
     if os.name == "nt":

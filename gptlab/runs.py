@@ -106,6 +106,26 @@ class Run:
             return
         self._lock = file
 
+    def is_running(self) -> bool:
+        """Whether a live process trains here; asked with a lock that is given back at once."""
+        path = self.folder / ".lock"
+        try:
+            with open(path, "r+" if os.name == "nt" else "r", encoding="utf-8") as file:
+                if os.name == "nt":
+                    import msvcrt
+
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                    msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+                else:
+                    import fcntl
+
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return os.access(path, os.R_OK)  # a file that may not be read says nothing
+        except OSError:  # no lock file, or a file system without locks
+            return False
+        return False
+
     def end(self) -> None:
         """Give the directory free."""
         if self._lock is not None:

@@ -1,0 +1,44 @@
+"""Commands as a person would type them here, for the lines that say what to do next."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from gptlab.files import display
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND_OF_SCRIPT = {
+    "train.py": "train",
+    "sample.py": "generate",
+    "prepare.py": "dataset prepare",
+    "gpt.py": "",
+}
+
+
+def program(script: str) -> str:
+    """What starts one of the root scripts from the working directory."""
+    path = REPOSITORY / script
+    if path.is_file():
+        return f"python {quoted(display(path))}"
+    return f"gptlab {COMMAND_OF_SCRIPT[script]}".strip()  # the package without its scripts
+
+
+def command_line(script: str, options: Mapping[str, object]) -> str:
+    """The whole command, on one line, for options by name."""
+    words = [program(script)]
+    for name, value in options.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            words.append(f"--{name} {quoted(in_words(one))}")
+    return " ".join(words)
+
+
+def in_words(value: object) -> str:
+    """A value as it is written behind its option."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(word: str) -> str:
+    """The word in the quotes that this system's shell needs, if it needs any."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
