@@ -105,18 +105,31 @@ def test_top_k_leaves_the_k_likeliest_ids(random_model, top_k):
     assert (frequencies - expected).abs().max() < 0.04
 
 
-@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.6, 0.9, 1.0])
-def test_top_p_leaves_the_fewest_ids_that_hold_the_probability(random_model, top_p):
-    logits, frequencies = next_tokens(random_model, top_p=top_p)
-    kept, mass = set(), 0.0
-    for token in logits.argsort(descending=True).tolist():
-        if mass < top_p:
-            kept.add(token)
-        mass += logits.softmax(-1)[token].item()
-    dropped = [token for token in range(6) if token not in kept]
-    expected = logits.index_fill(0, torch.tensor(dropped, dtype=torch.long), -torch.inf).softmax(-1)
-    assert (frequencies[dropped] == 0).all()
-    assert (frequencies - expected).abs().max() < 0.04
+@pytest.mark.parametrize("held", [1, 2, 3, 4, 5])
+def test_top_p_leaves_the_fewest_ids_that_hold_the_probability(random_model, held):
+    logits, _ = next_tokens(random_model)
+    flat = (logits / 5).softmax(-1).sort(descending=True)  # so flat that every kept id is drawn
+    mass = flat.values.cumsum(-1)[held - 1].item()
+    for top_p, count in ((mass - 0.01, held), (mass + 0.01, held + 1)):
+        _, frequencies = next_tokens(random_model, temperature=5.0, top_p=top_p)
+        assert set(frequencies.nonzero()[:, 0].tolist()) == set(flat.indices[:count].tolist())
+
+
+def test_the_smallest_top_p_is_greedy_and_the_largest_drops_nothing(random_model):
+    logits, frequencies = next_tokens(random_model, top_p=1e-6)
+    assert frequencies[logits.argmax()] == 1
+    _, frequencies = next_tokens(random_model, temperature=5.0, top_p=1.0)
+    assert (frequencies > 0).all()
+
+
+def test_top_p_holds_its_share_of_what_top_k_left(random_model):
+    logits, _ = next_tokens(random_model)
+    flat = (logits / 5).softmax(-1).sort(descending=True)
+    share = flat.values[:3] / flat.values[:3].sum()
+    top_p = share[:2].sum().item() - 0.01
+    assert flat.values[:2].sum() < top_p  # of all ids it would take a third
+    _, frequencies = next_tokens(random_model, temperature=5.0, top_k=3, top_p=top_p)
+    assert set(frequencies.nonzero()[:, 0].tolist()) == set(flat.indices[:2].tolist())
 
 
 def test_nothing_is_generated_when_nothing_is_asked(random_model):
