@@ -1,6 +1,5 @@
 """A tiny prepared text and runs on it that take about a second."""
 
-import logging
 import random
 import signal
 
@@ -51,12 +50,9 @@ def quiet_surroundings(prepared_home, measured_hardware, monkeypatch):
         monkeypatch.setattr(hardware, name, measured)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    package = logging.getLogger("gptlab")  # a command of another test may have taken it over
-    handlers, package.handlers, package.propagate = package.handlers, [], True
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     yield
-    package.handlers = handlers
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 
