@@ -7,6 +7,7 @@ seen; a batch may grow, ranks may come and go, and the text behind any step can 
 """
 
 import mmap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -132,6 +133,7 @@ class Batches:
         self.sequences_per_step, self.seed = sequences_per_step, seed
         self.device = device
         self.rank, self.world_size = rank, world_size
+        self.seconds = 0.0  # spent on reading and copying, so far
 
     def count(self, first: int) -> int:
         """Counted targets of the whole step, over all ranks, that begins with sequence `first`."""
@@ -173,9 +175,11 @@ class Batches:
         rows = self.rows(first)
         count = -(-len(rows) // self.batch_size)
         for index in range(count):
+            begin = time.perf_counter()
             part = rows[index * self.batch_size : (index + 1) * self.batch_size]
             pair = [torch.from_numpy(array) for array in self.windows(part)]
             if self.device.startswith("cuda"):  # copy while the device still computes
                 pair = [tensor.pin_memory() for tensor in pair]
             pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]
+            self.seconds += time.perf_counter() - begin
             yield MicroBatch(*pair, index, is_last=index == count - 1)

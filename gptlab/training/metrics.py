@@ -71,7 +71,7 @@ class Metrics:
         self.peak = peak
         self.bar = None
         self.last_time, self.last_step = time.perf_counter(), 0
-        self.last_line = 0.0
+        self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
         self.tracker = None
 
@@ -103,10 +103,13 @@ class Metrics:
         yield
         self.last_time += time.perf_counter() - before
 
-    def step(self, step: int, loss, grad_norm, rate: float, sequences: int, skipped: int) -> None:
+    def step(
+        self, step: int, loss, grad_norm, rate: float, sequences: int, skipped: int, reading: float
+    ) -> None:
         """After step number `step` (1 = the first): show it, and record it at every log_interval.
 
-        loss and grad_norm are tensors; reading them waits for the device, so only then.
+        loss and grad_norm are tensors; reading them waits for the device, so only then. reading:
+        seconds that went into reading text, so far.
         """
         if self.bar is not None:
             self.bar.update(1)
@@ -115,8 +118,10 @@ class Metrics:
         now = time.perf_counter()
         loss, grad_norm = float(loss), float(grad_norm)
         steps = max(1, step - self.last_step)
-        tokens_per_second = steps * self.config.tokens_per_step / max(1e-9, now - self.last_time)
-        self.last_time, self.last_step = now, step
+        seconds = max(1e-9, now - self.last_time)
+        tokens_per_second = steps * self.config.tokens_per_step / seconds
+        data_share = min(1.0, (reading - self.last_reading) / seconds)
+        self.last_time, self.last_step, self.last_reading = now, step, reading
         self.rate = tokens_per_second
         record = {
             "step": step,
@@ -127,6 +132,7 @@ class Metrics:
             "sequences_seen": sequences,
             "skipped_steps": skipped,
             "tokens_per_second": round(tokens_per_second, 1),
+            "data_share": round(data_share, 4),
             "time": round(time.time(), 3),
         }
         if self.peak:

@@ -127,8 +127,9 @@ def loop(session: Session, interruption: Interruption) -> None:
     while not session.is_finished:
         loss, grad_norm, rate = take_step(session)
         session.metrics.step(
-            session.step, loss, grad_norm, rate, session.sequences_seen, session.skipped_steps
-        )
+            session.step, loss, grad_norm, rate, session.sequences_seen, session.skipped_steps,
+            session.batches.seconds,
+        )  # fmt: skip
         stopping = session.parallel.any(bool(interruption.received))
         if stopping or evaluation_is_due(session):
             with session.metrics.paused():

@@ -12,7 +12,7 @@ from gptlab.runs import Run, read_checkpoint
 from gptlab.training import trainer
 from gptlab.training.config import layer, read_recipe
 
-TIMING = ("time", "tokens_per_second", "mfu")
+TIMING = ("time", "tokens_per_second", "mfu", "data_share")
 
 
 def state_of(folder, name="ckpt.pt"):
