@@ -9,6 +9,7 @@ import torch
 from gptlab import hardware
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
+from gptlab.training.config import MODEL_OPTIONS
 from gptlab.training.metrics import Metrics
 
 WORDS = "to be or not that is the question whether tis nobler in mind suffer slings".split()
@@ -58,13 +59,19 @@ def quiet_surroundings(prepared_home, measured_hardware, monkeypatch):
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch):
+def pictures():
+    """Let `train` draw loss.png, which takes longer than all the rest."""
+
+
+@pytest.fixture
+def train(request, tmp_path, monkeypatch):
     """`gptlab.train` with a model of a few thousand weights; out_dir is a name below tmp_path.
 
     stop_at: SIGINT, as Ctrl-C sends it, when that step is recorded; die_at: an error without any
-    goodbye. Pictures are not drawn.
+    goodbye. Pictures are drawn only for a test with the fixture `pictures`.
     """
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(trainer, "plot", lambda session: None)
 
     def run(out_dir="run", stop_at=None, die_at=None, **options):
         small = dict(
@@ -74,6 +81,8 @@ def train(tmp_path, monkeypatch):
         )  # fmt: skip
         if options.get("resume"):
             small = dict(quiet=True)
+        if "init_from" in options:
+            small = {n: v for n, v in small.items() if n not in MODEL_OPTIONS}
         options = {**small, **options, "out_dir": str(tmp_path / out_dir)}
         with monkeypatch.context() as patch:
             recorded = Metrics.step
