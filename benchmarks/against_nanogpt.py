@@ -166,7 +166,7 @@ def step_times(nanogpt: Path, name: str, runs: int) -> dict:
         config = GPTConfig(**sizes, **settings, vocab_size=65, dropout=0.0)
         model = GPT(config)
         options = build({"learning_rate": 1e-3, "beta2": 0.99})
-        optimizers = Optimizers(model, options, fused=True, ns_dtype=torch.float32)
+        optimizers = Optimizers(model, options, ns_dtype=torch.float32)
         nothing_skipped = torch.zeros(())
 
         def our_step(model=model, optimizers=optimizers, nothing_skipped=nothing_skipped):

@@ -22,7 +22,7 @@ dropout = 0.0
 
 # training
 batch_size = 16
-max_iters = 280
+max_iters = 270
 optimizer = "muon"
 learning_rate = 1e-2
 weight_decay = 0.0
@@ -30,3 +30,5 @@ schedule = "wsd"
 decay_fraction = 1.0  # falls linearly from the end of the warm-up
 warmup_iters = 10
 min_lr = 0.0
+
+eval_interval = 270  # one evaluation, at the end: each costs as much as some steps
