@@ -24,7 +24,7 @@ from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
 from gptlab.data.tokenizer import check_bpe_vocab_size
-from gptlab.data.vocabulary import DEFAULT_BPE_VOCAB, KINDS, choose_tokenizer, named_tokenizer
+from gptlab.data.vocabulary import DEFAULT_BPE_VOCAB, learn_tokenizer, ready_tokenizer
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
 
@@ -120,25 +120,28 @@ def _build(
     say: Callable[[str], None],
 ) -> dict:
     """Write the token files and the tokenizer into `folder`; the content of meta.json."""
+    sizes = [size for size in (source.bytes, options.max_bytes) if size]
+    total = min(sizes, default=None)
     reading = Reading(
         options.encoding,
         options.keep_line_endings,
         options.column,
         Counter(source.counts),
-        lambda n: progress("reading", n, source.bytes),
+        lambda n: progress("reading", n, total),
     )
+    tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
         _read(store, source, reading, options.max_bytes)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
         how, splits = _split(store, options)
-        tokenizer = choose_tokenizer(
+        tokenizer = tokenizer or learn_tokenizer(
             store,
             splits["train"],
             options.tokenizer,
             options.vocab_size,
-            lambda n, total: progress("learning the vocabulary", n, total),
+            progress,
             say,
         )
         tokenizer.save(folder / "tokenizer.json")
@@ -271,8 +274,9 @@ def _options_that_matter(options: PrepareOptions) -> dict:
 def _fingerprint(source: Source, options: PrepareOptions) -> str:
     """Changes with the text, with an option that matters, and with a named tokenizer's content."""
     parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
-    if options.tokenizer not in KINDS:
-        parts.append(named_tokenizer(options.tokenizer).fingerprint)
+    if options.tokenizer != "gpt2":
+        named = ready_tokenizer(options.tokenizer)
+        parts.append(named.fingerprint if named else None)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

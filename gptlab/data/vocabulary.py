@@ -25,45 +25,16 @@ _MAY_BE_LONG = re.compile(r"\S{256}|\s{256}")
 _LONG_WORD = re.compile(r"\w{256}|[^\w\s]{256}|\s{256}")
 
 
-def choose_tokenizer(
-    store: TextStore,
-    train: Split,
-    word: str,
-    vocab_size: int | None,
-    progress: Callable[[int, int], None],
-    note: Callable[[str], None],
-) -> Tokenizer:
-    """The tokenizer for a text: `word` is one of KINDS or the path of a tokenizer.json.
+def ready_tokenizer(word: str) -> Tokenizer | None:
+    """The tokenizer that needs no text: GPT-2's, or the tokenizer.json (or its folder) at a path.
 
-    vocab_size: of a BPE, at most; None is the default. It learns from `train` only. An alphabet is
-    that of the whole text, so that the validation text can be spelled. progress: called with
-    (bytes since the last call, bytes in all).
+    None for "auto", "char" and "bpe". Raises ConfigError for a word that is neither a kind nor a
+    path, TokenizerError for a file that is no tokenizer or where GPT-2's cannot be had.
     """
-    if word == "auto":
-        word = "bpe"
-        alphabet = store.alphabet() if store.bytes < CHAR_MAX_BYTES else ""
-        if vocab_size is None and 0 < len(alphabet) <= CHAR_MAX_ALPHABET:
-            word = "char"
-        distinct = f"{len(alphabet):,} distinct characters in " if alphabet else ""
-        note(f"Tokenizer: {word}, for {distinct}{store.bytes:,} bytes of text.")
-    if word == "char":
-        return char_tokenizer(store.alphabet())
     if word == "gpt2":
         return gpt2_tokenizer()
-    if word != "bpe":
-        return named_tokenizer(word)
-    wanted = vocab_size or DEFAULT_BPE_VOCAB
-    tokenizer = train_bpe(_training_texts(store, train, progress, note), wanted)
-    if tokenizer.vocab_size < wanted:
-        note(
-            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, fewer "
-            f"than {wanted:,}; the vocabulary has {tokenizer.vocab_size:,}."
-        )
-    return tokenizer
-
-
-def named_tokenizer(word: str) -> Tokenizer:
-    """The tokenizer at a path: a tokenizer.json, or a folder with one."""
+    if word in KINDS:
+        return None
     path = Path(word).expanduser()
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
@@ -74,10 +45,43 @@ def named_tokenizer(word: str) -> Tokenizer:
     return Tokenizer.load(path)
 
 
+def learn_tokenizer(
+    store: TextStore,
+    train: Split,
+    kind: str,
+    vocab_size: int | None,
+    progress: Callable[[str, int, int | None], None],
+    note: Callable[[str], None],
+) -> Tokenizer:
+    """The tokenizer of a text: kind is "char", "bpe", or "auto" for the one that suits it.
+
+    vocab_size: of a BPE, at most; None is the default. It learns from `train` only. An alphabet is
+    that of the whole text, so that the validation text can be spelled. progress: called with
+    (stage, bytes since the last call, bytes in all or None).
+    """
+    if kind == "auto":
+        kind = "bpe"
+        alphabet = store.alphabet() if store.bytes < CHAR_MAX_BYTES else ""
+        if vocab_size is None and 0 < len(alphabet) <= CHAR_MAX_ALPHABET:
+            kind = "char"
+        distinct = f"{len(alphabet):,} distinct characters in " if alphabet else ""
+        note(f"Tokenizer: {kind}, for {distinct}{store.bytes:,} bytes of text.")
+    if kind == "char":
+        return char_tokenizer(store.alphabet())
+    wanted = vocab_size or DEFAULT_BPE_VOCAB
+    tokenizer = train_bpe(_training_texts(store, train, progress, note), wanted)
+    if tokenizer.vocab_size < wanted:
+        note(
+            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, fewer "
+            f"than {wanted:,}; the vocabulary has {tokenizer.vocab_size:,}."
+        )
+    return tokenizer
+
+
 def _training_texts(
     store: TextStore,
     train: Split,
-    progress: Callable[[int, int], None],
+    progress: Callable[[str, int, int | None], None],
     note: Callable[[str], None],
 ) -> Iterator[str]:
     share = min(1.0, BPE_TRAIN_BYTES / train.bytes)
@@ -86,8 +90,9 @@ def _training_texts(
     if share < 1:
         note(f"The vocabulary is learned from {share:.0%} of the training text, evenly spread.")
     for text in _evenly(store, train, share):
-        progress(int(len(text.encode()) / share), train.bytes)
+        progress("learning the vocabulary", int(len(text.encode()) / share), train.bytes)
         yield from short_words(text)
+    progress("merging pairs", 0, None)  # the trainer has all words now
 
 
 def _evenly(store: TextStore, train: Split, share: float) -> Iterator[str]:
