@@ -117,6 +117,15 @@ class Hardware:
         """The device of this name."""
         return next(device for device in self.devices if device.name == name)
 
+    def in_words(self, name: str) -> str:
+        """The machine and one of its devices in a line."""
+        device = self.device(name)
+        memory = f", {device.memory_total / 2**30:.0f} GiB" if device.memory_total else ""
+        return (
+            f"{device.description}{memory}, {self.cores} usable cores, {self.system}, "
+            f"Python {self.python_version}, torch {self.torch_version}"
+        )
+
     def to_dict(self) -> dict:
         """Plain types, for JSON."""
         return asdict(self)

@@ -101,6 +101,10 @@ class EvaluationOptions:
     early_stopping: Annotated[
         int, "stop after this many evaluations without a new lowest loss; 0 = never"
     ] = 0
+    sample_interval: Annotated[
+        int, "write a short sample at evaluations whose step is a multiple of this; 0 = never"
+    ] = 0
+    sample_prompt: Annotated[str, "what these samples begin with"] = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,7 @@ def _check(config: TrainConfig) -> None:
         "lr_decay_iters",
         "min_lr",
         "early_stopping",
+        "sample_interval",
     )
     fractions = ("beta1", "beta2", "muon_momentum", "ema_decay")
     values = {name: v for name, v in config.flat().items() if isinstance(v, (int, float))}
@@ -482,21 +487,3 @@ def plan_numbers(config: TrainConfig, train_tokens: int) -> dict:
         "epochs": tokens / max(1, train_tokens),
         "flops": tokens * flops_per_token(config.model),
     }
-
-
-def as_recipe(said: Said, resolved: Resolved) -> str:
-    """The run as a recipe: what was said, and as comments what followed, with the reasons."""
-    lines = [
-        "# What was said for this run. `python train.py --config THIS_FILE` does it again.",
-        "",
-    ]
-    for name, value in said.values.items():
-        if name not in START_OPTIONS:
-            lines.append(f"{name} = {value!r}  # {said.sources[name]}")
-    lines += ["", "# What followed from it:"]
-    values = resolved.config.flat()
-    for name, value in values.items():
-        if name in START_OPTIONS or (name in said.values and said.values[name] == value):
-            continue
-        lines.append(f"# {name} = {value!r}  ({resolved.reasons.get(name, 'default')})")
-    return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import re
 import sys
 import time
 
@@ -15,6 +16,8 @@ from gptlab.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+# what would ring, clear or recolour a terminal; an untrained model writes such characters
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 BASELINES = {"5gram": "5-gram", "lzma": "lzma", "unigram": "unigram"}
 
@@ -79,7 +82,11 @@ class Metrics:
         """Print a line above the bar."""
         if self.loud:
             with tqdm.external_write_mode(file=sys.stdout):
-                print(text, flush=True)
+                try:
+                    print(text, flush=True)
+                except UnicodeEncodeError:  # a console must not end a run
+                    known = sys.stdout.encoding
+                    print(text.encode(known, "replace").decode(known), flush=True)
 
     def begin(self, step: int, tracker=None) -> None:
         """The loop begins at `step`."""
@@ -143,6 +150,10 @@ class Metrics:
         self._record(record)
         self._show(step, loss)
 
+    def diverged(self, step: int, loss: float) -> None:
+        """The training ends at this step, because its loss is hopeless."""
+        self._record({"step": step, "loss": loss, "diverged": True})
+
     def _show(self, step: int, loss: float) -> None:
         if not self.loud:
             return
@@ -166,8 +177,15 @@ class Metrics:
         bits = self.text.bits_per_byte(loss)
         return f"{loss:.4f}" + (f" ({bits:.3f} bits/byte)" if bits is not None else "")
 
-    def evaluation(self, step: int, loss: float, averaged: float | None, is_best: bool) -> None:
-        """Record and say the validation loss after `step` steps."""
+    def evaluation(
+        self,
+        step: int,
+        loss: float,
+        averaged: float | None,
+        is_best: bool,
+        sample: str | None = None,
+    ) -> None:
+        """Record and say the validation loss after `step` steps, and what the model writes then."""
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
             "step": step,
@@ -176,12 +194,17 @@ class Metrics:
         }
         if averaged is not None:
             record["ema_val_loss"] = averaged
+        if sample is not None:
+            record["sample"] = self.config.evaluation.sample_prompt + sample
         self._record(record)
         line = f"step {step}: validation loss {self.in_words(loss)}"
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
         mark = ", the lowest so far" if is_best else ""
         self.say(f"{line}{mark}{self.beside_baselines(self.val_loss)}")
+        if sample is not None:
+            shown = CONTROL.sub("\ufffd", self.config.evaluation.sample_prompt + sample)
+            self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
 
     def beside_baselines(self, loss: float) -> str:
         """The loss set beside what simple programs reach on the same text."""

@@ -68,6 +68,7 @@ class Session:
     is_hopeless: bool = False  # the loss of the newest step
     unread_verdicts: list = field(default_factory=list)  # (skipped, hopeless) of each step
     next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
+    machine: str = ""  # this one in words, for the run's config.py
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
 
     @property
@@ -138,8 +139,12 @@ def prepare_session(
             "the data as it was."
         )
     resolved = decide(said, report, choice, dataset, parallel, started, state)
+    if resolved.config.evaluation.sample_interval and dataset.tokenizer:
+        dataset.tokenizer.encode(resolved.config.evaluation.sample_prompt)  # raises, if it must
     with explained_out_of_memory(resolved.config):
-        return _build(said, resolved, run, parallel, dataset, state, start)
+        session = _build(said, resolved, run, parallel, dataset, state, start)
+    session.machine = report.in_words(choice.device)
+    return session
 
 
 def continue_said(said: Said, state: dict) -> Said:
@@ -253,8 +258,10 @@ def _check_same_model(config: TrainConfig, state: dict) -> None:
             )
 
 
-def measure(config: TrainConfig, choice, world_size: int, started: float) -> Measurements:
-    """Time a few steps of this very model, on a copy with random tokens."""
+def measure(
+    config: TrainConfig, choice, world_size: int, started: float, seconds: float = MEASURE_SECONDS
+) -> Measurements:
+    """Time a few steps of this very model for some seconds, on a copy with random tokens."""
     device = choice.device
     torch.manual_seed(0)
     model = GPT(config.model).to(device)
@@ -283,12 +290,12 @@ def measure(config: TrainConfig, choice, world_size: int, started: float) -> Mea
 
     nothing_skipped = torch.zeros((), device=device)
     passes, updates = [], []
-    end = time.perf_counter() + MEASURE_SECONDS
+    end = time.perf_counter() + seconds
     while len(passes) < 4 or (time.perf_counter() < end and len(passes) < 50):
         passes.append(timed(micro_step))
         updates.append(timed(lambda: optimizers.step(nothing_skipped)))
         optimizers.zero_grad()
-        if time.perf_counter() > end + 2 * MEASURE_SECONDS and len(passes) > 1:
+        if time.perf_counter() > end + 2 * seconds and len(passes) > 1:
             break
     steady = slice(1, None)  # the first pass warms up
     step = _median(passes[steady]) * micro_batches + _median(updates[steady])

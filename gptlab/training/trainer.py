@@ -12,15 +12,18 @@ import torch
 from gptlab.data.batches import mix
 from gptlab.errors import TrainingError
 from gptlab.files import atomic_write, display
+from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import evaluate_loss
+from gptlab.inference.generator import Generator
 from gptlab.plots import plot_loss
 from gptlab.runs import model_content
-from gptlab.training.config import Said, as_recipe, layer, plan_numbers
+from gptlab.training.config import Said, layer, plan_numbers
 from gptlab.training.interruption import Interruption
 from gptlab.training.memory import explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import clip_grad_norm
+from gptlab.training.run_recipe import as_recipe
 from gptlab.training.schedules import learning_rate
 from gptlab.training.session import (
     DECIDED,
@@ -34,6 +37,7 @@ logger = logging.getLogger(__name__)
 PLOT_SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
 MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss is hopeless
 MAX_BAD_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
+SAMPLE_BYTES = 240  # of a sample while training, about
 DIVERGED = 10  # times the loss of a blind guess: finite, and yet hopeless
 
 
@@ -98,7 +102,7 @@ def _train(session: Session) -> Outcome:
         if session.step:
             run.cut(session.step)
         with atomic_write(run.recipe, "w") as file:
-            file.write(as_recipe(session.said, session.resolved))
+            file.write(as_recipe(session.said, session.resolved, session.machine))
         tracker = make_tracker(config, run.folder)
     with Interruption() as interruption:
         compile_if_wanted(session)
@@ -196,6 +200,7 @@ def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor) -> None:
     kept = "there is no checkpoint yet"
     if session.run.checkpoint.exists():
         kept = f"{display(session.run.checkpoint)} is the last good checkpoint"
+    session.metrics.diverged(session.step, float(loss))
     lower = session.config.optimizer.learning_rate / 10
     raise TrainingError(
         f"{what} at step {session.step}, and it did not recover ({session.bad_in_a_row} steps in a "
@@ -221,10 +226,34 @@ def evaluate(session: Session) -> None:
             session.ema.swap(session.model)
         _keep_best(session, loss, "raw")
         is_best = session.best_step == session.step
-        session.metrics.evaluation(session.step, loss, averaged, is_best)
+        session.metrics.evaluation(session.step, loss, averaged, is_best, sample(session))
     session.best_val_loss, session.best_step = session.parallel.from_first(
         lambda: (session.best_val_loss, session.best_step)
     )
+
+
+def sample(session: Session) -> str | None:
+    """What the model writes now, where sample_interval asks for it; it never ends a run.
+
+    Its random numbers are its own (the seed decides them): with and without samples a run is the
+    same, and two samples differ because the model does.
+    """
+    evaluation = session.config.evaluation
+    if session.dataset.tokenizer is None or not evaluation.sample_interval:
+        return None
+    if session.step % evaluation.sample_interval and not session.is_finished:
+        return None
+    tokens = max(20, round(SAMPLE_BYTES * (session.metrics.text.tokens_per_byte or 0.25)))
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            completion = Generator(session.model, session.dataset.tokenizer).generate(
+                evaluation.sample_prompt,
+                SamplingConfig(max_tokens=tokens, seed=session.config.run.seed),
+            )[0]
+    except Exception as error:
+        logger.warning("There is no sample at step %d (%s).", session.step, error)
+        return None
+    return completion.text
 
 
 def _validation_loss(session: Session) -> float:

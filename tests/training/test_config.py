@@ -17,13 +17,13 @@ from gptlab.training.config import (
     OPTIONS,
     START_OPTIONS,
     Measurements,
-    as_recipe,
     build,
     layer,
     read_recipe,
     resolve,
     size_from_text,
 )
+from gptlab.training.run_recipe import as_recipe
 
 CPU = Choice("cpu", "float32", False, "there is no accelerator")
 CARD = Choice("cuda:0", "bfloat16", False, "cuda:0 is a card")

@@ -1,0 +1,84 @@
+"""A run's config.py: what was said, as a recipe, and as comments what followed from it."""
+
+import ast
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gptlab.errors import ConfigError
+from gptlab.files import display
+from gptlab.training.config import OPTIONS, START_OPTIONS, Resolved, Said
+
+TITLE = "# What was said for this run. `python train.py --config THIS_FILE` does it again."
+_FOLLOWED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")
+_MACHINE = "# Machine: "
+
+
+@dataclass(frozen=True)
+class RunRecipe:
+    """What a run's config.py tells: `said`, and every option's final value with its source."""
+
+    said: Said
+    values: dict = field(default_factory=dict)
+    sources: dict = field(default_factory=dict)
+    machine: str = ""
+
+
+def as_recipe(said: Said, resolved: Resolved, machine: str = "") -> str:
+    """The run as a recipe: what was said, and as comments what followed, with the reasons.
+
+    machine: where the run is, in words.
+    """
+    lines = [TITLE, ""]
+    for name, value in said.values.items():
+        if name not in START_OPTIONS:
+            lines.append(f"{name} = {value!r}  # {said.sources[name]}")
+    lines += ["", "# What followed from it:"]
+    values, sources = settings(said, resolved)
+    for name, value in values.items():
+        if name not in said.values or said.values[name] != value:
+            lines.append(f"# {name} = {value!r}  ({sources[name]})")
+    if machine:
+        lines += ["", f"{_MACHINE}{machine}"]
+    return "\n".join(lines) + "\n"
+
+
+def settings(said: Said, resolved: Resolved) -> tuple[dict, dict]:
+    """(values, sources) of every option but those of one start, by name, in the order of help."""
+    values, sources = {}, {}
+    if "model_preset" in said.values:
+        values["model_preset"] = said.values["model_preset"]
+    for name, value in resolved.config.flat().items():
+        if name not in START_OPTIONS:
+            values[name] = value
+    for name, value in values.items():
+        was_said = name in said.values and said.values[name] == value
+        sources[name] = said.sources[name] if was_said else resolved.reasons.get(name, "default")
+    return values, sources
+
+
+def read_run_recipe(path) -> RunRecipe:
+    """Read what `as_recipe` wrote, without running it. ConfigError names a line that is foreign."""
+    path = Path(path)
+    said, followed, machine = Said({}, {}), Said({}, {}), ""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        comment = _FOLLOWED.fullmatch(line)
+        try:
+            if line.startswith(_MACHINE):
+                machine = line.removeprefix(_MACHINE)
+            elif comment:
+                followed.values[comment[1]] = ast.literal_eval(comment[2])
+                followed.sources[comment[1]] = comment[3]
+            elif line and not line.startswith("#"):
+                assignment, _, source = line.rpartition("  # ")
+                name, _, value = assignment.partition(" = ")
+                said.values[name] = ast.literal_eval(value)
+                said.sources[name] = source
+        except (ValueError, SyntaxError):
+            raise ConfigError(
+                f"Line {number} of {display(path)} is not as a run writes it: use it as a recipe, "
+                "with --config."
+            ) from None
+    values, sources = said.values | followed.values, said.sources | followed.sources
+    order = [name for name in ("model_preset", *OPTIONS) if name in values]
+    return RunRecipe(said, {n: values[n] for n in order}, {n: sources[n] for n in order}, machine)
