@@ -7,31 +7,33 @@ from gptlab.model.config import GPTConfig
 
 def count_parameters(config: GPTConfig) -> int:
     """Number of parameters; tied weights count once, as `sum(p.numel())` of the module does."""
-    return (
-        _embedding_parameters(config) + config.n_layer * _block_parameters(config) + _norm(config)
-    )
+    return sum(parameters_by_component(config).values())
 
 
-def _norm(config: GPTConfig) -> int:
-    return config.n_embd * (2 if config.bias and not config.use_rms_norm else 1)
+def parameters_by_component(config: GPTConfig) -> dict[str, int]:
+    """Parameters by what they do, the blocks' summed over all blocks.
 
-
-def _embedding_parameters(config: GPTConfig) -> int:
-    tokens = config.vocab_size * config.n_embd
-    positions = config.block_size * config.n_embd if config.position_encoding == "learned" else 0
-    return tokens * (1 if config.tie_weights else 2) + positions
-
-
-def _block_parameters(config: GPTConfig) -> int:
+    With tied weights the output head has none of its own; biases belong to their component.
+    """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
     attention = config.n_embd * (2 * queries + 2 * keys)
     mlp = config.n_embd * config.intermediate_size * (3 if config.use_swiglu else 2)
-    biases = 0
     if config.bias:
-        hidden = config.intermediate_size * (2 if config.use_swiglu else 1)
-        biases = queries + 2 * keys + config.n_embd + hidden + config.n_embd
-    return attention + mlp + biases + 2 * _norm(config) + 2 * config.head_dim * config.qk_norm
+        attention += queries + 2 * keys + config.n_embd
+        mlp += config.intermediate_size * (2 if config.use_swiglu else 1) + config.n_embd
+    norm = config.n_embd * (2 if config.bias and not config.use_rms_norm else 1)
+    qk_norms = 2 * config.head_dim * config.qk_norm
+    tokens = config.vocab_size * config.n_embd
+    positions = config.block_size * config.n_embd
+    return {
+        "token embedding": tokens,
+        "position embedding": positions if config.position_encoding == "learned" else 0,
+        "attention": config.n_layer * attention,
+        "mlp": config.n_layer * mlp,
+        "norms": config.n_layer * (2 * norm + qk_norms) + norm,
+        "output head": 0 if config.tie_weights else tokens,
+    }
 
 
 def matrix_parameters(config: GPTConfig) -> int:
