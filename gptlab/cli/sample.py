@@ -157,7 +157,7 @@ def _describe(checkpoint, choice) -> str:
     loss = checkpoint.val_loss
     parts = [
         f"{display(checkpoint.path)}: step {checkpoint.step:,}",
-        "no validation loss yet" if loss is None else f"validation loss {loss:.4f}",
+        "no validation loss recorded" if loss is None else f"validation loss {loss:.4f}",
         f"{choice.dtype} on {choice.device}",
     ]
     if checkpoint.content.get("weights") == "averaged":
