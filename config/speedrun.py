@@ -2,8 +2,8 @@
 
 Trains  0.8M parameters, RoPE, QK-norm, ReLU²: NOT exportable (no common architecture has ReLU²)
 On      shakespeare (python prepare.py shakespeare)
-Takes   MEASURED
-Expect  MEASURED
+Takes   44 s on 2 slow CPU cores, start-up included; nanoGPT's documented CPU run took 133 s there
+Expect  a validation loss of 1.86 on the whole split; with --batch_size 32 --max_iters 750 1.58
 """
 
 dataset = "shakespeare"
