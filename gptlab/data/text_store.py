@@ -89,7 +89,6 @@ class TextStore:
                 self._marks.append((self.characters, self.bytes))
         if blank:
             self._file.seek(start[1])
-            self._file.truncate()
             self.characters, self.bytes = start
             del self._marks[marks:]
             return False

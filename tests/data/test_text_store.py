@@ -174,7 +174,7 @@ def test_another_seed_keeps_other_documents_for_validation(tmp_path):
 def test_equal_documents_are_on_one_side(tmp_path):
     store = stored(tmp_path, [f"document {i % 10}" for i in range(100)])
     assert store.repeated_documents == 90
-    train, val = store.split("document", 0.3)
+    train, val = store.split("document", 0.25)  # in the middle of ten equal ones
     sides = [{text for text, _ in store.pieces(split)} for split in (train, val)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
 
@@ -193,6 +193,16 @@ def test_a_blank_document_leaves_no_trace(tmp_path):
         (" ", True),
         ("two", True),
     ]
+
+
+def test_a_long_blank_document_does_not_move_the_tail(tmp_path, monkeypatch):
+    monkeypatch.setattr("gptlab.data.text_store.PIECE_BYTES", 10)
+    text = "".join(f"é{i} " for i in range(300))
+    store = stored(tmp_path, ["first", [" " * 9] * 40, [text[:100], text[100:]], [" "] * 50])
+    train, val = store.split("tail", 0.3)
+    cut = int((len(text) + 5) * 0.7)
+    assert texts_of(store, train) == ("first" + text)[:cut]
+    assert texts_of(store, val) == ("first" + text)[cut:]
 
 
 def test_the_alphabet_is_every_character_that_occurs(tmp_path):

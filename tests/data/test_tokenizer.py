@@ -203,6 +203,10 @@ def test_a_bpe_of_257_ids_is_bytes_alone():
     assert tokenizer.decode(tokenizer.encode("aaaa é")) == "aaaa é"
 
 
+def test_a_pair_that_occurs_once_is_not_merged():
+    assert train_bpe(["abcdef xyz"], 300).vocab_size == 257
+
+
 def test_a_short_text_supports_fewer_ids_than_asked():
     tokenizer = train_bpe(["low lower lowest low lower lowest"], 32_000)
     assert 257 < tokenizer.vocab_size < 300
@@ -291,6 +295,8 @@ def test_an_imported_tokenizer_is_the_one_of_its_model_without_added_tokens():
     spelled = b"".join(map(imported.token_bytes, imported.encode("ab é")))
     assert spelled == " ab é".encode()
     assert imported.token_bytes(2) == b""
+    assert 2 not in imported.encode("a</s>b")  # text is text
+    assert imported.decode(imported.encode("a</s>b")) == "a</s>b"
 
 
 def test_gpt2_ids_are_those_of_tiktoken(gpt2_files):
