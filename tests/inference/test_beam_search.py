@@ -97,3 +97,15 @@ def test_the_search_ends_early_once_nothing_can_be_better(reciting):
     found = search(model, [0], 2, 1000, progress=steps.append)
     assert found[0].token_ids == (1, 2, END)
     assert sum(steps) < 20
+
+
+@pytest.mark.parametrize("beam_width", [1, 2, 8])
+def test_an_early_end_neither_takes_the_place_of_a_beam_nor_hides_a_better_text(
+    reciting, beam_width
+):
+    model = reciting([0, 1, 2, 4, END], vocab_size=6, certainty=20.0)
+    with torch.no_grad():  # after 0, ending at once is a little likelier than the long text
+        model.lm_head.weight[END, 0] = 20.2
+    best = search(model, [0], beam_width, 8)[0]
+    assert log_probs_of(model, [0], [END])[0] > log_probs_of(model, [0], [1])[0]
+    assert best.token_ids == (1, 2, 4, END)
