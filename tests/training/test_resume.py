@@ -1,6 +1,10 @@
 """A run that was stopped and continued ends exactly where the unbroken run ends."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from gptlab.runs import Run, read_checkpoint
 from gptlab.training import trainer
 from gptlab.training.config import layer, read_recipe
 
+ROOT = Path(__file__).resolve().parents[2]
 TIMING = ("time", "tokens_per_second", "mfu", "data_share")
 
 
@@ -268,3 +273,23 @@ def test_a_run_with_a_time_budget_resumes_to_the_steps_decided_at_its_start(trai
     decided = state_of(tmp_path / "run")["decided"]["max_iters"]
     assert train("run", resume=True, stop_at=5).step == 5
     assert state_of(tmp_path / "run")["decided"]["max_iters"] == decided > 5
+
+
+def test_a_killed_process_loses_nothing_that_a_checkpoint_had(train, tmp_path):
+    settings = dict(
+        dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.1, batch_size=4,
+        max_iters=60, eval_tokens=256, log_interval=1, device="cpu", dtype="float32",
+        compile_model=False, eval_interval=5, out_dir=tmp_path / "broken",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *(f"--{n}={v}" for n, v in settings.items())],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert any(line.startswith("step 10: validation") for line in process.stdout)
+    process.kill()  # somewhere between two checkpoints, or within one
+    process.communicate()
+    del settings["out_dir"]
+    train("whole", **settings)
+    assert train("broken", resume=True).step == 60
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert list((tmp_path / "broken").glob(".*.tmp")) == []

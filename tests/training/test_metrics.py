@@ -1,0 +1,175 @@
+"""What a run says and records: honest units, honest rates, and nothing from other processes."""
+
+import json
+import math
+
+import pytest
+
+from gptlab.model.arithmetic import flops_per_token
+from gptlab.runs import Run
+from gptlab.training import metrics as module
+from gptlab.training.config import build
+from gptlab.training.metrics import Metrics, Text, closing_words, duration
+
+META = {
+    "val_tokens": 1000,
+    "val_bytes": 4000,
+    "baselines": {"lzma": 2.0, "unigram": 4.0, "5gram": 1.5},
+}
+CONFIG = build(dict(
+    batch_size=2, block_size=10, n_layer=1, n_head=1, n_embd=8, vocab_size=11, max_iters=100,
+    log_interval=1, eval_interval=10,
+))  # fmt: skip
+
+
+class Clock:
+    """time.perf_counter of a machine on which one step takes a second."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def time(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def make(tmp_path, clock):
+    def make(peak=None, first=True, config=CONFIG):
+        metrics = Metrics(config, Run(tmp_path), Text(META), first=first, peak=peak)
+        metrics.begin(0)
+        return metrics
+
+    return make
+
+
+def step(metrics, number, loss=2.0, reading=0.0):
+    metrics.step(number, loss, 1.0, 0.1, 2 * number, 0, reading)
+
+
+def records(tmp_path):
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_loss_in_nats_per_token_becomes_bits_per_byte_of_text():
+    text = Text(META)
+    assert text.bits_per_byte(4 * math.log(2)) == pytest.approx(1.0)  # 4 bytes a token, 4 bits
+    assert text.levels() == pytest.approx(
+        {"5-gram": 6 * math.log(2), "lzma": 8 * math.log(2), "unigram": 16 * math.log(2)}
+    )
+
+
+@pytest.mark.parametrize("meta", [None, {}, {"val_tokens": 3}, {"val_tokens": 3, "val_bytes": 0}])
+def test_without_the_sizes_of_the_text_there_are_no_bits_per_byte(meta):
+    assert Text(meta).bits_per_byte(1.0) is None and Text(meta).levels() == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_are_said_as_people_say_them(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_record_has_the_rate_of_the_steps_since_the_last_and_no_time_of_evaluations(
+    make, clock, tmp_path
+):
+    metrics = make()
+    clock.now = 1.0
+    step(metrics, 1)
+    with metrics.paused():
+        clock.now += 100.0  # an evaluation
+    clock.now += 2.0
+    step(metrics, 2, reading=0.5)
+    first, second = records(tmp_path)
+    assert first["tokens_per_second"] == 20.0
+    assert second["tokens_per_second"] == 10.0 and second["data_share"] == 0.25
+    assert second["bits_per_byte"] == pytest.approx(2.0 / math.log(2) / 4)
+
+
+def test_only_log_steps_and_the_first_are_recorded(make, clock, tmp_path):
+    metrics = make(config=CONFIG.replace(log_interval=4))
+    for number in range(1, 11):
+        clock.now += 1.0
+        step(metrics, number)
+    assert [record["step"] for record in records(tmp_path)] == [1, 4, 8]
+    assert [record["tokens_per_second"] for record in records(tmp_path)] == [20.0, 20.0, 20.0]
+
+
+def test_mfu_is_a_share_of_the_peak_and_a_faster_step_raises_the_peak(make, clock, tmp_path):
+    flops = 20 * flops_per_token(CONFIG.model)  # of a step
+    metrics = make(peak=2 * flops)
+    for number, seconds in enumerate((1.0, 0.25, 1.0), start=1):
+        clock.now += seconds
+        step(metrics, number)
+    assert [record["mfu"] for record in records(tmp_path)] == [0.5, 1.0, 0.25]
+
+
+def test_without_a_known_peak_no_mfu_is_claimed(make, clock, tmp_path, capsys):
+    metrics = make()
+    clock.now = 1.0
+    step(metrics, 1)
+    assert "mfu" not in records(tmp_path)[0] and "mfu" not in capsys.readouterr().out
+
+
+def test_in_a_pipe_there_are_plain_lines_now_and_then_and_no_bar(make, clock, capsys):
+    metrics = make(peak=1e9)
+    for number in range(1, 21):
+        clock.now += 1.0
+        step(metrics, number)
+    metrics.close()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "step 1/100",
+        "step 7/100",
+        "step 13/100",
+        "step 19/100",
+    ]
+    assert "loss 2.0000 (0.721 bits/byte), 20 tokens/s, mfu" in lines[1]
+    assert lines[-1].endswith("1 min 21 s left")
+    assert err == "" and "\x1b" not in out and "\r" not in out
+
+
+def test_an_evaluation_is_said_beside_the_baselines(make, capsys, tmp_path):
+    metrics = make()
+    metrics.evaluation(10, 2.0, 1.5, True)
+    line = capsys.readouterr().out
+    for words in ("step 10", "2.0000 (0.721 bits/byte)", "averaged weights 1.5000", "lowest so far",
+                  "lzma 2.00", "5-gram 1.50"):  # fmt: skip
+        assert words in line
+    assert records(tmp_path)[0] == {
+        "step": 10,
+        "val_loss": 2.0,
+        "val_bits_per_byte": pytest.approx(0.7213, abs=1e-4),
+        "ema_val_loss": 1.5,
+    }
+
+
+def test_other_processes_say_and_write_nothing(make, clock, capsys, tmp_path):
+    metrics = make(first=False)
+    clock.now = 1.0
+    step(metrics, 1)
+    metrics.evaluation(1, 2.0, None, True)
+    metrics.say("words")
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_closing_words_set_the_loss_beside_what_simple_programs_reach(make):
+    nats = math.log(2) * 4
+    words = " ".join(closing_words(make(), 90, 1.8 * nats, 100))
+    assert "at step 90" in words and "(1.800 bits/byte)" in words
+    assert "better than lzma and unigram, not yet than 5-gram" in words
+    assert "overfitted" not in words
+    assert "better than none of them" in " ".join(closing_words(make(), 90, 5 * nats, 100))
+    assert "After step 50 the model overfitted" in " ".join(closing_words(make(), 50, 1.0, 100))
