@@ -461,6 +461,8 @@ def list_runs() -> list[Path]:
     """The run directories under the home that hold a checkpoint, newest first."""
     found = []
     for folder in out_home().glob("*"):
+        if folder.name.startswith("."):  # what a deletion had moved aside
+            continue
         run = Run(folder)
         times = [p.stat().st_mtime for p in (run.checkpoint, run.best) if p.exists()]
         if times:

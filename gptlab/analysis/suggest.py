@@ -135,9 +135,23 @@ def refusal_of(options: dict, text: Text, free: int | None, dtype: str) -> str:
     needed = memory_needed(options, text, dtype)
     if free is None or needed < TIGHT * free:
         return ""
-    return (
-        f"that model needs at least {in_gigabytes(needed)} and {in_gigabytes(free)} are free"
-    )
+    return f"that model needs at least {in_gigabytes(needed)} and {in_gigabytes(free)} are free"
+
+
+def nearest_that_fits(shape: dict, text: Text, free: int | None, dtype: str) -> str:
+    """What to take instead of a shape that does not fit: fewer layers, else a smaller width."""
+    n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
+    per_head = n_embd // n_head
+    while n_head >= 1:
+        for layers in range(n_layer, 0, -1):
+            smaller = custom_architecture(layers, n_head, n_head * per_head, text)
+            if not refusal_of(smaller, text, free, dtype):
+                width = f" and width {n_head * per_head} ({n_head} heads)" * (
+                    n_head < shape["n_head"]
+                )
+                return f"{layers} layers{width} would"
+        n_head //= 2
+    return "nothing of this kind would"
 
 
 def training(options: dict, text: Text) -> dict:

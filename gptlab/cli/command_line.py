@@ -42,3 +42,24 @@ def in_words(value: object) -> str:
 def quoted(word: str) -> str:
     """The word in the quotes that this system's shell needs, if it needs any."""
     return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+
+
+def command_to_try(run, finding) -> str:
+    """The command that a finding of `analysis.diagnosis` about a run suggests."""
+    if finding.continues:
+        where = {"out_dir": display(run.folder)}
+        return command_line("train.py", where | finding.options) + " --resume"
+    start = {"out_dir": display(fresh_folder(run.folder))}
+    recipe = run.folder / "config.py"
+    if recipe.exists():
+        start = {"config": display(recipe)} | start
+    return command_line("train.py", start | finding.options)
+
+
+def fresh_folder(folder: Path) -> Path:
+    """`folder` where there is nothing yet, else the first of folder_2, folder_3, ... ."""
+    number, fresh = 1, folder
+    while fresh.exists():
+        number += 1
+        fresh = folder.with_name(f"{folder.name}_{number}")
+    return fresh

@@ -14,15 +14,20 @@ STARTED = time.perf_counter()  # what a time budget counts from: this file is th
 COMMANDS = {
     "train": ("gptlab.cli.train", "train a model"),
     "generate": ("gptlab.cli.sample", "write text with a trained model"),
-    "dataset": ("gptlab.cli.prepare", "turn text into a dataset"),
+    "info": ("gptlab.cli.info", "show the environment, the datasets and the runs"),
+    "dataset": ("gptlab.cli.dataset", "list, prepare, add, view and delete texts"),
+    "doctor": ("gptlab.cli.doctor", "check that a run will work, or what a run's curve shows"),
     "hardware": ("gptlab.cli.hardware", "show what this machine has and what is recommended"),
 }
-ALIASES = {"sample": "generate", "prepare": "dataset"}
+SCRIPTS = {"prepare": "gptlab.cli.prepare", "sample": "gptlab.cli.sample"}  # never ask anything
+# what `gpt.py COMMAND` runs without any option: questions, if a person is at the terminal
+ASKING = {"train": "gptlab.cli.wizard", "generate": "gptlab.cli.generate"}
 
 MENU = """\
-python gpt.py train --config config/shakespeare_char.py
+python gpt.py train
 
-gptlab trains GPT models from your own text.
+gptlab trains GPT models from your own text. The command above asks six questions,
+trains, and shows what the model writes; Enter takes every default.
 
 commands:
 {commands}
@@ -40,26 +45,30 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[0] == "--version":
         argv[0] = "version"
-    return run_command(argv[0], argv[1:])
+    asks = len(argv) == 1 and argv[0] in ASKING
+    return run_command(argv[0], argv[1:], ASKING[argv[0]] if asks else None)
 
 
-def run_command(name: str, argv: list[str]) -> int:
-    """Run one command. Errors that a user can cause end as one sentence on stderr and 2."""
+def run_command(name: str, argv: list[str], module: str | None = None) -> int:
+    """Run one command. Errors that a user can cause end as one sentence on stderr and 2.
+
+    module: what runs it instead of the module in the table.
+    """
     # Threads that wait for each other spin before they sleep. On a machine that does other things
     # as well, libgomp's long spinning made training 3 to 7 times slower; on an idle one a short
     # one costs 8% for the smallest models. It counts when torch is imported, so before that.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     configure_output()
-    name = ALIASES.get(name, name)
+    known = {**SCRIPTS, **{command: row[0] for command, row in COMMANDS.items()}}
     try:
-        if name not in COMMANDS:
+        if name not in known:
             from gptlab.errors import ConfigError
             from gptlab.options import nearest
 
-            close = nearest(name, COMMANDS)
+            close = nearest(name, known)
             hint = f"did you mean {close}?" if close else f"choose from {', '.join(COMMANDS)}."
             raise ConfigError(f"There is no command {name!r}: {hint}")
-        code = importlib.import_module(COMMANDS[name][0]).main(argv)
+        code = importlib.import_module(module or known[name]).main(argv)
         sys.stdout.flush()
         return code
     except GPTLabError as error:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,13 +34,19 @@ def main(argv: list[str]) -> int:
         positionals=[("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME")],
     )
     if said.pop("list", False):
-        print(_listing())
+        print(listing())
         return 0
     sources = said.pop("sources", None) or ["shakespeare"]
-    with _Bars() as bars:
-        done = prepare(sources, PrepareOptions(**said), bars.progress, bars.note)
-    print(_summary(done))
+    prepare_sources(sources, PrepareOptions(**said))
     return 0
+
+
+def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = None) -> Prepared:
+    """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
+    with _Bars() as bars:
+        done = prepare(sources, options, bars.progress, bars.note)
+    print(_summary(done))
+    return done
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def _summary(done: Prepared) -> str:
     return "\n".join(lines)
 
 
-def _listing() -> str:
+def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
     rows = []
     for name, meta in list_datasets():

@@ -54,14 +54,11 @@ def open_console():
 
     Called once before the first question: it also makes the input bear what is not UTF-8.
     """
-    from rich.console import Console
+    from gptlab.cli.console import make_console
 
     with contextlib.suppress(AttributeError, io.UnsupportedOperation):
         sys.stdin.reconfigure(errors="replace")
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 100
-    return console
+    return make_console()
 
 
 def choose(
@@ -151,6 +148,22 @@ def walk(steps: Sequence[Callable[[], None]], can_leave: bool = False) -> None:
             position = max(0, position - 1)
 
 
+def attempt(console, work: Callable[[], object]) -> object | None:
+    """What `work` returns; None, and its sentence is shown, where it raises an error of a user."""
+    try:
+        return work()
+    except (GPTLabError, OSError) as error:
+        show_error(console, error)
+        return None
+
+
+def show_error(console, error: GPTLabError | OSError) -> None:
+    """The sentence of an error that a user can cause."""
+    is_ours = isinstance(error, GPTLabError)
+    sentence = str(error) if is_ours else explain_os_error(error)
+    console.print(sentence, style="yellow", markup=False)
+
+
 def whole_number(name: str, lowest: int = 1, highest: int = 10**9) -> Callable[[str], int]:
     """A converter of a line for `ask`: a whole number within these bounds."""
 
@@ -192,7 +205,8 @@ def _answered(console, convert, default: str | None, shown: str | None, explanat
     while True:
         word = _read_line(f"[{shown}] > " if shown else "> ")
         if word == EXPLAIN:
-            console.print(explanation or "Type an answer and Enter.", markup=False)
+            text = " ".join((explanation or "Type an answer and Enter.").split())
+            console.print(text, markup=False)  # wrapped anew, at this window's width
             console.print("Enter takes what stands in brackets, b goes back.", style="dim")
             continue
         if word.lower() in (BACK, "back"):
@@ -202,10 +216,8 @@ def _answered(console, convert, default: str | None, shown: str | None, explanat
             continue
         try:
             return convert(word or default)
-        except GPTLabError as error:
-            console.print(str(error), style="yellow", markup=False)
-        except OSError as error:
-            console.print(explain_os_error(error), style="yellow", markup=False)
+        except (GPTLabError, OSError) as error:
+            show_error(console, error)
 
 
 def _read_line(prompt: str) -> str:

@@ -1,5 +1,6 @@
 """`python train.py`: train a model."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from gptlab.cli.main import STARTED
 from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.options import parse_command_line
-from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
+from gptlab.training.config import GROUPS, PresetOption, Said, layer, read_recipe
 
 EXAMPLE = """\
 python train.py --config config/shakespeare_char.py
@@ -50,9 +51,21 @@ def main(argv: list[str]) -> int:
     if recipe_path:
         recipe = read_recipe(recipe_path)
     layered = layer(recipe, said, display(recipe_path) if recipe_path else "recipe")
-    if sys.stderr.isatty() and not layered.values.get("quiet"):
+    return run_training(layered, STARTED, Path(recipe_path).stem if recipe_path else "")
+
+
+def run_training(said: Said, started: float | None = None, recipe_name: str = "") -> int:
+    """Train, and at a terminal show what came of it; the exit code."""
+    quiet = said.values.get("quiet")
+    if sys.stderr.isatty() and not quiet:
         print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
     from gptlab.training.trainer import train
 
-    stem = Path(recipe_path).stem if recipe_path else ""
-    return train(layered, started=STARTED, recipe_name=stem).exit_code
+    outcome = train(said, started=started, recipe_name=recipe_name)
+    is_first = os.environ.get("RANK", "0") == "0"
+    looks_on = sys.stdout.isatty() and not quiet and not said.values.get("dry_run")
+    if outcome.exit_code == 0 and is_first and looks_on:
+        from gptlab.cli.after_training import show_result
+
+        show_result(outcome)
+    return outcome.exit_code

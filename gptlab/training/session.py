@@ -115,12 +115,7 @@ def prepare_session(
             as_before = hardware.choose(report, request, before["dtype"])
             choice = choice if as_before.slow else as_before
     parallel.begin(choice.device)
-    if choice.device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
-    if choice.device == "cpu":
-        # two threads gave other weights in each run of compiled code without it
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+    settle_torch(choice.device)
     if not hardware.attention_is_causal(choice.device, choice.dtype):
         logger.warning("The fused attention of %s is wrong here: using plain.", choice.device)
         for kernel in ("flash", "mem_efficient", "cudnn"):
@@ -145,6 +140,16 @@ def prepare_session(
         session = _build(said, resolved, run, parallel, dataset, state, start)
     session.machine = report.in_words(choice.device)
     return session
+
+
+def settle_torch(device: str) -> None:
+    """What torch is told once in a process that trains on this device."""
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
+    if device == "cpu":
+        # two threads gave other weights in each run of compiled code without it
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def continue_said(said: Said, state: dict) -> Said:

@@ -1,0 +1,303 @@
+"""Checks that a run will work here, each with what to do where it would not.
+
+Each check is a function that returns a Check and raises nothing for what it looks for. torch is
+imported inside, so that a missing torch is a finding and not a traceback.
+"""
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
+from gptlab.errors import CheckpointError, DataError, GPTLabError
+from gptlab.files import display, explain_os_error, in_bytes, sha256_file
+from gptlab.model.arithmetic import count_parameters
+from gptlab.runs import Run, read_checkpoint
+from gptlab.training.config import TrainConfig
+from gptlab.training.memory import memory_warning
+
+SPACE_TO_SPARE = 100_000_000  # bytes beside the checkpoints: records, pictures, other programs
+_SCAN_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and what was found. fix: what to do, "" where nothing is wrong."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+# Packages -----------------------------------------------------------------------------------------
+
+
+def check_versions(requirements: list[tuple[str, str]]) -> Check:
+    """The installed packages against (name, versions), such as ("torch", "~=2.13.0")."""
+    wrong = []
+    for name, wanted in requirements:
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        if not satisfies(found, wanted):
+            wrong.append(f"{name} is {found}, and {wanted} was tested")
+    fix = "install what was tested: pip install -r requirements.txt"
+    if wrong:
+        return Check("packages", False, "; ".join(wrong), fix)
+    return Check("packages", True, f"{len(requirements)} packages, all of the tested releases")
+
+
+def read_requirements() -> list[tuple[str, str]]:
+    """(name, versions) of what gptlab needs: requirements.txt, else the installed metadata."""
+    path = Path(__file__).resolve().parents[2] / "requirements.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        try:
+            lines = importlib.metadata.requires("gptlab") or []
+        except importlib.metadata.PackageNotFoundError:
+            lines = []
+    found = [re.match(r"([\w.-]+)\s*([^#;]*)", line) for line in lines if "extra ==" not in line]
+    return [(match[1], match[2].strip()) for match in found if match]
+
+
+def satisfies(version: str, wanted: str) -> bool:
+    """Whether a release fits a list such as ">=2.0,<3" (~=: the same but for the last part)."""
+    have = _release(version)
+    for part in filter(None, (part.strip() for part in wanted.split(","))):
+        sign, bound = re.match(r"(~=|>=|<=|==|!=|<|>)?\s*(.+)", part).groups()
+        limit = _release(bound)
+        same = have[: len(limit)] == limit
+        fits = {
+            "~=": have >= limit and have[: len(limit) - 1] == limit[:-1],
+            ">=": have >= limit,
+            "<=": have <= limit or same,
+            "==": same,
+            "!=": not same,
+            "<": have < limit,
+            ">": have > limit and not same,
+        }
+        if not fits[sign or "=="]:
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """ "2.13.0+cpu" as (2, 13, 0)."""
+    return tuple(int(n) for n in re.match(r"\d+(\.\d+)*", version.lstrip("v"))[0].split("."))
+
+
+# Places -------------------------------------------------------------------------------------------
+
+
+def check_writable(name: str, folder: Path, option: str) -> Check:
+    """Whether a file can be made in `folder`, or in the nearest folder above that exists."""
+    existing = _nearest_existing(folder)
+    try:
+        if not existing.is_dir():
+            raise NotADirectoryError(20, "not a folder", str(existing))
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".gptlab-") as file:
+            file.write(b"a test")
+            file.flush()
+    except OSError as error:
+        error.filename = str(existing)
+        return Check(
+            name,
+            False,
+            explain_os_error(error).split(":")[0].rstrip("."),
+            f"make it writable for this user, or choose another place with {option}",
+        )
+    return Check(name, True, f"{display(folder)} can be written")
+
+
+def check_space(config: TrainConfig, folder: Path) -> Check:
+    """Whether this run's checkpoints fit on the disk."""
+    needed = checkpoint_bytes(config) + SPACE_TO_SPARE
+    free = shutil.disk_usage(_nearest_existing(folder)).free
+    detail = f"{in_bytes(free)} free, {in_bytes(needed)} needed for the checkpoints of this run"
+    if free < needed:
+        return Check(
+            "disk space", False, detail, "free some space, or choose another disk with --out_dir"
+        )
+    return Check("disk space", True, detail)
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """The most bytes that a run's files take: two states and a third in the making, best.pt."""
+    parameters = 4 * count_parameters(config.model)
+    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
+    average = 1 if config.optimizer.ema_decay else 0
+    state = parameters * (1 + moments + average)
+    return 3 * state + parameters
+
+
+def _nearest_existing(folder: Path) -> Path:
+    folder = Path(folder).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+# The machine --------------------------------------------------------------------------------------
+
+
+def check_device(choice, device, config: TrainConfig | None) -> Check:
+    """The device that would be used, and whether the plan fits its memory."""
+    name = f"device {choice.device}"
+    warning = memory_warning(config, device.memory_free) if config else ""
+    if warning:
+        problem, fix = warning.rstrip(".").split(";")[0], warning.rstrip(".").split("; ")[1]
+        return Check(name, False, problem, fix)
+    if choice.slow:
+        return Check(name, False, choice.reason, "leave --dtype out")
+    return Check(name, True, choice.reason)
+
+
+def check_attention(choice, head_dim: int = 64) -> Check:
+    """Whether fused attention is right on this device: no position sees what comes after it."""
+    from gptlab.hardware import attention_is_causal
+
+    try:
+        right = attention_is_causal(choice.device, choice.dtype, head_dim=head_dim)
+    except RuntimeError as error:
+        right, why = False, f"it failed ({error})"
+    else:
+        why = "later tokens leak into earlier ones, or values are not finite"
+    if right:
+        return Check("attention", True, f"causal and right on {choice.device} in {choice.dtype}")
+    return Check(
+        "attention",
+        False,
+        f"fused attention is wrong on {choice.device} in {choice.dtype}: {why}",
+        "gptlab uses plain attention there, which is slower; --dtype float32 or another release "
+        "of torch or of the driver may be right",
+    )
+
+
+def check_compiler(device, wanted: bool = True) -> Check:
+    """Whether torch.compile finds its tools; training works without, and longer runs are slower."""
+    support = device.compile
+    if support.available or not wanted or device.kind == "mps":
+        return Check("torch.compile", True, support.reason if wanted else "not wanted")
+    return Check(
+        "torch.compile",
+        False,
+        f"{support.reason}, so training is not compiled and long runs are slower",
+        compiler_fix(support.reason, platform.system()) + ", or say --compile_model false",
+    )
+
+
+def compiler_fix(reason: str, system: str) -> str:
+    """How to get what torch.compile lacks."""
+    if "triton" in reason:
+        return "pip install triton (Windows: triton-windows)"
+    if "capability" in reason:
+        return "nothing can be done for this card"
+    if "headers" in reason:
+        return "install Python's headers (Debian, Ubuntu: sudo apt-get install python3-dev)"
+    return {
+        "Windows": "install the C++ part of the Build Tools for Visual Studio",
+        "Darwin": "install Apple's compiler: xcode-select --install",
+    }.get(system, "install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++)")
+
+
+# Files of ours ------------------------------------------------------------------------------------
+
+
+def check_dataset(
+    name: str, vocab_size: int | None = None, progress: Callable[[int], None] | None = None
+) -> Check:
+    """A dataset against its meta.json, however large: sizes, hashes, ids, tokenizer.
+
+    progress: called with bytes read.
+    """
+    try:
+        dataset = open_dataset(name, vocab_size)
+        recorded = (dataset.meta or {}).get("sha256") or {}
+        for split in ("train", "val"):
+            path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
+            for start in range(0, len(tokens), _SCAN_TOKENS):
+                check_ids(tokens[start : start + _SCAN_TOKENS], dataset.vocab_size, path, start)
+            if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just compared it
+                continue
+            if recorded.get(path.name) not in (None, sha256_file(path, progress)):
+                raise DataError(
+                    f"{display(path)} has changed since it was prepared; prepare it again "
+                    f"(python prepare.py ... --dataset {dataset.name})."
+                )
+    except DataError as error:
+        problem, _, fix = str(error).rstrip(".").partition("; ")
+        return Check(f"dataset {name}", False, problem, fix or "prepare it again")
+    except OSError as error:
+        return Check(f"dataset {name}", False, explain_os_error(error), "prepare it again")
+    sizes = f"{len(dataset.train):,} + {len(dataset.val):,} tokens"
+    how = "as its meta.json says" if recorded else "without a meta.json to compare with"
+    return Check(f"dataset {dataset.name}", True, f"{sizes}, {how}")
+
+
+def dataset_bytes(meta: dict | None) -> int:
+    """Bytes of both token files, for a progress bar."""
+    meta = meta or {}
+    tokens = int(meta.get("train_tokens") or 0) + int(meta.get("val_tokens") or 0)
+    return tokens * DTYPES.get(meta.get("dtype"), DTYPES["uint16"]).itemsize
+
+
+def check_run(folder: Path) -> Iterator[Check]:
+    """Each checkpoint of a run: is it whole, ours, and are its weights numbers?"""
+    run = Run(folder)
+    paths = [path for path in (run.checkpoint, run.previous, run.best) if path.exists()]
+    if not paths:
+        yield Check(
+            f"run {run.folder.name}",
+            False,
+            f"{display(run.folder)} has no checkpoint",
+            f"train there: python train.py --out_dir {display(run.folder)}",
+        )
+    for path in paths:
+        name = f"{run.folder.name}/{path.name}"
+        try:
+            content = _read_whole(path)
+        except (GPTLabError, OSError) as error:
+            is_ours = isinstance(error, GPTLabError)
+            sentence = str(error).rstrip(".") if is_ours else explain_os_error(error)
+            yield Check(name, False, sentence, _checkpoint_fix(run, path))
+            continue
+        yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(path.stat().st_size)}")
+
+
+def _read_whole(path: Path) -> dict:
+    """A checkpoint's content; CheckpointError: a wrong checksum, a weight that is no number."""
+    import torch
+
+    content = read_checkpoint(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = "all of it"
+    if damaged:
+        raise CheckpointError(f"{display(path)} is damaged: a checksum does not fit.")
+    for name, weight in content["model"].items():
+        if isinstance(weight, torch.Tensor) and not weight.isfinite().all():
+            raise CheckpointError(f"{display(path)} holds weights that are not finite ({name}).")
+    return content
+
+
+def _checkpoint_fix(run: Run, path: Path) -> str:
+    here = display(run.folder)
+    if path == run.checkpoint and run.previous.exists():
+        return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
+    if path == run.best and run.checkpoint.exists():
+        return f"delete {display(path)}: sample.py takes ckpt.pt then"
+    if path == run.previous:
+        return f"delete {display(path)}: ckpt.pt is the newer one"
+    return f"copy it from a backup, or train again: python train.py --out_dir {here} --overwrite"

@@ -1,0 +1,435 @@
+"""`python gpt.py train` without options: six questions, then a training.
+
+Every answer ends in options of train.py. What is printed at the end is a command with all of them,
+and the training runs by the same options, so that the command does the same again.
+"""
+
+from pathlib import Path
+
+from gptlab.analysis import suggest
+from gptlab.analysis.planner import LENGTH, Plan, Planner, in_millions
+from gptlab.cli import explanations, questions
+from gptlab.cli.command_line import command_line, fresh_folder, program
+from gptlab.cli.config_builder import ask_recipe_name, parse_assignments, write_recipe
+from gptlab.cli.dataset import ask_for_text, size_of
+from gptlab.cli.prepare import prepare_sources
+from gptlab.cli.questions import Back, Choice
+from gptlab.data.token_files import list_datasets, open_dataset
+from gptlab.errors import ConfigError, GPTLabError
+from gptlab.files import display, out_home
+from gptlab.model.arithmetic import count_parameters
+from gptlab.training.config import layer, plan_numbers
+from gptlab.training.memory import in_gigabytes, needed_memory
+
+# options of the model that a plan begins with; the others follow from it, or were changed
+ARCHITECTURE = {
+    "model_preset", "block_size", "n_layer", "n_head", "n_embd", "qk_norm", "tie_weights",
+    "init_projection",
+}  # fmt: skip
+# answered by questions of their own, or belonging to one start only
+NOT_CHANGED_HERE = {
+    "dataset", "device", "model_preset", "init_from", "out_dir", "resume", "overwrite", "dry_run",
+    "vocab_size", "quiet",
+}  # fmt: skip
+OWN_TEXT = "my own text"
+SHAKESPEARE = "prepare Shakespeare"
+
+
+def main(argv: list[str]) -> int:
+    """Ask and train; the exit code."""
+    questions.refuse_without_terminal(
+        f"write {program('gpt.py')} train --dataset shakespeare --minutes 3, or other options "
+        f"({program('train.py')} --help)"
+    )
+    wizard = Wizard(questions.open_console())
+    wizard.ask_all()
+    return wizard.do()
+
+
+class Wizard:
+    """The questions, and the answers so far."""
+
+    def __init__(self, console):
+        self.console = console
+        self.hardware = self.choice = None  # hardware.Hardware, hardware.Choice
+        self.dataset = self.text = None  # Dataset, suggest.Text
+        self.model: dict | None = None  # options of the model; None: fitted to text and time
+        self.changed: dict = {}
+        self.plan: Plan | None = None
+        self.action = "start"
+        self.recipe: Path | None = None
+        self._planner: Planner | None = None
+
+    def ask_all(self) -> None:
+        """All six questions; b goes back."""
+        questions.walk(
+            [
+                self.ask_device,
+                self.ask_dataset,
+                self.ask_size,
+                self.ask_length,
+                self.ask_changes,
+                self.ask_start,
+            ]
+        )
+
+    # 1 and 2: hardware and text
+
+    def ask_device(self) -> None:
+        """Which device; the recommended one is the default."""
+        from gptlab import hardware
+
+        if self.hardware is None:
+            self.console.print("Looking at this machine (a few seconds) ...", style="dim")
+            self.hardware = hardware.detect()
+        recommended = self.hardware.recommended
+        choices = [
+            Choice(
+                device.name,
+                device.name,
+                _device_words(device) + ("; recommended" * (device.name == recommended.device)),
+                refusal="" if device.usable else f"{device.name} cannot be used: {device.reason}.",
+            )
+            for device in self.hardware.devices
+        ]
+        for note in self.hardware.notes:
+            self.console.print(note, style="yellow", markup=False)
+        default = [choice.value for choice in choices].index(recommended.device)
+        title = f"1/6  Where shall the model be trained? Recommended: {recommended.device}."
+        name = questions.choose(self.console, title, choices, default, explanations.DEVICE)
+        is_recommended = name == recommended.device
+        self.choice = hardware.choose(self.hardware, "auto" if is_recommended else name)
+        self._say(f"{self.choice.reason[:1].upper()}{self.choice.reason[1:]}.")
+
+    def ask_dataset(self) -> None:
+        """Which text: a prepared one, Shakespeare, or one's own."""
+        while True:
+            prepared = list_datasets()
+            choices = [_dataset_choice(name, meta) for name, meta in prepared]
+            names = [name for name, _ in prepared]
+            if "shakespeare" not in names:
+                choices.append(Choice(SHAKESPEARE, SHAKESPEARE, "1 MB of plays, to try it out"))
+            choices.append(Choice(OWN_TEXT, OWN_TEXT, "a file, a folder, a table, or hf:"))
+            default = names.index("shakespeare") if "shakespeare" in names else 0
+            answer = questions.choose(
+                self.console, "2/6  Which text?", choices, default, explanations.DATASET
+            )
+            try:
+                if questions.attempt(self.console, lambda answer=answer: self._take_text(answer)):
+                    return
+            except Back:
+                continue  # from the question for a path to this one
+
+    def _take_text(self, answer: str) -> bool:
+        """Prepare and open the text; its errors are the caller's to show."""
+        if answer == OWN_TEXT:
+            dataset = ask_for_text(self.console)
+        elif answer == SHAKESPEARE:
+            dataset = prepare_sources(["shakespeare"]).dataset
+        else:
+            dataset = open_dataset(answer)
+        text = suggest.Text(len(dataset.train), len(dataset.val), dataset.vocab_size)
+        text.block_size(256)  # raises where the text is too short for any model
+        self.dataset, self.text = dataset, text
+        self._planner = Planner(self.hardware, self.choice, dataset.name, text, self._say)
+        return True
+
+    # 3: size
+
+    def ask_size(self) -> None:
+        """Which model: fitted, a preset, or its three numbers."""
+        choices = [Choice("fit", "fit", "what fits this text and the time that you choose next")]
+        fits = [name for name in suggest.PRESET_SIZES if not self._refusal(name)]
+        for name in suggest.PRESET_SIZES:
+            options = suggest.architecture(name, self.text)
+            size = count_parameters(suggest.model_of(options, self.text))
+            needed = suggest.memory_needed(options, self.text, self.choice.dtype)
+            refusal = self._refusal(name)
+            if refusal:
+                instead = f"the largest preset that fits is {fits[-1]}" if fits else "take fit"
+                refusal = f"{name} cannot be trained here: {refusal}; {instead}."
+            words = f"{in_millions(size)} parameters, {in_gigabytes(needed)} of memory at least"
+            choices.append(Choice(name, name, words + ", does not fit" * bool(refusal), refusal))
+        choices.append(Choice("custom", "custom", "layers, heads and width of your own"))
+        while True:
+            answer = questions.choose(
+                self.console, "3/6  How large a model?", choices, 0, explanations.SIZE
+            )
+            if answer == "custom":
+                try:
+                    self.model = self._ask_shape()
+                except Back:
+                    continue
+            else:
+                self.model = None if answer == "fit" else suggest.architecture(answer, self.text)
+            return
+
+    def _refusal(self, size: str) -> str:
+        options = suggest.architecture(size, self.text)
+        return suggest.refusal_of(options, self.text, self._planner.free, self.choice.dtype)
+
+    def _ask_shape(self) -> dict:
+        """Layers, heads and width, each checked as it is typed."""
+        shape = {}
+
+        def layers():
+            shape["n_layer"] = questions.ask(
+                self.console,
+                "Layers: 4, 8, 12, 24, or any number",
+                questions.whole_number("The number of layers", 1, 1000),
+                "4",
+                explanations.LAYERS,
+            )
+
+        def heads():
+            shape["n_head"] = questions.ask(
+                self.console,
+                "Attention heads in each layer",
+                questions.whole_number("The number of heads", 1, 1000),
+                "4",
+                explanations.HEADS,
+            )
+
+        def width():
+            def convert(word: str) -> int:
+                value = questions.whole_number("The width", 1, 100_000)(word)
+                self._check_shape({**shape, "n_embd": value})
+                return value
+
+            default = str(32 * shape["n_head"])
+            title = f"Width: a multiple of {2 * shape['n_head']} (heads of an even size)"
+            shape["n_embd"] = questions.ask(
+                self.console, title, convert, default, explanations.WIDTH
+            )
+
+        questions.walk([layers, heads, width], can_leave=True)
+        return suggest.custom_architecture(**shape, text=self.text)
+
+    def _check_shape(self, shape: dict) -> None:
+        """ConfigError for a shape that cannot be built, or does not fit into memory."""
+        options = suggest.custom_architecture(**shape, text=self.text)
+        suggest.model_of(options, self.text)
+        refusal = suggest.refusal_of(options, self.text, self._planner.free, self.choice.dtype)
+        if refusal:
+            nearest = suggest.nearest_that_fits(
+                shape, self.text, self._planner.free, self.choice.dtype
+            )
+            raise ConfigError(f"This does not fit: {refusal}; {nearest}.")
+
+    # 4: length
+
+    def ask_length(self) -> None:
+        """How long, with the time that this very model takes here."""
+        try:
+            plans = {name: self._plan_of(name) for name in suggest.LENGTHS}
+        except (GPTLabError, OSError) as error:  # it ran out of memory all the same
+            questions.show_error(self.console, error)
+            raise Back from None
+        choices = [Choice(name, name, _length_words(plan)) for name, plan in plans.items()]
+        choices.append(Choice("minutes", "minutes", "as long as you say"))
+        while True:
+            answer = questions.choose(
+                self.console, "4/6  How long?", choices, 1, explanations.LENGTH
+            )
+            self.changed = {}
+            if answer != "minutes":
+                self.plan = plans[answer]
+                return
+            try:
+                minutes = questions.ask(
+                    self.console,
+                    "Minutes of training",
+                    questions.number("The time", 0.1, 100_000),
+                    "10",
+                    explanations.MINUTES,
+                )
+            except Back:
+                continue
+            model = self.model or self._planner.fitted_model(60 * minutes)
+            self.plan = self._planner.plan(model, minutes=minutes)
+            return
+
+    def _plan_of(self, length: str) -> Plan:
+        steps, seconds = suggest.LENGTHS[length]
+        if self.model is None:
+            model = self._planner.fitted_model(seconds)
+            return self._planner.plan(model, minutes=seconds / 60)
+        return self._planner.plan(self.model, max_iters=steps)
+
+    # 5 and 6: summary and start
+
+    def ask_changes(self) -> None:
+        """Show what the answers come to; take changes of single settings."""
+        while True:
+            self._show_summary()
+            changes = questions.ask(
+                self.console,
+                "5/6  Anything to change? Enter goes on; NAME VALUE changes one setting.",
+                self._read_changes,
+                "",
+                explanations.SUMMARY,
+                "go on",
+            )
+            if not changes:
+                return
+
+    def _read_changes(self, line: str) -> bool:
+        """Take `NAME VALUE` pairs into the plan; whether there were any. Raises ConfigError."""
+        changes = parse_assignments(line)
+        for name in changes:
+            if name in NOT_CHANGED_HERE:
+                raise ConfigError(f"{name} is not changed here: b goes back to earlier questions.")
+        if not changes:
+            return False
+        said = {**self.changed, **changes}
+        if "minutes" in changes:
+            said.pop("max_iters", None)
+        elif "max_iters" in changes:
+            said.pop("minutes", None)
+        length = {name: said[name] for name in LENGTH if name in said}
+        length = length or {"max_iters": self.plan.options["max_iters"]}
+        model = {n: v for n, v in self.plan.options.items() if n in ARCHITECTURE}
+        self.plan = self._planner.plan(model, **length, changed=said)
+        self.changed = said
+        return True
+
+    def _show_summary(self) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title="Summary", title_justify="left", title_style="bold", show_header=False)
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, words in self.summary().items():
+            table.add_row(label, Text(words))
+        self.console.print()
+        self.console.print(table)
+
+    def summary(self) -> dict[str, str]:
+        """What the plan amounts to, label -> words."""
+        config, text = self.plan.config, self.text
+        numbers = plan_numbers(config, text.train_tokens)
+        model, memory = config.model, needed_memory(config)
+        free = (
+            f", {in_gigabytes(self._planner.free)} are free"
+            if self._planner.free is not None
+            else ""
+        )
+        ratio = numbers["tokens"] / numbers["parameters"]
+        chinchilla = f"{ratio:.2g} (Chinchilla's rule of thumb is {suggest.CHINCHILLA}: " + (
+            "a longer training would help)" if ratio < 10 else "well spent)"
+        )
+        compiled = ", compiled" if config.machine.compile_model else ""
+        return {
+            "text": f"{self.dataset.name}: {size_of(self.dataset.meta)}",
+            "model": (
+                f"{in_millions(numbers['parameters'])} parameters: {model.n_layer} layers, "
+                f"{model.n_head} heads, width {model.n_embd}, {model.block_size} tokens at once"
+            ),
+            "device": f"{config.machine.device} in {config.machine.dtype}{compiled}",
+            "memory": f"{in_gigabytes(memory.total)} needed{free}",
+            "length": (
+                f"{config.batch.max_iters:,} steps of {numbers['tokens_per_step']:,} tokens, about "
+                f"{_duration(self.plan.seconds)}"
+            ),
+            "tokens per parameter": chinchilla,
+            "readings of the text": (
+                f"{numbers['epochs']:.2g}. "
+                + suggest.expected_overfitting(
+                    numbers["epochs"], config.evaluation.early_stopping > 0
+                )
+            ),
+            "regularisation": (
+                f"dropout {model.dropout:g}, weight decay {config.optimizer.weight_decay:g}"
+            ),
+            "learning rate": (
+                f"{config.optimizer.learning_rate:g} ({config.optimizer.optimizer}, "
+                f"{config.schedule.schedule})"
+            ),
+        }
+
+    def ask_start(self) -> None:
+        """Start now, save as a recipe, both, or show the command only."""
+        self.action = questions.choose(
+            self.console,
+            "6/6  Start now?",
+            [
+                Choice("start", "start", f"train now, about {_duration(self.plan.seconds)}"),
+                Choice("recipe", "recipe", "save the settings in config/ and leave"),
+                Choice("both", "both", "save them, then train"),
+                Choice("leave", "leave", "only show the command"),
+            ],
+            0,
+            explanations.START,
+        )
+        if self.action in ("recipe", "both"):
+            self.recipe = ask_recipe_name(self.console, self.dataset.name)
+
+    def do(self) -> int:
+        """Save, say the command, and train, as was answered; the exit code."""
+        folder = fresh_folder(out_home() / self.dataset.name)
+        options = self.plan.options
+        if self.recipe is not None:
+            machine = ("device", "dtype", "compile_model")
+            portable = {name: value for name, value in options.items() if name not in machine}
+            title = f"A training on {self.dataset.name}, from the wizard's questions."
+            write_recipe(self.recipe, portable, title)
+            self._say(f"Wrote the recipe {display(self.recipe)}; with it nothing is asked:")
+            self._say(command_line("train.py", {"config": display(self.recipe)}))
+        starts = self.action in ("start", "both")
+        again = _next_folder(folder) if starts else folder
+        self.console.print("\nThe same training without questions:", style="bold")
+        print(command_line("train.py", {**options, "out_dir": display(again)}), flush=True)
+        if not starts:
+            return 0
+        from gptlab.cli.train import run_training
+
+        print(flush=True)
+        return run_training(layer(command_line={**options, "out_dir": display(folder)}))
+
+    # Helpers
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(sentence, style="dim", markup=False, soft_wrap=False)
+
+
+def _next_folder(folder: Path) -> Path:
+    """The folder that will be fresh when `folder` is taken."""
+    name, _, number = folder.name.rpartition("_")
+    if name and number.isdigit():
+        return fresh_folder(folder.with_name(f"{name}_{int(number) + 1}"))
+    return fresh_folder(folder.with_name(f"{folder.name}_2"))
+
+
+def _dataset_choice(name: str, meta: dict | None) -> Choice:
+    refusal = ""
+    if meta is None:
+        refusal = (
+            f"{name} has no readable meta.json, so its vocabulary is unknown: train it with "
+            f"{program('train.py')} --dataset {name} --vocab_size N."
+        )
+    return Choice(name, name, size_of(meta), refusal)
+
+
+def _device_words(device) -> str:
+    memory = ""
+    if device.memory_total:
+        free = f" of {in_gigabytes(device.memory_total)} free"
+        memory = f", {in_gigabytes(device.memory_free)}{free}" if device.memory_free else ""
+    return f"{device.description}{memory}" + ("" if device.usable else "; not usable")
+
+
+def _length_words(plan: Plan) -> str:
+    config = plan.config
+    return (
+        f"{config.batch.max_iters:,} steps of a model with "
+        f"{in_millions(count_parameters(config.model))} parameters, about {_duration(plan.seconds)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    from gptlab.training.metrics import duration
+
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:.0f} days"
+    return duration(seconds)
