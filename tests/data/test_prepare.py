@@ -319,7 +319,7 @@ def test_another_datasets_tokenizer_can_be_used(write, home):
     write("poem.txt", POEM)
     write("more.txt", "spürest allen Über\n" * 40)
     first = prepare("poem.txt", PrepareOptions(tokenizer="bpe", vocab_size=280)).dataset
-    for word in ("data/poem", "data/poem/tokenizer.json"):
+    for word in ("data/poem/tokenizer.json", "data/poem"):
         options = PrepareOptions(tokenizer=word, overwrite=True)
         second = prepare("more.txt", options).dataset
         assert second.tokenizer.fingerprint == first.tokenizer.fingerprint

@@ -107,6 +107,17 @@ def test_token_files_hold_the_text_with_one_separator_after_each_document(tmp_pa
     assert sorted(map(bpe.decode, decoded)) == sorted(documents)
 
 
+def test_many_batches_in_flight_are_written_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("gptlab.data.encode.PIECE_BYTES", 10)
+    documents = [f"document {i}. " for i in range(500)]
+    store = stored(tmp_path, documents)
+    tokenizer = char_tokenizer("".join(documents))
+    train, _ = store.split("tail", 1e-9)
+    ids = ids_from_file(store, train, tokenizer, tmp_path / "t")[0]
+    text = "".join(documents)
+    assert tokenizer.decode(ids) == text[: int(len(text) * (1 - 1e-9))]
+
+
 def test_a_single_text_has_no_separator(tmp_path):
     store = stored(tmp_path, ["abcdefghij"])
     tokenizer = char_tokenizer("abcdefghij")

@@ -86,8 +86,10 @@ def test_an_id_outside_the_vocabulary_is_named_with_file_and_position(home):
         DataError, match=r"train\.bin holds the id 70 at position 2, outside .* 65 ids"
     ):
         open_dataset("y", 65)
-    token_files(home / "data" / "z", [1] * 9_000_000, [1, 1, 70])
-    with pytest.raises(DataError, match=r"val\.bin holds the id 70 at position 2,"):
+    far = np.ones(9_000_000, "<u2")
+    far[5_000_000] = 70
+    token_files(home / "data" / "z", [1], far)
+    with pytest.raises(DataError, match=r"val\.bin holds the id 70 at position 5,000,000,"):
         open_dataset("z", 65)
 
 
