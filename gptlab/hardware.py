@@ -358,6 +358,8 @@ def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
             return CompileSupport(False, f"there is no C++ compiler here ({wanted})")
         if headers:
             return CompileSupport(False, headers)
+        if " " in facts.torch_folder:  # torch 2.13 hands its own folder unquoted to the compiler
+            return CompileSupport(False, "torch cannot compile from a folder with a space in it")
         return CompileSupport(True, f"{facts.cpp_compiler} is there; {COMPILE_COST}")
     if not facts.triton:
         return CompileSupport(False, "the package triton is not installed")

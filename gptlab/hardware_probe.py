@@ -52,6 +52,7 @@ class Facts:
     torch_architectures: tuple[str, ...] = ()  # what its CUDA kernels are built for: "sm_90"
     cpp_compiler: str = ""  # path, "" where there is none
     python_headers: bool = False
+    torch_folder: str = ""  # where torch is installed
     triton: bool = False
     driver: str = ""  # the accelerator whose driver the system shows, used by torch or not
     complaints: tuple[str, ...] = ()  # what torch warned about while it was asked
@@ -78,6 +79,7 @@ def probe(only: str | None = None) -> Facts:
         torch_architectures=tuple(torch.cuda.get_arch_list()) if devices else (),
         cpp_compiler=_cpp_compiler(),
         python_headers=bool(include) and (Path(include) / "Python.h").exists(),
+        torch_folder=str(Path(torch.__file__).parent),
         triton=importlib.util.find_spec("triton") is not None,
         driver=accelerator_driver(),
         complaints=complaints,

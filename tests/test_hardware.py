@@ -210,6 +210,8 @@ def test_rocm_is_named_and_answers_to_both_names():
         (None, {}, True, "g++"),
         (None, {"cpp_compiler": ""}, False, "g++"),
         (None, {"python_headers": False}, False, "Python.h"),
+        (None, {"torch_folder": "/home/a b/.venv/torch"}, False, "space"),
+        (cuda((9, 0)), {"torch_folder": "/home/a b/.venv/torch"}, True, "triton"),
         (cuda((9, 0)), {"cpp_compiler": ""}, True, "triton"),
         (cuda((9, 0)), {"triton": False}, False, "triton"),
         (cuda((6, 1)), {}, False, "7.0"),
