@@ -4,7 +4,8 @@ Trains  a model sized from the text, about one parameter for each token that it 
 On      python prepare.py YOUR_TEXT.txt --dataset own_text
         (or any other name, and then --dataset NAME here)
 Takes   minutes on a laptop; it stops by itself
-Expect  a validation loss below the 5-gram baseline from about 100 KB of text on
+Expect  a validation loss below the 5-gram baseline for 100 KB of text and more: the first 200 KB
+        of tiny Shakespeare reached 2.33 bits per byte after 1,200 steps, the 5-gram has 2.46
 
 A small text is read many times over. For a while the model learns how the text works, and the
 loss on the validation part falls; then it begins to learn the text by heart, and that loss rises

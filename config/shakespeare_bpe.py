@@ -2,8 +2,8 @@
 
 Trains  1.0M parameters (Llama's shape with tied weights), exportable
 On      python prepare.py shakespeare --tokenizer bpe --vocab_size 1024 --dataset shakespeare_bpe
-Takes   MEASURED
-Expect  MEASURED
+Takes   about 5 minutes on 2 slow CPU cores, by the size of its steps; not measured to its end yet
+Expect  fewer bits per byte than the 5-gram's 2.41; the loss counts whole tokens, so it is higher
 """
 
 dataset = "shakespeare_bpe"
