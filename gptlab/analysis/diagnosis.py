@@ -123,7 +123,7 @@ def diagnose(run: RunRecord) -> list[Finding]:
     for rule in (rate_too_high, no_rate):  # after these nothing else means anything
         if finding := rule(run):
             return [finding]
-    if len(run.losses) < 2:
+    if not run.losses:
         return []
     found = [rule(run) for rule in (waiting_for_data, overfitting, decay_too_short)]
     if not found[1]:
@@ -136,7 +136,7 @@ def diagnose(run: RunRecord) -> list[Finding]:
 def no_rate(run: RunRecord) -> Finding | None:
     """A learning rate of practically zero."""
     rates = sorted(r["learning_rate"] for r in run.training)
-    if rates[int(0.9 * (len(rates) - 1))] >= NO_RATE or len(run.losses) < 2:
+    if rates[int(0.9 * (len(rates) - 1))] >= NO_RATE or not run.losses:
         return None
     (_, first), (_, last) = run.losses[0], run.losses[-1]
     settings, iters = run.settings, run.settings.get("max_iters") or run.step
@@ -145,7 +145,7 @@ def no_rate(run: RunRecord) -> Finding | None:
         f"in nine tenths of the records), so nothing was learned: the loss went from {first:.3f} "
         f"to {last:.3f} in {run.step} steps"
     )
-    decay, warmup = settings.get("lr_decay_iters") or iters, settings.get("warmup_iters") or 0
+    decay, warmup = settings.get("lr_decay_iters", iters), settings.get("warmup_iters") or 0
     if warmup >= run.step:
         cause, options = f"the warm-up of {warmup} steps never ended", {"warmup_iters": iters // 20}
     elif decay < iters / 2 and (settings.get("learning_rate") or 0) > NO_RATE:
@@ -175,17 +175,17 @@ def rate_too_high(run: RunRecord) -> Finding | None:
         reason += where
     elif losses and max(smooth[1:], default=0) > 1.1 * losses[0]:
         reason = f"the loss rose from {losses[0]:.2f} at the start to {max(losses):.2f}"
-    elif peak := _climb(smooth):
+    elif peak := _climb(smooth, _noise(losses)):
         reason = f"the training loss rose again, from {peak[0]:.2f} to {peak[1]:.2f}, and stayed up"
     else:
-        unigram, five = run.levels.get("unigram"), run.levels.get("5-gram")
-        if rate >= HIGH_RATE and unigram and five and run.best:
-            if run.best[1] > (unigram + five) / 2:
-                reason = (
-                    f"with it the lowest validation loss is {run.best[1]:.2f}, near what counting "
-                    f"single tokens reaches ({unigram:.2f}), and 1e-2 is the most that such models "
-                    "bear"
-                )
+        # half-way between counting single tokens and counting five, or as far from a blind guess
+        known = [run.levels[name] for name in ("unigram", "5-gram") if name in run.levels]
+        bar = statistics.mean(known) if len(known) == 2 else 0.65 * losses[0]
+        if rate >= HIGH_RATE and run.best and run.best[1] > bar:
+            reason = (
+                f"with it the lowest validation loss is only {run.best[1]:.2f}, and 1e-2 is the "
+                "most that such models bear"
+            )
     if not reason:
         return None
     return Finding(
@@ -237,17 +237,19 @@ def too_short(run: RunRecord) -> Finding | None:
         return None
     middle, end = _loss_near(run, run.step / 2), _loss_near(run, run.step)
     share = (middle - end) / end
-    level = run.levels.get("5-gram")
-    above = bool(level and run.best and run.best[1] > level)
+    level = run.levels.get("5-gram", 0.0)
+    above = bool(run.best and run.best[1] > level)
     hardly_begun = run.step < 100 or (run.step < 200 and share > STEEP / 4)
     if share < STEEP and not (above and hardly_begun):
         return None
     tokens = run.step * run.tokens_per_step
     factor = 10 if run.step < 300 else 4
+    reached = f", where the 5-gram has {level:.3f}" if level and above else ""
     return Finding(
         "far too short",
-        f"Far too short: {run.step} steps of {run.tokens_per_step:,} tokens ({tokens:,} in all), "
-        f"and the loss went from {middle:.3f} in the middle to {end:.3f} at the end.",
+        f"Far too short: {run.step} steps of {run.tokens_per_step:,} tokens ({tokens:,} in all). "
+        f"The training loss went from {run.losses[0][1]:.3f} to {middle:.3f} in the middle and "
+        f"{end:.3f} at the end{reached}.",
         {"max_iters": factor * run.step},
         continues=True,
     )
@@ -297,8 +299,7 @@ def batch_too_small(run: RunRecord) -> Finding | None:
     half = [loss for step, loss in run.losses if step > run.step / 2]
     if len(half) < 8:
         return None
-    steps = [b - a for a, b in itertools.pairwise(half)]
-    noise = statistics.pstdev(steps) / math.sqrt(2)  # of one value, whatever the trend is
+    noise = _noise(half)
     share = noise / statistics.mean(half)
     if share < NOISY or run.tokens_per_step >= 4096:
         return None
@@ -361,13 +362,19 @@ def _smooth(values: list[float]) -> list[float]:
     return [statistics.median(values[max(0, i - 2) : i + 3]) for i in range(len(values))]
 
 
-def _climb(smooth: list[float]) -> tuple[float, float] | None:
+def _noise(values: list[float]) -> float:
+    """The standard deviation of one value, whatever the trend of the values is."""
+    steps = [b - a for a, b in itertools.pairwise(values)]
+    return statistics.pstdev(steps) / math.sqrt(2) if steps else 0.0
+
+
+def _climb(smooth: list[float], noise: float) -> tuple[float, float] | None:
     """(lowest, later level) when the second half lies well above an earlier point."""
     if len(smooth) < 6:
         return None
     later = statistics.median(smooth[len(smooth) // 2 :])
     lowest = min(smooth[: len(smooth) // 2])
-    return (lowest, later) if later > 1.15 * lowest else None
+    return (lowest, later) if later - lowest > max(0.15 * lowest, 2 * noise) else None
 
 
 def _loss_near(run: RunRecord, step: float) -> float:
