@@ -321,7 +321,12 @@ PLOT_SECONDS = 4.0  # of a run, for its pictures
 
 # model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
 # the small texts that are read many times over, and never more than the tiny preset
-SIZES_FROM_TEXT = ((0, 3, 3, 96), (100_000, 4, 4, 128), (400_000, 6, 6, 192), (2_000_000, 6, 6, 288))
+SIZES_FROM_TEXT = (
+    (0, 3, 3, 96),
+    (100_000, 4, 4, 128),
+    (400_000, 6, 6, 192),
+    (2_000_000, 6, 6, 288),
+)
 
 
 def size_from_text(train_tokens: int) -> dict:

@@ -16,7 +16,7 @@ def test_a_rate_far_too_high_ends_within_a_few_steps_and_names_the_step(train, t
         train(max_iters=200, eval_interval=50, learning_rate=1e4, grad_clip=0)
     records = Run(tmp_path / "run").records()
     assert len(records) < 20
-    assert f"at step {records[-1]['step'] + 1}" in str(caught.value)
+    assert f"at step {records[-1]['step']}" in str(caught.value)  # it is on record as well
     assert "there is no checkpoint yet" in str(caught.value)
     assert "--learning_rate 1000" in str(caught.value) and caught.value.exit_code == 1
 
@@ -49,8 +49,9 @@ def verdicts(*steps, scaler=None, device="cpu"):
             evaluation=SimpleNamespace(log_interval=10, eval_interval=100),
             optimizer=SimpleNamespace(learning_rate=1e-3),
         ),
-        run=Run("nowhere"), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
+        run=Run("nowhere"), metrics=SimpleNamespace(diverged=lambda step, loss: None), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
         skipped_steps=0, bad_in_a_row=0, is_hopeless=False, is_finished=False, step=0,
+        metrics=SimpleNamespace(diverged=lambda step, loss: None),
     )  # fmt: skip
     for skipped, loss in steps:
         session.step += 1

@@ -54,7 +54,7 @@ def test_a_prompt_that_the_vocabulary_cannot_spell_is_refused_before_the_first_s
     train, tmp_path
 ):
     with pytest.raises(TokenizerError, match="U\\+20AC"):
-        train(sample_interval=5, sample_prompt="5€")
+        train(sample_interval=5, sample_prompt="to €")
     assert not (tmp_path / "run").exists()
 
 
