@@ -64,3 +64,10 @@ def test_a_vocabulary_is_learned_from_a_bounded_amount_of_different_words(learn,
     _, notes, all_of_it = learn([" ".join(words[:100] * 200)])
     assert not notes  # as much text, few words
     assert all_of_it > 6 * many
+
+
+def test_the_trainer_never_sees_a_word_of_more_than_256_letters(learn):
+    tokenizer, _, _ = learn([("a" * 255 + "b") * 100], vocab_size=290)
+    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    assert b"aa" in tokens
+    assert not any(b"ba" in token for token in tokens)  # that pair lies across every cut
