@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch.optim.adamw import adamw
 
 from gptlab.errors import CheckpointError
 from gptlab.training.config import TrainConfig
@@ -29,44 +30,88 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_ST
     return x if wide else x.mT
 
 
-class Muon(torch.optim.Optimizer):
+# Not subclasses of torch's Optimizer, which imports torch's compiler before the first step: three
+# seconds of a small machine. A GradScaler asks for no more than param_groups either.
+
+
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019), by torch's fused kernels."""
+
+    def __init__(self, param_groups: list[dict], lr: float, betas: tuple[float, float]):
+        self.param_groups = [{**group, "lr": lr} for group in param_groups]
+        self.betas = betas
+        self.state = {}
+
+    @torch.no_grad()
+    def step(self, found_inf: torch.Tensor | None = None) -> None:
+        """Update every parameter that has a gradient, unless found_inf is 1.0."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            states = [self._state(parameter) for parameter in parameters]
+            adamw(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                fused=True,
+                found_inf=found_inf,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=1e-8,
+                maximize=False,
+            )
+
+    def _state(self, parameter) -> dict:
+        if parameter not in self.state:
+            self.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return self.state[parameter]
+
+
+class Muon:
     """Momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
 
     Equal shapes are stacked and orthogonalised together. The update is scaled to the root mean
     square of an AdamW update, 0.2 sqrt(max(A, B)) (Liu et al. 2025), so both take the same rate.
-    found_inf: as GradScaler has it, a tensor of 1.0 when this step must change nothing.
     """
 
     def __init__(self, params, lr, momentum=0.95, weight_decay=0.0, ns_dtype=torch.float32):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.param_groups = [{"params": list(params), "lr": lr, "weight_decay": weight_decay}]
+        self.momentum = momentum
         self.ns_dtype = ns_dtype
-        self.found_inf = None
+        self.state = {}
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """Update every matrix that has a gradient."""
+    def step(self, found_inf: torch.Tensor | None = None) -> None:
+        """Update every matrix that has a gradient, unless found_inf is 1.0."""
         for group in self.param_groups:
             by_shape = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for parameters in by_shape.values():
-                self._update(parameters, group)
+                self._update(parameters, group, found_inf)
 
-    def _update(self, parameters, group) -> None:
-        buffers = []
+    def _update(self, parameters, group, found_inf) -> None:
         for parameter in parameters:
-            state = self.state[parameter]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(parameter)
-            buffers.append(state["momentum"])
+            if parameter not in self.state:
+                self.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+        buffers = [self.state[parameter]["momentum"] for parameter in parameters]
         grads = [parameter.grad for parameter in parameters]
         kept = 1.0
-        if self.found_inf is not None:  # without asking the device: zero rate, old momentum
-            skip = self.found_inf > 0
+        if found_inf is not None:  # without asking the device: zero rate, old momentum
+            skip = found_inf > 0
             grads = [torch.where(skip, buf, grad) for buf, grad in zip(buffers, grads, strict=True)]
             kept = torch.where(skip, 0.0, 1.0)
-        momentum, rate = group["momentum"], group["lr"]
+        momentum, rate = self.momentum, group["lr"]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         # Nesterov: look ahead by one more step of the mean
         ahead = torch.stack(torch._foreach_lerp(grads, buffers, momentum))  # [n, A, B]
@@ -77,10 +122,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimizers:
-    """The optimizers of a run as one. Weight decay acts on matrices only, embeddings included.
-
-    AdamW is the fused one, which every device has and which looks at found_inf by itself.
-    """
+    """The optimizers of a run as one. Weight decay acts on matrices only, embeddings included."""
 
     def __init__(self, model: torch.nn.Module, config: TrainConfig, ns_dtype: torch.dtype):
         self.names = {id(p): name for name, p in model.named_parameters()}
@@ -99,7 +141,7 @@ class Optimizers:
         ]
         rate = options.learning_rate
         betas = (options.beta1, options.beta2)
-        self.optimizers = [torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)]
+        self.optimizers = [AdamW(groups, rate, betas)]
         if hidden:
             self.optimizers.append(
                 Muon(hidden, rate, options.muon_momentum, options.weight_decay, ns_dtype)
@@ -114,14 +156,14 @@ class Optimizers:
     def step(self, found_inf: torch.Tensor) -> None:
         """Update the weights, unless found_inf (a float tensor, on the device) is above 0."""
         for optimizer in self.optimizers:
-            optimizer.found_inf = found_inf
-            optimizer.grad_scale = None
-            optimizer.step()
+            optimizer.step(found_inf)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     def state_dict(self) -> dict:
         """{parameter name: {state name: tensor}}: independent of the order of groups."""

@@ -1,5 +1,6 @@
 """From what was said to a run that can begin: device, data, decisions, model, state."""
 
+import contextlib
 import logging
 import math
 import time
@@ -81,6 +82,12 @@ class Session:
         """Whether all steps are done."""
         return self.step >= self.config.batch.max_iters
 
+    def uncompiled(self):
+        """A context in which the model runs eager: other shapes would be compiled anew."""
+        if self.config.machine.compile_model:
+            return torch.compiler.set_stance("force_eager")
+        return contextlib.nullcontext()
+
 
 def run_folder(said: Said, recipe_name: str = "") -> Path:
     """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
@@ -147,8 +154,8 @@ def settle_torch(device: str) -> None:
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
     if device == "cpu":
-        # two threads gave other weights in each run of compiled code without it
-        torch.use_deterministic_algorithms(True)
+        # as use_deterministic_algorithms, which would import the compiler for three seconds
+        torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False
 
 
@@ -424,6 +431,8 @@ def compile_if_wanted(session: Session) -> None:
         loss.backward()
         session.optimizers.zero_grad()
 
+    if config.machine.device == "cpu":  # two threads gave other weights in each run without it
+        torch.use_deterministic_algorithms(True)
     session.metrics.say("Compiling the model (once, tens of seconds) ...")
     begin = time.perf_counter()
     failure = compile_blocks(session.model, try_step)

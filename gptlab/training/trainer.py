@@ -245,7 +245,7 @@ def sample(session: Session) -> str | None:
         return None
     tokens = max(20, round(SAMPLE_BYTES * (session.metrics.text.tokens_per_byte or 0.25)))
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with session.uncompiled():
             completion = Generator(session.model, session.dataset.tokenizer).generate(
                 evaluation.sample_prompt,
                 SamplingConfig(max_tokens=tokens, seed=session.config.run.seed),
@@ -261,7 +261,7 @@ def _validation_loss(session: Session) -> float:
 
     config, loud = session.config, session.metrics.loud and sys.stderr.isatty()
     with (
-        torch.compiler.set_stance("force_eager"),
+        session.uncompiled(),
         tqdm(
             total=len(session.windows), desc="evaluating", unit="window", leave=False,
             disable=not loud, delay=1.0, dynamic_ncols=True,

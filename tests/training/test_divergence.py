@@ -49,7 +49,7 @@ def verdicts(*steps, scaler=None, device="cpu"):
             evaluation=SimpleNamespace(log_interval=10, eval_interval=100),
             optimizer=SimpleNamespace(learning_rate=1e-3),
         ),
-        run=Run("nowhere"), metrics=SimpleNamespace(diverged=lambda step, loss: None), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
+        run=Run("nowhere"), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
         skipped_steps=0, bad_in_a_row=0, is_hopeless=False, is_finished=False, step=0,
         metrics=SimpleNamespace(diverged=lambda step, loss: None),
     )  # fmt: skip
