@@ -131,11 +131,12 @@ def listing() -> str:
             rows.append(f"  {name:20}  token files without a readable meta.json")
             continue
         tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+        size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
         kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
         label = (meta.get("source") or {}).get("label", "unknown")
         rows.append(
-            f"  {name:20}  {tokens:>14,} tokens  {kind:8}  {meta.get('vocab_size', 0):>7,} ids  "
-            f"from {label}"
+            f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
+            f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
         )
     known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
     return "\n".join(
