@@ -237,14 +237,14 @@ def too_short(run: RunRecord) -> Finding | None:
         return None
     middle, end = _loss_near(run, run.step / 2), _loss_near(run, run.step)
     share = (middle - end) / end
-    level = run.levels.get("5-gram", 0.0)
-    above = bool(run.best and run.best[1] > level)
+    level = run.levels.get("5-gram", math.inf)
+    above = bool(run.best and run.best[1] > level) or (level == math.inf and run.step < 100)
     hardly_begun = run.step < 100 or (run.step < 200 and share > STEEP / 4)
     if share < STEEP and not (above and hardly_begun):
         return None
     tokens = run.step * run.tokens_per_step
     factor = 10 if run.step < 300 else 4
-    reached = f", where the 5-gram has {level:.3f}" if level and above else ""
+    reached = f", where the 5-gram has {level:.3f}" if level < math.inf and above else ""
     return Finding(
         "far too short",
         f"Far too short: {run.step} steps of {run.tokens_per_step:,} tokens ({tokens:,} in all). "

@@ -168,7 +168,8 @@ def report(found: Iterator[Check]) -> int:
             failed += 1
             console.print(Padding(Text(f"to do: {check.fix}", "yellow"), (0, 0, 0, 6)))
     if failed:
-        console.print(f"\n{failed} of these need attention.", style="bold")
+        what = "1 check needs" if failed == 1 else f"{failed} checks need"
+        console.print(f"\n{what} attention.", style="bold")
         return 1
     console.print("\nEverything works here.", style="bold green")
     return 0
