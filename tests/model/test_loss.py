@@ -5,13 +5,20 @@ import torch
 import torch.nn.functional as F
 
 from gptlab.model import transformer
+from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.transformer import ChunkedCrossEntropy
 
 
-@pytest.fixture(params=[1, 37, 5 * 37 + 36, 1 << 24], ids=lambda n: f"{n} logits at once")
-def chunk_logits(request, monkeypatch):
-    """1 row, 1 row, 5 rows (the last chunk is shorter) and everything in one chunk."""
-    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", request.param)
+@pytest.fixture
+def rows_at_once(monkeypatch):
+    """Sets the size of a chunk."""
+    return lambda rows: monkeypatch.setattr(transformer, "loss_chunk_rows", lambda *_: rows)
+
+
+@pytest.fixture(params=[1, 5, 33, 1000], ids=lambda rows: f"{rows} rows at once")
+def chunked(request, rows_at_once):
+    """Of 33 rows: each alone, a shorter last chunk, exactly one chunk, and one with room."""
+    rows_at_once(request.param)
 
 
 def some_targets(kind, shape):
@@ -41,7 +48,7 @@ def gradients(model, loss):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("kind", ["all counted", "some ignored", "all ignored"])
 def test_the_loss_in_chunks_is_the_plain_cross_entropy(
-    random_model, chunk_logits, kind, reduction, tie_weights
+    random_model, chunked, kind, reduction, tie_weights
 ):
     model = random_model(tie_weights=tie_weights).double()
     tokens, targets = torch.randint(37, (3, 11)), some_targets(kind, (3, 11))
@@ -55,7 +62,7 @@ def test_the_loss_in_chunks_is_the_plain_cross_entropy(
         torch.testing.assert_close(ours[name], theirs[name], msg=name)
 
 
-def test_the_mean_of_float32_agrees_with_torch_itself(random_model, chunk_logits):
+def test_the_mean_of_float32_agrees_with_torch_itself(random_model, chunked):
     model = random_model()
     tokens, targets = torch.randint(37, (3, 11)), some_targets("some ignored", (3, 11))
     expected = F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten(), ignore_index=-1)
@@ -102,6 +109,31 @@ def test_a_frozen_head_gets_no_gradient_and_the_rest_does(random_model):
         torch.testing.assert_close(frozen[name], free[name])
 
 
+@pytest.mark.parametrize(("frozen", "matrices"), [(False, 1), (True, 0)])
+def test_the_working_space_is_two_chunks_and_the_gradients_that_are_wanted(
+    live_bytes, frozen, matrices
+):
+    hidden = torch.randn(64, 32, requires_grad=True)
+    weight = torch.nn.Parameter(torch.randn(2000, 32), requires_grad=not frozen)
+    targets = torch.randint(2000, (64,))
+    with live_bytes(hidden, weight, targets) as memory:
+        loss = ChunkedCrossEntropy.apply(hidden, weight, targets, 4, True)
+    assert loss.requires_grad
+    chunks, small = 2 * 4 * 2000 * 4, 2 * hidden.nbytes
+    assert memory.peak < matrices * weight.nbytes + chunks + small
+
+
+def test_the_chunks_are_large_alike_and_few():
+    assert loss_chunk_rows(4096, 50257) == 256  # 51 MB of float32 logits, 16 chunks
+    assert loss_chunk_rows(1024, 50257) == 256
+    assert loss_chunk_rows(12 * 1024, 50257) == 768  # still 16 chunks
+    assert loss_chunk_rows(4096, 65) == 1 << 17  # all at once
+    assert loss_chunk_rows(5, 1 << 30) == 1
+    for tokens in (1, 1000, 4097, 1_000_000):
+        for vocab_size in (2, 8192, 50257):
+            assert -(-tokens // loss_chunk_rows(tokens, vocab_size)) <= 16
+
+
 def test_without_gradients_the_loss_is_the_same_and_nothing_is_kept(random_model):
     model = random_model()
     tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
@@ -111,8 +143,8 @@ def test_without_gradients_the_loss_is_the_same_and_nothing_is_kept(random_model
     assert loss.item() == model(tokens, targets)[1].item()
 
 
-def test_all_logits_are_never_in_memory_at_once(random_model, monkeypatch):
-    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+def test_all_logits_are_never_in_memory_at_once(random_model, rows_at_once, monkeypatch):
+    rows_at_once(4)
     seen = []
     logsumexp = torch.Tensor.logsumexp
 
@@ -128,9 +160,9 @@ def test_all_logits_are_never_in_memory_at_once(random_model, monkeypatch):
 
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_under_autocast_the_loss_is_float32_and_near_the_exact_one(
-    random_model, monkeypatch, tie_weights
+    random_model, rows_at_once, tie_weights
 ):
-    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+    rows_at_once(4)
     model = random_model(tie_weights=tie_weights)
     tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
     with torch.autocast("cpu", torch.bfloat16):
@@ -148,10 +180,10 @@ def test_under_autocast_the_loss_is_float32_and_near_the_exact_one(
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_the_compiled_loss_and_its_gradients_equal_the_eager_ones(
-    random_model, monkeypatch, backend
+    random_model, rows_at_once, backend
 ):
     """aot_eager traces and functionalises as the real backend does, without the C++ compiler."""
-    monkeypatch.setattr(transformer, "LOSS_CHUNK_LOGITS", 4 * 37)
+    rows_at_once(4)
     model = random_model(n_layer=1, n_kv_head=2)
     tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
     eager_loss = model(tokens, targets, reduction="sum")[1]
