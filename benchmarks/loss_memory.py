@@ -42,9 +42,10 @@ def checkpointed(hidden, weight, targets):
 
 def gptlab(hidden, weight, targets):
     """Chunk by chunk; the gradient is computed in the forward pass."""
-    from gptlab.model.transformer import LOSS_CHUNK_LOGITS, ChunkedCrossEntropy
+    from gptlab.model.arithmetic import loss_chunk_rows
+    from gptlab.model.transformer import ChunkedCrossEntropy
 
-    chunk = max(1, LOSS_CHUNK_LOGITS // weight.size(0))
+    chunk = loss_chunk_rows(targets.numel(), weight.size(0))
     return ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, True)
 
 

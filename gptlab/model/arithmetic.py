@@ -79,8 +79,14 @@ class TrainingMemory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
 
-# the loss keeps at most this many float32 logits at once (transformer.py reads it)
-LOSS_CHUNK_LOGITS = 1 << 24
+def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
+    """Rows of logits that the loss of `tokens` tokens holds at once: about 64 MB in float32.
+
+    Never more than 16 chunks: a compiler unrolls their loop, and its time grows faster than they
+    do. A power of two otherwise, so that the chunks of a batch are of one shape.
+    """
+    rows = max(1, (1 << 24) // vocab_size)
+    return max(1 << (rows.bit_length() - 1), -(-tokens // 16))
 
 
 def training_memory(
@@ -101,7 +107,7 @@ def training_memory(
     parameters = count_parameters(config)
     tokens = batch_size * config.block_size
     head = 4 * config.vocab_size * config.n_embd
-    rows = min(tokens, max(1, LOSS_CHUNK_LOGITS // config.vocab_size))
+    rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
     logits = 4 * rows * config.vocab_size
     per_token = _top_activations(config) + config.n_layer * _block_activations(config)
     if config.gradient_checkpointing:  # the input of every block, and one block in full

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gptlab.errors import GenerationError
-from gptlab.model.arithmetic import LOSS_CHUNK_LOGITS
+from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.config import GPTConfig, preset
 from gptlab.model.kv_cache import KVCache
 
@@ -299,7 +299,7 @@ class GPT(nn.Module):
         if targets is None:
             return self.unembed(hidden), None
         hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
-        chunk = max(1, LOSS_CHUNK_LOGITS // self.config.vocab_size)
+        chunk = loss_chunk_rows(targets.numel(), self.config.vocab_size)
         loss = ChunkedCrossEntropy.apply(
             hidden, self.lm_head.weight, targets, chunk, torch.is_grad_enabled()
         )
