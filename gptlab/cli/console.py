@@ -9,7 +9,7 @@ def make_console():
     """A rich Console on stdout; NO_COLOR is respected, a pipe gets neither colour nor its width."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     return console

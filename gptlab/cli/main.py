@@ -18,6 +18,10 @@ COMMANDS = {
     "dataset": ("gptlab.cli.dataset", "list, prepare, add, view and delete texts"),
     "doctor": ("gptlab.cli.doctor", "check that a run will work, or what a run's curve shows"),
     "hardware": ("gptlab.cli.hardware", "show what this machine has and what is recommended"),
+    "config": ("gptlab.cli.config", "make a recipe, show every value, compare two"),
+    "plan": ("gptlab.cli.plan", "what a training takes: memory, time and money"),
+    "report": ("gptlab.cli.report", "write a run, or several, as one page for a browser"),
+    "version": ("gptlab.cli.version", "show the releases of gptlab, Python and torch"),
 }
 SCRIPTS = {"prepare": "gptlab.cli.prepare", "sample": "gptlab.cli.sample"}  # never ask anything
 # what `gpt.py COMMAND` runs without any option: questions, if a person is at the terminal

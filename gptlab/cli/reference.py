@@ -3,8 +3,11 @@
 python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 """
 
+from gptlab.cli.config import ShowOptions
 from gptlab.cli.hardware import HardwareOptions
+from gptlab.cli.plan import PlanOptions
 from gptlab.cli.prepare import ListOptions
+from gptlab.cli.report import ReportOptions
 from gptlab.cli.sample import SampleOptions
 from gptlab.cli.train import StartOptions
 from gptlab.data.prepare import PrepareOptions
@@ -19,6 +22,12 @@ COMMANDS = {
     "train.py": ("dataset -> model", [StartOptions, PresetOption, *GROUPS.values()]),
     "sample.py": ("model -> text", [SampleOptions, SamplingConfig]),
     "gpt.py hardware": ("what this machine has", [HardwareOptions]),
+    "gpt.py plan [RUN|RECIPE]": (
+        "what a training takes; also the options of train.py",
+        [PlanOptions],
+    ),
+    "gpt.py config show FILE|RUN": ("every value; also the options of train.py", [ShowOptions]),
+    "gpt.py report RUN ...": ("runs as one page for a browser", [ReportOptions]),
 }
 
 

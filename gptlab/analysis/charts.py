@@ -1,0 +1,218 @@
+"""Line charts as SVG text: no script, no font, no colour of their own, all from the page's style.
+
+A chart is drawn for a width in CSS pixels, so that its letters have the size of the page's. Classes
+name what a line is ("train", "run2"); the page gives them colours, for light and for dark.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+MOST_POINTS = 400  # of a line: more than pixels on a phone
+LETTER = 6.6  # width of a letter of the labels, about, in pixels
+LEVEL_GAP = 14  # between two labels of levels
+# the picture reaches to WILD times the height below which the share USUAL of the values lies
+USUAL, WILD = 0.9, 1.1
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve. kind: its class; dots: mark each point, with its values as a tooltip."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    kind: str
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What is drawn. Levels are horizontal lines; right turns a value into that of a second axis.
+
+    mark: (x, y, text) of the one point that has its number beside it. floor: a value that the
+    vertical axis reaches down to. cut: what lies far above nearly all values, as the first steps of
+    a loss do, leaves the picture instead of flattening the rest.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    x_label: str
+    y_label: str
+    levels: dict[str, float] = field(default_factory=dict)
+    right: tuple[str, float] | None = None  # (label, factor)
+    mark: tuple[float, float, str] | None = None
+    floor: float | None = None
+    cut: bool = False
+    y_format: Callable[[float], str] = lambda value: short(value)
+
+
+def short(number: float) -> str:
+    """A number on an axis: 0, 0.05, 250, 1.5k, 2M, 1e-4."""
+    if number == 0:
+        return "0"
+    size = abs(number)
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size >= unit:
+            return f"{number / unit:.3g}{letter}"
+    if size < 1e-3:
+        return f"{number:.0e}".replace("e-0", "e-")
+    return f"{number:.3g}"
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers between low and high."""
+    if not high > low:
+        return [low]
+    step = 10 ** math.floor(math.log10((high - low) / count))
+    for factor in (1, 2, 5, 10):
+        if (high - low) / (step * factor) <= count:
+            step *= factor
+            break
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list:
+    """At most `most` points: means over equal shares, with the first and the last kept."""
+    points = [p for p in points if all(math.isfinite(value) for value in p)]
+    if len(points) <= most:
+        return points
+    inner, kept = points[1:-1], [points[0]]
+    shares = most - 2
+    for i in range(shares):
+        share = inner[i * len(inner) // shares : (i + 1) * len(inner) // shares]
+        kept.append(tuple(sum(values) / len(share) for values in zip(*share, strict=True)))
+    return [*kept, points[-1]]
+
+
+def smoothed(points: Sequence[tuple[float, float]], share: float = 0.03) -> list:
+    """The mean of each point and its neighbours, together a share of all points."""
+    reach = round(share * len(points) / 2)
+    result = []
+    for i, (x, _) in enumerate(points):
+        near = min(reach, i, len(points) - 1 - i)  # the same number on both sides: no lag
+        values = [y for _, y in points[i - near : i + near + 1]]
+        result.append((x, sum(values) / len(values)))
+    return result
+
+
+def draw(chart: Chart, width: int, height: int, kind: str = "") -> str:
+    """The chart as an <svg> element of this size; "" where there is nothing to draw."""
+    lines = [(line, thinned(line.points)) for line in chart.lines]
+    lines = [(line, points) for line, points in lines if points]
+    if not lines:
+        return ""
+    low, high = _range(chart, [points for _, points in lines])
+    right_x = max(points[-1][0] for _, points in lines)
+    y_ticks = ticks(low, high, max(2, height // 50))
+    left = 14 + LETTER * max(len(chart.y_format(tick)) for tick in y_ticks)
+    right = 46 if chart.right else 12
+    top, bottom = 26 if chart.y_label else 8, 40
+    x_scale = (width - left - right) / (right_x or 1)
+    y_scale = (height - top - bottom) / (high - low)
+
+    def x_of(x):
+        return left + x * x_scale
+
+    def y_of(y):
+        return height - bottom - (y - low) * y_scale
+
+    parts = []
+    for tick in y_ticks:
+        y = y_of(tick)
+        parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}H{width - right}"/>')
+        parts.append(_text(left - 6, y + 4, chart.y_format(tick), "end"))
+    for tick in ticks(0, right_x, max(2, int((width - left - right) // 90))):
+        anchor = "end" if x_of(tick) > width - right - 8 else "middle"
+        parts.append(_text(x_of(tick), height - bottom + 17, short(tick), anchor))
+    parts.append(_text((left + width - right) / 2, height - 6, chart.x_label, "middle", "axis"))
+    parts.append(_text(2, 13, chart.y_label, "start", "axis"))
+    if chart.right:
+        label, factor = chart.right
+        for tick in ticks(low * factor, high * factor, max(2, height // 50)):
+            parts.append(_text(width - right + 6, y_of(tick / factor) + 4, short(tick), "start"))
+        parts.append(_text(width - 2, 13, label, "end", "axis"))
+    parts.append(f'<path class="base" d="M{left:.1f} {height - bottom}H{width - right}"/>')
+    for line, points in lines:
+        for piece in _below(points, high):
+            path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in piece)
+            parts.append(f'<path class="line {line.kind}" d="M{path}"/>')
+        if line.dots:
+            shown = [(x, y) for x, y in points if y <= high]
+            parts += [_dot(line, x, y, x_of(x), y_of(y), chart) for x, y in shown]
+    parts += _levels(chart, low, high, left, width - right, y_of)
+    if chart.mark:
+        parts += _mark(chart.mark, x_of, y_of, left, width - right)
+    words = f"{chart.title}: {chart.y_label} over {chart.x_label}".replace(":  ", " ")
+    return (
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{escape(words)}">{"".join(parts)}</svg>'
+    )
+
+
+def _range(chart: Chart, curves: list) -> tuple[float, float]:
+    """The lowest and highest value shown."""
+    values = sorted(y for points in curves for _, y in points)
+    low, high = values[0], values[-1]
+    usual = values[int(USUAL * (len(values) - 1))]
+    levels = [level for level in chart.levels.values() if level <= high]
+    low = min([low, *levels])
+    if chart.cut:
+        high = min(high, max([low + WILD * (usual - low), *levels]))
+    if chart.floor is not None:
+        return min(chart.floor, low), high * 1.06 if high > chart.floor else chart.floor + 1
+    margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    return low - margin, high + margin
+
+
+def _below(points: list, high: float) -> list[list]:
+    """The pieces of a curve that lie below `high`, cut where it crosses."""
+    pieces, before = [[]], None
+    for x, y in points:
+        if before is not None and (before[1] > high) != (y > high):
+            (x0, y0), piece = before, pieces[-1]
+            piece.append((x0 + (x - x0) * (high - y0) / (y - y0), high))
+        if y <= high:
+            pieces[-1].append((x, y))
+        elif pieces[-1]:
+            pieces.append([])
+        before = (x, y)
+    return [piece for piece in pieces if piece]
+
+
+def _text(x, y, words: str, anchor: str, kind: str = "tick") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{kind}" {place}>{escape(words)}</text>'
+
+
+def _dot(line: Line, x, y, at_x, at_y, chart: Chart) -> str:
+    words = escape(f"{line.label}: {y:.4g} at {chart.x_label} {short(x)}")
+    return (
+        f'<circle class="dot {line.kind}" cx="{at_x:.1f}" cy="{at_y:.1f}" r="3">'
+        f"<title>{words}</title></circle>"
+    )
+
+
+def _levels(chart: Chart, low, high, left, right, y_of) -> list[str]:
+    """Dashed lines with their names at the right end, moved apart where they would collide."""
+    parts, last = [], math.inf
+    for name, level in sorted(chart.levels.items(), key=lambda item: item[1]):
+        if not low <= level <= high:
+            continue
+        y = y_of(level)
+        at = min(y - 4, last - LEVEL_GAP)
+        last = at
+        parts.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right}"/>')
+        parts.append(_text(right - 4, at, name, "end", "name"))
+    return parts
+
+
+def _mark(mark: tuple[float, float, str], x_of, y_of, left, right) -> list[str]:
+    x, y, words = mark
+    half = LETTER * len(words) / 2
+    at = min(max(x_of(x), left + half + 4), right - half)
+    return [
+        f'<circle class="ring" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="6"/>',
+        _text(at, y_of(y) + 22, words, "middle", "mark"),
+    ]
