@@ -156,7 +156,8 @@ def take_step(session: Session):
     step_loss = torch.zeros((), device=config.machine.device)
     for micro in batches.micro_batches(first):
         if config.model.dropout:
-            torch.manual_seed(mix(config.run.seed, step, micro.index, session.parallel.rank) >> 1)
+            seed = mix(config.run.seed, step, micro.index, session.parallel.rank)
+            seed_dropout(config.machine.device, seed >> 1)
         with session.parallel.last_sync(micro.is_last), precision.autocast():
             _, loss = session.model(micro.tokens, micro.targets, reduction="sum")
         precision.backward(loss / total)
@@ -173,6 +174,14 @@ def take_step(session: Session):
     step_loss = session.parallel.sum(step_loss)
     watch(session, skipped, step_loss)
     return step_loss, grad_norm, rate
+
+
+def seed_dropout(device: str, seed: int) -> None:
+    """Seed the generator that dropout on this device draws from, without a millisecond for all."""
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor) -> None:
