@@ -37,9 +37,10 @@ MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
 
 # Beside its tensors a training process on a CPU holds code that the first step touches, and what
 # the allocator cannot use again: glibc keeps freed blocks of less than 32 MiB in one heap, which
-# lies in pieces after a few steps. Both as measured on Linux, with models of 0.1M to 28M.
+# lies in pieces after a few steps. As measured on Linux, with models of 0.1M to 28M parameters.
 LIBRARIES = 8_000_000
-FRAGMENTATION = 0.7  # of the activations in such blocks
+FRAGMENTATION = 0.7  # of the activations, where a tensor of n_embd channels is such a block
+FRAGMENTATION_OF_LARGE = 0.1
 LARGE_BLOCK = 32 << 20
 
 
@@ -211,28 +212,14 @@ def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
             need.gradients, need.activations + need.loss
         )
     if kind == "cpu":
-        rows["libraries and allocator"] = LIBRARIES + int(
-            FRAGMENTATION * need.activations * _share_in_small_blocks(config)
-        )
+        tokens = min(config.batch.batch_size, config.sequences_per_step) * config.model.block_size
+        is_large = 4 * tokens * config.model.n_embd >= LARGE_BLOCK
+        share = FRAGMENTATION_OF_LARGE if is_large else FRAGMENTATION
+        rows["libraries and allocator"] = LIBRARIES + int(share * need.activations)
     else:
-        rows["context and allocator"] = gpus.CONTEXT + int(
-            gpus.FRAGMENTATION * (need.activations + need.loss)
-        )
+        working = need.activations + need.loss
+        rows["context and allocator"] = gpus.CONTEXT + int(gpus.FRAGMENTATION * working)
     return rows
-
-
-def _share_in_small_blocks(config: TrainConfig) -> float:
-    """The share of the activations that lies in blocks which glibc keeps in its heap."""
-    model = config.model
-    rows = min(config.batch.batch_size, config.sequences_per_step) * model.block_size
-    wide = model.intermediate_size * (4 if model.use_swiglu else 2)
-    narrow = model.n_embd * 6 + 2 * model.n_head * model.head_dim
-    small = sum(
-        amount
-        for amount, width in ((wide, model.intermediate_size), (narrow, model.n_embd))
-        if 4 * rows * width < LARGE_BLOCK
-    )
-    return small / (wide + narrow)
 
 
 def largest_batch_size(
