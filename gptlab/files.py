@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from gptlab.errors import DataError, GPTLabError
@@ -85,6 +86,20 @@ def atomic_write(path, mode="wb"):
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
+
+
+def remove_folder(folder) -> None:
+    """Delete a folder with all that is in it, or the link that stands for one.
+
+    It loses its name first, so an interruption leaves no half of it under that name.
+    """
+    folder = Path(folder)
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    os.replace(folder, aside)
+    shutil.rmtree(aside)
 
 
 def write_json(path, value) -> None:

@@ -1,7 +1,6 @@
 """`python gpt.py dataset`: list, prepare, add, view and delete prepared texts."""
 
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +12,7 @@ from gptlab.cli.questions import Choice
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, in_bytes
+from gptlab.files import data_home, display, in_bytes, remove_folder
 from gptlab.options import parse_command_line
 
 EXAMPLE = """\
@@ -347,13 +346,7 @@ def delete(name: str, yes: bool = False) -> int:
         if not questions.confirm(console, title):
             print("Nothing was deleted.")
             return 1
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        # out of the way first: an interruption leaves no half of a dataset under its name
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        os.replace(folder, aside)
-        shutil.rmtree(aside)
+    remove_folder(folder)
     print(f"Deleted {display(folder)} ({in_bytes(size)}).")
     return 0
 

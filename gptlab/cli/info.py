@@ -18,7 +18,7 @@ from gptlab.cli.questions import Choice
 from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
-from gptlab.files import display, home, in_bytes, out_home
+from gptlab.files import display, home, in_bytes, out_home, remove_folder
 from gptlab.options import parse_command_line
 from gptlab.runs import Run, list_runs
 
@@ -273,12 +273,6 @@ def delete(name: str, yes: bool = False) -> int:
         if not questions.confirm(questions.open_console(), title):
             print("Nothing was deleted.")
             return 1
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        # out of the way first: an interruption leaves no half of a run under its name
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        os.rename(folder, aside)
-        shutil.rmtree(aside)
+    remove_folder(folder)
     print(f"Deleted {display(folder)} ({size}).")
     return 0

@@ -3,13 +3,12 @@
 import contextlib
 import sys
 
-from gptlab.cli.sample import write_streaming
 from gptlab.errors import GPTLabError
 from gptlab.inference.config import SamplingConfig
 
 
-def converse(generator, config: SamplingConfig, first: str | None = None) -> None:
-    """Ask for prompts and write their continuations until the input ends.
+def converse(generator, config: SamplingConfig, write, first: str | None = None) -> None:
+    """Ask for prompts and `write(generator, prompt, config)` until the input ends.
 
     Each line is a prompt of its own: the model continues text, it does not remember. Ctrl-C stops
     the text that is being written, or empties the line that is being typed. A prompt that cannot
@@ -28,7 +27,7 @@ def converse(generator, config: SamplingConfig, first: str | None = None) -> Non
             if prompt is None:
                 prompt = input("> " if on_terminal else "")
             current, prompt = prompt, None
-            write_streaming(generator, current, config)
+            write(generator, current, config)
         except KeyboardInterrupt:
             print(file=sys.stderr)
         except EOFError:

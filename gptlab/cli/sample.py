@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         if options.interactive:
             from gptlab.cli.interactive import converse
 
-            converse(generator, config, prompt)
+            converse(generator, config, write_streaming, prompt)
         elif config.num_samples == 1:
             write_streaming(generator, prompt, config)
         else:
