@@ -251,8 +251,9 @@ def typed_paths(line: str) -> list[str]:
     else:
         try:
             words = shlex.split(line)
-        except ValueError:  # a quote without its partner: an apostrophe in a name
-            words = [line]
+        except ValueError:  # a quote without its partner: not closed, or an apostrophe in a name
+            bare = os.path.expanduser(line.strip("\"'"))
+            words = [bare if Path(bare).exists() else line]
     words = [os.path.expanduser(word) for word in words if word]
     if len(words) > 1 and not all(Path(word).exists() for word in words):
         return [os.path.expanduser(line)]  # a name with spaces in it, most likely
@@ -294,4 +295,7 @@ def complete_path(typed: str, state: int) -> str | None:
     except OSError:
         names = []
     prefix = folder + "/" if "/" in start else ""
-    return quote + prefix + names[state] if state < len(names) else None
+    if state >= len(names):
+        return None
+    name = names[state]
+    return quote + prefix + name + ("" if name.endswith("/") else quote)

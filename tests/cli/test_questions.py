@@ -218,6 +218,7 @@ def place(tmp_path, monkeypatch):
         ("hf:owner/name:subset", ["hf:owner/name:subset"]),
         ("not there.txt", ["not there.txt"]),
         ("don't know.txt", ["don't know.txt"]),
+        ("'two words.txt", ["two words.txt"]),
         ("shakespeare", ["shakespeare"]),
     ],
 )
@@ -232,7 +233,8 @@ def test_a_path_is_read_as_terminals_write_it(place, line, paths):
         ("pl", ["plain.txt"]),
         ("bo", ["books/"]),
         ("two w", ["two words.txt"]),
-        ("'two w", ["'two words.txt"]),
+        ("'two w", ["'two words.txt'"]),
+        ("'bo", ["'books/"]),
         ("~/pl", ["~/plain.txt"]),
         ("nowhere/x", []),
         ("", ["books/", "it's.txt", "näme.txt", "other.txt", "plain.txt", "two words.txt"]),
