@@ -70,7 +70,7 @@ def text_size(said: Said, vocab_size: int | None = None) -> TextSize:
         found = _prepared(name or configuration.RunOptions.dataset, wanted)
         if found:
             return found
-    if name and said.sources["dataset"] == "command line":
+    if name and not vocab_size and said.sources["dataset"] == "command line":
         open_dataset(name)  # says what is missing, and which command prepares it
     missing = f"{name} is not prepared" if name else "no dataset was named"
     if wanted:

@@ -104,6 +104,8 @@ def _parameters(plan):
 
 
 def _work(plan):
+    from rich.text import Text
+
     config = plan.config
     table = make_table("The training", "", "")
     rows = {
@@ -121,7 +123,7 @@ def _work(plan):
     }
     for name, value in rows.items():
         if value:
-            table.add_row(name, value)
+            table.add_row(name, Text(value))  # Text: a product's name may have brackets
     return table
 
 
