@@ -44,7 +44,13 @@ def main(argv: list[str]) -> int:
 
     def prompt() -> None:
         options["prompt"] = questions.ask(
-            console, "2/3  What shall it continue?", str, "", PROMPT, "begin by itself"
+            console,
+            "2/3  What shall it continue?",
+            str,
+            "",
+            PROMPT,
+            "begin by itself",
+            verbatim=True,
         )
 
     def length() -> None:

@@ -107,14 +107,16 @@ def ask(
     default: str | None = None,
     explanation: str = "",
     shown_default: str | None = None,
+    verbatim: bool = False,
 ) -> object:
     """What `convert` makes of the typed line; its GPTLabError or OSError is shown, then asked anew.
 
-    default: the line that Enter stands for; None when something must be typed. Raises Back.
+    default: the line that Enter stands for; None when something must be typed. verbatim: spaces
+    around the line belong to it. Raises Back.
     """
     _show_title(console, title)
     shown = default if shown_default is None else shown_default
-    return _answered(console, convert, default, shown, explanation)
+    return _answered(console, convert, default, shown, explanation, verbatim)
 
 
 def confirm(console, title: str, default: bool = False) -> bool:
@@ -200,10 +202,11 @@ def _show_title(console, title: str) -> None:
     console.print(Text(title, "bold"))
 
 
-def _answered(console, convert, default: str | None, shown: str | None, explanation: str):
+def _answered(console, convert, default, shown, explanation: str, verbatim: bool = False):
     """Read lines until one can be converted."""
     while True:
-        word = _read_line(f"[{shown}] > " if shown else "> ")
+        line = _read_line(f"[{shown}] > " if shown else "> ")
+        word = line if verbatim else line.strip()
         if word == EXPLAIN:
             text = " ".join((explanation or "Type an answer and Enter.").split())
             console.print(text, markup=False)  # wrapped anew, at this window's width
@@ -221,9 +224,9 @@ def _answered(console, convert, default: str | None, shown: str | None, explanat
 
 
 def _read_line(prompt: str) -> str:
-    """A line of the person, stripped; the end of the input ends the program with 0."""
+    """A line of the person; the end of the input ends the program with 0."""
     try:
-        return input(prompt).strip()
+        return input(prompt)
     except EOFError:
         print("\nNothing more was done.", flush=True)
         raise SystemExit(0) from None
