@@ -12,6 +12,7 @@ from pathlib import Path
 from gptlab import hardware
 from gptlab.analysis import gpus
 from gptlab.analysis.suggest import (
+    AS_GOOD_AS_NEW,
     CHINCHILLA,
     SHARE_OF_PEAK,
     expected_overfitting,
@@ -418,7 +419,8 @@ def _notes(plan: Plan) -> list[str]:
             f"This does not fit into the memory that is free here: {smaller_options(config)} needs "
             "less and trains on the same tokens per step."
         )
-    if ratio < CHINCHILLA / 2:
+    rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # then the text is the limit
+    if ratio < CHINCHILLA / 2 and not rereads:
         notes.append(
             f"{ratio:.2g} tokens per parameter are few: in the same time a smaller model, trained "
             f"on more tokens, would reach a lower loss (about {CHINCHILLA} is the best use of "

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.console import in_words, leading_words, make_console, make_table, note
+from gptlab.cli.console import in_words, leading_words, make_console, make_table, note, print_table
 from gptlab.errors import ConfigError
 from gptlab.options import parse_command_line
 from gptlab.training.config import GROUPS, OPTIONS, PresetOption
@@ -103,14 +103,14 @@ def _print_settings(title: str, values: dict, sources: dict, remark: str) -> Non
         by_group.setdefault(OPTIONS[name].group, []).append(name)
     width = max(map(len, values))
     for group, names in by_group.items():
-        table = make_table(group, "option", "value", "source")
+        table = make_table("option", "value", "source")
         table.columns[0].min_width = width
         table.columns[1].min_width = 12
         for name in names:
             style = "dim" if sources[name] == "default" else ""
             value = Text(in_words(values[name]), style="" if style else "bold")
             table.add_row(Text(name), value, Text(sources[name]), style=style)
-        console.print(table)
+        print_table(console, group, table)
 
 
 def diff(first: str, second: str, said: dict, as_json: bool) -> None:
@@ -138,13 +138,12 @@ def diff(first: str, second: str, said: dict, as_json: bool) -> None:
         print(f"{names[0]} and {names[1]} say the same.")
         return
     resolved = all(target.run is not None for target in targets)
-    table = make_table(
-        f"Different in {len(found)} options, as they were {'resolved' if resolved else 'said'}",
-        "option", *names,
-    )  # fmt: skip
+    table = make_table("option", *names)
     for difference in found:
         cells = []
         for value, source in zip(difference.values, difference.sources, strict=True):
             cells.append(Text.assemble((in_words(value), "bold"), (f"  {source}", "dim")))
         table.add_row(Text(difference.name), *cells)
-    make_console().print(table)
+    as_what = "resolved" if resolved else "said"
+    title = f"Different in {len(found)} options, as they were {as_what}"
+    print_table(make_console(), title, table)

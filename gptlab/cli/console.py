@@ -15,16 +15,12 @@ def make_console():
     return console
 
 
-def make_table(title: str, *columns: str, numbers: tuple[str, ...] = ()):
-    """A table with a title; `numbers` names the columns that are set to the right."""
+def make_table(*columns: str, numbers: tuple[str, ...] = ()):
+    """An empty table; `numbers` names the columns that are set to the right."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(
-        title=Text(title),
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD if any(columns) else box.SIMPLE,
         show_header=any(columns),
         pad_edge=False,
@@ -37,6 +33,14 @@ def make_table(title: str, *columns: str, numbers: tuple[str, ...] = ()):
             header_style="bold",
         )
     return table
+
+
+def print_table(console, title: str, table) -> None:
+    """A table under its title, which may be wider than it."""
+    from rich.text import Text
+
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 def note(sentence: str) -> None:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.console import leading_words, make_console, make_table, note
+from gptlab.cli.console import leading_words, make_console, make_table, note, print_table
 from gptlab.cli.main import STARTED
 from gptlab.errors import ConfigError
 from gptlab.options import parse_command_line
@@ -71,6 +71,8 @@ def show(plan, name: str) -> None:
     """Print a plan as tables."""
     from rich.text import Text
 
+    from gptlab.analysis.gpus import assumed_share
+
     console = make_console()
     model = plan.config.model
     heading = f"{plan.total_parameters:,} parameters"
@@ -83,16 +85,23 @@ def show(plan, name: str) -> None:
             f"({plan.text.source})"
         )
     )
-    for table in (_parameters(plan), _work(plan), _memory(plan), _gpus(plan)):
-        console.print(table)
+    size = plan.config.batch.batch_size
+    sequences = "1 sequence" if size == 1 else f"{size} sequences"
+    share = assumed_share(model)
+    for title, table in (
+        ("Parameters", _parameters(plan)),
+        ("The training", _work(plan)),
+        (f"Memory of a step on {plan.device}, micro-batches of {sequences}", _memory(plan)),
+        (f"The same training on one rented GPU (assumed: {share:.0%} of its peak)", _gpus(plan)),
+    ):
+        print_table(console, title, table)
     for sentence in plan.notes:
         console.print(Text(f"Note: {sentence}"))
 
 
 def _parameters(plan):
-    table = make_table(
-        "Parameters", "component", "parameters", "share", numbers=("parameters", "share")
-    )
+    columns = ("component", "parameters", "share")
+    table = make_table(*columns, numbers=columns[1:])
     total = plan.total_parameters
     for component, count in plan.parameters.items():
         if count:
@@ -107,7 +116,7 @@ def _work(plan):
     from rich.text import Text
 
     config = plan.config
-    table = make_table("The training", "", "")
+    table = make_table("", "")
     rows = {
         "length": f"{config.batch.max_iters:,} steps of {config.tokens_per_step:,} tokens "
         f"= {in_short(plan.tokens)} tokens",
@@ -130,12 +139,7 @@ def _work(plan):
 def _memory(plan):
     from gptlab.files import in_bytes
 
-    size = plan.config.batch.batch_size
-    table = make_table(
-        f"Memory of a step on {plan.device}, micro-batches of "
-        + ("1 sequence" if size == 1 else f"{size} sequences"),
-        "", "",
-    )  # fmt: skip
+    table = make_table("", "")
     table.columns[1].justify = "right"
     for name, held in plan.memory.items():
         if held:
@@ -156,11 +160,7 @@ def _memory(plan):
 
 def _gpus(plan):
     columns = ("GPU", "memory", "batch_size", "time", "$ per hour", "cost", "listed")
-    share = _share(plan)
-    table = make_table(
-        f"The same training on one rented GPU (assumed: {share:.0%} of its peak)",
-        *columns, numbers=columns[1:],
-    )  # fmt: skip
+    table = make_table(*columns, numbers=columns[1:])
     for gpu in plan.gpus:
         if gpu.batch_size:
             size = f"{gpu.batch_size:,}"
@@ -174,12 +174,6 @@ def _gpus(plan):
             row = ("too small", "", f"{gpu.dollars_per_hour:.2f}", "")
         table.add_row(gpu.name, f"{gpu.memory >> 30} GB", *row, gpu.seen)
     return table
-
-
-def _share(plan) -> float:
-    from gptlab.analysis.gpus import assumed_share
-
-    return assumed_share(plan.config.model)
 
 
 def in_dollars(amount: float) -> str:

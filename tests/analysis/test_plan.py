@@ -157,6 +157,13 @@ def test_few_and_many_tokens_per_parameter_are_said(home, machine):
     assert any("are many" in note for note in many.notes)
 
 
+def test_where_the_text_is_read_often_overfitting_is_the_matter(home, machine):
+    said = layer(None, {**SMALL, "dataset": "plays", "n_embd": 512, "max_iters": 80_000})
+    notes = make_plan(said, text_size(said), machine).notes
+    assert not any("are few" in note for note in notes)
+    assert any(note.startswith("10.2 epochs: Some of it will be learned") for note in notes)
+
+
 # Memory -------------------------------------------------------------------------------------------
 
 
