@@ -4,7 +4,9 @@ python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 """
 
 from gptlab.cli.config import ShowOptions
+from gptlab.cli.dataset import ViewOptions
 from gptlab.cli.hardware import HardwareOptions
+from gptlab.cli.info import InfoOptions
 from gptlab.cli.plan import PlanOptions
 from gptlab.cli.prepare import ListOptions
 from gptlab.cli.report import ReportOptions
@@ -21,6 +23,15 @@ COMMANDS = {
     "prepare.py": ("text -> dataset", [ListOptions, PrepareOptions]),
     "train.py": ("dataset -> model", [StartOptions, PresetOption, *GROUPS.values()]),
     "sample.py": ("model -> text", [SampleOptions, SamplingConfig]),
+    "gpt.py dataset WORD ...": (
+        "list, prepare, add, view NAME, delete NAME; prepare and add take the options of prepare.py",
+        [ViewOptions],
+    ),
+    "gpt.py info": ("environment, datasets and runs", [InfoOptions]),
+    "gpt.py doctor [RUN]": (
+        "will a run work here, or what its curve shows; also the options of train.py",
+        [],
+    ),
     "gpt.py hardware": ("what this machine has", [HardwareOptions]),
     "gpt.py plan [RUN|RECIPE]": (
         "what a training takes; also the options of train.py",
@@ -40,8 +51,9 @@ def quick_reference() -> str:
         "command line (`--batch_size 8`, `--batch-size=8`) and in checkpoints.",
     ]
     for command, (summary, classes) in COMMANDS.items():
-        lines += ["", f"## {command}: {summary}", "", "| option | what it does | default |"]
-        lines += ["|---|---|---|"]
+        lines += ["", f"## {command}: {summary}"]
+        if classes:
+            lines += ["", "| option | what it does | default |", "|---|---|---|"]
         for option in options_of(*classes).values():
             sentence = option.help.replace("|", "\\|")
             default = describe_default(option).strip("[]")
