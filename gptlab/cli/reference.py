@@ -24,7 +24,7 @@ COMMANDS = {
     "train.py": ("dataset -> model", [StartOptions, PresetOption, *GROUPS.values()]),
     "sample.py": ("model -> text", [SampleOptions, SamplingConfig]),
     "gpt.py dataset WORD ...": (
-        "list, prepare, add, view NAME, delete NAME; prepare and add take the options of prepare.py",
+        "list, prepare, add, view, delete; prepare and add take the options of prepare.py",
         [ViewOptions],
     ),
     "gpt.py info": ("environment, datasets and runs", [InfoOptions]),
