@@ -24,7 +24,7 @@ from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
 from gptlab.hardware_trials import Trial
 from gptlab.model.arithmetic import count_parameters, flops_per_token, parameters_by_component
 from gptlab.model.config import PRESETS, GPTConfig
-from gptlab.training.config import build, layer
+from gptlab.training.config import COMPILE_SECONDS, COMPILED_STEP, build, layer
 from gptlab.training.memory import TIGHT
 
 GIGABYTE = 1_000_000_000
@@ -134,6 +134,16 @@ def test_the_time_is_that_of_the_flops_at_a_share_of_the_peak(home, machine):
     assert estimated_times(config, 2e11).step == estimated_times(config, 1e11).step / 2
 
 
+def test_compiling_costs_its_time_and_makes_steps_shorter(home, machine):
+    eager, compiled = (plan_of(machine, compile_model=c, max_iters=10**6) for c in (False, True))
+    saved = (1 - COMPILED_STEP["cpu"]) * eager.seconds
+    assert compiled.seconds == pytest.approx(
+        eager.seconds - saved + COMPILE_SECONDS["cpu"], rel=0.02
+    )
+    short = plan_of(machine, compile_model=True, max_iters=1)
+    assert short.seconds > COMPILE_SECONDS["cpu"]
+
+
 def test_minutes_become_steps(home, machine):
     plan = plan_of(machine, max_iters=None, minutes=2.0)
     assert plan.config.batch.max_iters > 1000
@@ -227,12 +237,12 @@ SIZES = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
-@pytest.mark.parametrize("options", SIZES.values(), ids=SIZES.keys())
-def test_the_memory_is_that_of_a_process_after_its_third_step(options):
+@pytest.mark.parametrize("size", ["3M", "10M", pytest.param("25M", marks=pytest.mark.slow)])
+def test_the_memory_is_that_of_a_process_after_its_third_step(size):
     script = Path(__file__).with_name("memory_of_three_steps.py")
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     result = subprocess.run(
-        [sys.executable, str(script), json.dumps(dict(options, dropout=0.0))],
+        [sys.executable, str(script), json.dumps(dict(SIZES[size], dropout=0.0))],
         capture_output=True, text=True, env=environment, check=True,
     )  # fmt: skip
     found = json.loads(result.stdout)

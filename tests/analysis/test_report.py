@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -76,7 +77,7 @@ def test_the_lowest_loss_and_what_it_beats_are_said(make_run):
     run = make_run()
     lowest = min(r["val_loss"] for r in run.records() if "val_loss" in r)
     text = text_of(make_report([run.folder]))
-    bits = lowest / 0.6931471805599453
+    bits = lowest / math.log(2)
     assert f"Its lowest validation loss is {lowest:.3f} ({bits:.2f} bits per byte)" in text
     # 2.29 bits: unigram 4.8 and lzma 2.7 are beaten, 5-gram 2.2 is not
     assert "better than lzma and unigram, and not yet than 5-gram" in text
@@ -162,7 +163,7 @@ def test_losses_that_are_not_finite_do_not_stop_a_report(make_run):
 def test_a_dataset_that_changed_since_gives_no_baselines(make_run):
     run = make_run(tokens_per_byte=0.3)  # meta.json says one token a byte
     view = view_run(run.folder)
-    assert view.baselines == {} and view.bits_per_nat == pytest.approx(0.3 / 0.6931471805599453)
+    assert view.baselines == {} and view.bits_per_nat == pytest.approx(0.3 / math.log(2))
     assert "is another one now" in text_of(make_report([run.folder]))
 
 
@@ -171,8 +172,11 @@ def test_a_dataset_that_changed_since_gives_no_baselines(make_run):
 
 def test_runs_of_different_vocabularies_are_compared_in_bits_per_byte(make_run):
     runs = [make_run("chars").folder, make_run("pieces", tokens_per_byte=0.5).folder]
-    text = text_of(make_report(runs))
-    assert "pieces reached the lowest validation loss" in text and "bits per byte" in text
+    source = make_report(runs)
+    text = text_of(source)
+    lowest = view_run(runs[1]).record.best[1] * 0.5 / math.log(2)
+    assert f"pieces reached the lowest validation loss, {lowest:.3f} bits per byte" in text
+    assert 'aria-label="Validation loss against tokens: bits per byte over tokens"' in source
     assert "Losses per token can only be compared" not in text
 
 

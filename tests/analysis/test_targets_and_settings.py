@@ -49,6 +49,13 @@ def test_what_a_run_wrote_is_read_back_with_every_source(make_run):
     assert not START_OPTIONS & set(recipe.values)
 
 
+def test_what_was_said_to_be_auto_is_read_back_as_what_it_came_to(make_run):
+    recipe = read_run_recipe(make_run(device="auto", typed={"dtype": "auto"}).recipe)
+    assert recipe.said.values["device"] == "auto"
+    assert (recipe.values["device"], recipe.values["dtype"]) == ("cpu", "float32")
+    assert recipe.sources["device"] == "cpu, because there is no accelerator"
+
+
 def test_a_line_that_would_have_to_be_run_is_refused_by_its_number(make_run):
     run = make_run()
     run.recipe.write_text("max_iters = 5 * 4  # config/own.py\n", encoding="utf-8")
