@@ -97,6 +97,29 @@ def test_only_a_lower_loss_replaces_best_pt_and_one_that_is_no_number_never_does
     assert [r["val_loss"] for r in records_of(tmp_path / "run", "val_loss")][1] is None
 
 
+def test_a_resumed_run_remembers_its_best_loss(train, tmp_path, monkeypatch):
+    with_validation_losses(monkeypatch, 2.0, 3.0, 2.5, 2.6)
+    train(max_iters=20, eval_interval=5, stop_at=12)
+    outcome = train(resume=True)
+    assert (outcome.step, outcome.best_step, outcome.best_val_loss) == (20, 5, 2.0)
+    assert read_checkpoint(tmp_path / "run" / "best.pt")["step"] == 5
+
+
+def test_dropout_draws_anew_in_every_step_and_micro_batch(train, monkeypatch):
+    seeds = []
+    seed_dropout = trainer.seed_dropout
+
+    def watched(device, seed):
+        seeds.append(seed)
+        seed_dropout(device, seed)
+
+    monkeypatch.setattr(trainer, "seed_dropout", watched)
+    train(max_iters=5, gradient_accumulation_steps=3, dropout=0.1)
+    assert len(seeds) == len(set(seeds)) == 15
+    train("other", max_iters=1, dropout=0.1, seed=2)
+    assert seeds[-1] not in seeds[:-1]
+
+
 def test_early_stopping_waits_for_its_evaluations_and_explains_itself(
     train, tmp_path, monkeypatch, capsys
 ):
