@@ -162,7 +162,7 @@ def _range(chart: Chart, curves: list) -> tuple[float, float]:
         high = min(high, max([low + WILD * (usual - low), *levels]))
     if chart.floor is not None:
         return min(chart.floor, low), high * 1.06 if high > chart.floor else chart.floor + 1
-    margin = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
+    margin = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
     return low - margin, high + margin
 
 
@@ -196,12 +196,13 @@ def _dot(line: Line, x, y, at_x, at_y, chart: Chart) -> str:
 
 def _levels(chart: Chart, low, high, left, right, y_of) -> list[str]:
     """Dashed lines with their names at the right end, moved apart where they would collide."""
+    shown = sorted((level, name) for name, level in chart.levels.items() if low <= level <= high)
+    heights = [y_of(level) for level, _ in shown]
     parts, last = [], math.inf
-    for name, level in sorted(chart.levels.items(), key=lambda item: item[1]):
-        if not low <= level <= high:
-            continue
-        y = y_of(level)
+    for (_, name), y in zip(shown, heights, strict=True):
         at = min(y - 4, last - LEVEL_GAP)
+        if y == heights[0] and len(heights) > 1 and y - heights[1] < LEVEL_GAP:
+            at = y + LEVEL_GAP - 2  # the lowest has room below, clear of its neighbour's line
         last = at
         parts.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right}"/>')
         parts.append(_text(right - 4, at, name, "end", "name"))

@@ -62,7 +62,7 @@ def _header(view: RunView) -> str:
     dataset = record.settings.get("dataset", "")
     read = f" of {dataset}" if dataset else ""
     if epochs := _epochs(view):
-        read += f", {epochs:.2g} times the text,"
+        read += f", {epochs:.2g} times the text," if epochs >= 1 else f" ({epochs:.0%} of it)"
     state = {"finished": "", "interrupted": " and then interrupted"}.get(record.state, " so far")
     sentences = [
         f"{model}, trained for {_steps(view)} on {short(tokens)} tokens{read} in "
@@ -113,8 +113,8 @@ def _figures(view: RunView) -> dict[str, tuple[str, str]]:
     bits = bits_of(view, loss)
     speed = view.speed
     return {
-        "Loss, nats per token": (f"{loss:.4f}" if loss is not None else "", ""),
-        "Loss, bits per byte": (f"{bits:.3f}" if bits else "", ""),
+        "Loss (nats/token)": (f"{loss:.4f}" if loss is not None else "", ""),
+        "Loss (bits/byte)": (f"{bits:.3f}" if bits else "", ""),
         "Parameters": (short(view.parameters) if view.parameters else "", ""),
         "Tokens": (short(view.tokens[-1][1]), _in_epochs(view)),
         "Time in steps": (duration(view.seconds[-1][1]), ""),
@@ -129,7 +129,7 @@ def _epochs(view: RunView) -> float | None:
 
 def _in_epochs(view: RunView) -> str:
     epochs = _epochs(view)
-    return f"{epochs:.2g} epochs" if epochs else ""
+    return f"{epochs:.2g} epochs" if epochs and epochs >= 0.1 else ""
 
 
 def _loss_section(view: RunView) -> str:

@@ -103,7 +103,10 @@ def _overlay_section(views: list[RunView]) -> str:
     levels = views[0].baselines if bits else views[0].levels
     same_text = all(view.baselines == views[0].baselines for view in views)
     unit, seconds = _time_unit(max(view.seconds[-1][1] for view in views))
-    for over, label, scale in (("tokens", "tokens", 1), ("seconds", f"{unit} in steps", seconds)):
+    for over, what, label, scale in (
+        ("tokens", "tokens", "tokens", 1),
+        ("seconds", "time", f"{unit} of training steps", seconds),
+    ):
         lines = []
         for index, (view, name) in enumerate(zip(views, names, strict=True)):
             factor = view.bits_per_nat if bits else 1.0
@@ -112,14 +115,14 @@ def _overlay_section(views: list[RunView]) -> str:
             lines.append(Line(f"{name}, training", training, f"{colour(index)} raw"))
             lines.append(Line(name, points, colour(index), dots=True))
         chart = Chart(
-            f"Validation loss against {label}",
+            f"Validation loss against {what}",
             lines,
             label,
             "bits per byte" if bits else "nats per token",
             levels=levels if same_text else {},
             cut=True,
         )
-        parts.append(f"<h3>Against {label}</h3>{charts(chart)}")
+        parts.append(f"<h3>Against {what}</h3>{charts(chart)}")
     hint = "Strong: validation. Faint: training. Lower is better; further left is sooner."
     return page.section("Loss", *parts, hint=hint)
 

@@ -197,7 +197,9 @@ def test_several_runs_are_told_apart_and_what_differs_is_listed(make_run):
     source = make_report(runs)
     text = text_of(source)
     assert "n_layer 2 4" in text and "seed 1337 3" in text
-    assert "Against tokens" in text and "Against seconds in steps" in text
+    assert (
+        "Against tokens" in text and "Against time" in text and "seconds of training steps" in text
+    )
     assert 'class="line run0"' in source and 'class="line run1"' in source
 
 
