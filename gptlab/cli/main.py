@@ -84,6 +84,11 @@ def run_command(name: str, argv: list[str], module: str | None = None) -> int:
     except OSError as error:
         complain(explain_os_error(error))
         return 2
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == "gptlab":
+            raise
+        complain(f"The package {error.name} is missing: pip install -r requirements.txt.")
+        return 2
     except KeyboardInterrupt:
         complain("Interrupted.")
         return 130

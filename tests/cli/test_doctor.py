@@ -3,6 +3,9 @@
 import dataclasses
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +18,8 @@ from gptlab.model.config import GPTConfig
 from gptlab.options import parse_command_line
 from gptlab.runs import Run, model_content
 from gptlab.training.config import GROUPS, PresetOption
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +136,24 @@ def test_what_this_machine_cannot_do_is_found(words, capsys):
 def test_a_wrong_word_is_a_sentence(words, capsys, argv, words_of_it):
     assert main(["doctor", *argv]) == 2
     assert words_of_it in capsys.readouterr().err
+
+
+def test_a_missing_torch_is_found_and_the_rest_is_left(words, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    assert main(["doctor"]) == 1
+    assert "pip install" in failures(capsys.readouterr().out)["torch"]
+
+
+def test_a_missing_package_is_a_sentence_with_the_command_that_brings_it():
+    code = "import sys; sys.modules['numpy'] = None; from gptlab.cli.main import main; "
+    ended = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main(['doctor']))"], capture_output=True,
+        encoding="utf-8", cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr == (
+        "gptlab: The package numpy is missing: pip install -r requirements.txt.\n"
+    )
 
 
 # A run --------------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """The hardware report: readable on a screen, plain in a pipe, whole as JSON."""
 
+import io
 import json
 
 import pytest
 from rich.console import Console
 
 from gptlab.cli import hardware as command
+from gptlab.cli import questions
 from gptlab.errors import ConfigError
 from gptlab.hardware import Hardware, judge
 from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
@@ -80,3 +82,41 @@ def test_a_terminal_gets_colours(fake_machine, monkeypatch, capsys):
     assert Console().is_terminal
     command.main([])
     assert "\x1b[" in capsys.readouterr().out
+
+
+def test_what_is_not_here_is_named_with_the_reason(fake_machine, capsys):
+    command.main([])
+    shown = capsys.readouterr().out.split("Not available here")[1].split("usable cores")[0]
+    for kind in ("ROCm", "Intel XPU", "Apple MPS"):
+        assert kind in shown
+    assert "CUDA" not in shown and "only Macs with Apple silicon" in shown
+
+
+def test_the_speed_is_measured_and_said_in_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(command, "measure_flops", lambda device, dtype: 62.5e9)
+    command.show_hardware()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Measured" in line]
+    assert "62.5 GFLOP/s" in line
+
+
+def test_a_speed_that_cannot_be_measured_ends_nothing(fake_machine, capsys):
+    assert command.main([]) == 0  # the card is not really there
+    assert "cuda:0 in bfloat16 could not be measured" in capsys.readouterr().out
+
+
+def test_devices_can_be_chosen_and_measured_one_after_the_other(fake_machine, capsys, monkeypatch):
+    monkeypatch.setattr(questions, "at_terminal", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("?\nnone\ncpu\n3\n1\n"))
+    monkeypatch.setattr(command, "measure_flops", lambda device, dtype: 2e12)
+    assert command.main(["--interactive"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "does the multiplications" in shown and "'none' is none of these" in shown
+    assert shown.count("Some CPU (CPU)") == 2
+    assert "cpu multiplies matrices in float32 at 2 TFLOP/s" in shown
+    assert "cpu multiplies matrices in float16" not in shown  # it cannot train in it
+
+
+def test_choosing_needs_a_terminal(fake_machine, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n"))
+    with pytest.raises(ConfigError, match="--json"):
+        command.main(["--interactive"])
