@@ -111,7 +111,8 @@ class Planner:
             self.say(f"Measuring a model of {size} parameters on this machine ...")
             settle_torch(self.choice.device)
             with explained_out_of_memory(config):
-                found = measure(config, self.choice, 1, time.perf_counter(), MEASURE_SECONDS)
+                choice = choose(self.hardware, config.machine.device, config.machine.dtype)
+                found = measure(config, choice, 1, time.perf_counter(), MEASURE_SECONDS)
             # the time before the first step is spent already: the person sits in front of it
             self._measured[key] = dataclasses.replace(found, elapsed=0.0)
         return self._measured[key]

@@ -10,7 +10,12 @@ from gptlab.analysis import suggest
 from gptlab.analysis.planner import LENGTH, Plan, Planner, in_millions
 from gptlab.cli import explanations, questions
 from gptlab.cli.command_line import command_line, fresh_folder, program
-from gptlab.cli.config_builder import ask_recipe_name, parse_assignments, write_recipe
+from gptlab.cli.config_builder import (
+    UNSAY,
+    ask_recipe_name,
+    parse_assignments,
+    write_recipe,
+)
 from gptlab.cli.dataset import ask_for_text, size_of
 from gptlab.cli.prepare import prepare_sources
 from gptlab.cli.questions import Back, Choice
@@ -56,6 +61,7 @@ class Wizard:
         self.model: dict | None = None  # options of the model; None: fitted to text and time
         self.changed: dict = {}
         self.plan: Plan | None = None
+        self._unchanged: Plan | None = None  # the plan before single settings were changed
         self.action = "start"
         self.recipe: Path | None = None
         self._planner: Planner | None = None
@@ -94,12 +100,13 @@ class Wizard:
         ]
         for note in self.hardware.notes:
             self.console.print(note, style="yellow", markup=False)
+        self._say(f"Recommended: {recommended.device_reason}; {recommended.dtype_reason}.")
         default = [choice.value for choice in choices].index(recommended.device)
-        title = f"1/6  Where shall the model be trained? Recommended: {recommended.device}."
+        title = "1/6  Where shall the model be trained?"
         name = questions.choose(self.console, title, choices, default, explanations.DEVICE)
-        is_recommended = name == recommended.device
-        self.choice = hardware.choose(self.hardware, "auto" if is_recommended else name)
-        self._say(f"{self.choice.reason[:1].upper()}{self.choice.reason[1:]}.")
+        self.choice = hardware.choose(self.hardware, name)
+        if name != recommended.device:
+            self._say(f"{self.choice.reason}.")
 
     def ask_dataset(self) -> None:
         """Which text: a prepared one, Shakespeare, or one's own."""
@@ -231,9 +238,8 @@ class Wizard:
             answer = questions.choose(
                 self.console, "4/6  How long?", choices, 1, explanations.LENGTH
             )
-            self.changed = {}
             if answer != "minutes":
-                self.plan = plans[answer]
+                self._take_plan(plans[answer])
                 return
             try:
                 minutes = questions.ask(
@@ -246,8 +252,12 @@ class Wizard:
             except Back:
                 continue
             model = self.model or self._planner.fitted_model(60 * minutes)
-            self.plan = self._planner.plan(model, minutes=minutes)
+            self._take_plan(self._planner.plan(model, minutes=minutes))
             return
+
+    def _take_plan(self, plan: Plan) -> None:
+        self.plan, self.changed = plan, {}
+        self._unchanged = plan
 
     def _plan_of(self, length: str) -> Plan:
         steps, seconds = suggest.LENGTHS[length]
@@ -286,9 +296,11 @@ class Wizard:
             said.pop("max_iters", None)
         elif "max_iters" in changes:
             said.pop("minutes", None)
-        length = {name: said[name] for name in LENGTH if name in said}
-        length = length or {"max_iters": self.plan.options["max_iters"]}
-        model = {n: v for n, v in self.plan.options.items() if n in ARCHITECTURE}
+        said = {name: value for name, value in said.items() if value != UNSAY}
+        before = self._unchanged.options
+        length = {name: said[name] for name in LENGTH if said.get(name) is not None}
+        length = length or {"max_iters": before["max_iters"]}
+        model = {name: value for name, value in before.items() if name in ARCHITECTURE}
         self.plan = self._planner.plan(model, **length, changed=said)
         self.changed = said
         return True

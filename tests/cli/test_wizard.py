@@ -157,6 +157,17 @@ def test_the_fitted_size_is_the_default_and_each_length_has_a_measured_time(word
     assert "tokens per parameter" in shown and "Chinchilla" in shown and "readings" in shown
 
 
+def test_a_change_can_be_taken_back(words, ask):
+    code, shown = ask("", "", *SMALL, "quick", "", "leave")
+    unchanged = printed_command(ask.out)
+    code, shown = ask(
+        "", "", *SMALL, "quick", "dropout 0.3 n_layer 2", "minutes 1 seed 9", "minutes none",
+        "dropout default seed default n_layer default minutes default", "", "leave",
+    )  # fmt: skip
+    assert code == 0 and "dropout 0.3" in shown
+    assert printed_command(ask.out) == unchanged
+
+
 def test_minutes_are_turned_into_steps_that_the_command_says(words, ask):
     code, _ = ask("", "", *SMALL, "minutes", "0,1", "", "leave")
     command = printed_command(ask.out)
