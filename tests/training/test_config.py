@@ -305,7 +305,9 @@ def seconds_of(config, measured, compiled):
     return measured.elapsed + iters * step + evaluations * each + 45 * compiled, each
 
 
-@example(1.0, 0.1875, 0.5, 0.0, 0.0, 250, False)  # a second evaluation would not fit
+@example(
+    minutes=1.0, step=0.1875, eval_share=0.5, save=0.0, elapsed=0.0, interval=250, available=False
+)  # a second evaluation would not fit
 @given(
     minutes=st.floats(1, 60),
     step=st.floats(0.005, 0.5),
@@ -324,8 +326,7 @@ def test_a_run_in_minutes_takes_its_time_and_hardly_more_or_less(
     # one token costs a forward pass, which is a third of a step or more
     measured = Measurements(elapsed, step, step / (16 * 128) * eval_share, save)
     config = resolved(said, can_compile=(available, "why"), measurements=measured).config
-    taken = seconds_of(config, measured, config.machine.compile_model)
-    each = config.evaluation.eval_tokens * measured.eval_token + save
+    taken, each = seconds_of(config, measured, config.machine.compile_model)
     # what is kept free: pictures, the last save, and an evaluation that one more step would bring
     assert taken <= 60 * minutes + step
     assert 60 * minutes - taken <= PLOT_SECONDS + 2 * save + 1.1 * each + 2 * step
