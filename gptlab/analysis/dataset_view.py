@@ -54,7 +54,7 @@ class Overlap:
 def count_tokens(dataset: Dataset, progress: Progress = lambda n: None) -> np.ndarray:
     """How often each id occurs in both parts: int64 [vocab_size]."""
     counts = np.zeros(dataset.vocab_size, np.int64)
-    for _, _, ids in _pieces(dataset, progress):
+    for ids in _pieces(dataset, progress):
         found = np.bincount(ids, minlength=dataset.vocab_size)
         counts += found[: dataset.vocab_size]
     return counts
@@ -82,7 +82,7 @@ def excerpts(dataset: Dataset, number: int, tokens: int, seed: int = 0) -> list[
 def count_documents(dataset: Dataset, progress: Progress = lambda n: None) -> Documents | None:
     """Documents and their repetitions, over both parts; None without an end-of-text id.
 
-    A document that a split cuts in two counts as two, and text without any mark as one.
+    A document that the split cuts in two counts as one, and so does text without any mark.
     """
     eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
     if eot is None:
@@ -96,12 +96,8 @@ def count_documents(dataset: Dataset, progress: Progress = lambda n: None) -> Do
 
 def _document_digests(dataset: Dataset, eot: int, progress: Progress) -> Iterator[bytes]:
     """A digest of each document that has a token."""
-    current, part, size = hashlib.blake2b(digest_size=12), None, 0
-    for split, _, ids in _pieces(dataset, progress):
-        if split != part and size:  # the end of a file ends its last document
-            yield current.digest()
-            current, size = hashlib.blake2b(digest_size=12), 0
-        part = split
+    current, size = hashlib.blake2b(digest_size=12), 0
+    for ids in _pieces(dataset, progress):
         start = 0
         for end in [*np.flatnonzero(ids == eot).tolist(), None]:
             piece = ids[start:end]
@@ -186,11 +182,11 @@ def _passage_length(dataset: Dataset) -> int:
     return length
 
 
-def _pieces(dataset: Dataset, progress: Progress) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(split, position, ids) over both parts."""
+def _pieces(dataset: Dataset, progress: Progress) -> Iterator[np.ndarray]:
+    """The ids of both parts, in order."""
     for split in ("train", "val"):
         tokens = getattr(dataset, split)
         for start in range(0, len(tokens), _SCAN_TOKENS):
             ids = np.asarray(tokens[start : start + _SCAN_TOKENS])
             progress(len(ids))
-            yield split, start, ids
+            yield ids

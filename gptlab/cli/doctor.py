@@ -153,8 +153,8 @@ def _bar(name: str, total: int):
     return bar()
 
 
-def report(found: Iterator[Check]) -> int:
-    """Print each check as it is done; 1 when one failed."""
+def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:
+    """Print each check as it is done, and a sentence when none failed; 1 when one did."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -171,7 +171,7 @@ def report(found: Iterator[Check]) -> int:
         what = "1 check needs" if failed == 1 else f"{failed} checks need"
         console.print(f"\n{what} attention.", style="bold")
         return 1
-    console.print("\nEverything works here.", style="bold green")
+    console.print(f"\n{all_well}", style="bold green")
     return 0
 
 
@@ -206,5 +206,7 @@ def examine_run(folder: Path) -> int:
                 soft_wrap=True,
             )
     console.print()
-    damaged = report(check_run(folder)) if Run(folder).exists() else 0
+    damaged = 0
+    if Run(folder).exists():
+        damaged = report(check_run(folder), "Its checkpoints are whole.")
     return 1 if findings or damaged else 0

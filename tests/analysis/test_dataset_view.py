@@ -90,6 +90,11 @@ def test_documents_are_the_same_however_the_file_is_cut(prepared, monkeypatch):
     assert whole.total == 40 and whole.repeated == 40 - len(set(texts))
 
 
+def test_a_document_that_the_split_cuts_is_one(prepared):
+    dataset = prepared([sentences(400)], split="tail")
+    assert view.count_documents(dataset) == view.Documents(total=1, repeated=0)
+
+
 def test_text_without_a_tokenizer_has_no_documents_to_count():
     assert view.count_documents(of_ids([1] * 50, [2] * 50)) is None
 
