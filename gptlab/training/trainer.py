@@ -110,11 +110,12 @@ def _train(session: Session) -> Outcome:
         # cut() forgot the evaluation of this step, or the break came before or during it
         if session.step and (was_evaluated or evaluation_is_due(session)):
             evaluate(session)
-        loop(session, interruption)
+        stopped = loop(session, interruption)
     session.metrics.close()
-    if interruption.received:
+    if stopped:
         saved = "" if session.is_hopeless else ", saved"
-        say(f"Stopped by {interruption.received} after step {session.step}{saved}. Continue with:")
+        cause = interruption.received or "a signal to another process"
+        say(f"Stopped by {cause} after step {session.step}{saved}. Continue with:")
         say(f"  python train.py --out_dir {_quoted(display(run.folder))} --resume")
     else:
         plot(session)
@@ -123,11 +124,14 @@ def _train(session: Session) -> Outcome:
         ):
             say(line)
         say(f"Next: python sample.py --out_dir {_quoted(display(run.folder))}")
-    return _outcome(session, interruption.exit_code)
+    return _outcome(session, interruption.exit_code if stopped else 0)
 
 
-def loop(session: Session, interruption: Interruption) -> None:
-    """Train until max_iters, an early stop or an interruption."""
+def loop(session: Session, interruption: Interruption) -> bool:
+    """Train until max_iters, an early stop or an interruption; True for the last of these.
+
+    A signal that comes while the last evaluation runs has nothing left to interrupt.
+    """
     while not session.is_finished:
         loss, grad_norm, rate = take_step(session)
         session.metrics.step(
@@ -142,8 +146,11 @@ def loop(session: Session, interruption: Interruption) -> None:
                     evaluate(session)
                     if time.perf_counter() >= session.next_plot:
                         plot(session)
-            if stopping or is_overfitting(session):
-                return
+            if stopping:
+                return True
+            if is_overfitting(session):
+                break
+    return False
 
 
 def take_step(session: Session):

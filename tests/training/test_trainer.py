@@ -198,6 +198,22 @@ def test_a_stopped_run_prints_the_command_that_continues_it(train, tmp_path, cap
     assert f'--out_dir "{tmp_path / "a run"}" --resume' in out
 
 
+def test_a_signal_during_the_last_evaluation_comes_too_late_to_stop_anything(
+    train, monkeypatch, capsys
+):
+    evaluate = trainer._validation_loss
+
+    def interrupted(session):
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(session)
+
+    monkeypatch.setattr(trainer, "_validation_loss", interrupted)
+    outcome = train(max_iters=4, eval_interval=4, quiet=False)
+    assert (outcome.step, outcome.exit_code) == (4, 0)
+    out = capsys.readouterr().out
+    assert "Lowest validation loss" in out and "Stopped" not in out
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 
