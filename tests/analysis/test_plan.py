@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -205,7 +206,7 @@ def test_large_blocks_leave_no_pieces():
         for n in (100, 200)
     )
     share = [rows["libraries and allocator"] / rows["activations"] for rows in (small, large)]
-    assert share == pytest.approx([0.7, 0.1], rel=0.1)
+    assert share == pytest.approx([0.8, 0.1], rel=0.1)
 
 
 def test_what_does_not_fit_is_said_with_what_would(home, machine):
@@ -239,14 +240,20 @@ SIZES = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
 @pytest.mark.parametrize("size", ["3M", "10M", pytest.param("25M", marks=pytest.mark.slow)])
 def test_the_memory_is_that_of_a_process_after_its_third_step(size):
+    # The heap lies in other pieces in each process: one of them says too little or too much.
+    found = [measure_three_steps(dict(SIZES[size], dropout=0.0)) for _ in range(3)]
+    measured = statistics.median(each["measured"] for each in found)
+    assert found[0]["planned"] == pytest.approx(measured, rel=0.15), found
+
+
+def measure_three_steps(options):
     script = Path(__file__).with_name("memory_of_three_steps.py")
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
     result = subprocess.run(
-        [sys.executable, str(script), json.dumps(dict(SIZES[size], dropout=0.0))],
-        capture_output=True, text=True, env=environment, check=True,
+        [sys.executable, str(script), json.dumps(options)],
+        capture_output=True, text=True, check=True,
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
     )  # fmt: skip
-    found = json.loads(result.stdout)
-    assert found["planned"] == pytest.approx(found["measured"], rel=0.15), found
+    return json.loads(result.stdout)
 
 
 # GPUs ---------------------------------------------------------------------------------------------
