@@ -5,6 +5,7 @@
     best.pt       the weights with the lowest validation loss: what sample.py takes
     metrics.jsonl one record a line; loss.png, the same as a picture
     config.py     what was said for the run, as a recipe
+    provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 `.pt` files hold tensors and plain types only and are read without running any pickled code.
 """
@@ -52,6 +53,9 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.plot = self.folder / "loss.png"
         self.recipe = self.folder / "config.py"
+        self.provenance = self.folder / "provenance.json"
+        self.sources = self.folder / "source.zip"
+        self.trace = self.folder / "trace.jsonl"
         self._lock = None
 
     def exists(self) -> bool:
@@ -80,6 +84,7 @@ class Run:
                 self.check_free()
             former += [self.checkpoint, self.previous, self.best]
             former += [self.metrics, self.plot, self.recipe]
+            former += [self.provenance, self.sources, self.trace]
         for path in former:
             path.unlink(missing_ok=True)
 
@@ -175,7 +180,7 @@ class Run:
 
     def records(self) -> list[dict]:
         """The records of metrics.jsonl; a line that a kill cut short is left out."""
-        return list(_read_records(self.metrics))
+        return list(read_records(self.metrics))
 
     def was_evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl has the validation loss of this step."""
@@ -192,7 +197,8 @@ class Run:
             file.writelines(json.dumps(record) + "\n" for record in kept)
 
 
-def _read_records(path: Path) -> Iterator[dict]:
+def read_records(path: Path) -> Iterator[dict]:
+    """The records of a file, a line each; a line that a kill cut short is left out."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:

@@ -32,6 +32,7 @@ from gptlab.training.metrics import Metrics, Text, duration
 from gptlab.training.optimizers import Ema, Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import Precision
+from gptlab.training.provenance import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Session:
     bad_in_a_row: int = 0  # steps that were skipped or whose loss is hopeless
     is_hopeless: bool = False  # the loss of the newest step
     unread_verdicts: list = field(default_factory=list)  # (skipped, hopeless) of each step
+    trace: Trace = field(default_factory=Trace)  # what a replay of the first steps compares with
     next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
     machine: str = ""  # this one in words, for the run's config.py
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"

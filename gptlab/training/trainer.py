@@ -106,6 +106,8 @@ def _train(session: Session) -> Outcome:
         tracker = make_tracker(config, run.folder)
     with Interruption() as interruption:
         compile_if_wanted(session)
+        if session.parallel.is_first:
+            session.trace.begin(session)
         session.metrics.begin(session.step, tracker)
         # cut() forgot the evaluation of this step, or the break came before or during it
         if session.step and (was_evaluated or evaluation_is_due(session)):
@@ -138,6 +140,7 @@ def loop(session: Session, interruption: Interruption) -> bool:
             session.step, loss, grad_norm, rate, session.sequences_seen, session.skipped_steps,
             session.batches.seconds,
         )  # fmt: skip
+        session.trace.step(session.step, loss, grad_norm)
         stopping = session.parallel.any(bool(interruption.received))
         if stopping or evaluation_is_due(session):
             with session.metrics.paused():
@@ -334,6 +337,7 @@ def save(session: Session) -> None:
     if session.is_hopeless:
         logger.warning("Step %d was not saved: its loss is out of all bounds.", session.step)
         return
+    session.trace.flush()
     flat = session.config.flat()
     session.run.save(
         model_content(

@@ -29,6 +29,7 @@ def test_a_run_leaves_its_files_and_nothing_half_written(pictures, train, tmp_pa
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "ckpt.pt", "ckpt.prev.pt", "best.pt", "metrics.jsonl", "config.py", "loss.png", ".lock",
+        "provenance.json", "source.zip", "trace.jsonl",
     }  # fmt: skip
     assert (tmp_path / "run" / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -1,0 +1,205 @@
+"""What a run rests on, written down at its start, so that its beginning can be done again.
+
+    provenance.json  versions, threads, machine, every option, hashes of the data and of the code
+    source.zip       the text of that code, so that a later difference can be shown as a line
+    trace.jsonl      of the first steps the exact loss and gradient norm, and digests of the weights
+
+`python gpt.py replay` (analysis/replay.py) compares with them.
+"""
+
+import hashlib
+import json
+import platform
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gptlab.errors import DataError, RunError
+from gptlab.files import (
+    FORMAT_VERSIONS,
+    atomic_write,
+    check_format_version,
+    display,
+    read_json,
+    write_json,
+)
+from gptlab.runs import Run, read_records
+from gptlab.training.config import START_OPTIONS
+
+TRACED_STEPS = 50
+DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # steps after which the weights are digested; 0: at first
+# of these at most so many are hashed, evenly spread: all of 4M parameters take 10 ms, and a larger
+# model the same, while a difference in one weight is in all of them after a step or two
+DIGESTED_VALUES = 1 << 22
+# the files that decide the numbers, below the package
+CODE = (
+    "model/*.py",
+    "data/batches.py",
+    "data/token_files.py",
+    "training/*.py",
+    "inference/evaluate.py",
+)
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def source_texts() -> dict[str, str]:
+    """The text of each file that decides the numbers of a training, by its path."""
+    files = sorted(path for pattern in CODE for path in _PACKAGE.glob(pattern))
+    return {
+        f"gptlab/{path.relative_to(_PACKAGE).as_posix()}": path.read_text(encoding="utf-8")
+        for path in files
+    }
+
+
+def describe(session) -> dict:
+    """What the numbers of this session depend on, as plain values (the content of the file)."""
+    dataset = session.dataset
+    return {
+        "format_version": FORMAT_VERSIONS["provenance"],
+        "conditions": {
+            "Python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "threads": torch.get_num_threads(),
+            "CPU capability": torch.backends.cpu.get_cpu_capability(),
+            "processes": session.parallel.world_size,
+            "machine": session.machine.partition(", Python")[0],
+        },
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "train.bin": ((dataset.meta or {}).get("sha256") or {}).get("train.bin"),
+            "train_tokens": len(dataset.train),
+        },
+        "settings": _settings(session),
+        "sources": {path: _hash(text) for path, text in source_texts().items()},
+    }
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _settings(session) -> dict:
+    """Every option as it was resolved; paths do not depend on the working directory."""
+    values = {n: v for n, v in session.config.flat().items() if n not in START_OPTIONS}
+    del values["minutes"]  # it became max_iters
+    if values["init_from"] != "scratch":
+        values["init_from"] = str(Path(values["init_from"]).expanduser().resolve())
+    if Path(values["dataset"]).name != values["dataset"]:
+        values["dataset"] = str(session.dataset.folder.resolve())
+    return values
+
+
+def read_provenance(run: Run) -> dict:
+    """The content of a run's provenance.json; RunError where there is none that can be read."""
+    try:
+        content = read_json(run.provenance)
+    except FileNotFoundError:
+        raise RunError(
+            f"{display(run.folder)} has no provenance.json: it is no run, or an older gptlab made "
+            "it; train again to get a run that can be replayed."
+        ) from None
+    except DataError as error:
+        raise RunError(f"{str(error).rstrip('.')}: this run cannot be replayed.") from None
+    check_format_version(content.get("format_version"), "provenance", run.provenance, RunError)
+    return content
+
+
+def read_trace(run: Run) -> list[dict]:
+    """The records of trace.jsonl, by step; a line that a kill cut short is left out."""
+    return list(read_records(run.trace))
+
+
+def read_sources(run: Run) -> dict[str, str]:
+    """The texts of the code that the run began with; {} where they are gone."""
+    try:
+        with zipfile.ZipFile(run.sources) as archive:
+            return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError):
+        return {}
+
+
+def digests(model: torch.nn.Module) -> dict[str, str]:
+    """16 hex digits of the SHA-256 of each parameter, of large models' of evenly spread values."""
+    parameters = dict(model.named_parameters())
+    stride = -(-sum(weight.numel() for weight in parameters.values()) // DIGESTED_VALUES)
+    found = {}
+    for name, weight in parameters.items():
+        values = weight.detach().flatten()[::stride].contiguous().cpu()
+        content = values.view(torch.uint8).numpy()
+        found[name] = hashlib.sha256(content).hexdigest()[:16]
+    return found
+
+
+def exact(value) -> str:
+    """A number to its last bit, as text."""
+    return float(value).hex()
+
+
+class Trace:
+    """Writes trace.jsonl while the first steps go by; a new one, or after them, does nothing."""
+
+    def __init__(self):
+        self.last = -1  # the last step that is traced
+        self.unread = []  # records whose numbers are still on the device
+
+    def begin(self, session) -> None:
+        """Write down what the run rests on; a resume goes on only under the same conditions."""
+        run, now = session.run, json.loads(json.dumps(describe(session)))
+        if session.step == 0:
+            with atomic_write(run.sources) as file:
+                _zip(source_texts(), file)
+            write_json(run.provenance, now)
+        else:
+            kept = [record for record in read_trace(run) if record["step"] <= session.step]
+            if [r["step"] for r in kept] != list(range(session.step + 1)):
+                return  # all steps are traced, or none ever was
+            with atomic_write(run.trace, "w") as file:
+                file.writelines(json.dumps(record) + "\n" for record in kept)
+            if not _began_like(run, now):  # what follows could not be done again in one go
+                return
+        self.run, self.model = run, session.model
+        self.interval = session.config.evaluation.log_interval
+        self.last = TRACED_STEPS
+        if session.step == 0:
+            self._add({"step": 0})
+            self.flush()
+
+    def step(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """After step number `step`; numbers are read from the device at log_interval only."""
+        if step > self.last:
+            return
+        self._add({"step": step, "loss": loss, "grad_norm": grad_norm})
+        if step % self.interval == 0 or step == self.last:
+            self.flush()
+
+    def _add(self, record: dict) -> None:
+        if record["step"] in DIGEST_STEPS:
+            record["weights"] = digests(self.model)
+        self.unread.append(record)
+
+    def flush(self) -> None:
+        """Write what is not written yet; a checkpoint must not be ahead of the trace."""
+        if not self.unread:
+            return
+        with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
+            for record in self.unread:
+                numbers = {n: exact(record[n]) for n in ("loss", "grad_norm") if n in record}
+                file.write(json.dumps(record | numbers) + "\n")
+        self.unread.clear()
+
+
+def _began_like(run: Run, now: dict) -> bool:
+    try:
+        return read_provenance(run) == now
+    except RunError:  # a lost file must not keep a run from going on
+        return False
+
+
+def _zip(texts: dict[str, str], file) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
