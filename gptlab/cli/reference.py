@@ -9,6 +9,7 @@ from gptlab.cli.hardware import HardwareOptions
 from gptlab.cli.info import InfoOptions
 from gptlab.cli.plan import PlanOptions
 from gptlab.cli.prepare import ListOptions
+from gptlab.cli.replay import ReplayOptions
 from gptlab.cli.report import ReportOptions
 from gptlab.cli.sample import SampleOptions
 from gptlab.cli.train import StartOptions
@@ -39,6 +40,7 @@ COMMANDS = {
     ),
     "gpt.py config show FILE|RUN": ("every value; also the options of train.py", [ShowOptions]),
     "gpt.py report RUN ...": ("runs as one page for a browser", [ReportOptions]),
+    "gpt.py replay RUN": ("the first steps of a run again, bit by bit", [ReplayOptions]),
 }
 
 

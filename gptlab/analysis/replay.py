@@ -1,0 +1,212 @@
+"""The beginning of a run, done again: bitwise equal, or the first thing that differs and why.
+
+A run records what it rests on and what its first steps came to (training/provenance.py). Here the
+same steps are taken again from the recorded options, in a temporary folder, and compared.
+"""
+
+import difflib
+import hashlib
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from gptlab.errors import RunError
+from gptlab.files import display
+from gptlab.runs import Run
+from gptlab.training.config import Said
+from gptlab.training.parallel import Parallel
+from gptlab.training.provenance import (
+    DIGEST_STEPS,
+    describe,
+    digests,
+    exact,
+    read_provenance,
+    read_sources,
+    read_trace,
+    source_texts,
+)
+from gptlab.training.session import Session, compile_if_wanted, prepare_session
+from gptlab.training.trainer import take_step
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference. what: "loss", "grad_norm" or "weights"; before, after: exact values.
+
+    tensors: the weights that differ at `tensors_step`, the first step from `step` on whose weights
+    were recorded, in the order of the model; total: how many there are.
+    """
+
+    step: int
+    what: str
+    before: str = ""
+    after: str = ""
+    tensors: tuple[str, ...] = ()
+    tensors_step: int | None = None
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class CodeChange:
+    """A changed place of a file: its line now (where it was, for one that is gone)."""
+
+    path: str
+    line: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of it. steps: taken and compared; digested: steps whose weights were compared.
+
+    changes: what is different now, as (what, before, after); code: its changed places;
+    unread_code: changed files whose former text is gone.
+    """
+
+    device: str
+    steps: int
+    digested: tuple[int, ...]
+    difference: Difference | None
+    changes: list[tuple[str, str, str]]
+    code: list[CodeChange] = field(default_factory=list)
+    unread_code: list[str] = field(default_factory=list)
+
+
+def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: None) -> Replay:
+    """Take the first steps of a run again, at most as many as it recorded, and compare.
+
+    Nothing of the run is touched. progress: called with each step done. Raises RunError for a run
+    without records of its beginning, and whatever keeps its training from starting.
+    """
+    run = Run(folder)
+    recorded, trace = read_provenance(run), read_trace(run)
+    trace = list(itertools.takewhile(lambda r: r["step"] <= steps, trace))
+    if [record["step"] for record in trace] != list(range(len(trace))) or len(trace) < 2:
+        raise RunError(
+            f"{display(run.trace)} holds no record of a first step: there is nothing to compare "
+            "with."
+        )
+    began, parallel = time.perf_counter(), Parallel()
+    with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
+        try:
+            said = _said(recorded, temporary)
+            session = prepare_session(said, parallel, started=began)
+            compile_if_wanted(session)
+            now = describe(session)
+            difference, digested, done = _compare(trace, _steps(session), progress)
+        finally:
+            parallel.end()
+    code, unread = changed_code(recorded["sources"], read_sources(run), source_texts())
+    device = now["settings"]["device"]
+    return Replay(device, done, digested, difference, changed(recorded, now), code, unread)
+
+
+def _said(recorded: dict, out_dir: str) -> Said:
+    """The options of the run as if all of them had been said."""
+    values = {**recorded["settings"], "out_dir": out_dir, "quiet": True, "log_to": "none"}
+    if recorded["data"].get("train.bin"):
+        del values["vocab_size"]  # belongs to the data; data that changed shall be named as such
+    return Said(values, dict.fromkeys(values, "the run"))
+
+
+def _steps(session: Session) -> Iterator[dict]:
+    """The records of the steps, as `Trace` writes them, for as long as they are asked for."""
+    yield {"step": 0, "weights": digests(session.model)}
+    while True:
+        loss, grad_norm, _ = take_step(session)
+        record = {"step": session.step, "loss": exact(loss), "grad_norm": exact(grad_norm)}
+        if session.step in DIGEST_STEPS:
+            record["weights"] = digests(session.model)
+        yield record
+
+
+def _compare(trace: list[dict], records: Iterator[dict], progress):
+    """(the first difference or None, steps whose weights were compared, steps taken).
+
+    Goes on after a difference until its weights can be named.
+    """
+    difference, digested, done = None, [], 0
+    for before, after in zip(trace, records, strict=False):  # the second one has no end
+        done = after["step"]
+        progress(done)
+        difference = difference or _differs(before, after)
+        if "weights" not in before:
+            continue
+        digested.append(done)
+        if difference:
+            tensors = _differing(before["weights"], after["weights"])
+            total = len(after["weights"])
+            difference = replace(difference, tensors=tensors, tensors_step=done, total=total)
+            break
+    return difference, tuple(digested), done
+
+
+def _differs(before: dict, after: dict) -> Difference | None:
+    for what in ("loss", "grad_norm"):
+        if before.get(what) != after.get(what):
+            return Difference(after["step"], what, before.get(what, ""), after.get(what, ""))
+    if "weights" in before and _differing(before["weights"], after["weights"]):
+        return Difference(after["step"], "weights")
+    return None
+
+
+def _differing(before: dict, after: dict) -> tuple[str, ...]:
+    """Names of the weights that differ or that only one of the two has."""
+    return tuple(
+        name for name in {**after, **before} if before.get(name, "") != after.get(name, "")
+    )
+
+
+def changed(before: dict, now: dict) -> list[tuple[str, str, str]]:
+    """(what, before, after) of each condition, hash and option that is different now."""
+    found = [
+        (name, str(value), str(now["conditions"].get(name)))
+        for name, value in before["conditions"].items()
+        if now["conditions"].get(name) != value
+    ]
+    old, new = before["data"], now["data"]
+    if old["fingerprint"] != new["fingerprint"]:
+        found.append((f"data {new['name']}", _data(old), _data(new)))
+    for name, value in before["settings"].items():
+        if name in now["settings"] and now["settings"][name] != value and name != "log_to":
+            found.append((name, str(value), str(now["settings"][name])))
+    return found
+
+
+def _data(data: dict) -> str:
+    known = data.get("train.bin") or data["fingerprint"]
+    return f"{data['train_tokens']:,} tokens with SHA-256 {known[:12]}"
+
+
+def changed_code(
+    hashes: dict[str, str], texts: dict[str, str], now: dict[str, str]
+) -> tuple[list[CodeChange], list[str]]:
+    """(changed places, files that changed but whose former text is unknown).
+
+    hashes and texts: of the files as they were; now: the texts of today.
+    """
+    places, unread = [], []
+    for path in sorted({*hashes, *now}):
+        text = now.get(path, "")
+        if path in hashes and hashlib.sha256(text.encode()).hexdigest() == hashes[path]:
+            continue
+        if path in hashes and path not in texts:
+            unread.append(path)
+            continue
+        places += _changed_places(path, texts.get(path, ""), text)
+    return places, unread
+
+
+def _changed_places(path: str, before: str, after: str) -> list[CodeChange]:
+    old, new = before.splitlines(), after.splitlines()
+    places = []
+    for kind, i, i_end, j, j_end in difflib.SequenceMatcher(
+        None, old, new, autojunk=False
+    ).get_opcodes():
+        if kind != "equal":
+            first = [next(filter(str.strip, part), "") for part in (old[i:i_end], new[j:j_end])]
+            places.append(CodeChange(path, j + 1, *map(str.strip, first)))
+    return places
