@@ -351,4 +351,4 @@ def delete(name: str, yes: bool = False) -> int:
     return 0
 
 
-OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json"}
+OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", "documents.json"}

@@ -72,6 +72,7 @@ class Source:
                 reading.progress(len(text))
         for file in self.files:
             if file.format == "text":
+                reading.document = (str(file.path.resolve()), 1)
                 yield text_files.clean(text_files.text_blocks(file.path, reading), reading)
                 continue
             rows = _ROWS[file.format](file.path, reading)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gptlab.data import baselines
+from gptlab.data import baselines, documents
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
@@ -30,7 +30,7 @@ from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_j
 
 # Part of every fingerprint: raise it when the same input would give other token files.
 PREPARATION_VERSION = 1
-_OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json"}
+_OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", documents.FILE}
 
 # progress(stage, units done since the last call, units in all or None)
 Progress = Callable[[str, int, int | None], None]
@@ -131,7 +131,7 @@ def _build(
     )
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        _read(store, source, reading, options.max_bytes)
+        origins = _read(store, source, reading, options.max_bytes)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
@@ -145,6 +145,8 @@ def _build(
             say,
         )
         tokenizer.save(folder / "tokenizer.json")
+        kept = splits["train"].starts[: documents.MOST_DOCUMENTS].tolist()
+        documents.write_origins(folder, [origins[start] for start in kept if start in origins])
         dtype = token_dtype(tokenizer.vocab_size)
         meta = {
             "format_version": FORMAT_VERSIONS["dataset"],
@@ -213,12 +215,17 @@ def _check(options: PrepareOptions) -> None:
         raise ConfigError(f"seed cannot be {options.seed}: it is a whole number from 0 on.")
 
 
-def _read(store: TextStore, source: Source, reading: Reading, max_bytes: int | None) -> None:
-    """Fill the store with the documents of the source."""
-    limit = max_bytes or math.inf
+def _read(
+    store: TextStore, source: Source, reading: Reading, max_bytes: int | None
+) -> dict[int, documents.Origin]:
+    """Fill the store with the documents of the source; {first byte: origin} of many of them."""
+    limit, origins = max_bytes or math.inf, {}
     for document in source.documents(reading):
-        if not store.add(_limited(document, limit - store.bytes) if max_bytes else document):
+        start = store.bytes
+        if not store.add(_limited(document, limit - start) if max_bytes else document):
             reading.counts["blank documents left out"] += 1
+        elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some are in the validation part
+            origins[start] = reading.document
         if store.bytes >= limit:
             break
     store.finish()
@@ -228,6 +235,7 @@ def _read(store: TextStore, source: Source, reading: Reading, max_bytes: int | N
             "in it."
         )
     reading.counts["documents that repeat another"] += store.repeated_documents
+    return origins
 
 
 def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:

@@ -79,7 +79,8 @@ class Reading:
 
     encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. column: the
     field of a table that holds the text. counts: its keys say in words what was changed or left
-    out. progress: called with the bytes read since the last call.
+    out. progress: called with the bytes read since the last call. document: where the newest one
+    stands, as `documents.Origin` has it.
     """
 
     encoding: str | None = None
@@ -87,6 +88,7 @@ class Reading:
     column: str | None = None
     counts: Counter = field(default_factory=Counter)
     progress: Callable[[int], None] = lambda _: None
+    document: tuple[str, int] = ("", 0)
 
 
 def file_format(path: Path) -> str:
@@ -232,6 +234,7 @@ def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> I
     wanted one, or whose field is no text.
     """
     for place, row in rows:
+        reading.document = (place, 0)
         if isinstance(row, dict):
             if not row:
                 reading.counts["empty rows skipped"] += 1

@@ -88,6 +88,7 @@ def test_meta_says_what_is_there(write, home):
     assert set(meta["baselines"]) >= {"lzma", "unigram", "5gram", "train_bytes_used"}
     assert meta["format_version"] == 1 and meta["dtype"] == "uint16"
     assert sorted(os.listdir(dataset.folder)) == [
+        "documents.json",
         "meta.json",
         "tokenizer.json",
         "train.bin",

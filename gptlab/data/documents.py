@@ -1,0 +1,105 @@
+"""Which document, and which line of it, a token of the training text comes from.
+
+A prepared dataset records in `documents.json` where its first documents stood. Documents are told
+apart by the end-of-text ids between them, and lines are counted in the tokens, so no position is
+stored; a dataset without the record has numbered documents instead of named ones.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.text_files import NotTextError, file_format
+from gptlab.data.token_files import Dataset
+from gptlab.errors import DataError
+from gptlab.files import FORMAT_VERSIONS, check_format_version, display, read_json, write_json
+
+FILE = "documents.json"
+MOST_DOCUMENTS = 50_000  # that are named: about 3 MB
+_SCAN_TOKENS = 1 << 22
+
+# (name of the file, or of the row of a table; line at which the text begins, 0 for a row)
+Origin = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in the source. line: from 1 on, None where lines say nothing (a row of a table)."""
+
+    name: str
+    line: int | None
+
+    def __str__(self) -> str:
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+def write_origins(folder: Path, origins: Sequence[Origin]) -> None:
+    """Record where the documents of the training part stood, in their order there."""
+    content = {"format_version": FORMAT_VERSIONS["documents"], "train": origins[:MOST_DOCUMENTS]}
+    write_json(folder / FILE, content)
+
+
+def read_origins(dataset: Dataset) -> list[Origin]:
+    """What was recorded; [] where nothing was. A single text file is known without a record."""
+    meta, path = dataset.meta or {}, dataset.folder / FILE
+    if path.exists():
+        content = read_json(path)
+        check_format_version(content.get("format_version"), "documents", path, DataError)
+        try:
+            return [(str(name), int(line)) for name, line in content["train"]]
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{display(path)} is damaged: delete it, it is not needed.") from None
+    files = (meta.get("source") or {}).get("files") or []
+    if meta.get("documents") == 1 and len(files) == 1:
+        with contextlib.suppress(NotTextError):
+            if file_format(Path(files[0]["path"])) == "text":
+                return [(files[0]["path"], 1)]
+    return []
+
+
+def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
+    """The source of the tokens at these positions of the training text; None where it is unknown.
+
+    Reads the token file up to the last of them once, in pieces.
+    """
+    eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
+    is_one = (dataset.meta or {}).get("documents") == 1
+    if not dataset.meta or not dataset.tokenizer or (eot is None and not is_one):
+        return [None] * len(positions)
+    origins = read_origins(dataset)
+    ends = np.empty(0, np.int64) if is_one else _positions_of(dataset.train, eot, max(positions))
+    line_ends = np.array(
+        [dataset.tokenizer.token_bytes(i).count(b"\n") for i in range(dataset.vocab_size)]
+    )
+    found, document, counted, lines = {}, -1, 0, 0
+    for position in sorted(set(positions)):
+        now = int(np.searchsorted(ends, position))  # an end-of-text id belongs to its document
+        if now != document:
+            document, lines = now, 0
+            counted = int(ends[now - 1]) + 1 if now else 0
+        lines += sum(
+            int(line_ends[dataset.train[i : min(position, i + _SCAN_TOKENS)]].sum())
+            for i in range(counted, position, _SCAN_TOKENS)
+        )
+        counted = position
+        found[position] = _place(origins, document, lines)
+    return [found[position] for position in positions]
+
+
+def _place(origins: list[Origin], document: int, lines: int) -> Place:
+    if document >= len(origins):
+        return Place(f"document {document + 1:,}", lines + 1)
+    name, line = origins[document]
+    return Place(display(name), line + lines) if line else Place(name, None)
+
+
+def _positions_of(ids: np.ndarray, wanted: int, end: int) -> np.ndarray:
+    """Where an id stands before `end`: int64, ascending."""
+    found = [
+        start + np.flatnonzero(ids[start : min(end, start + _SCAN_TOKENS)] == wanted)
+        for start in range(0, end, _SCAN_TOKENS)
+    ]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
