@@ -1,0 +1,394 @@
+"""Every command in README.md and docs/*.md is run, in the order in which the page shows it.
+
+A command is a line of a ```bash block, or inline code that begins with one of `STARTS`. It runs
+in-process through the commands' `main(argv)`, in a home of its own for each page, with a small text
+for every file that it names; trainings get tiny sizes. What cannot run here stands in NOT_RUN with
+the reason, and is checked as far as it can be. A new page or line needs nothing here unless it
+needs something that a test does not have.
+"""
+
+import csv
+import gzip
+import importlib.util
+import io
+import json
+import re
+import shlex
+import shutil
+import string
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.cli import bootstrap
+from gptlab.cli.main import COMMANDS, main, run_command
+from gptlab.training import trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+STARTS = re.compile(r"(python|torchrun|bash|source|pip|gptlab|(gpt|train|prepare|sample)\.py)\b.")
+
+# What a page writes -> what is run. Words in capitals stand for a name of the reader's own.
+SUBSTITUTIONS = {
+    r"\bYOUR_TEXT\.txt\b": "diary.txt",
+    r"--minutes [\d.]+": "--minutes 0.02",
+}
+
+# Options that come last, so that they win over what the page says.
+TINY = (
+    "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 16 --batch_size 2 "
+    "--gradient_accumulation_steps 1 --eval_tokens 64 --device cpu --dtype float32 "
+    "--compile_model false"
+).split()
+SHORT = {"sample": ["--max_tokens", "8", "--device", "cpu"]}
+
+# Pages that must stand alone: what they use they make themselves. On the others, a reference or a
+# guide to one thing, a dataset or run that the page never made is put there.
+ON_THEIR_OWN = ("README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md")
+
+# Exit codes besides 0 that are no fault of the page.
+ALSO_FINE = {"doctor": 1}  # it has found something to mend in this machine or in three steps
+
+# Files whose content matters; any other text, table or folder that is named gets 20 kB of words.
+FILES = {"start.txt": "to be or not"}
+
+
+def help_knows_the_options(words: list[str], page: "Page") -> None:
+    """The command's own help knows every option of the line, and its recipe exists."""
+    script = next(n for n, word in enumerate(words) if word.endswith(".py"))
+    name, *rest = words[script:]
+    known = captured_help(name, rest)
+    for word in rest:
+        if word.startswith("--"):
+            option = word[2:].split("=")[0].replace("-", "_")
+            assert f"--{option} " in known, f"{name} has no option {word}"
+        if word.startswith("config/"):
+            assert (ROOT / word).is_file(), f"there is no {word}"
+
+
+def setup_takes_it(words: list[str], page: "Page") -> None:
+    """setup.sh exists and takes these options; what the demo leaves is put there."""
+    assert (ROOT / words[1]).is_file()
+    if bootstrap._read_options(words[2:])[0].demo:
+        page.put("data/shakespeare", "data/shakespeare")
+        page.put("out/quick_test", "out/demo")
+
+
+def is_the_usual_line(words: list[str], page: "Page") -> None:
+    """The line is the one that setup prints at its end."""
+    assert " ".join(words) == "source .venv/bin/activate"
+
+
+def files_exist(words: list[str], page: "Page") -> None:
+    """The scripts and requirement files that the line names are there, and know its options."""
+    for word in words:
+        if word.endswith((".py", ".txt")):
+            assert (ROOT / word).is_file(), f"there is no {word}"
+        if word.startswith("--") and words[1].endswith(".py"):
+            assert word.split("=")[0] in (ROOT / words[1]).read_text(encoding="utf-8")
+
+
+def module_exists(words: list[str], page: "Page") -> None:
+    """`python -m NAME` names a module."""
+    assert importlib.util.find_spec(words[2]), f"there is no module {words[2]}"
+
+
+# (what the line looks like, why it is not run, what is checked instead)
+NOT_RUN = [
+    (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
+    (r"source ", "the shell's own, after setup", is_the_usual_line),
+    (r"pip install", "installs packages", files_exist),
+    (r"torchrun ", "several processes: tests/training/test_parallel.py", help_knows_the_options),
+    (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
+    (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
+    (r"python benchmarks/", "measures for minutes", files_exist),
+    (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
+]
+
+
+# Reading a page -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command and its place: the number of its first line."""
+
+    line: int
+    text: str
+
+
+def commands_of(page: str) -> list[Command]:
+    """The commands of a Markdown page, in order; continued lines are joined."""
+    found, fence, pending = [], None, ""
+    for number, line in enumerate(page.splitlines(), start=1):
+        if line.lstrip().startswith("```"):
+            fence = line.strip().strip("`") or "text" if fence is None else None
+        elif fence == "bash":
+            line = pending + line.strip().removeprefix("$ ")
+            pending = line[:-1] if line.endswith("\\") else ""
+            if line and not pending and not line.startswith("#"):
+                found.append(Command(number, line))
+        elif fence is None:
+            spans = re.findall(r"`([^`]+)`", line.replace("\\|", "|"))
+            found += [Command(number, span) for span in spans if STARTS.match(span)]
+    return found
+
+
+def programs_of(page: str) -> list[str]:
+    """The Python programs of a page: blocks that begin with an import."""
+    return re.findall(r"```python\n((?:import|from) .*?)```", page, flags=re.DOTALL)
+
+
+def captured_help(script: str, words: list[str]) -> str:
+    """The help of a root script, or of the gpt.py command that the words begin with."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(sys, "stdout", out)
+        if Path(script).name == "gpt.py":
+            main([words[0], "--help"])
+        else:
+            run_command(Path(script).stem, ["--help"])
+    return re.sub(r"[^\w-]", " ", out.getvalue()) + " "
+
+
+# Running a command --------------------------------------------------------------------------------
+
+
+class Page:
+    """A reader who types the commands of one page, one after the other."""
+
+    def __init__(self, name: str, home: Path, prepared: Path, patch):
+        self.name, self.on_its_own = name, name in ON_THEIR_OWN
+        self.home, self._prepared, self._patch, self._steps = home, prepared, patch, 0
+
+    def put(self, what: str, where: str) -> None:
+        """Put a dataset or run made before into the home, where there is none of that name."""
+        if not (self.home / where).exists():
+            shutil.copytree(self._prepared / what, self.home / where)
+
+    def run(self, text: str, capsys) -> None:
+        """Run one command; AssertionError with what it said if it did not end well."""
+        for pattern, instead in SUBSTITUTIONS.items():
+            text = re.sub(pattern, instead, text)
+        words = shlex.split(text, comments=True)
+        for pattern, _, check in NOT_RUN:
+            if re.match(pattern, text):
+                return check(words, self)
+        typed, output = b"", None
+        if "|" in words:  # what is typed into a program comes from echo or printf
+            assert words[0] in ("echo", "printf") and words.count("|") == 1, "cannot run this pipe"
+            typed = " ".join(words[1 : words.index("|")]).encode()
+            words = words[words.index("|") + 1 :]
+        if ">" in words:
+            words, output = words[: words.index(">")], words[-1]
+        while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            self._patch.setenv(*words.pop(0).split("=", 1))
+        words = words[1:] if words[0] == "python" else words
+        words = ["gpt.py", *words[1:]] if words[0] == "gptlab" else words
+        name, argv = Path(words[0]).name, words[1:]
+        assert name in ("gpt.py", "train.py", "prepare.py", "sample.py"), "add a row to NOT_RUN"
+        self._provide(name, argv)
+        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
+        code = self._call(name, [*argv, *self._tiny(name, argv)])
+        said = capsys.readouterr()
+        if output:
+            Path(output).write_text(said.out, encoding="utf-8")
+        if code == 2 and "Nobody is at a terminal to be asked: " in said.err:
+            return None  # it asks, which tests/cli proves at a terminal, and says what to pass
+        command = argv[0] if name == "gpt.py" and argv else ""
+        assert code in (0, ALSO_FINE.get(command, 0)), f"exit code {code}: {said.err.strip()}"
+        assert "Traceback" not in said.err
+        return None
+
+    def _call(self, name: str, argv: list[str]) -> int:
+        try:
+            return main(argv) if name == "gpt.py" else run_command(Path(name).stem, argv)
+        except SystemExit as ended:  # --help
+            return ended.code
+
+    def _tiny(self, name: str, argv: list[str]) -> list[str]:
+        """Options that make the command small."""
+        command = argv[0] if name == "gpt.py" and argv else Path(name).stem
+        command = {"generate": "sample"}.get(command, command)
+        trains = command == "train" and len(argv) > (name == "gpt.py") and "--help" not in argv
+        if trains and "--show-hardware" not in argv:
+            self._steps += 3  # a resumed run must have something left to do
+            return TINY + ([] if "--minutes" in argv else ["--max_iters", str(self._steps)])
+        if command == "plan" and "--measure" in argv:
+            return TINY
+        return SHORT.get(command, []) if argv != ["generate"] else []
+
+    def _provide(self, name: str, argv: list[str]) -> None:
+        """The files that the command reads; for a page that is no story, runs and data too."""
+        column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
+        reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
+        for word in argv:
+            if word.endswith((".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet")):
+                write_text(Path(word.replace("*", "one")), column)
+            elif reads_folders and word.endswith("/"):
+                write_text(Path(word, "monday.txt"), column)
+                write_text(Path(word, "tuesday.txt"), column)
+        if self.on_its_own:
+            return
+        said = " ".join(argv)
+        for dataset in re.findall(r"--dataset[ =]([\w-]+)", said) if not reads_folders else []:
+            self.put("data/shakespeare", f"data/{dataset}")
+        begins = name == "train.py" and "--resume" not in argv
+        for run in re.findall(r"(?:--out_dir[ =])?out/[\w.-]+", said):
+            if not (begins and run.startswith("--out_dir")):
+                where = run[run.index("out/") :]
+                self.put("out/quick_test", where)
+
+
+def write_text(path: Path, column: str) -> None:
+    """A file of words, in the format that its name says; nothing where there is a file."""
+    if path.exists() or path.is_absolute():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"{n} to be, or not to be: that is the question of {path.stem}" for n in range(300)]
+    lines.append(string.ascii_letters + string.digits + string.punctuation)  # for any prompt
+    text = FILES.get(path.name, "\n".join(lines) + "\n")
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif path.suffix == ".jsonl":
+        rows = [json.dumps({"title": "day", column: line}) for line in lines]
+        path.write_text("\n".join(rows), encoding="utf-8")
+    elif path.suffix in (".csv", ".tsv"):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            rows.writerows([["title", column], *(["day", line] for line in lines)])
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"title": lines, column: lines}), path)
+    else:
+        path.write_text(text, encoding="utf-8")
+
+
+def write_corpus(home: Path) -> None:
+    """The recipes, and a short "shakespeare" as if it had been downloaded."""
+    lines = [f"ROMEO:\nWhat light is this, number {n}?\nJULIET:\nA poor one.\n" for n in range(400)]
+    corpus = home / "data" / ".corpora" / "shakespeare.txt"
+    corpus.parent.mkdir(parents=True)
+    text = "\n".join([*lines, string.ascii_letters + string.punctuation])
+    corpus.write_text(text, encoding="utf-8")
+    shutil.copytree(ROOT / "config", home / "config")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A home with the dataset data/shakespeare and the run out/quick_test."""
+    home = tmp_path_factory.mktemp("prepared")
+    write_corpus(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTLAB_HOME", str(home))
+        patch.chdir(home)
+        patch.setattr(trainer, "plot", lambda session: None)
+        assert run_command("prepare", ["shakespeare"]) == 0
+        train = ["--config", "config/quick_test.py", *TINY, "--max_iters", "3", "--quiet"]
+        assert run_command("train", train) == 0
+    return home
+
+
+@pytest.fixture
+def page(request, prepared, tmp_path, monkeypatch) -> Page:
+    """A reader at the beginning of a page, in a home and working directory of its own."""
+    write_corpus(tmp_path)
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")  # help without wrapped options
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer, "plot", lambda session: None)  # a picture takes a second
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    reader = Page(request.param, tmp_path, prepared, monkeypatch)
+    if not reader.on_its_own:
+        reader.put("data/shakespeare", "data/shakespeare")
+        reader.put("out/quick_test", "out/quick_test")
+    yield reader
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+# The promises -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_every_command_of_the_page_works(page, capsys):
+    for command in commands_of((ROOT / page.name).read_text(encoding="utf-8")):
+        capsys.readouterr()
+        try:
+            page.run(command.text, capsys)
+        except Exception as error:
+            problem = f"{page.name}:{command.line}: {command.text}\n{error}"
+            raise pytest.fail.Exception(problem, pytrace=False) from None
+
+
+@pytest.mark.parametrize("page", PAGES, indirect=True)
+def test_every_program_of_the_page_works(page):
+    for program in programs_of((ROOT / page.name).read_text(encoding="utf-8")):
+        exec(compile(program, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_option_that_the_page_mentions_exists(name):
+    reference = (ROOT / "docs/QUICK_REFERENCE.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\| `--(\w+)`", reference, flags=re.MULTILINE))
+    known |= {"help", "version", "demo", "test"}
+    page = re.sub(r"```.*?```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    mentioned = {word.replace("-", "_") for word in re.findall(r"`--([\w-]+)", page)}
+    assert mentioned <= known
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_to_a_file_leads_somewhere(name):
+    page = (ROOT / name).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)", page):
+        if "://" not in target:
+            assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_every_command_is_on_some_page():
+    pages = "".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
+    assert [name for name in COMMANDS if f"gpt.py {name}" not in pages] == []
+
+
+# This test's own promises: what is new is found, and what is wrong is not let pass ----------------
+
+
+def test_commands_are_found_in_blocks_and_in_sentences():
+    page = (
+        "Say `python gpt.py info` or `--dropout 0.2`.\n```bash\n# a remark\npython train.py \\\n"
+        "    --quiet   # short\n$ python sample.py\n```\n```text\npython not.py\n```\n"
+        "| row | `python gpt.py plan \\| less` |\n"
+    )
+    found = [(command.line, command.text) for command in commands_of(page)]
+    assert found == [
+        (1, "python gpt.py info"),
+        (5, "python train.py --quiet   # short"),
+        (6, "python sample.py"),
+        (11, "python gpt.py plan | less"),
+    ]
+
+
+@pytest.mark.parametrize("page", ["docs/HARDWARE.md"], indirect=True)
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("python train.py --config config/quick_test.py --droput 0.2", "did you mean dropout"),
+        ("torchrun --standalone train.py --droput 0.2", "no option --droput"),
+        ("python prepare.py hf:a/b --colunm text", "no option --colunm"),
+        ("python train.py --config config/none.py", "no recipe"),
+        ("python gpt.py reprot", "did you mean report"),
+        ("python sample.py --out_dir nowhere", "nowhere"),
+        ("python gpt.py info | less", "cannot run this pipe"),
+        ("bash setup.sh --dmo", "no option"),
+    ],
+)
+def test_a_wrong_line_fails(page, line, complaint, capsys):
+    with pytest.raises((AssertionError, SystemExit)) as failure:
+        page.run(line, capsys)
+    assert complaint in str(failure.value) + capsys.readouterr().err
