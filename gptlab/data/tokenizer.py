@@ -27,6 +27,10 @@ GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b77
 # What other vocabularies call the end of a document, most specific first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|im_end|>")
 
+# Marks the end of text among the added tokens of an imported tokenizer.json, where its model names
+# another than the first of these; programs that do not know the mark pass over it.
+_END_MARK = "end_of_text"
+
 
 class Tokenizer:
     """A vocabulary. `kind` is "char", "bpe", "gpt2" or "imported"; `eot_id` may be None."""
@@ -34,6 +38,8 @@ class Tokenizer:
     kind: str
     vocab_size: int
     eot_id: int | None
+    # What an imported model expects before every text; `encode` leaves it to the caller.
+    bos_id: int | None = None
     # Whether encoding the pieces of a text, cut where `data/encode.py` cuts, gives the text's ids.
     can_be_cut = True
 
@@ -76,6 +82,14 @@ class Tokenizer:
         """The text of tokenizer.json; `Tokenizer.from_json` gives an equal tokenizer."""
         return self._json
 
+    def to_plain_json(self) -> str:
+        """`to_json` for other programs, without a mark that only this one knows."""
+        return self._json
+
+    def special_token(self, token_id: int) -> str:
+        """The spelling of a special id; "" for any other."""
+        return END_OF_TEXT if token_id == self.eot_id else ""
+
     def save(self, path) -> None:
         """Write tokenizer.json, atomically."""
         with atomic_write(path, "w") as file:
@@ -100,16 +114,13 @@ class Tokenizer:
         Bytes that are no UTF-8, such as half a letter at the end, become U+FFFD.
         """
         return b"".join(
-            (self._special_bytes(i) if keep_special else b"") or self.token_bytes(i)
+            (self.special_token(i).encode() if keep_special else b"") or self.token_bytes(i)
             for i in map(int, ids)
         ).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes that an id stands for; b"" for a special one."""
         raise NotImplementedError
-
-    def _special_bytes(self, token_id: int) -> bytes:
-        return END_OF_TEXT.encode() if token_id == self.eot_id else b""
 
     def _outside(self, token_id: int) -> TokenizerError:
         return TokenizerError(
@@ -119,7 +130,10 @@ class Tokenizer:
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character of a sorted alphabet, then one for the end of text."""
+    """One id per character, in sorted order if learned here, then one for the end of text.
+
+    An alphabet imported with a model keeps that model's order, and may lack the end of text.
+    """
 
     kind = "char"
 
@@ -127,8 +141,8 @@ class CharTokenizer(Tokenizer):
         super().__init__(spec)
         vocab = spec["model"]["vocab"]
         self.alphabet = "".join(sorted(vocab, key=vocab.get))
-        self.eot_id = len(self.alphabet)
-        self.vocab_size = self.eot_id + 1
+        self.eot_id = len(self.alphabet) if spec["added_tokens"] else None
+        self.vocab_size = len(self.alphabet) + len(spec["added_tokens"])
         self._bytes = [character.encode() for character in self.alphabet] + [b""]
         codes = _code_points(self.alphabet)
         # id of each code point; vocab_size marks one that is not in the alphabet
@@ -219,14 +233,21 @@ class ImportedTokenizer(Tokenizer):
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
         self._tokens = {i: token for token, i in ids.items()}
-        self._special = {t["id"]: t["content"] for t in spec["added_tokens"] if t["special"]}
+        added = spec.get("added_tokens") or []
+        self._special = {t["id"]: t["content"] for t in added if t["special"]}
+        self._plain_added = {t["id"]: t["content"] for t in added if not t["special"]}
         ends = {content: i for i, content in self._special.items()}
-        self.eot_id = next((ends[name] for name in _END_NAMES if name in ends), None)
+        ends_by_name = [ends[name] for name in _END_NAMES if name in ends]
+        declared = [token["id"] for token in added if token.get(_END_MARK)]
+        self.eot_id = next(iter(declared + ends_by_name), None)
+        self.bos_id = _first_of_template(spec.get("post_processor"))
         self._is_byte_level = '"type": "ByteLevel"' in json.dumps(spec.get("decoder"))
-        # a prefix before each text would be put before each piece of it
+        # a prefix before each text would be put before each piece of it; a split rule of its own
+        # may join a mark and the line end after it
         shaped = json.dumps([spec.get("normalizer"), spec.get("pre_tokenizer")])
         self.can_be_cut = not any(
-            mark in shaped for mark in ("Metaspace", "Prepend", '"add_prefix_space": true')
+            mark in shaped
+            for mark in ("Metaspace", "Prepend", '"add_prefix_space": true', '"Split"')
         )
 
     def encode_to_array(self, text: str) -> np.ndarray:
@@ -239,10 +260,29 @@ class ImportedTokenizer(Tokenizer):
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
 
+    def to_plain_json(self) -> str:
+        spec = json.loads(self._json)
+        for token in spec.get("added_tokens") or []:
+            token.pop(_END_MARK, None)
+        return json.dumps(spec, ensure_ascii=False)
+
+    def special_token(self, token_id: int) -> str:
+        return self._special.get(token_id, "")
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its spelling."""
+        return self._tokenizer.token_to_id(token)
+
+    def token_of(self, token_id: int) -> str:
+        """The spelling of an id; "" where there is none."""
+        return self._tokens.get(token_id, "")
+
     def token_bytes(self, token_id: int) -> bytes:
-        token = self._tokens.get(token_id, "")
+        token = self.token_of(token_id)
         if token_id in self._special:
             return b""
+        if token_id in self._plain_added:
+            return token.encode()
         if self._is_byte_level:
             byte_of = _byte_of_character()
             if all(c in byte_of for c in token):
@@ -254,15 +294,93 @@ class ImportedTokenizer(Tokenizer):
 
 def char_tokenizer(characters: Iterable[str]) -> CharTokenizer:
     """The character-level tokenizer of these characters: sorted, then the end of text."""
-    alphabet = sorted(set(characters))
-    return CharTokenizer(
-        _spec(
-            {character: i for i, character in enumerate(alphabet)},
-            merges=[],
-            pre_tokenizer=None,
-            decoder={"type": "Fuse"},
+    return CharTokenizer(_char_spec(sorted(set(characters))))
+
+
+def char_tokenizer_without_end(alphabet: Sequence[str]) -> CharTokenizer:
+    """The character-level tokenizer of a model from elsewhere: these ids and no end of text."""
+    return CharTokenizer(_char_spec(alphabet) | {"added_tokens": []})
+
+
+def _char_spec(alphabet: Sequence[str]) -> dict:
+    vocab = {character: i for i, character in enumerate(alphabet)}
+    return _spec(vocab, merges=[], pre_tokenizer=None, decoder={"type": "Fuse"})
+
+
+def folder_tokenizer(folder) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder: its tokenizer.json, and the end of text that its
+    other files name.
+
+    Raises TokenizerError where there is none.
+    """
+    folder = Path(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(
+            f"{display(folder)} has no tokenizer.json: let transformers write one "
+            f'(AutoTokenizer.from_pretrained("{display(folder)}").save_pretrained(...)).'
         )
-    )
+    return with_end_of_text(Tokenizer.load(path), _named_end(folder))
+
+
+def with_end_of_text(tokenizer: Tokenizer, end: int | str | None) -> Tokenizer:
+    """An imported tokenizer with the end of text that its model says it has; others as they are.
+
+    Names do not tell: a model may end its texts with <|im_end|> and know <|endoftext|> as well.
+    """
+    if not isinstance(tokenizer, ImportedTokenizer):
+        return tokenizer
+    end = tokenizer.id_of(end) if isinstance(end, str) else end
+    if end is None or end == tokenizer.eot_id or not tokenizer.token_of(end):
+        return tokenizer
+    spec = json.loads(tokenizer.to_json())
+    spec["added_tokens"] = [
+        {name: value for name, value in token.items() if name != _END_MARK}
+        for token in spec["added_tokens"]
+    ]
+    marked = [token for token in spec["added_tokens"] if token["id"] == end]
+    if not marked:
+        marked = [_special_token(end, tokenizer.token_of(end))]
+        spec["added_tokens"] = sorted(spec["added_tokens"] + marked, key=lambda t: t["id"])
+    marked[0].update({_END_MARK: True, "special": True})
+    return ImportedTokenizer(spec)
+
+
+def _named_end(folder: Path) -> int | str | None:
+    """What a Hugging Face folder calls the end of text: a token, an id, or None."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        end = _content_of(folder / name).get("eos_token")
+        end = end.get("content") if isinstance(end, dict) else end
+        if isinstance(end, str):
+            return end
+    for name in ("generation_config.json", "config.json"):
+        end = _content_of(folder / name).get("eos_token_id")
+        end = end[0] if isinstance(end, list) and end else end
+        if isinstance(end, int):
+            return end
+    return None
+
+
+def _content_of(path: Path) -> dict:
+    """A JSON object, or {} where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _first_of_template(post_processor: dict | None) -> int | None:
+    """The id that a post-processor puts before every text, if it does."""
+    parts = [post_processor or {}]
+    if parts[0].get("type") == "Sequence":
+        parts = parts[0].get("processors") or []
+    for part in parts:
+        single = part.get("single") if part.get("type") == "TemplateProcessing" else None
+        if single and "SpecialToken" in single[0]:
+            name = single[0]["SpecialToken"]["id"]
+            return int(part["special_tokens"][name]["ids"][0])
+    return None
 
 
 def check_bpe_vocab_size(vocab_size: int) -> None:
@@ -316,15 +434,6 @@ def byte_level_bpe(merges: Sequence[tuple[str, str]]) -> BytePairTokenizer:
 
 def _spec(vocab: dict, merges: list, pre_tokenizer: dict | None, decoder: dict) -> dict:
     """The content of tokenizer.json, with the end of text as the last id."""
-    end_of_text = {
-        "id": len(vocab),
-        "content": END_OF_TEXT,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
     model = {
         "type": "BPE",
         "dropout": None,
@@ -341,13 +450,19 @@ def _spec(vocab: dict, merges: list, pre_tokenizer: dict | None, decoder: dict) 
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [end_of_text],
+        "added_tokens": [_special_token(len(vocab), END_OF_TEXT)],
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
         "decoder": decoder,
         "model": model,
     }
+
+
+def _special_token(token_id: int, content: str) -> dict:
+    """An entry of added_tokens."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": token_id, "content": content, **flags, "special": True}
 
 
 def _is_char(spec: dict) -> bool:
@@ -360,7 +475,7 @@ def _is_char(spec: dict) -> bool:
         and spec.get("pre_tokenizer") is None
         and all(len(token) == 1 for token in vocab)
         and sorted(vocab.values()) == list(range(len(vocab)))
-        and _only_special_is(spec, len(vocab))
+        and (_only_special_is(spec, len(vocab)) or spec.get("added_tokens") == [])
     )
 
 

@@ -1,0 +1,359 @@
+"""The same transformer in the words of others: settings and names of Llama, Qwen3 and GPT-2.
+
+No torch here: names, shapes and numbers only.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gptlab.errors import ConfigError
+from gptlab.model.config import GPTConfig
+
+# Modules of ours -> theirs, {} being the layer. A number says which third of theirs it is: GPT-2
+# keeps queries, keys and values in one matrix.
+_LLAMA = {
+    "token_embedding": "model.embed_tokens",
+    "final_norm": "model.norm",
+    "lm_head": "lm_head",
+    "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
+    "blocks.{}.attention.q_proj": "model.layers.{}.self_attn.q_proj",
+    "blocks.{}.attention.k_proj": "model.layers.{}.self_attn.k_proj",
+    "blocks.{}.attention.v_proj": "model.layers.{}.self_attn.v_proj",
+    "blocks.{}.attention.o_proj": "model.layers.{}.self_attn.o_proj",
+    "blocks.{}.attention.q_norm": "model.layers.{}.self_attn.q_norm",
+    "blocks.{}.attention.k_norm": "model.layers.{}.self_attn.k_norm",
+    "blocks.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
+    "blocks.{}.mlp.gate_proj": "model.layers.{}.mlp.gate_proj",
+    "blocks.{}.mlp.up_proj": "model.layers.{}.mlp.up_proj",
+    "blocks.{}.mlp.down_proj": "model.layers.{}.mlp.down_proj",
+}
+_GPT2 = {
+    "token_embedding": "transformer.wte",
+    "position_embedding": "transformer.wpe",
+    "final_norm": "transformer.ln_f",
+    "lm_head": "lm_head",
+    "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
+    "blocks.{}.attention.q_proj": ("transformer.h.{}.attn.c_attn", 0),
+    "blocks.{}.attention.k_proj": ("transformer.h.{}.attn.c_attn", 1),
+    "blocks.{}.attention.v_proj": ("transformer.h.{}.attn.c_attn", 2),
+    "blocks.{}.attention.o_proj": "transformer.h.{}.attn.c_proj",
+    "blocks.{}.mlp_norm": "transformer.h.{}.ln_2",
+    "blocks.{}.mlp.up_proj": "transformer.h.{}.mlp.c_fc",
+    "blocks.{}.mlp.down_proj": "transformer.h.{}.mlp.c_proj",
+}
+_GGUF = {
+    "token_embedding": "token_embd",
+    "position_embedding": "position_embd",
+    "final_norm": "output_norm",
+    "lm_head": "output",
+    "blocks.{}.attention_norm": "blk.{}.attn_norm",
+    "blocks.{}.attention.q_proj": "blk.{}.attn_q",
+    "blocks.{}.attention.k_proj": "blk.{}.attn_k",
+    "blocks.{}.attention.v_proj": "blk.{}.attn_v",
+    "blocks.{}.attention.o_proj": "blk.{}.attn_output",
+    "blocks.{}.attention.q_norm": "blk.{}.attn_q_norm",
+    "blocks.{}.attention.k_norm": "blk.{}.attn_k_norm",
+    "blocks.{}.mlp_norm": "blk.{}.ffn_norm",
+    "blocks.{}.mlp.gate_proj": "blk.{}.ffn_gate",
+    "blocks.{}.mlp.up_proj": "blk.{}.ffn_up",
+    "blocks.{}.mlp.down_proj": "blk.{}.ffn_down",
+}
+_GGUF_GPT2 = _GGUF | {
+    f"blocks.{{}}.attention.{letter}_proj": ("blk.{}.attn_qkv", third)
+    for third, letter in enumerate("qkv")
+}
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How another program names the weights. transposed: matrices are [in, out] (GPT-2's Conv1D);
+    embeddings never are."""
+
+    modules: dict
+    transposed: bool = False
+
+    def theirs(self, name: str) -> tuple[str, int | None]:
+        """Their tensor for a parameter of ours, and which third of it (None: all of it)."""
+        module, _, leaf = name.rpartition(".")
+        layer = ""
+        if module.startswith("blocks."):
+            _, layer, rest = module.split(".", 2)
+            module = f"blocks.{{}}.{rest}"
+        known = self.modules[module]
+        known, third = known if isinstance(known, tuple) else (known, None)
+        return f"{known.format(layer)}.{leaf}", third
+
+    def is_turned(self, name: str) -> bool:
+        """Whether their tensor is the transpose of our parameter."""
+        return self.transposed and name.startswith("blocks.") and name.endswith("proj.weight")
+
+
+LLAMA_NAMES = Naming(_LLAMA)
+GPT2_NAMES = Naming(_GPT2, transposed=True)
+NANOGPT_NAMES = Naming(_GPT2)
+GGUF_NAMES = Naming(_GGUF)
+GGUF_GPT2_NAMES = Naming(_GGUF_GPT2)
+
+
+def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of `GPT(config)` by name; a tied head is left out."""
+    C, D, F = config.n_embd, config.head_dim, config.intermediate_size
+    q, kv = config.n_head * D, config.n_kv_head * D
+    found = {"token_embedding.weight": (config.vocab_size, C)}
+    if config.position_encoding == "learned":
+        found["position_embedding.weight"] = (config.block_size, C)
+
+    def add_norm(name):
+        found[f"{name}.weight"] = (C,)
+        if config.bias and not config.use_rms_norm:
+            found[f"{name}.bias"] = (C,)
+
+    def add_linear(name, size_in, size_out):
+        found[f"{name}.weight"] = (size_out, size_in)
+        if config.bias:
+            found[f"{name}.bias"] = (size_out,)
+
+    for layer in range(config.n_layer):
+        block = f"blocks.{layer}"
+        add_norm(f"{block}.attention_norm")
+        add_linear(f"{block}.attention.q_proj", C, q)
+        add_linear(f"{block}.attention.k_proj", C, kv)
+        add_linear(f"{block}.attention.v_proj", C, kv)
+        add_linear(f"{block}.attention.o_proj", q, C)
+        if config.qk_norm:
+            found[f"{block}.attention.q_norm.weight"] = (D,)
+            found[f"{block}.attention.k_norm.weight"] = (D,)
+        add_norm(f"{block}.mlp_norm")
+        if config.use_swiglu:
+            add_linear(f"{block}.mlp.gate_proj", C, F)
+        add_linear(f"{block}.mlp.up_proj", C, F)
+        add_linear(f"{block}.mlp.down_proj", F, C)
+    add_norm("final_norm")
+    if not config.tie_weights:
+        found["lm_head.weight"] = (config.vocab_size, C)
+    return found
+
+
+# Out ----------------------------------------------------------------------------------------------
+
+_HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2": "relu2"}
+
+
+def architecture_of(config: GPTConfig) -> str:
+    """ "llama", "qwen3" or "gpt2": what computes the same; ConfigError names the settings that no
+    such architecture has."""
+    if config.position_encoding == "rope":
+        name = "qwen3" if config.qk_norm else "llama"
+        wrong = {
+            "use_rms_norm false": not config.use_rms_norm,
+            "use_swiglu false": not config.use_swiglu,
+            "bias true (with qk_norm true)": config.bias and config.qk_norm,
+        }
+    else:
+        name = "gpt2"
+        wrong = {
+            "position_encoding sinusoidal": config.position_encoding == "sinusoidal",
+            "use_rms_norm true": config.use_rms_norm,
+            "use_swiglu true": config.use_swiglu,
+            "qk_norm true": config.qk_norm,
+            f"n_kv_head {config.n_kv_head}": config.n_kv_head != config.n_head,
+            f"head_dim {config.head_dim}": config.head_dim * config.n_head != config.n_embd,
+        }
+    if found := [setting for setting, is_wrong in wrong.items() if is_wrong]:
+        near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}[name]
+        raise ConfigError(
+            f"This model cannot be exported: {', '.join(found)} with position_encoding "
+            f"{config.position_encoding} is nothing that {near}, the nearest architecture outside, "
+            "has; train it with settings of Llama (the defaults), Qwen3 or GPT-2."
+        )
+    return name
+
+
+def hf_settings(config: GPTConfig) -> dict:
+    """The content of config.json that describes the same model, without its special tokens."""
+    kind = architecture_of(config)
+    if kind == "gpt2":
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": config.vocab_size,
+            "n_positions": config.block_size,
+            "n_ctx": config.block_size,
+            "n_embd": config.n_embd,
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_inner": config.intermediate_size,
+            "activation_function": _HF_ACTIVATIONS[config.activation],
+            "layer_norm_epsilon": config.norm_eps,
+            "initializer_range": config.init_std,
+            "embd_pdrop": config.dropout,
+            "resid_pdrop": config.dropout,
+            "attn_pdrop": 0.0,
+            "scale_attn_weights": True,
+            "tie_word_embeddings": config.tie_weights,
+        }
+    settings = {
+        "architectures": ["Qwen3ForCausalLM" if kind == "qwen3" else "LlamaForCausalLM"],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.block_size,
+        "hidden_size": config.n_embd,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        # transformers 4 reads the first, 5 the second
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_bias": config.bias,
+        "attention_dropout": 0.0,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": config.tie_weights,
+    }
+    if kind == "llama":
+        settings["mlp_bias"] = config.bias
+    return settings
+
+
+def hf_names(kind: str) -> Naming:
+    """How transformers names the weights of an architecture."""
+    return GPT2_NAMES if kind == "gpt2" else LLAMA_NAMES
+
+
+# In -----------------------------------------------------------------------------------------------
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
+
+
+class Settings:
+    """Somebody's config.json, read value by value: what is missing or odd is named."""
+
+    def __init__(self, content: dict, where: str):
+        self.content, self.where = content, where
+
+    def number(self, name: str, kind: type = int, default=None):
+        """A number above 0."""
+        value = self.content.get(name)
+        value = default if value is None else value
+        fits = isinstance(value, (int, kind)) and not isinstance(value, bool) and value > 0
+        if not fits:
+            raise ConfigError(f"{self.where} has no valid {name} ({value!r}).")
+        return kind(value)
+
+    def refuse_unless(self, name: str, *allowed) -> None:
+        """ConfigError unless a setting is unsaid or one of these."""
+        value = self.content.get(name)
+        if value is not None and value not in allowed:
+            raise ConfigError(
+                f"{self.where} has {name} {value!r}, which this model cannot have: only "
+                f"{' or '.join(map(repr, allowed))} can be imported."
+            )
+
+
+def config_from_hf(content: dict, names: Iterable[str], where: str) -> GPTConfig:
+    """The GPTConfig of a config.json of transformers, for weights of these names.
+
+    Raises ConfigError for another architecture, and by name for a setting that changes what is
+    computed and that ours does not have.
+    """
+    kind = content.get("model_type")
+    settings = Settings(content, where)
+    if kind == "gpt2":
+        return _config_of_gpt2(settings, names)
+    if kind in ("llama", "qwen2", "qwen3"):
+        return _config_of_llama(settings, kind, names)
+    raise ConfigError(
+        f"{where} is of the architecture {kind!r}: {', '.join(FAMILIES)} can be imported."
+    )
+
+
+def _is_tied(content: dict, names: Iterable[str], default: bool) -> bool:
+    tied = content.get("tie_word_embeddings")
+    if tied is None:  # written before the flag was; without a head of its own it must be
+        return default or "lm_head.weight" not in names
+    return bool(tied)
+
+
+def _config_of_gpt2(settings: Settings, names: Iterable[str]) -> GPTConfig:
+    content = settings.content
+    theirs = {
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_fast": "gelu_tanh",
+        "gelu": "gelu",
+        "relu": "relu",
+        "relu2": "relu2",
+    }
+    settings.refuse_unless("activation_function", *theirs)
+    settings.refuse_unless("scale_attn_weights", True)
+    settings.refuse_unless("scale_attn_by_inverse_layer_idx", False)
+    settings.refuse_unless("add_cross_attention", False)
+    n_embd = settings.number("n_embd")
+    return GPTConfig(
+        block_size=settings.number("n_positions", default=content.get("n_ctx")),
+        vocab_size=settings.number("vocab_size"),
+        n_layer=settings.number("n_layer"),
+        n_head=settings.number("n_head"),
+        n_embd=n_embd,
+        intermediate_size=settings.number("n_inner", default=4 * n_embd),
+        dropout=0.0,
+        bias=True,
+        use_rms_norm=False,
+        use_swiglu=False,
+        activation=theirs[content.get("activation_function") or "gelu_new"],
+        position_encoding="learned",
+        tie_weights=_is_tied(content, names, default=True),
+        norm_eps=settings.number("layer_norm_epsilon", float, 1e-5),
+        init_std=settings.number("initializer_range", float, 0.02),
+    )
+
+
+def _config_of_llama(settings: Settings, kind: str, names: Iterable[str]) -> GPTConfig:
+    content = settings.content
+    settings.refuse_unless("hidden_act", "silu")
+    settings.refuse_unless("use_sliding_window", False)
+    settings.refuse_unless("partial_rotary_factor", 1, 1.0)
+    for layer_type in content.get("layer_types") or ():
+        if layer_type != "full_attention":
+            raise ConfigError(
+                f"{settings.where} has layer_types {layer_type!r}: only full_attention can be "
+                "imported."
+            )
+    n_embd, n_head = settings.number("hidden_size"), settings.number("num_attention_heads")
+    return GPTConfig(
+        block_size=settings.number("max_position_embeddings"),
+        vocab_size=settings.number("vocab_size"),
+        n_layer=settings.number("num_hidden_layers"),
+        n_head=n_head,
+        n_kv_head=settings.number("num_key_value_heads", default=n_head),
+        n_embd=n_embd,
+        head_dim=settings.number("head_dim", default=128 if kind == "qwen3" else n_embd // n_head),
+        intermediate_size=settings.number("intermediate_size"),
+        dropout=0.0,
+        # one switch for all biases: those that the model lacks become zeros, which is the same
+        bias=any(name.endswith("proj.bias") for name in names),
+        rope_theta=_rope_theta(settings),
+        qk_norm=kind == "qwen3",
+        tie_weights=_is_tied(content, names, default=False),
+        norm_eps=settings.number("rms_norm_eps", float, 1e-6),
+        init_std=settings.number("initializer_range", float, 0.02),
+    )
+
+
+def _rope_theta(settings: Settings) -> float:
+    """The base of plain RoPE; ConfigError for positions that are scaled."""
+    content = settings.content
+    for name in ("rope_scaling", "rope_parameters"):
+        rope = content.get(name) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise ConfigError(
+                f"{settings.where} has {name} of the type {kind!r}, which this model cannot have: "
+                "only plain RoPE can be imported."
+            )
+        Settings(rope, settings.where).refuse_unless("partial_rotary_factor", 1, 1.0)
+    theta = (content.get("rope_parameters") or {}).get("rope_theta")
+    return settings.number("rope_theta", float, theta or 10000.0)

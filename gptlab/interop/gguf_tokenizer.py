@@ -1,0 +1,160 @@
+"""The tokenizer inside a GGUF file, rebuilt as a tokenizer.json."""
+
+import json
+
+from gptlab.data.tokenizer import Tokenizer, with_end_of_text
+from gptlab.errors import TokenizerError
+
+# Split rules that llama.cpp knows by name, each for several models (llama-vocab.cpp).
+_GPT2_RULE = ("gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "roberta-bpe")
+_DIGIT_RULE = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_LLAMA3_RULE = ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "smaug-bpe")
+_QWEN2_RULE = ("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2")
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)  # types of tokens
+
+
+def tokenizer_of(fields: dict, where: str) -> Tokenizer:
+    """The tokenizer that a file's metadata describes.
+
+    Raises TokenizerError for a kind or a split rule that cannot be rebuilt.
+    """
+    model = fields.get("tokenizer.ggml.model")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise TokenizerError(f"{where} has no vocabulary in it.")
+    types = fields.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    if len(types) != len(tokens):
+        raise TokenizerError(f"{where} is damaged: its vocabulary has {len(types)} types.")
+    if model == "gpt2":
+        spec = _byte_level(fields, tokens, where)
+    elif model == "llama":
+        spec = _sentence_piece(fields, tokens, types, where)
+    else:
+        raise TokenizerError(
+            f"{where} has a tokenizer of the kind {model!r}: gpt2 and llama can be imported."
+        )
+    spec["added_tokens"] = [
+        {
+            "id": i,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != _USER_DEFINED,
+        }
+        for i, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    ]
+    begin = fields.get("tokenizer.ggml.bos_token_id")
+    adds_begin = fields.get("tokenizer.ggml.add_bos_token", model == "llama")
+    spec["post_processor"] = _beginning_with(tokens, begin) if adds_begin else None
+    tokenizer = Tokenizer.from_json(json.dumps(spec, ensure_ascii=False))
+    end = fields.get("tokenizer.ggml.eos_token_id")
+    return with_end_of_text(tokenizer, end)
+
+
+def _beginning_with(tokens: list[str], begin) -> dict | None:
+    """The post-processor that puts the beginning of a text before it."""
+    if not isinstance(begin, int) or not 0 <= begin < len(tokens):
+        return None
+    token, text = tokens[begin], {"Sequence": {"id": "A", "type_id": 0}}
+    first = {"SpecialToken": {"id": token, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [begin], "tokens": [token]}},
+    }
+
+
+def _spec(model: dict, **parts) -> dict:
+    empty = dict(truncation=None, padding=None, normalizer=None, pre_tokenizer=None, decoder=None)
+    plain = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    }
+    return {"version": "1.0", "added_tokens": [], **empty, **parts, "model": {**plain, **model}}
+
+
+def _byte_level(fields: dict, tokens: list[str], where: str) -> dict:
+    merges = fields.get("tokenizer.ggml.merges")
+    rule = fields.get("tokenizer.ggml.pre", "gpt-2")
+    if not isinstance(merges, list):
+        raise TokenizerError(f"{where} has a vocabulary without merges.")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    by_gpt2 = {**byte_level, "use_regex": True}
+    after_split = {**byte_level, "use_regex": False}
+    if rule in _GPT2_RULE:
+        split = by_gpt2
+    elif rule in _DIGIT_RULE:
+        split = [{"type": "Digits", "individual_digits": True}, by_gpt2]
+    elif rule in (*_LLAMA3_RULE, *_QWEN2_RULE):
+        pattern = _LLAMA3_SPLIT if rule in _LLAMA3_RULE else _QWEN2_SPLIT
+        by_pattern = {"type": "Split", "pattern": {"Regex": pattern}}
+        split = [by_pattern | {"behavior": "Isolated", "invert": False}, after_split]
+    else:
+        raise TokenizerError(
+            f"{where} splits text by the rule {rule!r}, which is not known here: import the "
+            "model's Hugging Face folder instead."
+        )
+    return _spec(
+        {
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in merges],
+            "ignore_merges": rule in _LLAMA3_RULE,
+        },
+        pre_tokenizer={"type": "Sequence", "pretokenizers": split}
+        if isinstance(split, list)
+        else split,
+        decoder=by_gpt2,
+    )
+
+
+def _sentence_piece(fields: dict, tokens: list[str], types: list[int], where: str) -> dict:
+    """SentencePiece's BPE: joins the pair whose token has the highest score.
+
+    The same as a list of merges in the order of the scores of what they make.
+    """
+    scores = fields.get("tokenizer.ggml.scores")
+    if not isinstance(scores, list) or len(scores) != len(tokens):
+        raise TokenizerError(f"{where} has a vocabulary without scores.")
+    vocab = {token: i for i, token in enumerate(tokens)}
+    joinable = {t for t, kind in zip(tokens, types, strict=True) if kind == _NORMAL}
+    merges = []
+    for token in sorted(joinable, key=lambda t: (-scores[vocab[t]], vocab[t])):
+        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        known = [pair for pair in pairs if joinable.issuperset(pair)]
+        merges += sorted(known, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
+    unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == _UNKNOWN), None)
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    adds_space = fields.get("tokenizer.ggml.add_space_prefix", True)
+    prepend = [{"type": "Prepend", "prepend": "▁"}] if adds_space else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if adds_space else []
+    back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    return _spec(
+        {
+            "vocab": vocab,
+            "merges": [list(pair) for pair in merges],
+            "unk_token": unknown,
+            "fuse_unk": True,
+            "byte_fallback": True,
+        },
+        normalizer={"type": "Sequence", "normalizers": [*prepend, space]},
+        decoder={
+            "type": "Sequence",
+            "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip],
+        },
+    )

@@ -1,0 +1,77 @@
+"""Models of the Hugging Face hub: the copy that is here already, else a download."""
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from gptlab.errors import CheckpointError, ConfigError, DownloadError
+
+SHORT_NAMES = {
+    name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+}
+TIMEOUT_S = 5
+# what an import reads; weights as pickles are never fetched
+FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*")
+
+
+def hub_name(word: str) -> str:
+    """OWNER/NAME of "hf:OWNER/NAME" or of a short name."""
+    name = SHORT_NAMES.get(word) or word.removeprefix("hf:")
+    name = SHORT_NAMES.get(name, name)
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise ConfigError(f"{word} is not of the form hf:OWNER/NAME.")
+    return name
+
+
+def hub_folder(word: str, note: Callable[[str], None]) -> Path:
+    """The folder of a model of the hub, from its cache on this machine or downloaded into it.
+
+    Raises DownloadError within seconds where there is neither, CheckpointError for a model that
+    has no safetensors.
+    """
+    name = hub_name(word)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    for known in (name, name.split("/")[-1] if name in SHORT_NAMES.values() else name):
+        try:
+            folder = Path(snapshot_download(known, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError):
+            continue
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return folder
+    _check_reachable(word)
+    note(f"Downloading {name} from the Hugging Face hub.")
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=list(FILES), etag_timeout=TIMEOUT_S))
+    except HfHubHTTPError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DownloadError(f"{word} cannot be downloaded: {reason[:300]}.") from error
+    except (OSError, ValueError) as error:
+        raise DownloadError(f"{word} cannot be downloaded ({error}).") from error
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{word} has no .safetensors weights, and others could run somebody's code when they "
+            "are loaded: choose another copy of the model."
+        )
+    return folder
+
+
+def _check_reachable(word: str) -> None:
+    """A quick question first: the hub's own client would retry for minutes."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    try:
+        if offline:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(hub, timeout=TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except (OSError, ValueError) as error:
+        raise DownloadError(
+            f"{word} is not on this machine, and {hub} cannot be reached "
+            f"({getattr(error, 'reason', error)}): download the folder elsewhere and import it by "
+            "its path."
+        ) from error

@@ -1,0 +1,86 @@
+"""Weights under other names: ours -> theirs and theirs -> ours, with every misfit named."""
+
+import re
+from collections.abc import Callable, Iterable
+
+from gptlab.errors import CheckpointError
+from gptlab.interop.architectures import Naming, shapes
+from gptlab.model.config import GPTConfig
+
+
+def to_theirs(weights: dict, config: GPTConfig, naming: Naming) -> dict:
+    """Our weights as another program names and shapes them; one copy of a tied matrix."""
+    import torch
+
+    parts: dict[str, dict] = {}
+    for name in shapes(config):
+        value = weights[name]
+        theirs, third = naming.theirs(name)
+        parts.setdefault(theirs, {})[third] = value.T if naming.is_turned(name) else value
+    found = {}
+    for name, thirds in parts.items():
+        if None in thirds:
+            found[name] = thirds[None].contiguous()
+        else:  # [C, 3C] where it is transposed, [3C, C] or [3C] where not
+            dim = 1 if naming.transposed and name.endswith("weight") else 0
+            found[name] = torch.cat([thirds[i] for i in range(3)], dim).contiguous()
+    return found
+
+
+def from_theirs(
+    config: GPTConfig,
+    naming: Naming,
+    available: dict[str, tuple[int, ...]],
+    get: Callable[[str], object],
+    where: str,
+    ignored: Iterable[str] = (),
+) -> dict:
+    """Our weights in float32 from those of another program.
+
+    available: shape of each of their tensors by name. get: reads one. where: their file in words.
+    ignored: endings of names that hold no weights. Biases that no layer of a Llama has are zero.
+    Raises CheckpointError for a tensor that is missing, superfluous, of another shape or no float.
+    """
+    import torch
+
+    found, used = {}, set()
+    kinds = {_kind(name) for name in available}
+    for name, shape in shapes(config).items():
+        theirs, third = naming.theirs(name)
+        used.add(theirs)
+        if theirs not in available:
+            # Llama's attention and MLP have biases of their own switch, ours have one for both
+            if config.use_rms_norm and name.endswith("bias") and _kind(theirs) not in kinds:
+                found[name] = torch.zeros(shape)
+                continue
+            raise CheckpointError(f"{where} is incomplete: it has no tensor {theirs}.")
+        whole = shape if third is None else (3 * shape[0], *shape[1:])
+        whole = whole[::-1] if naming.is_turned(name) else whole
+        if tuple(available[theirs]) != whole:
+            raise CheckpointError(
+                f"{where} does not fit its own settings: {theirs} has the shape "
+                f"{tuple(available[theirs])} and should have {whole}."
+            )
+        value = get(theirs)
+        if not value.is_floating_point() or value.element_size() < 2:
+            raise CheckpointError(
+                f"{where} holds {theirs} as {str(value.dtype).removeprefix('torch.')}: weights in "
+                "float32, float16 or bfloat16 can be imported."
+            )
+        value = value.T if naming.is_turned(name) else value
+        value = value if third is None else value.chunk(3)[third]
+        found[name] = value.to(torch.float32).contiguous()
+    if config.tie_weights:
+        used.add(naming.theirs("lm_head.weight")[0])  # a second copy of the same matrix
+    extra = [n for n in available if n not in used and not n.endswith(tuple(ignored))]
+    if extra:
+        raise CheckpointError(
+            f"{where} has {extra[0]}, which is no weight of its architecture"
+            + (f" ({len(extra)} such tensors)." if len(extra) > 1 else ".")
+        )
+    return found
+
+
+def _kind(name: str) -> str:
+    """A tensor's name without the number of its layer."""
+    return re.sub(r"\.\d+\.", ".", name)
