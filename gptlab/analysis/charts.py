@@ -12,6 +12,7 @@ from html import escape
 MOST_POINTS = 400  # of a line: more than pixels on a phone
 LETTER = 6.6  # width of a letter of the labels, about, in pixels
 LEVEL_GAP = 14  # between two labels of levels
+MARK_WIDTH = 60  # of the ring and the words of a mark
 # the picture reaches to WILD times the height below which the share USUAL of the values lies
 USUAL, WILD = 0.9, 1.1
 
@@ -141,7 +142,10 @@ def draw(chart: Chart, width: int, height: int, kind: str = "") -> str:
         if line.dots:
             shown = [(x, y) for x, y in points if y <= high]
             parts += [_dot(line, x, y, x_of(x), y_of(y), chart) for x, y in shown]
-    parts += _levels(chart, low, high, left, width - right, y_of)
+    names = width - right - 4
+    if chart.mark and x_of(chart.mark[0]) > names - MARK_WIDTH:
+        names -= MARK_WIDTH  # the mark's own words stand there
+    parts += _levels(chart, low, high, left, width - right, names, y_of)
     if chart.mark:
         parts += _mark(chart.mark, x_of, y_of, left, width - right)
     words = f"{chart.title}: {chart.y_label} over {chart.x_label}".replace(":  ", " ")
@@ -194,8 +198,8 @@ def _dot(line: Line, x, y, at_x, at_y, chart: Chart) -> str:
     )
 
 
-def _levels(chart: Chart, low, high, left, right, y_of) -> list[str]:
-    """Dashed lines with their names at the right end, moved apart where they would collide."""
+def _levels(chart: Chart, low, high, left, right, names, y_of) -> list[str]:
+    """Dashed lines with their names ending at x = `names`, apart where they would collide."""
     shown = sorted((level, name) for name, level in chart.levels.items() if low <= level <= high)
     heights = [y_of(level) for level, _ in shown]
     parts, last = [], math.inf
@@ -205,7 +209,7 @@ def _levels(chart: Chart, low, high, left, right, y_of) -> list[str]:
             at = y + LEVEL_GAP - 2  # the lowest has room below, clear of its neighbour's line
         last = at
         parts.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right}"/>')
-        parts.append(_text(right - 4, at, name, "end", "name"))
+        parts.append(_text(names, at, name, "end", "name"))
     return parts
 
 
