@@ -135,13 +135,13 @@ footer { margin-top: 26px; color: var(--muted); font-size: .85rem; }
 """
 
 
-def page(title: str, body: str) -> str:
-    """The whole document."""
+def page(title: str, body: str, style: str = "") -> str:
+    """The whole document. style: what it needs beside the common one."""
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_style()}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_style()}{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 

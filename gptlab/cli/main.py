@@ -21,6 +21,7 @@ COMMANDS = {
     "config": ("gptlab.cli.config", "make a recipe, show every value, compare two"),
     "plan": ("gptlab.cli.plan", "what a training takes: memory, time and money"),
     "report": ("gptlab.cli.report", "write a run, or several, as one page for a browser"),
+    "blame": ("gptlab.cli.blame", "show the text behind a step, with the loss of each token"),
     "replay": ("gptlab.cli.replay", "take the first steps of a run again, and compare bit by bit"),
     "import": ("gptlab.cli.import_model", "make a run of a model from elsewhere"),
     "export": ("gptlab.cli.export", "write a run in the files of other programs"),

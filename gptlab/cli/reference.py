@@ -3,6 +3,7 @@
 python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 """
 
+from gptlab.cli.blame import BlameOptions
 from gptlab.cli.config import ShowOptions
 from gptlab.cli.dataset import ViewOptions
 from gptlab.cli.hardware import HardwareOptions
@@ -40,6 +41,7 @@ COMMANDS = {
     ),
     "gpt.py config show FILE|RUN": ("every value; also the options of train.py", [ShowOptions]),
     "gpt.py report RUN ...": ("runs as one page for a browser", [ReportOptions]),
+    "gpt.py blame RUN --step N": ("the text behind a step", [BlameOptions]),
     "gpt.py replay RUN": ("the first steps of a run again, bit by bit", [ReplayOptions]),
 }
 

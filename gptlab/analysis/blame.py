@@ -1,0 +1,263 @@
+"""The text behind a step: its windows with the loss of each token, the hardest first.
+
+The data order is a pure function of (seed, sequence number), so no training has to record what it
+read. The losses are those of a checkpoint that exists, not of the model as it was at that step.
+"""
+
+import codecs
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from gptlab import hardware
+from gptlab.data.batches import sequence_starts
+from gptlab.data.documents import Place, places
+from gptlab.data.token_files import Dataset, open_dataset
+from gptlab.errors import CheckpointError, ConfigError, RunError
+from gptlab.files import display
+from gptlab.runs import Checkpoint, Run, load_checkpoint
+
+PASS_TOKENS = 8192  # of a forward pass, about
+LOGITS = 1 << 24  # that are in memory at once: 64 MB in float32
+MOST_PLACES = 6  # documents of one window that are named
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sequence of the step.
+
+    start: of its first token in train.bin. tokens: block_size + 1 ids, the first only context;
+    losses: of the others, in nats. places: where it begins, and each document that begins in it.
+    """
+
+    sequence: int
+    start: int
+    tokens: list[int]
+    losses: list[float]
+    places: tuple[Place, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """Mean over its tokens, in nats."""
+        return sum(self.losses) / len(self.losses)
+
+
+@dataclass(frozen=True)
+class Blame:
+    """What a step trained on. windows: the hardest of its `count` sequences from `first` on.
+
+    loss: the checkpoint's mean over all of them; record: what metrics.jsonl has of this very step.
+    """
+
+    step: int
+    first: int
+    count: int
+    windows: list[Window]
+    loss: float
+    record: dict | None
+    checkpoint: Checkpoint
+    dataset: Dataset
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a sequence."""
+        return len(self.windows[0].losses)
+
+    @property
+    def blind_guess(self) -> float:
+        """The loss of a model that knows nothing, in nats per token."""
+        return float(np.log(self.checkpoint.model.config.vocab_size))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A shown piece of a window: tokens that make up whole letters. loss: the highest, or None."""
+
+    text: str
+    loss: float | None
+    is_end: bool = False  # of a document
+
+
+def blame(
+    folder,
+    step: int,
+    top: int = 8,
+    checkpoint: str | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Blame:
+    """The windows of a step of the run in `folder`, and their losses.
+
+    checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress(sequences done, of how
+    many). Raises ConfigError for a step that the run has not taken, RunError for a dataset that is
+    another one now, DataError for one that is gone.
+    """
+    run = Run(folder)
+    records = [record for record in run.records() if record["step"] > 0]
+    if not records:
+        raise RunError(f"{display(run.folder)} has no records of a training (metrics.jsonl).")
+    last = max(record["step"] for record in records)
+    if not 1 <= step <= last:
+        raise ConfigError(
+            f"--step {step} is out of range: {display(run.folder)} has taken {last:,} steps, so "
+            f"say one from 1 to {last}."
+        )
+    path = {"best": run.best, "ckpt": run.checkpoint, None: run.folder}[checkpoint]
+    device = _device(device)
+    loaded = load_checkpoint(path, device)
+    settings = (loaded.content.get("train_config") or {}).get("resolved")
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{display(loaded.path)} does not tell what it was trained on.")
+    dataset = open_dataset(settings["dataset"], settings["vocab_size"])
+    if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
+        raise RunError(
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
+            "now, so the text behind a step is gone: prepare it again as it was."
+        )
+    batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
+    first, count = sequences_of(records, batch, step)
+    numbers = np.arange(first, first + count)
+    block_size = settings["block_size"]
+    starts = sequence_starts(numbers, len(dataset.train), block_size, settings["seed"])
+    losses = _losses(loaded.model, dataset.train, starts, block_size, device, progress)
+    means = losses.mean(axis=1)
+    hardest = np.argsort(-means, kind="stable")[:top]
+    windows = [
+        Window(
+            first + int(row),
+            int(starts[row]),
+            dataset.train[starts[row] : starts[row] + block_size + 1].tolist(),
+            losses[row].tolist(),
+        )
+        for row in hardest
+    ]
+    record = next((r for r in records if r["step"] == step and "grad_norm" in r), None)
+    return Blame(
+        step, first, count, _with_places(dataset, windows), float(means.mean()), record, loaded,
+        dataset,
+    )  # fmt: skip
+
+
+def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, int]:
+    """(first sequence, how many) of a step, from the records and the batch of the last start.
+
+    A resume may have changed the batch between two records: then the step where it did follows
+    from the batches before and after it. Raises RunError where that does not come out.
+    """
+    seen = {0: 0} | {r["step"]: r["sequences_seen"] for r in records if "sequences_seen" in r}
+    known = sorted(seen)
+    before = max(s for s in known if s < step)
+    after = min((s for s in known if s >= step), default=None)
+    if after is None:
+        return seen[before] + (step - 1 - before) * batch, batch
+    grown, steps = seen[after] - seen[before], after - before
+    earlier, later = _batch_until(seen, known, before), _batch_from(seen, known, after, batch)
+    each, rest = divmod(grown, steps)
+    if rest == 0 and (steps == 1 or each in (earlier, later)):
+        return seen[before] + (step - 1 - before) * each, each
+    if earlier not in (None, later):
+        old_steps, rest = divmod(grown - steps * later, earlier - later)
+        if rest == 0 and 0 < old_steps < steps:
+            old = before + old_steps  # the last step of the batch before
+            if step <= old:
+                return seen[before] + (step - 1 - before) * earlier, earlier
+            return seen[after] - (after - step + 1) * later, later
+    raise RunError(
+        f"The batch changed between steps {before} and {after}, and the records do not tell where: "
+        "name a step outside of them."
+    )
+
+
+def _batch_until(seen: dict, known: list[int], step: int) -> int | None:
+    """Sequences of a step just before `step`, or None at the start."""
+    i = known.index(step)
+    return (seen[step] - seen[known[i - 1]]) // (step - known[i - 1]) if i else None
+
+
+def _batch_from(seen: dict, known: list[int], step: int, batch: int) -> int:
+    """Sequences of a step just after `step`."""
+    i = known.index(step)
+    if i + 1 == len(known):
+        return batch
+    return (seen[known[i + 1]] - seen[step]) // (known[i + 1] - step)
+
+
+def _device(request: str) -> str:
+    untried = hardware.choose(hardware.detect(only=""), request, "float32")
+    if untried.device == "cpu":  # where nothing needs to be tried
+        return "cpu"
+    choice = hardware.choose(hardware.detect(), request, "float32")
+    if not hardware.attention_is_causal(choice.device, "float32"):
+        return "cpu"
+    return choice.device
+
+
+@torch.no_grad()
+def _losses(model, tokens, starts, block_size: int, device: str, progress) -> np.ndarray:
+    """Loss of each token of the windows at `starts`, in nats: float32 [n, block_size]."""
+    rows = max(1, PASS_TOKENS // block_size)
+    found = []
+    for begin in range(0, len(starts), rows):
+        part = starts[begin : begin + rows]
+        windows = np.stack([tokens[start : start + block_size + 1] for start in part])
+        ids = torch.from_numpy(windows.astype(np.int64)).to(device)  # [b, T + 1]
+        found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
+        progress(begin + len(part), len(starts))
+    return np.concatenate(found)
+
+
+def token_losses(model, tokens, targets):
+    """Cross-entropy of each token in nats: int64 [B, T] twice -> float32 [B, T]."""
+    hidden = model.features(tokens).flatten(0, 1)  # [B T, C]
+    chunk = max(1, LOGITS // model.config.vocab_size)
+    losses = [
+        F.cross_entropy(model.unembed(part).float(), wanted, reduction="none")
+        for part, wanted in zip(hidden.split(chunk), targets.flatten().split(chunk), strict=True)
+    ]
+    return torch.cat(losses).view_as(targets)
+
+
+def _with_places(dataset: Dataset, windows: list[Window]) -> list[Window]:
+    """The windows with the places of their documents, where the source is known."""
+    eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
+    wanted = []
+    for window in windows:
+        begins = [window.start]
+        begins += [window.start + i + 1 for i, t in enumerate(window.tokens[:-1]) if t == eot]
+        wanted.append(begins[:MOST_PLACES])
+    found = iter(places(dataset, [position for begins in wanted for position in begins]))
+    return [
+        Window(**{**vars(window), "places": tuple(p for p in (next(found) for _ in begins) if p)})
+        for window, begins in zip(windows, wanted, strict=True)
+    ]
+
+
+def pieces(window: Window, tokenizer) -> list[Piece]:
+    """A window as text in pieces, each of one token, or of several that share a letter.
+
+    Without a tokenizer each piece is the token's id.
+    """
+    losses = [None, *window.losses]
+    if tokenizer is None:
+        return [Piece(f"{t} ", loss) for t, loss in zip(window.tokens, losses, strict=True)]
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    shown, held = [], []
+    for token, loss in zip(window.tokens, losses, strict=True):
+        is_end = token == tokenizer.eot_id
+        text = decoder.decode(tokenizer.token_bytes(token), final=is_end)
+        held.append(loss)
+        if text or is_end:
+            known = [value for value in held if value is not None]
+            shown.append(Piece(text, max(known, default=None), is_end))
+            held = []
+    if held:  # half a letter at the end
+        shown.append(Piece("\ufffd", max((v for v in held if v is not None), default=None)))
+    return shown
+
+
+def level(loss: float | None, blind_guess: float) -> int:
+    """How hard a token was, from 0 to 4: in quarters of a blind guess, 4 is worse than that."""
+    return 0 if loss is None else min(4, int(4 * loss / blind_guess))
