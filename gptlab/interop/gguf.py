@@ -78,7 +78,11 @@ def _open(path: Path) -> tuple[dict, dict]:
 
 def _value(field):
     """A metadata field as plain Python values."""
+    from gguf import GGUFValueType
+
     value = field.contents()
+    if field.types == [GGUFValueType.FLOAT32]:
+        return float(str(np.float32(value)))  # 1e-05, where the nearest double is 9.9999997e-06
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 

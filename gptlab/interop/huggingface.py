@@ -100,6 +100,7 @@ def _write_weights(folder: Path, weights: dict, progress) -> None:
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         file = "model.safetensors" if len(shards) == 1 else file
         save_file(shard, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(0o644)  # safetensors lets nobody else read it
         where |= dict.fromkeys(shard, file)
         if progress:
             progress("writing the weights", sum(v.nbytes for v in shard.values()), total)
@@ -117,6 +118,8 @@ def _write_tokenizer(folder: Path, checkpoint) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": checkpoint.model.config.block_size,
+        # without it transformers 4 adds token_type_ids, which none of these models takes
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     if tokenizer.eot_id is not None:
         end = tokenizer.special_token(tokenizer.eot_id)

@@ -15,6 +15,7 @@ from gptlab.data.token_files import Dataset, check_ids, open_dataset
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import display, out_home
 from gptlab.inference.evaluate import evaluation_windows
+from gptlab.interop.importing import local_checkpoint
 from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint, model_from
@@ -134,7 +135,8 @@ def prepare_session(
     )
     start = None
     if state is None and values.get("init_from", "scratch") != "scratch":
-        start = load_checkpoint(Path(values["init_from"]))
+        path = parallel.from_first(lambda: local_checkpoint(values["init_from"], logger.warning))
+        start = load_checkpoint(path)
         said = with_model_of(start, said, dataset)
     if state is not None and state["dataset"]["fingerprint"] != dataset.fingerprint:
         raise RunError(
@@ -142,7 +144,7 @@ def prepare_session(
             "now (or with another tokenizer): start a new run with another --out_dir, or prepare "
             "the data as it was."
         )
-    resolved = decide(said, report, choice, dataset, parallel, started, state)
+    resolved = decide(said, report, choice, dataset, parallel, started, state, start)
     if resolved.config.evaluation.sample_interval and dataset.tokenizer:
         dataset.tokenizer.encode(resolved.config.evaluation.sample_prompt)  # raises, if it must
     with explained_out_of_memory(resolved.config):
@@ -199,14 +201,16 @@ def continue_said(said: Said, state: dict) -> Said:
 def with_model_of(start, said: Said, dataset: Dataset) -> Said:
     """What was said, with the architecture of the checkpoint that init_from names."""
     stored = start.model.config.to_dict()
-    if stored["vocab_size"] != dataset.vocab_size or (
+    known = start.tokenizer.vocab_size if start.tokenizer else stored["vocab_size"]
+    if known != dataset.vocab_size or (
         start.tokenizer
         and dataset.tokenizer
         and start.tokenizer.fingerprint != dataset.tokenizer.fingerprint
     ):
         raise ConfigError(
             f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
-            "prepared with: prepare the text with the tokenizer of that model."
+            "prepared with: prepare the text with the tokenizer of that model (prepare.py "
+            f"YOUR_TEXT --tokenizer {display(start.path.parent)})."
         )
     free = CHANGEABLE_MODEL_OPTIONS | {"block_size", "vocab_size"}
     for name, value in stored.items():
@@ -220,13 +224,15 @@ def with_model_of(start, said: Said, dataset: Dataset) -> Said:
     return Said({**stored, **said.values}, sources)
 
 
-def decide(said, report, choice, dataset, parallel, started, state) -> Resolved:
+def decide(said, report, choice, dataset, parallel, started, state, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     compile_support = report.device(choice.device).compile
+    # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
+    model = state["model_config"] if state else start.model.config.to_dict() if start else {}
     arguments = dict(
         choice=choice,
         can_compile=(compile_support.available, compile_support.reason),
-        vocab_size=dataset.vocab_size,
+        vocab_size=model.get("vocab_size", dataset.vocab_size),
         train_tokens=len(dataset.train),
         val_tokens=len(dataset.val),
         decided=state["decided"] if state else None,
