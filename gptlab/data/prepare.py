@@ -44,7 +44,7 @@ class PrepareOptions:
         None
     )
     tokenizer: Annotated[
-        str, "auto, char, bpe (trained on this text), gpt2, or the path of a tokenizer.json"
+        str, "auto, char, bpe (trained here), gpt2, or the path of a run, model or tokenizer.json"
     ] = "auto"
     vocab_size: Annotated[
         int | None, f"ids of a bpe tokenizer, at most (default: {DEFAULT_BPE_VOCAB})"

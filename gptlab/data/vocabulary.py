@@ -1,13 +1,15 @@
 """Which tokenizer a text gets, and what a BPE learns its merges from."""
 
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import Tokenizer, char_tokenizer, train_bpe
-from gptlab.errors import ConfigError
+from gptlab.data.tokenizer import Tokenizer, char_tokenizer, folder_tokenizer, train_bpe
+from gptlab.errors import ConfigError, TokenizerError
+from gptlab.files import display
 
 KINDS = ("auto", "char", "bpe", "gpt2")
 DEFAULT_BPE_VOCAB = 8192
@@ -26,23 +28,43 @@ _LONG_WORD = re.compile(r"\w{256}|[^\w\s]{256}|\s{256}")
 
 
 def ready_tokenizer(word: str) -> Tokenizer | None:
-    """The tokenizer that needs no text: GPT-2's, or the tokenizer.json (or its folder) at a path.
+    """The tokenizer that needs no text: GPT-2's, or the one at a path.
 
-    None for "auto", "char" and "bpe". Raises ConfigError for a word that is neither a kind nor a
-    path, TokenizerError for a file that is no tokenizer or where GPT-2's cannot be had.
+    A path is that of a tokenizer.json, of a folder with one (a Hugging Face model, a dataset), or
+    of a run or a checkpoint. None for "auto", "char" and "bpe". Raises ConfigError for a word that
+    is neither a kind nor a path, TokenizerError for a file without a tokenizer or where GPT-2's
+    cannot be had.
     """
     if word == "gpt2":
         return gpt2_tokenizer()
     if word in KINDS:
         return None
     path = Path(word).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
+    if (path / "tokenizer.json").is_file():
+        return folder_tokenizer(path)
+    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
+        if checkpoint.is_file() and checkpoint.suffix == ".pt":
+            return _tokenizer_of_checkpoint(checkpoint)
     if not path.is_file():
         raise ConfigError(
             f"tokenizer cannot be {word!r}: choose {', '.join(KINDS)}, or name an existing "
-            "tokenizer.json."
+            "tokenizer.json, a run, or a folder of a model."
         )
     return Tokenizer.load(path)
+
+
+def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
+    """The tokenizer that travels in a checkpoint; its weights are not read."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return Tokenizer.from_json(content["tokenizer"]["json"])
+    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError):
+        raise TokenizerError(
+            f"{display(path)} holds no tokenizer: name a checkpoint of gptlab that was trained on "
+            "text, or a tokenizer.json."
+        ) from None
 
 
 def learn_tokenizer(
