@@ -6,7 +6,9 @@ python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 from gptlab.cli.blame import BlameOptions
 from gptlab.cli.config import ShowOptions
 from gptlab.cli.dataset import ViewOptions
+from gptlab.cli.export import ExportOptions
 from gptlab.cli.hardware import HardwareOptions
+from gptlab.cli.import_model import ImportOptions
 from gptlab.cli.info import InfoOptions
 from gptlab.cli.plan import PlanOptions
 from gptlab.cli.prepare import ListOptions
@@ -40,6 +42,8 @@ COMMANDS = {
         [PlanOptions],
     ),
     "gpt.py config show FILE|RUN": ("every value; also the options of train.py", [ShowOptions]),
+    "gpt.py import MODEL": ("a model from elsewhere -> run", [ImportOptions]),
+    "gpt.py export [RUN]": ("run -> the files of other programs", [ExportOptions]),
     "gpt.py report RUN ...": ("runs as one page for a browser", [ReportOptions]),
     "gpt.py blame RUN --step N": ("the text behind a step", [BlameOptions]),
     "gpt.py replay RUN": ("the first steps of a run again, bit by bit", [ReplayOptions]),
