@@ -86,8 +86,9 @@ def _settings(session) -> dict:
     """Every option as it was resolved; paths do not depend on the working directory."""
     values = {n: v for n, v in session.config.flat().items() if n not in START_OPTIONS}
     del values["minutes"]  # it became max_iters
-    if values["init_from"] != "scratch":
-        values["init_from"] = str(Path(values["init_from"]).expanduser().resolve())
+    start = Path(values["init_from"]).expanduser()
+    if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
+        values["init_from"] = str(start.resolve())
     if Path(values["dataset"]).name != values["dataset"]:
         values["dataset"] = str(session.dataset.folder.resolve())
     return values
