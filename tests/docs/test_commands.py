@@ -29,12 +29,13 @@ from gptlab.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-STARTS = re.compile(r"(python|torchrun|bash|source|pip|gptlab|(gpt|train|prepare|sample)\.py)\b.")
+STARTS = re.compile(r"(python|torchrun|bash|source|pip|gptlab|(gpt|train|prepare|sample)\.py) ")
 
 # What a page writes -> what is run. Words in capitals stand for a name of the reader's own.
 SUBSTITUTIONS = {
     r"\bYOUR_TEXT\.txt\b": "diary.txt",
     r"--minutes [\d.]+": "--minutes 0.02",
+    r"--step \d+": "--step 2",  # trainings have three here
 }
 
 # Options that come last, so that they win over what the page says.
@@ -103,6 +104,7 @@ NOT_RUN = [
     (r"pip install", "installs packages", files_exist),
     (r"torchrun ", "several processes: tests/training/test_parallel.py", help_knows_the_options),
     (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
+    (r".*(gpt\.py import |smollm2-135m)", "needs a model: tests/interop", help_knows_the_options),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
@@ -381,6 +383,7 @@ def test_commands_are_found_in_blocks_and_in_sentences():
         ("python train.py --config config/quick_test.py --droput 0.2", "did you mean dropout"),
         ("torchrun --standalone train.py --droput 0.2", "no option --droput"),
         ("python prepare.py hf:a/b --colunm text", "no option --colunm"),
+        ("python gpt.py import model.gguf --outdir out/x", "no option --outdir"),
         ("python train.py --config config/none.py", "no recipe"),
         ("python gpt.py reprot", "did you mean report"),
         ("python sample.py --out_dir nowhere", "nowhere"),
