@@ -47,7 +47,7 @@ TINY = (
 SHORT = {"sample": ["--max_tokens", "8", "--device", "cpu"]}
 
 # Pages that must stand alone: what they use they make themselves. On the others, a reference or a
-# guide to one thing, a dataset or run that the page never made is put there.
+# guide to one thing, a `--dataset NAME` or `out/NAME` that the page never made is put there.
 ON_THEIR_OWN = ("README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md")
 
 # Exit codes besides 0 that are no fault of the page.
