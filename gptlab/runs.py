@@ -2,22 +2,26 @@
 
     ckpt.pt       the newest full training state: what --resume continues
     ckpt.prev.pt  the one before it, in case the newest is damaged
+    ckpt.step*.pt the last few of all, where keep_checkpoints asks for them
     best.pt       the weights with the lowest validation loss: what sample.py takes
     metrics.jsonl one record a line; loss.png, the same as a picture
     config.py     what was said for the run, as a recipe
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
-`.pt` files hold tensors and plain types only and are read without running any pickled code.
+`.pt` files hold tensors and plain types only, are read without running any pickled code, and carry
+the SHA-256 of all that is in them.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
 import pickle
+import shutil
+import socket
 import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,7 @@ from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, di
 
 logger = logging.getLogger(__name__)
 
+_METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -82,15 +87,16 @@ class Run:
         if not resume:
             if not overwrite:
                 self.check_free()
-            former += [self.checkpoint, self.previous, self.best]
+            former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
             former += [self.metrics, self.plot, self.recipe]
             former += [self.provenance, self.sources, self.trace]
         for path in former:
             path.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
-        # the system frees such a lock when the process ends, however it ends
-        file = open(self.folder / ".lock", "a", encoding="utf-8")
+        # the system frees such a lock when the process ends, however it ends; on a network file
+        # system it holds for all machines, or the system says that it cannot lock
+        file = open(self.folder / ".lock", "a+", encoding="utf-8")
         try:
             if os.name == "nt":
                 import msvcrt
@@ -101,14 +107,22 @@ class Run:
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.close()
+            with file:
+                owner = _first_line(file)
             if isinstance(error, (BlockingIOError, PermissionError)):
                 raise RunError(
-                    f"Another process is training in {display(self.folder)}: wait for it, stop it, "
-                    "or choose another --out_dir."
+                    f"Another process is training in {display(self.folder)}{owner}: wait for it, "
+                    "stop it, or choose another --out_dir."
                 ) from None
-            logger.warning("%s cannot be locked (%s).", display(self.folder), error)
+            logger.warning(
+                "%s cannot be locked (%s): see to it yourself that no second run uses it.",
+                display(self.folder),
+                error.strerror or error,
+            )
             return
+        file.truncate(0)
+        file.write(f" (process {os.getpid()} on {socket.gethostname()})\n")
+        file.flush()
         self._lock = file
 
     def is_running(self) -> bool:
@@ -137,16 +151,28 @@ class Run:
             self._lock.close()
             self._lock = None
 
-    def save(self, state: dict) -> None:
-        """Make `state` the newest checkpoint; at every instant one of the two files is whole."""
+    def save(self, state: dict, keep: int = 0) -> None:
+        """Make `state` the newest checkpoint; at every instant one of the two files is whole.
+
+        keep: how many of the last checkpoints stay, each under the number of its step as well.
+        """
         with atomic_torch_save(state, self.checkpoint):
             if self.checkpoint.exists():
                 _replace_by_copy_of(self.checkpoint, self.previous)
+        if keep:
+            _replace_by_copy_of(
+                self.checkpoint, self.folder / f"ckpt.step{state['step']:08d}.pt", move=False
+            )
+        for path in self.kept_checkpoints()[: -keep or None]:
+            path.unlink()
+
+    def kept_checkpoints(self) -> list[Path]:
+        """The checkpoints that carry the number of their step, oldest first."""
+        return sorted(self.folder.glob("ckpt.step*.pt"))
 
     def save_best(self, state: dict) -> None:
         """Make `state` the best checkpoint."""
-        with atomic_torch_save(state, self.best):
-            pass
+        write_checkpoint(state, self.best)
 
     def load(self) -> dict:
         """The newest training state that can be read; a damaged one is named in a warning."""
@@ -161,11 +187,14 @@ class Run:
             if not self.previous.exists():
                 raise
             state = _read_state(self.previous)
+            lost = max((r["step"] for r in self.records()), default=0) - state["step"]
+            again = f", which costs {lost} {'step' if lost == 1 else 'steps'}" if lost > 0 else ""
             logger.warning(
-                "%s Continuing from %s at step %d instead.",
+                "%s Continuing from %s at step %d instead%s.",
                 error,
                 display(self.previous),
                 state["step"],
+                again,
             )
             return state
 
@@ -176,6 +205,8 @@ class Run:
             for name, value in record.items()
         }
         with open(self.metrics, "a", encoding="utf-8", newline="\n") as file:
+            if file.tell() == 0:
+                file.write(_METRICS_HEAD)
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict]:
@@ -194,6 +225,7 @@ class Run:
             if record["step"] < step or (record["step"] == step and "val_loss" not in record)
         ]
         with atomic_write(self.metrics, "w") as file:
+            file.write(_METRICS_HEAD)
             file.writelines(json.dumps(record) + "\n" for record in kept)
 
 
@@ -207,17 +239,33 @@ def read_records(path: Path) -> Iterator[dict]:
                 record = json.loads(line)
                 if isinstance(record, dict) and isinstance(record.get("step"), int):
                     yield record
+                elif isinstance(record, dict) and "format_version" in record:
+                    check_format_version(record["format_version"], "metrics", path, RunError)
 
 
-def _replace_by_copy_of(source: Path, target: Path) -> None:
-    """Let `target` be what `source` is now, without a moment in which either is missing."""
+def _first_line(file) -> str:
+    """The first line of an open file, "" where it cannot be read (Windows locks reading too)."""
+    try:
+        file.seek(0)
+        return file.readline().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
+    """Let `target` be what `source` is now, without a moment in which either is missing.
+
+    move: where there are no hard links, `source` may go (its successor comes at once).
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links
-        os.replace(source, target)
-        return
+        if move:
+            os.replace(source, target)
+            return
+        shutil.copyfile(source, temporary)
     try:
         os.replace(temporary, target)
     except OSError:
@@ -244,9 +292,10 @@ class _Remembering:
 
 @contextlib.contextmanager
 def atomic_torch_save(state: dict, path: Path):
-    """Write `state` beside `path`, run the block, then let it take the name `path`."""
+    """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name."""
     import torch
 
+    state = {**state, "sha256": content_sha256(state)}
     with atomic_write(path) as file:
         remembering = _Remembering(file)
         try:
@@ -258,6 +307,39 @@ def atomic_torch_save(state: dict, path: Path):
                 cause.filename = cause.filename or str(path)
             raise cause from None
         yield
+
+
+def write_checkpoint(state: dict, path) -> None:
+    """Write `state` with its SHA-256 as the file `path`, atomically."""
+    with atomic_torch_save(state, Path(path)):
+        pass
+
+
+def content_sha256(content: dict) -> str:
+    """SHA-256 (hex) of everything in a checkpoint: names, plain values, and each tensor's bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
+            plain = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(plain.view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            digest.update(f"dict {len(value)};".encode())
+            for name, each in value.items():
+                add(name)
+                add(each)
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"list {len(value)};".encode())
+            for each in value:
+                add(each)
+        else:
+            digest.update(f"{value!r};".encode())
+
+    add({name: value for name, value in content.items() if name != "sha256"})
+    return digest.hexdigest()
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -279,15 +361,18 @@ def read_checkpoint(path) -> dict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_sentence(path, error)) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        if isinstance(error, PermissionError):
-            raise
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # torch's reader meets damage with errors of every kind
         raise CheckpointError(
             f"{display(path)} is damaged: it is cut short or was changed after it was written."
         ) from error
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     check_format_version(content.get("format_version"), "checkpoint", path, CheckpointError)
+    is_hashed = content["format_version"] > 1 or "sha256" in content
+    if is_hashed and content.get("sha256") != content_sha256(content):
+        raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
     if not all(isinstance(content.get(key), dict) for key in ("model_config", "model")):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     return content
@@ -295,29 +380,29 @@ def read_checkpoint(path) -> dict:
 
 def _read_state(path: Path) -> dict:
     """A training state that a run can go on from: read_checkpoint, and every weight finite."""
-    import torch
-
     content = read_checkpoint(path)
     if "optimizer" not in content:
         raise CheckpointError(
             f"{display(path)} has weights only and cannot be continued: start a run from it with "
             f"--init_from {display(path)}."
         )
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        damaged = "all of it"
-    if damaged:
-        raise CheckpointError(f"{display(path)} is damaged: a checksum does not fit.")
-    weights = [w for w in content["model"].values() if isinstance(w, torch.Tensor)]
-    if not all(weight.isfinite().all() for weight in weights):
-        raise CheckpointError(f"{display(path)} holds weights that are not finite.")
+    check_finite(content, path)
     return content
 
 
+def check_finite(content: dict, path) -> None:
+    """CheckpointError where a weight is not a number."""
+    import torch
+
+    for name, weight in content["model"].items():
+        if isinstance(weight, torch.Tensor) and not weight.isfinite().all():
+            raise CheckpointError(f"{display(path)} holds weights that are not finite ({name}).")
+
+
 def _unpickling_sentence(path: Path, error: Exception) -> str:
-    if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+    with open(path, "rb") as file:
+        looks_whole = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if looks_whole and ("weights_only" in str(error) or "unsupported" in str(error).lower()):
         return (
             f"{display(path)} was refused: it holds more than tensors and plain values, and "
             "loading such a file could run somebody's code."

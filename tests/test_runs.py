@@ -14,7 +14,15 @@ from gptlab import files, runs
 from gptlab.errors import CheckpointError, RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_content, newest_run, read_checkpoint
+from gptlab.runs import (
+    Run,
+    content_sha256,
+    load_checkpoint,
+    model_content,
+    newest_run,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 @pytest.fixture
@@ -117,7 +125,7 @@ def test_a_file_system_without_hard_links_keeps_both_checkpoints_too(run, state,
 
 def test_files_of_a_run_hold_tensors_and_plain_types_only(run, state):
     run.save(state(1))
-    assert torch.load(run.checkpoint, weights_only=True)["format_version"] == 1
+    assert torch.load(run.checkpoint, weights_only=True)["format_version"] == 2
 
 
 # Owning -------------------------------------------------------------------------------------------
@@ -125,7 +133,9 @@ def test_files_of_a_run_hold_tensors_and_plain_types_only(run, state):
 
 def test_a_directory_has_one_owner_at_a_time(run, tmp_path):
     second = Run(tmp_path / "run")
-    with pytest.raises(RunError, match=r"Another process is training in .*run"):
+    with pytest.raises(
+        RunError, match=rf"Another process is training in .*run \(process {os.getpid()} on "
+    ):
         second.begin()
     run.end()
     second.begin()
@@ -203,12 +213,21 @@ def test_cutting_keeps_the_step_of_the_checkpoint_without_its_evaluation(run):
 
 def test_a_loss_that_is_not_a_number_is_null_which_any_reader_of_json_takes(run):
     run.append({"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
-    line = run.metrics.read_text(encoding="utf-8")
+    line = run.metrics.read_text(encoding="utf-8").splitlines()[1]
     assert json.loads(line, parse_constant=pytest.fail) == {
         "step": 1,
         "loss": None,
         "grad_norm": None,
     }
+
+
+def test_records_of_a_newer_format_are_refused_by_their_version(run):
+    run.append({"step": 1, "loss": 1.0})
+    content = run.metrics.read_text(encoding="utf-8")
+    assert content.startswith('{"format_version": 1}\n')
+    run.metrics.write_text(content.replace("1}", "7}", 1), encoding="utf-8")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is a metrics of format version 7"):
+        run.records()
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -231,6 +250,15 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
     assert "ckpt.pt" in caplog.text and "ckpt.prev.pt at step 1 instead" in caplog.text
 
 
+def test_a_fallback_says_how_many_steps_it_costs(run, state, caplog):
+    run.save(state(10))
+    run.save(state(20))
+    run.append({"step": 23, "loss": 1.0})
+    run.checkpoint.write_bytes(b"")
+    assert run.load()["step"] == 10
+    assert "at step 10 instead, which costs 13 steps." in caplog.text
+
+
 def test_a_truncated_only_checkpoint_is_a_sentence(run, state):
     run.save(state(1))
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
@@ -238,14 +266,50 @@ def test_a_truncated_only_checkpoint_is_a_sentence(run, state):
         run.load()
 
 
-def test_one_flipped_bit_of_a_weight_is_noticed(run, state):
+def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(run, state):
     run.save(state(1))
-    content = bytearray(run.checkpoint.read_bytes())
-    weights = read_checkpoint(run.checkpoint)["model"]["token_embedding.weight"].numpy().tobytes()
-    content[content.index(weights) + 10] ^= 1
-    run.checkpoint.write_bytes(bytes(content))
-    with pytest.raises(CheckpointError, match="damaged"):
-        run.load()
+    content, whole = run.checkpoint.read_bytes(), read_checkpoint(run.checkpoint)
+    places = range(0, len(content), 37)
+    noticed = 0
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        run.best.write_bytes(bytes(damaged))
+        try:
+            found = read_checkpoint(run.best)
+        except CheckpointError:
+            noticed += 1
+        else:  # in the padding, or in what the archive says twice
+            assert content_sha256(found) == content_sha256(whole)
+    assert noticed > len(places) / 2
+    weights = whole["model"]["token_embedding.weight"].numpy().tobytes()
+    damaged = bytearray(content)
+    damaged[content.index(weights) + 10] ^= 1
+    run.best.write_bytes(bytes(damaged))
+    with pytest.raises(CheckpointError, match="damaged: its SHA-256 does not fit"):
+        read_checkpoint(run.best)
+
+
+def test_the_hash_is_that_of_names_types_and_bytes():
+    one = {"a": torch.arange(4.0), "b": [1, "x", None], "c": {"d": torch.tensor(2.5)}}
+    same = {"a": torch.arange(8.0)[:4], "b": [1, "x", None], "c": {"d": torch.tensor(2.5)}}
+    assert content_sha256(one) == content_sha256(same | {"sha256": "anything"})
+    others = [
+        one | {"a": torch.arange(4)}, one | {"a": torch.arange(4.0).reshape(2, 2)},
+        one | {"a": torch.tensor([0.0, 1, 2, 3.0000002])}, one | {"b": [1, "x"]},
+        one | {"b": [True, "x", None]}, one | {"c": {"e": torch.tensor(2.5)}}, {"a": one["a"]},
+    ]  # fmt: skip
+    assert len({content_sha256(each) for each in [one, *others]}) == 8
+
+
+def test_the_last_checkpoints_are_kept_under_the_numbers_of_their_steps(run, state):
+    for step in (5, 10, 15):
+        run.save(state(step), keep=2)
+    kept = run.kept_checkpoints()
+    assert [path.name for path in kept] == ["ckpt.step00000010.pt", "ckpt.step00000015.pt"]
+    assert [read_checkpoint(path)["step"] for path in kept] == [10, 15]
+    run.save(state(20))
+    assert run.kept_checkpoints() == []
 
 
 class Exploit:
@@ -282,7 +346,7 @@ def test_a_pickle_that_would_run_a_command_is_refused_and_not_executed(tmp_path,
     ],
 )
 def test_a_foreign_checkpoint_is_refused_by_what_is_wrong_with_it(run, state, change, sentence):
-    torch.save(state(1) | change, run.checkpoint)
+    write_checkpoint(state(1) | change, run.checkpoint)
     with pytest.raises(CheckpointError, match=rf"ckpt\.pt.*{sentence}"):
         load_checkpoint(run.checkpoint)
 
@@ -294,7 +358,7 @@ def test_a_file_that_is_no_dict_is_not_a_checkpoint(run):
 
 
 def test_weights_alone_cannot_be_continued_and_the_sentence_says_what_can_be_done(run, model):
-    torch.save(model_content(model, None), run.checkpoint)
+    write_checkpoint(model_content(model, None), run.checkpoint)
     with pytest.raises(CheckpointError, match=r"--init_from .*ckpt\.pt"):
         run.load()
 
@@ -303,7 +367,7 @@ def test_weights_alone_cannot_be_continued_and_the_sentence_says_what_can_be_don
 def test_prefixes_of_compile_and_ddp_are_removed(run, model, state, prefix):
     content = state(1)
     content["model"] = {prefix + name: value for name, value in content["model"].items()}
-    torch.save(content, run.checkpoint)
+    write_checkpoint(content, run.checkpoint)
     loaded = load_checkpoint(run.checkpoint).model
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
@@ -337,7 +401,7 @@ def test_a_shorter_window_than_the_stored_one_works_and_a_longer_is_refused(tmp_
     settings = dict(vocab_size=11, n_layer=1, n_head=2, n_embd=8, position_encoding=encoding)
     model = GPT(GPTConfig(**settings, block_size=8, dropout=0.0)).eval()
     path = tmp_path / "best.pt"
-    torch.save(model_content(model, None), path)
+    write_checkpoint(model_content(model, None), path)
     ids = torch.arange(5)[None]
     shorter = load_checkpoint(path, block_size=5).model
     assert shorter.config.block_size == 5

@@ -9,16 +9,15 @@ import platform
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
-from gptlab.errors import CheckpointError, DataError, GPTLabError
+from gptlab.errors import DataError, GPTLabError
 from gptlab.files import display, explain_os_error, in_bytes, sha256_file
 from gptlab.model.arithmetic import count_parameters
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run, check_finite, read_checkpoint
 from gptlab.training.config import TrainConfig
 from gptlab.training.memory import memory_warning
 
@@ -254,7 +253,8 @@ def dataset_bytes(meta: dict | None) -> int:
 def check_run(folder: Path) -> Iterator[Check]:
     """Each checkpoint of a run: is it whole, ours, and are its weights numbers?"""
     run = Run(folder)
-    paths = [path for path in (run.checkpoint, run.previous, run.best) if path.exists()]
+    files = (run.checkpoint, run.previous, run.best, *run.kept_checkpoints())
+    paths = [path for path in files if path.exists()]
     if not paths:
         yield Check(
             f"run {run.folder.name}",
@@ -265,31 +265,14 @@ def check_run(folder: Path) -> Iterator[Check]:
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
         try:
-            content = _read_whole(path)
+            content = read_checkpoint(path)
+            check_finite(content, path)
         except (GPTLabError, OSError) as error:
             is_ours = isinstance(error, GPTLabError)
             sentence = str(error).rstrip(".") if is_ours else explain_os_error(error)
             yield Check(name, False, sentence, _checkpoint_fix(run, path))
             continue
         yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(path.stat().st_size)}")
-
-
-def _read_whole(path: Path) -> dict:
-    """A checkpoint's content; CheckpointError: a wrong checksum, a weight that is no number."""
-    import torch
-
-    content = read_checkpoint(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except zipfile.BadZipFile:
-        damaged = "all of it"
-    if damaged:
-        raise CheckpointError(f"{display(path)} is damaged: a checksum does not fit.")
-    for name, weight in content["model"].items():
-        if isinstance(weight, torch.Tensor) and not weight.isfinite().all():
-            raise CheckpointError(f"{display(path)} holds weights that are not finite ({name}).")
-    return content
 
 
 def _checkpoint_fix(run: Run, path: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptlab.errors import CheckpointError, TrainingError
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run, read_checkpoint, write_checkpoint
 from gptlab.training import trainer
 
 
@@ -89,7 +89,7 @@ def run_with_a_nan(train, tmp_path):
     path = tmp_path / "run" / "ckpt.pt"
     state = torch.load(path)
     state["model"]["blocks.0.mlp.up_proj.weight"][0, 0] = math.nan
-    torch.save(state, path)
+    write_checkpoint(state, path)
     return tmp_path / "run"
 
 

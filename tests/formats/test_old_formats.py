@@ -1,0 +1,84 @@
+"""What an earlier gptlab wrote is read as it was; what a later one wrote is refused by its version.
+
+version_1/ was made once and is never made anew: 20 steps with Muon and averaged weights on 2,301
+characters, the checkpoints from before they carried a hash.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptlab.data.token_files import open_dataset
+from gptlab.errors import CheckpointError, DataError, RunError
+from gptlab.files import FORMAT_VERSIONS
+from gptlab.inference.config import SamplingConfig
+from gptlab.inference.generator import Generator
+from gptlab.runs import Run, load_checkpoint, read_checkpoint
+from gptlab.training.trainer import train
+
+OLD = Path(__file__).parent / "version_1"
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """A home with the old dataset as data/hamlet and the old run as out/hamlet."""
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    shutil.copytree(OLD / "dataset", tmp_path / "data" / "hamlet")
+    shutil.copytree(OLD / "run", tmp_path / "out" / "hamlet")
+    return tmp_path
+
+
+def test_a_model_of_version_1_writes_what_it_wrote():
+    found = load_checkpoint(OLD / "run")
+    assert (found.step, round(found.val_loss, 4)) == (20, 2.7390)
+    assert found.model.config.n_kv_head == 1
+    written = Generator(found.model, found.tokenizer).generate(
+        "to be", SamplingConfig(temperature=0.0, max_tokens=10)
+    )
+    assert written[0].text == "e" * 10
+
+
+def test_a_dataset_of_version_1_is_the_text_it_was(old):
+    dataset = open_dataset("hamlet")
+    assert (len(dataset.train), len(dataset.val), dataset.vocab_size) == (2070, 231, 16)
+    assert dataset.tokenizer.decode(dataset.val[-20:].tolist()).split(" ")[-1].strip(" .\n") in (
+        "to be or not that is the question".split()
+    )
+
+
+def test_a_run_of_version_1_goes_on_and_is_of_this_version_then(old):
+    records = Run(old / "out" / "hamlet").records()
+    assert [r["step"] for r in records] == [1, 5, 10, 10, 15, 20, 20]
+    outcome = train(out_dir=str(old / "out" / "hamlet"), resume=True, max_iters=25, quiet=True)
+    assert outcome.step == 25
+    state = read_checkpoint(old / "out" / "hamlet" / "ckpt.pt")
+    assert state["format_version"] == FORMAT_VERSIONS["checkpoint"]
+    assert [r["step"] for r in Run(old / "out" / "hamlet").records()] == [
+        1, 5, 10, 10, 15, 20, 20, 25, 25,
+    ]  # fmt: skip
+
+
+def test_a_later_version_of_each_format_is_refused_by_its_number(old):
+    run = Run(old / "out" / "hamlet")
+    state = torch.load(run.checkpoint, weights_only=True)
+    torch.save(state | {"format_version": 99}, run.checkpoint)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt is a checkpoint of format version 99"):
+        read_checkpoint(run.checkpoint)
+    run.metrics.write_text('{"format_version": 99}\n{"step": 1}\n', encoding="utf-8")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is a metrics of format version 99"):
+        run.records()
+    meta = old / "data" / "hamlet" / "meta.json"
+    content = json.loads(meta.read_text(encoding="utf-8"))
+    meta.write_text(json.dumps(content | {"format_version": 99}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"meta\.json is a dataset of format version 99"):
+        open_dataset("hamlet")
+
+
+def test_a_checkpoint_of_today_without_its_hash_is_damaged(tmp_path):
+    state = torch.load(OLD / "run" / "best.pt", weights_only=True)
+    torch.save(state | {"format_version": 2}, tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=r"best\.pt is damaged"):
+        read_checkpoint(tmp_path / "best.pt")
