@@ -19,6 +19,7 @@ from gptlab.data.token_files import Dataset, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display
 from gptlab.runs import Checkpoint, Run, load_checkpoint
+from gptlab.training.provenance import read_trace
 
 PASS_TOKENS = 8192  # of a forward pass, about
 LOGITS = 1 << 24  # that are in memory at once: 64 MB in float32
@@ -49,7 +50,8 @@ class Window:
 class Blame:
     """What a step trained on. windows: the hardest of its `count` sequences from `first` on.
 
-    loss: the checkpoint's mean over all of them; record: what metrics.jsonl has of this very step.
+    loss: the checkpoint's mean over all of them; record: what the run has of this step, or of the
+    nearest one that it has any of; its numbers may be None.
     """
 
     step: int
@@ -134,7 +136,7 @@ def blame(
         )
         for row in hardest
     ]
-    record = next((r for r in records if r["step"] == step and "grad_norm" in r), None)
+    record = _nearest_record(run, records, step)
     return Blame(
         step, first, count, _with_places(dataset, windows), float(means.mean()), record, loaded,
         dataset,
@@ -169,6 +171,17 @@ def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, i
         f"The batch changed between steps {before} and {after}, and the records do not tell where: "
         "name a step outside of them."
     )
+
+
+def _nearest_record(run: Run, records: Sequence[dict], step: int) -> dict | None:
+    """The loss and the gradient norm that were recorded at the step, or nearest to it."""
+    traced = [
+        {name: float.fromhex(r[name]) for name in ("loss", "grad_norm")} | {"step": r["step"]}
+        for r in read_trace(run)
+        if "grad_norm" in r
+    ]
+    of_steps = [r for r in records if "grad_norm" in r]
+    return min([*of_steps, *traced], key=lambda r: abs(r["step"] - step), default=None)
 
 
 def _batch_until(seen: dict, known: list[int], step: int) -> int | None:

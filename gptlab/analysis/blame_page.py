@@ -18,7 +18,7 @@ STYLE = """
 .l1 { background: var(--l1); } .l2 { background: var(--l2); } .l3 { background: var(--l3); }
 .l4 { background: var(--l4); color: #fff; }
 .end { color: var(--muted); font-style: italic; }
-.scale { display: flex; flex-wrap: wrap; gap: 6px; margin: 14px 0 0; font-size: .86rem; }
+.scale { display: flex; flex-wrap: wrap; gap: 6px; margin: 14px 0 8px; font-size: .86rem; }
 .scale span { padding: 1px 8px; border: 1px solid var(--rule); border-radius: 4px; }
 """
 

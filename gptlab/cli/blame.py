@@ -82,25 +82,28 @@ def describe(found, folder) -> list[str]:
     """What was read, what was recorded then, and whose losses these are."""
     last = found.first + found.count - 1
     which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"
-    sentences = [
+    return [
         f"Step {found.step:,} of {display(folder)} trained on {which} ({found.block_size:,} tokens "
         f"each) of {found.dataset.name}.",
-        "The run recorded nothing of this very step (see --log_interval of train.py).",
+        _recorded(found),
         f"The losses here are those of {display(found.checkpoint.path)} (step "
-        f"{found.checkpoint.step:,}), the model now and not at that step: {found.loss:.3f} "
-        f"nats per token over the whole batch; a blind guess has {found.blind_guess:.3f}.",
+        f"{found.checkpoint.step:,}), the model now and not at that step: {found.loss:.3f} nats "
+        f"per token over the whole batch; a blind guess has {found.blind_guess:.3f}.",
     ]
-    if found.record:
-        numbers = [
-            f"{words} {found.record[name]:.4g}"
-            for name, words in (("loss", "loss"), ("grad_norm", "gradient norm"))
-            if found.record.get(name) is not None
-        ]
-        said = (
-            " and ".join(numbers) if len(numbers) == 2 else "a loss or gradient that is no number"
-        )
-        sentences[1] = f"The run recorded then: {said}."
-    return sentences
+
+
+def _recorded(found) -> str:
+    record = found.record
+    if record is None:
+        return "The run recorded no loss of any step."
+    loss, norm = (
+        "not a number" if record.get(name) is None else f"{record[name]:.4g}"
+        for name in ("loss", "grad_norm")
+    )
+    numbers = f"loss {loss}, gradient norm {norm}"
+    if record["step"] == found.step:
+        return f"The run recorded then: {numbers}."
+    return f"The run recorded nothing of this very step; of step {record['step']:,}: {numbers}."
 
 
 def _show(found, sentences: list[str]) -> None:

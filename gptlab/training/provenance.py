@@ -30,8 +30,8 @@ from gptlab.training.config import START_OPTIONS
 
 TRACED_STEPS = 50
 DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # steps after which the weights are digested; 0: at first
-# of these at most so many are hashed, evenly spread: all of 4M parameters take 10 ms, and a larger
-# model the same, while a difference in one weight is in all of them after a step or two
+# at most so many values are hashed, evenly spread: 20 to 60 ms for a model of any size, and what
+# differs in one weight is in all of them after a step or two
 DIGESTED_VALUES = 1 << 22
 # the files that decide the numbers, below the package
 CODE = (

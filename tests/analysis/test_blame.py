@@ -93,11 +93,14 @@ def test_the_losses_of_a_batch_do_not_depend_on_the_pieces_they_are_computed_in(
     assert torch.allclose(token_losses(model, ids[:, :-1], ids[:, 1:]), whole, atol=1e-6)
 
 
-def test_the_record_is_that_of_the_very_step_or_none(train):
+def test_the_record_is_that_of_the_step_or_of_the_nearest_one(train):
     folder = train(max_iters=12, log_interval=5)
-    record = next(r for r in Run(folder).records() if r["step"] == 5 and "loss" in r)
-    assert blame(folder, 5).record == record
-    assert blame(folder, 6).record is None
+    fifth = next(r for r in Run(folder).records() if r["step"] == 5 and "loss" in r)
+    assert blame(folder, 5).record == fifth
+    traced = blame(folder, 6).record  # metrics.jsonl has nothing of it, trace.jsonl has
+    assert traced["step"] == 6 and traced["loss"] == pytest.approx(fifth["loss"], abs=0.5)
+    (folder / "trace.jsonl").unlink()
+    assert blame(folder, 6).record == fifth
 
 
 def test_the_checkpoint_is_the_one_asked_for_and_best_by_default(train):

@@ -52,17 +52,23 @@ def test_blame_says_what_was_read_what_was_recorded_and_whose_losses_these_are(c
     assert main(["blame", "small", "--step", "4", "--top", "3"]) == 0
     out = capsys.readouterr().out
     assert "Step 4 of out/small trained on sequences 192 to 255 (32 tokens each) of books." in out
-    assert re.search(r"The run recorded then: loss \d\.\d+ and gradient norm \d\.\d+\.", out)
+    assert re.search(r"The run recorded then: loss \d\.\d+, gradient norm \d\.\d+\.", out)
     assert re.search(r"those of out/small/best\.pt \(step 6\), the model now and not at that", out)
     headings = re.findall(r"^(\d)\. sequence \d+: \d\.\d+ nats per token, from books/", out, re.M)
     assert headings == ["1", "2", "3"]
     assert out.count("hardest: ") == 3
 
 
-def test_a_step_without_a_record_says_so_and_the_newest_run_is_the_default(capsys):
-    assert main(["blame", "--step", "3", "--checkpoint", "ckpt"]) == 0
+def test_a_step_without_a_record_says_so_and_the_newest_run_is_the_default(trained, capsys):
+    trace = trained / "out" / "small" / "trace.jsonl"
+    aside = trace.rename(trace.with_name("aside"))
+    try:
+        assert main(["blame", "--step", "3", "--checkpoint", "ckpt"]) == 0
+    finally:
+        aside.rename(trace)
     out = capsys.readouterr().out
-    assert "recorded nothing of this very step" in out and "out/small/ckpt.pt (step 6)" in out
+    assert "recorded nothing of this very step; of step 2: loss " in out
+    assert "out/small/ckpt.pt (step 6)" in out
 
 
 def test_in_a_pipe_nothing_steers_a_terminal_and_at_one_tokens_have_colours(capsys, monkeypatch):
