@@ -320,14 +320,17 @@ def folder_tokenizer(folder) -> Tokenizer:
             f"{display(folder)} has no tokenizer.json: let transformers write one "
             f'(AutoTokenizer.from_pretrained("{display(folder)}").save_pretrained(...)).'
         )
-    return with_end_of_text(Tokenizer.load(path), _named_end(folder))
+    return adopted(Tokenizer.load(path), _named_end(folder))
 
 
-def with_end_of_text(tokenizer: Tokenizer, end: int | str | None) -> Tokenizer:
-    """An imported tokenizer with the end of text that its model says it has; others as they are.
+def adopted(tokenizer: Tokenizer, end: int | str | None) -> Tokenizer:
+    """A tokenizer that came with a model, with the end of text that the model says it has.
 
-    Names do not tell: a model may end its texts with <|im_end|> and know <|endoftext|> as well.
+    Names do not tell: a model may end its texts with <|im_end|> and know <|endoftext|> as well. A
+    byte-level BPE gets the spelling that it has here, so that GPT-2's is one and the same.
     """
+    if isinstance(tokenizer, BytePairTokenizer):
+        return byte_level_bpe(_merges(json.loads(tokenizer.to_json())["model"]))
     if not isinstance(tokenizer, ImportedTokenizer):
         return tokenizer
     end = tokenizer.id_of(end) if isinstance(end, str) else end

@@ -25,7 +25,7 @@ def read(path, progress=None) -> Imported:
     """
     path = Path(path)
     where = display(path)
-    fields, tensors = _open(path)
+    fields, tensors = open_file(path)
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise ConfigError(
@@ -40,7 +40,7 @@ def read(path, progress=None) -> Imported:
         if progress:
             progress("reading the weights", int(tensors[name].n_bytes), total)
         values = _as_torch(tensors[name], where)
-        if architecture == "llama" and name.endswith(("attn_q.weight", "attn_k.weight")):
+        if architecture == "llama" and name.split(".")[-2] in ("attn_q", "attn_k"):
             values = _halves(values, config.head_dim)
         return values
 
@@ -57,7 +57,7 @@ def read(path, progress=None) -> Imported:
     )
 
 
-def _open(path: Path) -> tuple[dict, dict]:
+def open_file(path) -> tuple[dict, dict]:
     """(metadata, tensors by name) of a file."""
     try:
         from gguf import GGUFReader
@@ -107,9 +107,8 @@ def _halves(weight, head_dim: int):
 
     Its converter interleaves the rows of Q and K for the architecture llama, and only for it.
     """
-    rows, columns = weight.shape
-    pairs = weight.reshape(rows // head_dim, head_dim // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
+    pairs = weight.reshape(len(weight) // head_dim, head_dim // 2, 2, *weight.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(weight.shape)
 
 
 def config_of(fields: dict, available: dict, where: str) -> GPTConfig:

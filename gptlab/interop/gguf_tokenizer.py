@@ -2,7 +2,7 @@
 
 import json
 
-from gptlab.data.tokenizer import Tokenizer, with_end_of_text
+from gptlab.data.tokenizer import Tokenizer, adopted
 from gptlab.errors import TokenizerError
 
 # Split rules that llama.cpp knows by name, each for several models (llama-vocab.cpp).
@@ -57,7 +57,7 @@ def tokenizer_of(fields: dict, where: str) -> Tokenizer:
     spec["post_processor"] = _beginning_with(tokens, begin) if adds_begin else None
     tokenizer = Tokenizer.from_json(json.dumps(spec, ensure_ascii=False))
     end = fields.get("tokenizer.ggml.eos_token_id")
-    return with_end_of_text(tokenizer, end)
+    return adopted(tokenizer, end)
 
 
 def _beginning_with(tokens: list[str], begin) -> dict | None:
