@@ -146,27 +146,40 @@ def blame(
 def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, int]:
     """(first sequence, how many) of a step, from the records and the batch of the last start.
 
-    A resume may have changed the batch between two records: then the step where it did follows
-    from the batches before and after it. Raises RunError where that does not come out.
+    A roll-back records which sequences it left out. A resume may have changed the batch between two
+    records: then the step where it did follows from the batches before and after it. Raises
+    RunError where that does not come out.
     """
-    seen = {0: 0} | {r["step"]: r["sequences_seen"] for r in records if "sequences_seen" in r}
-    known = sorted(seen)
+    reached = {0: 0} | {r["step"]: r["sequences_seen"] for r in records if "sequences_seen" in r}
+    left = dict(reached)  # sequences passed when the step after this one began
+    for record in records:
+        if "rolled_back" in record:
+            first, end = record["rolled_back"]["skipped_sequences"]
+            reached[record["step"]], left[record["step"]] = first, end
+    known = sorted(reached)
     before = max(s for s in known if s < step)
     after = min((s for s in known if s >= step), default=None)
     if after is None:
-        return seen[before] + (step - 1 - before) * batch, batch
-    grown, steps = seen[after] - seen[before], after - before
-    earlier, later = _batch_until(seen, known, before), _batch_from(seen, known, after, batch)
+        return left[before] + (step - 1 - before) * batch, batch
+
+    def batch_up_to(i: int) -> int | None:
+        """Sequences of a step before the i-th known one, 0 and one past the last are borders."""
+        if i == len(known):
+            return batch
+        return (reached[known[i]] - left[known[i - 1]]) // (known[i] - known[i - 1]) if i else None
+
+    i, steps = known.index(after), after - before
+    earlier, later = batch_up_to(i - 1), batch_up_to(i + 1)
+    grown = reached[after] - left[before]
     each, rest = divmod(grown, steps)
     if rest == 0 and (steps == 1 or each in (earlier, later)):
-        return seen[before] + (step - 1 - before) * each, each
+        return left[before] + (step - 1 - before) * each, each
     if earlier not in (None, later):
         old_steps, rest = divmod(grown - steps * later, earlier - later)
         if rest == 0 and 0 < old_steps < steps:
-            old = before + old_steps  # the last step of the batch before
-            if step <= old:
-                return seen[before] + (step - 1 - before) * earlier, earlier
-            return seen[after] - (after - step + 1) * later, later
+            if step <= before + old_steps:
+                return left[before] + (step - 1 - before) * earlier, earlier
+            return reached[after] - (after - step + 1) * later, later
     raise RunError(
         f"The batch changed between steps {before} and {after}, and the records do not tell where: "
         "name a step outside of them."
@@ -182,20 +195,6 @@ def _nearest_record(run: Run, records: Sequence[dict], step: int) -> dict | None
     ]
     of_steps = [r for r in records if "grad_norm" in r]
     return min([*of_steps, *traced], key=lambda r: abs(r["step"] - step), default=None)
-
-
-def _batch_until(seen: dict, known: list[int], step: int) -> int | None:
-    """Sequences of a step just before `step`, or None at the start."""
-    i = known.index(step)
-    return (seen[step] - seen[known[i - 1]]) // (step - known[i - 1]) if i else None
-
-
-def _batch_from(seen: dict, known: list[int], step: int, batch: int) -> int:
-    """Sequences of a step just after `step`."""
-    i = known.index(step)
-    if i + 1 == len(known):
-        return batch
-    return (seen[known[i + 1]] - seen[step]) // (known[i + 1] - step)
 
 
 def _device(request: str) -> str:

@@ -162,8 +162,7 @@ class Trace:
                 file.writelines(json.dumps(record) + "\n" for record in kept)
             if not _began_like(run, now):  # what follows could not be done again in one go
                 return
-        self.run, self.model = run, session.model
-        self.interval = session.config.evaluation.log_interval
+        self.session = session
         self.last = TRACED_STEPS
         if session.step == 0:
             self._add({"step": 0})
@@ -173,20 +172,24 @@ class Trace:
         """After step number `step`; numbers are read from the device at log_interval only."""
         if step > self.last:
             return
+        config = self.session.config
+        if self.session.sequences_seen != step * config.sequences_per_step:
+            self.last = -1  # a roll-back left text out, which no replay would
+            return
         self._add({"step": step, "loss": loss, "grad_norm": grad_norm})
-        if step % self.interval == 0 or step == self.last:
+        if step % config.evaluation.log_interval == 0 or step == self.last:
             self.flush()
 
     def _add(self, record: dict) -> None:
         if record["step"] in DIGEST_STEPS:
-            record["weights"] = digests(self.model)
+            record["weights"] = digests(self.session.model)
         self.unread.append(record)
 
     def flush(self) -> None:
         """Write what is not written yet; a checkpoint must not be ahead of the trace."""
         if not self.unread:
             return
-        with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
+        with open(self.session.run.trace, "a", encoding="utf-8", newline="\n") as file:
             for record in self.unread:
                 numbers = {n: exact(record[n]) for n in ("loss", "grad_norm") if n in record}
                 file.write(json.dumps(record | numbers) + "\n")

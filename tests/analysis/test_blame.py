@@ -166,6 +166,22 @@ def test_the_sequences_of_every_step_come_out_of_the_records_alone():
     assert refused < asked / 10 and compared > 500
 
 
+def test_sequences_that_a_roll_back_left_out_belong_to_no_step():
+    def seen(step, number):
+        return {"step": step, "sequences_seen": number}
+
+    def back(step, first, end):
+        return {"step": step, "rolled_back": {"skipped_sequences": [first, end]}}
+
+    # 4 a step; twice back to step 10, from steps 13 and 12, which never became part of the run
+    records = [seen(1, 4), seen(10, 40), back(10, 40, 52), back(10, 40, 60), seen(20, 100)]
+    firsts = [sequences_of(records, 4, step)[0] for step in range(1, 23)]
+    assert firsts == [*range(0, 40, 4), *range(60, 108, 4)]
+    # back to a checkpoint that was no step of the log, and no record since
+    assert sequences_of([*records, back(23, 112, 120)], 4, 23) == (108, 4)
+    assert sequences_of([*records, back(23, 112, 120)], 4, 25) == (124, 4)
+
+
 # How it is shown ----------------------------------------------------------------------------------
 
 

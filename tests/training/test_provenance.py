@@ -4,6 +4,7 @@ import hashlib
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from gptlab.errors import RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, read_checkpoint
-from gptlab.training import provenance
+from gptlab.training import provenance, trainer
+from gptlab.training.config import START_OPTIONS, build
+from gptlab.training.metrics import Metrics
 from gptlab.training.provenance import Trace, digests, read_provenance, read_sources, read_trace
 
 PACKAGE = Path(gptlab.__file__).parent
@@ -47,7 +50,7 @@ def test_every_option_is_written_as_it_was_resolved(train, tmp_path):
     stored = read_provenance(Run(tmp_path / "run"))["settings"]
     resolved = read_checkpoint(tmp_path / "run" / "ckpt.pt")["train_config"]["resolved"]
     for name, value in resolved.items():
-        if name not in ("out_dir", "resume", "overwrite", "dry_run", "quiet", "minutes"):
+        if name not in START_OPTIONS | {"minutes"}:
             assert stored[name] == value, name
     assert stored["max_iters"] == 3 and "out_dir" not in stored
 
@@ -110,11 +113,13 @@ class OnDevice:
 
 
 def test_numbers_are_read_from_the_device_at_log_interval_only(tmp_path):
+    config = build({"log_interval": 10, "batch_size": 4})
+    session = SimpleNamespace(run=Run(tmp_path), model=torch.nn.Linear(1, 1), config=config)
     trace = Trace()
-    trace.run, trace.model, trace.last = Run(tmp_path), torch.nn.Linear(1, 1), 50
-    trace.interval = 10
+    trace.session, trace.last = session, 50
     reads = []
     for step in range(1, 26):
+        session.sequences_seen = 4 * step
         trace.step(step, OnDevice(), OnDevice())
         reads.append(OnDevice.reads)
     assert reads[8] == 0 and reads[9] == reads[18] == 20 and reads[19] == reads[24] == 40
@@ -126,9 +131,28 @@ def test_a_trace_that_has_not_begun_and_one_that_is_over_keep_nothing(tmp_path):
     trace = Trace()
     trace.step(1, OnDevice(), OnDevice())
     trace.flush()
-    trace.last, trace.interval, trace.run = 2, 1, Run(tmp_path)
+    trace.last = 2
     trace.step(3, OnDevice(), OnDevice())
-    assert trace.unread == [] and not list(tmp_path.iterdir())
+    assert trace.unread == []
+
+
+def test_the_trace_ends_where_a_roll_back_left_text_out(train, tmp_path, monkeypatch):
+    recorded = Metrics.step
+
+    def step(metrics, number, *rest):
+        recorded(metrics, number, *rest)
+        if number == 7:  # as if the text of two steps had been left out
+            sessions[0].sequences_seen += 2 * sessions[0].config.sequences_per_step
+
+    sessions, prepared = [], trainer.prepare_session
+    monkeypatch.setattr(Metrics, "step", step)
+    monkeypatch.setattr(
+        trainer,
+        "prepare_session",
+        lambda *args, **options: sessions.append(prepared(*args, **options)) or sessions[0],
+    )
+    train(max_iters=12)
+    assert steps_of(tmp_path / "run") == list(range(7))
 
 
 # Resumes ------------------------------------------------------------------------------------------
