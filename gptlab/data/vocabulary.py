@@ -60,7 +60,7 @@ def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return Tokenizer.from_json(content["tokenizer"]["json"])
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, TypeError, EOFError):
+    except (pickle.UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, OSError):
         raise TokenizerError(
             f"{display(path)} holds no tokenizer: name a checkpoint of gptlab that was trained on "
             "text, or a tokenizer.json."

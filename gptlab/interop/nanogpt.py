@@ -75,7 +75,9 @@ def _load(path: Path) -> dict:
             f"{where} was refused: it holds more than tensors and plain values, and loading such a "
             "file could run somebody's code."
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        if isinstance(error, PermissionError):
+            raise
         raise CheckpointError(f"{where} is damaged or no checkpoint.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{where} is no checkpoint of nanoGPT (it has no model_args).")
@@ -157,6 +159,7 @@ def read_meta(path) -> list[str]:
     if (
         not isinstance(ids, dict)
         or not all(isinstance(c, str) and len(c) == 1 for c in ids)
+        or not all(isinstance(i, int) for i in ids.values())
         or sorted(ids.values()) != list(range(len(ids)))
     ):
         raise ConfigError(f"{display(path)} holds no vocabulary of characters (no stoi).")
