@@ -1,5 +1,6 @@
 """`python gpt.py replay`: the first steps of a run once more, bit for bit."""
 
+import itertools
 import sys
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,7 +19,7 @@ and say that they are bitwise equal, or name the first step and tensor that diff
 changed since: versions, threads, processor, options, data, and the lines of gptlab's own code. Exit
 code 1 when something differs."""
 
-SHOWN = 5  # changed places of the code, and tensors, that are listed
+SHOWN = 5  # tensors that are listed, and changed places of a file
 CAUSES = {
     "loss": "the weights before it were equal, so the text or the forward pass is another",
     "grad_norm": "its loss is equal, so the backward pass is another",
@@ -122,9 +123,25 @@ def _changes(result) -> list[str]:
     for what, before, after in result.changes:
         cure = f" (OMP_NUM_THREADS={before} brings them back)" if what == "threads" else ""
         lines.append(f"  {what}: {before} -> {after}{cure}")
-    for place in result.code[:SHOWN]:
-        lines.append(f"  {place.path}:{place.line}: `{place.before}` -> `{place.after}`")
-    if len(result.code) > SHOWN:
-        lines.append(f"  and {len(result.code) - SHOWN} more changed places of the code")
+    by_file = itertools.groupby(sorted(result.code, key=_by_room), lambda place: place.path)
+    for path, places in by_file:
+        lines += _code_lines(path, list(places), SHOWN if result.difference else 1)
     lines += [f"  {path}: changed, and its former text is gone" for path in result.unread_code]
+    return lines
+
+
+def _by_room(place) -> tuple:
+    """The model first: there people change lines."""
+    return not place.path.startswith("gptlab/model/"), place.path, place.line
+
+
+def _code_lines(path: str, places: list, most: int) -> list[str]:
+    lines = []
+    for place in places[:most]:
+        change = f"`{place.before}` -> `{place.after}`"
+        if not place.before or not place.after:
+            change = f"added `{place.after}`" if place.after else f"without `{place.before}`"
+        lines.append(f"  {path}:{place.line}: {change}")
+    if len(places) > most:
+        lines[-1] += f" (and {len(places) - most} more in this file)"
     return lines

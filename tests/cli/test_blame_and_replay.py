@@ -1,6 +1,8 @@
 """blame and replay as commands: what is printed, the page, the exit codes, what is refused."""
 
 import re
+import zipfile
+from hashlib import sha256
 
 import pytest
 import torch
@@ -170,3 +172,32 @@ def test_what_cannot_be_replayed_is_one_sentence(argv, sentence, capsys):
     assert main(["replay", *argv]) == 2
     captured = capsys.readouterr()
     assert sentence in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_changed_code_is_listed_by_file_the_model_first(trained, capsys):
+    from gptlab.runs import Run
+    from gptlab.training.provenance import read_sources
+
+    run = Run(trained / "out" / "small")
+    kept = {path: path.read_bytes() for path in (run.provenance, run.sources)}
+    texts, stored = read_sources(run), read_json(run.provenance)
+    model, batches = "gptlab/model/transformer.py", "gptlab/data/batches.py"
+    lines = texts[model].splitlines(keepends=True)
+    texts[model] = "".join(["# gone\n", *lines[:9], "# and this\n", *lines[9:]])
+    texts[batches] = texts[batches].replace("import time\n", "", 1)
+    stored["sources"] |= {
+        path: sha256(texts[path].encode()).hexdigest() for path in (model, batches)
+    }
+    with zipfile.ZipFile(run.sources, "w") as archive:
+        for path, text in texts.items():
+            archive.writestr(path, text)
+    write_json(run.provenance, stored)
+    try:
+        assert main(["replay", "small", "--steps", "1"]) == 0
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    out = capsys.readouterr().out
+    first = f"  {model}:1: without `# gone` (and 1 more in this file)\n"
+    assert first in out and f"  {batches}:" in out and "added `import time`" in out
+    assert out.index(model) < out.index(batches)
