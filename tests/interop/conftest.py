@@ -186,6 +186,35 @@ def write_gguf_file(path, model, architecture, tokenizer, quantization=None, **m
     writer.close()
 
 
+def gguf_fields_of(tokenizer, pre="gpt-2"):
+    """The fields of tokenizer.ggml for a byte-level BPE."""
+    spec = json.loads(tokenizer.to_json())
+    vocab = spec["model"]["vocab"]
+    merges = [" ".join(pair) for pair in spec["model"]["merges"]]
+    return {
+        "model": "gpt2",
+        "pre": pre,
+        "tokens": [*sorted(vocab, key=vocab.get), "<|endoftext|>"],
+        "token_type": [1] * len(vocab) + [3],
+        "merges": merges,
+        "eos_token_id": len(vocab),
+        "bos_token_id": len(vocab),
+        "add_bos_token": False,
+    }
+
+
+@pytest.fixture(scope="package")
+def fields_of():
+    """`gguf_fields_of`."""
+    return gguf_fields_of
+
+
+@pytest.fixture(scope="package")
+def gguf_fields(bpe):
+    """The tokenizer's fields of a file with the tokenizer `bpe`."""
+    return gguf_fields_of(bpe)
+
+
 @pytest.fixture(scope="package")
 def write_gguf():
     """`write_gguf_file`."""

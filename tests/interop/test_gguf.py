@@ -1,6 +1,5 @@
 """GGUF files: read bitwise where they are floats, dequantised where not, and as llama.cpp does."""
 
-import json
 import re
 
 import gguf
@@ -35,29 +34,12 @@ KINDS = {
 each_kind = pytest.mark.parametrize(("architecture", "settings"), KINDS.values(), ids=KINDS.keys())
 
 
-def fields_of(tokenizer, pre="gpt-2"):
-    """The fields of tokenizer.ggml for a byte-level BPE."""
-    spec = json.loads(tokenizer.to_json())
-    vocab = spec["model"]["vocab"]
-    merges = [" ".join(pair) for pair in spec["model"]["merges"]]
-    return {
-        "model": "gpt2",
-        "pre": pre,
-        "tokens": [*sorted(vocab, key=vocab.get), "<|endoftext|>"],
-        "token_type": [1] * len(vocab) + [3],
-        "merges": merges,
-        "eos_token_id": len(vocab),
-        "bos_token_id": len(vocab),
-        "add_bos_token": False,
-    }
-
-
 @each_kind
 def test_a_file_of_floats_is_read_bitwise_with_its_settings(
-    random_model, write_gguf, bpe, tmp_path, architecture, settings
+    random_model, write_gguf, gguf_fields, bpe, tmp_path, architecture, settings
 ):
     model = random_model(**settings)
-    write_gguf(tmp_path / "model.gguf", model, architecture, fields_of(bpe))
+    write_gguf(tmp_path / "model.gguf", model, architecture, gguf_fields)
     back = load_checkpoint(import_model(str(tmp_path / "model.gguf"), tmp_path / "run"))
     assert back.model.config == model.config
     for name, value in model.state_dict().items():
@@ -67,10 +49,10 @@ def test_a_file_of_floats_is_read_bitwise_with_its_settings(
 
 @each_kind
 def test_llama_cpp_writes_the_same_greedy_text_from_the_same_file(
-    random_model, write_gguf, bpe, tmp_path, architecture, settings, llama_cpp
+    random_model, write_gguf, gguf_fields, tmp_path, architecture, settings, llama_cpp
 ):
     model = random_model(noise=0.3, **settings)
-    write_gguf(tmp_path / "model.gguf", model, architecture, fields_of(bpe))
+    write_gguf(tmp_path / "model.gguf", model, architecture, gguf_fields)
     imported = load_checkpoint(import_model(str(tmp_path / "model.gguf"), tmp_path / "run"))
     config = SamplingConfig(temperature=0, max_tokens=60)
     ours = Generator(imported.model, imported.tokenizer).generate("Hello, world", config)[0]
@@ -79,10 +61,12 @@ def test_llama_cpp_writes_the_same_greedy_text_from_the_same_file(
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F16", "BF16"])
-def test_quantised_weights_are_within_their_rounding(random_model, write_gguf, bpe, tmp_path, name):
+def test_quantised_weights_are_within_their_rounding(
+    random_model, write_gguf, gguf_fields, tmp_path, name
+):
     model = random_model(n_kv_head=2)
     kind = gguf.GGMLQuantizationType[name]
-    write_gguf(tmp_path / "model.gguf", model, "llama", fields_of(bpe), quantization=kind)
+    write_gguf(tmp_path / "model.gguf", model, "llama", gguf_fields, quantization=kind)
     found = read(tmp_path / "model.gguf").weights
     for parameter, value in model.named_parameters():
         difference = (found[parameter] - value.detach()).abs().max()
@@ -94,7 +78,7 @@ def test_quantised_weights_are_within_their_rounding(random_model, write_gguf, b
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
 def test_ids_are_those_of_llama_cpp_for_every_split_rule_that_is_known(
-    random_model, write_gguf, mixed, tmp_path, pre, llama_cpp
+    random_model, write_gguf, fields_of, mixed, tmp_path, pre, llama_cpp
 ):
     # long words and numbers, so that the rules differ in what they let through
     tokenizer = train_bpe([" ".join(mixed) * 4, "1234567890 123 456 " * 9, "\n\n .\n" * 9], 600)
@@ -149,12 +133,12 @@ def test_a_sentence_piece_vocabulary_gives_the_ids_of_llama_cpp(
 
 
 @pytest.fixture
-def write(random_model, write_gguf, bpe, tmp_path):
+def write(random_model, write_gguf, gguf_fields, tmp_path):
     """Writes tmp_path/model.gguf with some fields changed."""
 
     def write(tokenizer=None, architecture="llama", **more):
         path = tmp_path / "model.gguf"
-        fields = fields_of(bpe) if tokenizer is None else tokenizer
+        fields = gguf_fields if tokenizer is None else tokenizer
         write_gguf(path, random_model(n_kv_head=2), architecture, fields, **more)
         return path
 

@@ -209,7 +209,7 @@ def test_a_truncated_checkpoint_and_odd_contents_are_named(reference, save):
     for odd in ([1, 2], {"model": 3}, {"model": {}, "model_args": None}):
         assert "no checkpoint of nanoGPT" in str(refusal(save(odd)))
     arguments = content["model_args"]
-    assert "no valid n_layer" in str(refusal(save(content | {"model_args": {"n_head": 1}})))
+    assert "no valid block_size" in str(refusal(save(content | {"model_args": {"n_head": 1}})))
     wrong = content | {"model_args": arguments | {"n_embd": 64}}
     assert "should have (29, 64)" in str(refusal(save(wrong)))
     del content["model"]["transformer.h.1.ln_2.weight"]

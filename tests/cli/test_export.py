@@ -1,0 +1,179 @@
+"""The export command: where the folder goes, what it says, what it refuses before writing."""
+
+import json
+
+import pytest
+
+from gptlab.cli.main import run_command
+from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, load_checkpoint, model_content
+
+TEXT = "To be, or not to be: that is the question.\n" * 60
+FILES = {
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.fixture
+def write_run(home):
+    """Writes a run that was trained on the dataset hamlet."""
+    (home / "hamlet.txt").write_text(TEXT, encoding="utf-8")
+    dataset = prepare(str(home / "hamlet.txt"), PrepareOptions(tokenizer="char")).dataset
+
+    def write(name="mine", **settings):
+        small = dict(block_size=16, n_layer=1, n_head=2, n_embd=16)
+        model = GPT(GPTConfig(vocab_size=dataset.vocab_size, **(small | settings)))
+        run = Run(home / "out" / name)
+        run.begin()
+        run.save_best(
+            model_content(
+                model,
+                dataset.tokenizer,
+                step=30,
+                val_loss=1.25,
+                val_bits_per_byte=1.75,
+                dataset={"name": "hamlet", "fingerprint": dataset.fingerprint},
+                train_config={
+                    "resolved": {
+                        "batch_size": 4,
+                        "gradient_accumulation_steps": 2,
+                        "block_size": 16,
+                    }
+                },
+            )
+        )
+        run.end()
+        return run.folder
+
+    return write
+
+
+@pytest.fixture
+def export(capsys):
+    """Run the command: (exit code, stdout, stderr)."""
+
+    def run(*argv):
+        code = run_command("export", list(argv))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_run_becomes_a_whole_folder(write_run, export, home):
+    write_run()
+    code, out, _ = export("out/mine", "--format", "hf", "--output", "there/it")
+    assert code == 0 and out.startswith("Wrote there/it (") and "from_pretrained" in out
+    assert {path.name for path in (home / "there/it").iterdir()} == FILES
+    assert {path.name for path in (home / "there").iterdir()} == {"it"}  # nothing left beside it
+
+
+def test_the_newest_run_and_a_folder_in_it_are_the_defaults(write_run, export, home):
+    write_run("first")
+    write_run("second")
+    assert export()[0] == 0
+    assert (home / "out/second/hf/config.json").is_file()
+    assert export("first")[0] == 0
+    assert (home / "out/first/hf/config.json").is_file()
+    assert export("out/first/best.pt", "--output", "third")[0] == 0
+    assert load_checkpoint(home / "out/first").step == 30  # still a run
+
+
+def test_the_model_card_has_the_runs_figures_and_its_data(write_run, export, home):
+    write_run()
+    export("mine", "--output", "it")
+    card = (home / "it/README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "# mine" in card and "(LlamaForCausalLM), trained with gptlab" in card
+    assert "| training steps | 30 |" in card
+    assert f"| tokens trained on | {30 * 4 * 2 * 16:,} |" in card
+    assert "| validation loss | 1.2500 nats per token, 1.750 bits per byte |" in card
+    assert "hamlet.txt" in card and f"{len(TEXT):,} bytes" in card and "5gram" in card
+    assert str(home) not in card  # what is published tells nothing of this machine
+
+
+def test_a_dataset_that_changed_is_not_described(write_run, export, home):
+    write_run()
+    meta = json.loads((home / "data/hamlet/meta.json").read_text(encoding="utf-8"))
+    meta["tokenizer"]["fingerprint"] = "0"
+    (home / "data/hamlet/meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    export("mine", "--output", "it")
+    card = (home / "it/README.md").read_text(encoding="utf-8")
+    assert "The dataset hamlet, as it was prepared then." in card and "5gram" not in card
+
+
+def test_a_folder_that_is_not_empty_is_left_alone_unless_it_is_an_export(write_run, export, home):
+    write_run()
+    assert export("mine", "--output", "it")[0] == 0
+    (home / "it/notes.txt").write_text("mine", encoding="utf-8")
+    code, _, err = export("mine", "--output", "it")
+    assert code == 2 and "it is not empty" in err and (home / "it/notes.txt").is_file()
+    assert export("mine", "--output", "it", "--overwrite")[0] == 0
+    assert {path.name for path in (home / "it").iterdir()} == FILES
+    (home / "precious").mkdir()
+    (home / "precious/thesis.txt").write_text("years", encoding="utf-8")
+    code, _, err = export("mine", "--output", "precious", "--overwrite")
+    assert code == 2 and "no exported model" in err
+    assert (home / "precious/thesis.txt").is_file()
+    (home / "empty").mkdir()
+    assert export("mine", "--output", "empty")[0] == 0
+
+
+@pytest.mark.parametrize("output", ["out/mine", "out", ".", "out/mine/best.pt"])
+def test_the_run_itself_is_never_replaced(write_run, export, home, output):
+    write_run()
+    before = sorted(home.rglob("*"))
+    code, _, err = export("mine", "--output", output, "--overwrite")
+    assert code == 2 and err.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_setting_that_no_architecture_has_is_refused_before_anything_is_written(
+    write_run, export, home
+):
+    write_run(use_swiglu=False)
+    before = sorted(home.rglob("*"))
+    code, _, err = export("mine")
+    assert code == 2 and "use_swiglu false" in err and err.count("\n") == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_failed_write_leaves_nothing(write_run, export, home, monkeypatch):
+    write_run()
+    before = sorted(home.rglob("*"))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gptlab.interop.huggingface.model_card", full)
+    code, _, err = export("mine")
+    assert code == 2 and "The disk is full" in err
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["nothing"], "no run 'nothing'"),
+        (["mine", "--format", "onnx"], "format cannot be 'onnx'"),
+        (["mine", "--outputs", "x"], "did you mean output?"),
+        (["mine", "more"], "belongs to no option"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(write_run, export, argv, words):
+    write_run()
+    code, _, err = export(*argv)
+    assert code == 2 and words in err and err.count("\n") == 1
+
+
+def test_help_opens_with_an_example(capsys):
+    with pytest.raises(SystemExit):
+        run_command("export", ["--help"])
+    assert capsys.readouterr().out.startswith("python gpt.py export")
