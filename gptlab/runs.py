@@ -28,10 +28,14 @@ from pathlib import Path
 
 from gptlab.errors import CheckpointError, ConfigError, RunError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display, out_home
+from gptlab.options import coerce, options_of
 
 logger = logging.getLogger(__name__)
 
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
+# Bounds for the settings in a file: of each number, and of the values in a table of positions.
+LARGEST_SIZE = 1 << 24
+LARGEST_TABLE = 1 << 27
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -217,13 +221,18 @@ class Run:
         """Whether metrics.jsonl has the validation loss of this step."""
         return any(r["step"] == step and "val_loss" in r for r in self.records())
 
-    def cut(self, step: int) -> None:
-        """Forget what was recorded after a checkpoint of `step`, its own evaluation included."""
-        kept = [
-            record
-            for record in self.records()
-            if record["step"] < step or (record["step"] == step and "val_loss" not in record)
-        ]
+    def cut(self, step: int, with_evaluation: bool = False) -> None:
+        """Forget what was recorded after a checkpoint of `step`.
+
+        with_evaluation: keep the evaluation of `step`; a resume makes it once more.
+        """
+
+        def is_kept(record: dict) -> bool:
+            if record["step"] != step:
+                return record["step"] < step
+            return with_evaluation or not {"val_loss", "rolled_back"} & set(record)
+
+        kept = [record for record in self.records() if is_kept(record)]
         with atomic_write(self.metrics, "w") as file:
             file.write(_METRICS_HEAD)
             file.writelines(json.dumps(record) + "\n" for record in kept)
@@ -235,7 +244,7 @@ def read_records(path: Path) -> Iterator[dict]:
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
                 if isinstance(record, dict) and isinstance(record.get("step"), int):
                     yield record
@@ -370,12 +379,43 @@ def read_checkpoint(path) -> dict:
     if not isinstance(content, dict) or "model" not in content:
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     check_format_version(content.get("format_version"), "checkpoint", path, CheckpointError)
+    if not _is_plain(content):
+        raise CheckpointError(
+            f"{display(path)} was refused: it holds a tensor that is larger than its data, or of "
+            "a kind that no checkpoint of gptlab has."
+        )
     is_hashed = content["format_version"] > 1 or "sha256" in content
     if is_hashed and content.get("sha256") != content_sha256(content):
         raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
-    if not all(isinstance(content.get(key), dict) for key in ("model_config", "model")):
+    step, val_loss = content.get("step", 0), content.get("val_loss")
+    if not (
+        all(isinstance(content.get(key), dict) for key in ("model_config", "model"))
+        and all(isinstance(name, str) for name in content["model"])
+        and isinstance(step, int)
+        and 0 <= step < 1 << 63
+        and (val_loss is None or isinstance(val_loss, float))
+    ):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     return content
+
+
+def _is_plain(value) -> bool:
+    """Whether all tensors in a value are dense ones with data for each of their elements.
+
+    A file of a few bytes can describe a view of terabytes, which the first copy would allocate.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return (
+            value.layout is torch.strided
+            and not value.is_quantized
+            and value.device.type == "cpu"
+            and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        )
+    if isinstance(value, dict):
+        return all(_is_plain(each) for each in value.values())
+    return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
 
 
 def _read_state(path: Path) -> dict:
@@ -422,12 +462,7 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
     from gptlab.model.transformer import GPT
 
     path = Path(path)
-    try:
-        stored = GPTConfig(**content["model_config"])
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{display(path)} has settings that this model cannot have ({error})."
-        ) from None
+    stored = _stored_config(content, path)
     config = GPTConfig(**(stored.to_dict() | changes))
     if config.block_size > stored.block_size:
         raise CheckpointError(
@@ -436,7 +471,7 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
         )
     weights = {_plain_name(name): value for name, value in content["model"].items()}
     positions = "position_embedding.weight"
-    if positions in weights and config.position_encoding == "learned":
+    if isinstance(weights.get(positions), torch.Tensor) and weights[positions].dim():
         weights[positions] = weights[positions][: config.block_size]
     if config.tie_weights:
         weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
@@ -445,6 +480,9 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
     expected = {name: value.shape for name, value in model.state_dict().items()}
     for name, shape in expected.items():
         found = weights.get(name)
+        if isinstance(found, torch.Tensor) and not found.is_floating_point():
+            kind = str(found.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{display(path)} holds {name} as {kind}, not as numbers.")
         if not isinstance(found, torch.Tensor) or found.shape != shape:
             has = "no such tensor" if found is None else f"{tuple(getattr(found, 'shape', ()))}"
             raise CheckpointError(
@@ -458,6 +496,41 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
         model.lm_head.weight = model.token_embedding.weight
     model.make_tables()
     return model.to(device)
+
+
+def _stored_config(content: dict, path: Path):
+    """The GPTConfig of a checkpoint; nothing is built from settings that its weights do not bear.
+
+    CheckpointError: a setting of another type or name, or a model larger than what is in the file.
+    """
+    from gptlab.model.arithmetic import count_parameters
+    from gptlab.model.config import GPTConfig
+
+    known, settings = options_of(GPTConfig), content["model_config"]
+    try:
+        if unknown := [name for name in settings if name not in known]:
+            raise ConfigError(f"unknown: {unknown[0]}")
+        settings = {name: coerce(known[name], value) for name, value in settings.items()}
+        for name, value in settings.items():
+            if isinstance(value, int) and value > LARGEST_SIZE:
+                raise ConfigError(f"{name} is {value:.3g}")
+        config = GPTConfig(**settings)
+        if config.block_size * config.head_dim > LARGEST_TABLE:
+            raise ConfigError(f"block_size is {config.block_size}")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{display(path)} has settings that this model cannot have "
+            f"({str(error).rstrip('.')})."
+        ) from None
+    present = sum(getattr(value, "numel", int)() for value in content["model"].values())
+    needed = count_parameters(config)
+    # a few more are named below, tensor by tensor
+    if config.n_layer > len(content["model"]) or needed > 2 * present + 1_000_000:
+        raise CheckpointError(
+            f"{display(path)} does not fit its model: its settings need {needed:,} parameters in "
+            f"{config.n_layer:,} layers, and the file has {present:,}."
+        )
+    return config
 
 
 def _without_initialisation():
@@ -493,7 +566,7 @@ def tokenizer_from(content: dict, path):
         return None
     try:
         return Tokenizer.from_json(stored["json"])
-    except (TokenizerError, KeyError, TypeError) as error:
+    except (TokenizerError, LookupError, TypeError) as error:
         raise CheckpointError(
             f"{display(path)} holds a tokenizer that cannot be read ({error})."
         ) from None

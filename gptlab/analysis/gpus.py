@@ -44,10 +44,6 @@ SHARE_OF_PEAK = 0.4
 FULL_WIDTH = 768  # n_embd from which that holds; below, the share falls with its square
 LEAST_SHARE = 0.005
 
-# what a process holds on a GPU before the first tensor, and what its allocator leaves unused
-CONTEXT = 600_000_000
-FRAGMENTATION = 0.1
-
 
 @dataclass(frozen=True)
 class GpuEstimate:

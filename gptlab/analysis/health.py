@@ -16,10 +16,9 @@ from pathlib import Path
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import display, explain_os_error, in_bytes, sha256_file
-from gptlab.model.arithmetic import count_parameters
 from gptlab.runs import Run, check_finite, read_checkpoint
 from gptlab.training.config import TrainConfig
-from gptlab.training.memory import memory_warning
+from gptlab.training.memory import checkpoint_bytes, memory_warning
 
 SPACE_TO_SPARE = 100_000_000  # bytes beside the checkpoints: records, pictures, other programs
 _SCAN_TOKENS = 1 << 22
@@ -128,15 +127,6 @@ def check_space(config: TrainConfig, folder: Path) -> Check:
             "disk space", False, detail, "free some space, or choose another disk with --out_dir"
         )
     return Check("disk space", True, detail)
-
-
-def checkpoint_bytes(config: TrainConfig) -> int:
-    """The most bytes that a run's files take: two states and a third in the making, best.pt."""
-    parameters = 4 * count_parameters(config.model)
-    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
-    average = 1 if config.optimizer.ema_decay else 0
-    state = parameters * (1 + moments + average)
-    return 3 * state + parameters
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -30,20 +30,10 @@ from gptlab.model.arithmetic import (
 from gptlab.model.config import GPTConfig
 from gptlab.training import config as configuration
 from gptlab.training.config import Measurements, Resolved, Said, TrainConfig
-from gptlab.training.memory import TIGHT, needed_memory, smaller_options
+from gptlab.training.memory import TIGHT, largest_batch_size, smaller_options, step_memory
 
 GPT2_VOCABULARY = 50257
 SAVED_BYTES_PER_SECOND = 200e6
-MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
-
-# Beside its tensors a training process on a CPU holds code that the first step touches, and what
-# the allocator cannot use again: glibc keeps freed blocks of less than 32 MiB in one heap, which
-# lies in pieces after a few steps. As measured on Linux, with models of 0.1M to 28M parameters; one
-# process takes up to a fifth more than the next.
-LIBRARIES = 8_000_000
-FRAGMENTATION = 0.8  # of the activations, where a tensor of n_embd channels is such a block
-FRAGMENTATION_OF_LARGE = 0.1
-LARGE_BLOCK = 32 << 20
 
 
 # The text -----------------------------------------------------------------------------------------
@@ -190,56 +180,6 @@ def estimated_times(config: TrainConfig, peak: float) -> Measurements:
         eval_token=token / 3,
         save=4 * values / SAVED_BYTES_PER_SECOND,
     )
-
-
-# Memory -------------------------------------------------------------------------------------------
-
-
-def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
-    """Bytes at the worst moment of a training process, by what they hold; the sum is the peak.
-
-    kind: of the device, "cpu" or another. In a step of a single micro-batch the gradients come
-    while the activations go, so that the smaller of the two needs no room of its own.
-    """
-    need = needed_memory(config)
-    rows = {
-        "weights": need.weights,
-        "gradients": need.gradients,
-        "optimizer": need.optimizer,
-        "activations": need.activations,
-        "loss": need.loss,
-    }
-    if config.batch.gradient_accumulation_steps == 1:
-        rows["gradients in the place of activations"] = -min(
-            need.gradients, need.activations + need.loss
-        )
-    if kind == "cpu":
-        tokens = min(config.batch.batch_size, config.sequences_per_step) * config.model.block_size
-        is_large = 4 * tokens * config.model.n_embd >= LARGE_BLOCK
-        share = FRAGMENTATION_OF_LARGE if is_large else FRAGMENTATION
-        rows["libraries and allocator"] = LIBRARIES + int(share * need.activations)
-    else:
-        working = need.activations + need.loss
-        rows["context and allocator"] = gpus.CONTEXT + int(gpus.FRAGMENTATION * working)
-    return rows
-
-
-def largest_batch_size(
-    config: TrainConfig, kind: str, free: int, most: int = MOST_SEQUENCES
-) -> int:
-    """The largest batch_size up to `most` with which a step fits into `free` bytes; 0 for none."""
-
-    def fits(size: int) -> bool:
-        return sum(step_memory(config.replace(batch_size=size), kind).values()) <= TIGHT * free
-
-    low, high = 0, 1
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 # The plan -----------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ class RunOptions:
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
     resume: Annotated[bool, "continue the run in out_dir"] = False
+    anneal: Annotated[
+        int, "with resume, schedule wsd: let the rate decay over so many steps, and end; 0 = off"
+    ] = 0
     overwrite: Annotated[bool, "delete the run in out_dir first"] = False
     seed: Annotated[int, "decides the weights, the data order and dropout"] = 1337
     dry_run: Annotated[bool, "resolve, plan, take one step and stop; nothing is written"] = False
@@ -46,7 +49,11 @@ class RunOptions:
 class BatchOptions:
     """Batch and length."""
 
-    batch_size: Annotated[int, "sequences of a micro-batch, on one device"] = 32
+    batch_size: Annotated[
+        int | Literal["auto"],
+        "sequences of a micro-batch, on one device; auto = as many of a step's 32 x "
+        "gradient_accumulation_steps as fit in memory",
+    ] = 32
     gradient_accumulation_steps: Annotated[
         int, "micro-batches of a step, counted over all processes"
     ] = 1
@@ -56,6 +63,9 @@ class BatchOptions:
     minutes: Annotated[
         float | None, "instead of max_iters: as many steps as fit into this time"
     ] = None
+    max_minutes: Annotated[
+        float, "save and stop before this start takes longer; resume continues; 0 = no limit"
+    ] = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,11 @@ class OptimizerOptions:
     muon_momentum: Annotated[float, "Muon: decay of the mean of gradients"] = 0.95
     grad_clip: Annotated[float, "largest norm of all gradients together; 0 = off"] = 1.0
     ema_decay: Annotated[float, "also average the weights with this decay; 0 = off"] = 0.0
+    spike_rollback: Annotated[
+        float,
+        "go back to the last checkpoint, and past the text since, when the loss of a step lies so "
+        "many standard deviations above its running mean (say 6); 0 = off",
+    ] = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,13 @@ class EvaluationOptions:
     eval_interval: Annotated[
         int | None, "steps between checkpoints with evaluation [a tenth of the run]"
     ] = None
+    checkpoint_interval: Annotated[int, "steps between checkpoints without one; 0 = none"] = 0
+    checkpoint_minutes: Annotated[
+        float, "save also when the last checkpoint is so many minutes old; 0 = never"
+    ] = 0.0
+    keep_checkpoints: Annotated[
+        int, "keep the last so many checkpoints, named by their steps; 0 = only the newest two"
+    ] = 0
     eval_tokens: Annotated[int | None, "validation tokens of an evaluation [up to 131072]"] = None
     log_interval: Annotated[int, "steps between log records"] = 10
     early_stopping: Annotated[
@@ -143,7 +165,7 @@ class PresetOption:
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
 # these belong to one start, and neither to the run's recipe nor to its next start
-START_OPTIONS = frozenset({"out_dir", "resume", "overwrite", "dry_run", "quiet"})
+START_OPTIONS = frozenset({"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet"})
 
 
 @dataclass(frozen=True)
@@ -210,6 +232,12 @@ def _check(config: TrainConfig) -> None:
         "min_lr",
         "early_stopping",
         "sample_interval",
+        "checkpoint_interval",
+        "checkpoint_minutes",
+        "keep_checkpoints",
+        "spike_rollback",
+        "anneal",
+        "max_minutes",
     )
     fractions = ("beta1", "beta2", "muon_momentum", "ema_decay")
     values = {name: v for name, v in config.flat().items() if isinstance(v, (int, float))}
@@ -230,6 +258,8 @@ def _check(config: TrainConfig) -> None:
         )
     if config.run.resume and config.run.overwrite:
         raise ConfigError("resume continues a run and overwrite deletes it: say one of the two.")
+    if config.run.anneal and not config.run.resume:
+        raise ConfigError("anneal ends a run that was begun: say --resume as well.")
 
 
 # Layers -------------------------------------------------------------------------------------------
@@ -254,7 +284,7 @@ def read_recipe(path) -> dict:
     namespace = {"__name__": "recipe", "__file__": str(path)}
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"The recipe {display(path)} cannot be run: {type(error).__name__}: {error}."
         ) from error
@@ -355,12 +385,14 @@ def resolve(
     val_tokens: int,
     measurements: Measurements | None = None,
     decided: Mapping | None = None,
+    fitting: int | None = None,
 ) -> Resolved:
     """Fill in what nobody said. A pure function.
 
     choice: hardware.Choice of device and dtype. can_compile: whether torch.compile works for that
     device, and why. measurements: needed for `minutes`, and for compile_model "auto" to consider
-    it. decided: values of an earlier start of this run, which stand (a resume). Raises ConfigError.
+    it. decided: values of an earlier start of this run, which stand (a resume). fitting: the
+    micro-batch that batch_size "auto" comes to, a divisor of the step's sequences. ConfigError.
     """
     values, reasons = dict(said.values), {}
 
@@ -384,6 +416,12 @@ def resolve(
     values["device"], values["dtype"] = choice.device, choice.dtype
     reasons["device"] = reasons["dtype"] = choice.reason
 
+    if values.get("batch_size") == "auto":
+        sequences = sequences_of_auto(said)
+        size = fitting or BatchOptions.batch_size
+        values["batch_size"], values["gradient_accumulation_steps"] = size, sequences // size
+        reason = f"what fits of the {sequences} sequences of a step"
+        reasons["batch_size"] = reasons["gradient_accumulation_steps"] = reason
     draft = build(values)
     kind = "cpu" if choice.device == "cpu" else "other"
     already = (decided or {}).get("max_iters")
@@ -402,6 +440,12 @@ def resolve(
         )
     warning = choice.reason if getattr(choice, "slow", False) else ""
     return Resolved(config, reasons, choice.use_scaler, warning)
+
+
+def sequences_of_auto(said: Said) -> int:
+    """The sequences of a step where batch_size is "auto", which must not depend on the machine."""
+    steps = said.values.get("gradient_accumulation_steps", BatchOptions.gradient_accumulation_steps)
+    return BatchOptions.batch_size * steps
 
 
 def _eval_interval(iters: int) -> int:

@@ -3,11 +3,13 @@
 import signal
 import threading
 
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143}  # 128 + the signal's number, as shells have it
+# 128 + the signal's number, as shells have it (SIGUSR1's is 10 on Linux, another elsewhere);
+# clusters send SIGUSR1 some time before they take a machine away
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
 
 
 class Interruption:
-    """While active, the first SIGINT or SIGTERM is remembered; a second one leaves at once.
+    """While active, the first of these signals is remembered; a second one leaves at once.
 
     Leaving at once is a KeyboardInterrupt: a file being written is dropped, the one before stays.
     """
@@ -19,7 +21,9 @@ class Interruption:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers
             for name in EXIT_CODES:
-                number = getattr(signal, name)
+                number = getattr(signal, name, None)
+                if number is None:  # Windows has no SIGUSR1
+                    continue
                 self._former[number] = signal.signal(number, self._receive)
         return self
 
@@ -34,5 +38,5 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """What the process should return: 130, 143, or 0 without a signal."""
+        """What the process should return: 130, 143, 138, or 0 without a signal."""
         return EXIT_CODES.get(self.received, 0)

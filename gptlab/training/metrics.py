@@ -150,6 +150,20 @@ class Metrics:
         self._record(record)
         self._show(step, loss)
 
+    def rolled_back(self, step: int, spike: int, loss: float, sequences: tuple[int, int]) -> None:
+        """The loss jumped at step `spike`: the run stands at `step` again, past some sequences."""
+        first, end = sequences
+        back = {"spike_step": spike, "spike_loss": loss, "skipped_sequences": [first, end]}
+        self._record({"step": step, "rolled_back": back})
+        self.say(
+            f"The loss jumped to {loss:.3g} at step {spike}: back to the checkpoint of step {step},"
+            f" and past the {end - first:,} sequences since ({first:,} to {end - 1:,})."
+        )
+        self.last_time, self.last_step = time.perf_counter(), step
+        if self.bar is not None:
+            self.bar.n = step
+            self.bar.refresh()
+
     def diverged(self, step: int, loss: float) -> None:
         """The training ends at this step, because its loss is hopeless."""
         self._record({"step": step, "loss": loss, "diverged": True})

@@ -106,12 +106,25 @@ def read_provenance(run: Run) -> dict:
     except DataError as error:
         raise RunError(f"{str(error).rstrip('.')}: this run cannot be replayed.") from None
     check_format_version(content.get("format_version"), "provenance", run.provenance, RunError)
+    parts = [content.get(part) for part in ("conditions", "data", "settings", "sources")]
+    if not all(isinstance(part, dict) for part in parts) or "fingerprint" not in parts[1]:
+        raise RunError(f"{display(run.provenance)} is damaged: this run cannot be replayed.")
     return content
 
 
 def read_trace(run: Run) -> list[dict]:
-    """The records of trace.jsonl, by step; a line that a kill cut short is left out."""
-    return list(read_records(run.trace))
+    """The records of trace.jsonl, by step; a line that is not whole is left out."""
+    return [record for record in read_records(run.trace) if _is_whole(record)]
+
+
+def _is_whole(record: dict) -> bool:
+    numbers = [record.get(name) for name in ("loss", "grad_norm")] if record["step"] else []
+    try:
+        for number in numbers:
+            float.fromhex(number)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return isinstance(record.get("weights", {}), dict)
 
 
 def read_sources(run: Run) -> dict[str, str]:

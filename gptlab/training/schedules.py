@@ -20,5 +20,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if config.schedule.schedule == "cosine":
         progress = (step - warmup) / max(1, end - warmup)
         return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
-    decay = max(1, min(end - warmup, round(config.schedule.decay_fraction * end)))
+    decay = end - decay_start(config)
     return lowest + (highest - lowest) * min(1.0, (end - step) / decay)
+
+
+def decay_start(config: TrainConfig) -> int:
+    """The step from which the rate of schedule "wsd" decays."""
+    warmup, end = config.schedule.warmup_iters, config.schedule.lr_decay_iters
+    return end - max(1, min(end - warmup, round(config.schedule.decay_fraction * end)))

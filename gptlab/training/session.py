@@ -28,12 +28,14 @@ from gptlab.training.config import (
     Said,
     TrainConfig,
 )
-from gptlab.training.memory import explained_out_of_memory, memory_warning
+from gptlab.training.loss_band import LossBand
+from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
 from gptlab.training.optimizers import Ema, Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import Precision
 from gptlab.training.provenance import Trace
+from gptlab.training.schedules import decay_start
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,14 @@ class Session:
     is_hopeless: bool = False  # the loss of the newest step
     unread_verdicts: list = field(default_factory=list)  # (skipped, hopeless) of each step
     trace: Trace = field(default_factory=Trace)  # what a replay of the first steps compares with
+    band: LossBand | None = None  # where spike_rollback is on
+    spike: float | None = None  # the loss that left the band
+    roll_backs: int = 0  # of this start
+    deadline: float = math.inf  # time.perf_counter() at which max_minutes are over
+    step_seconds: float = 0.0  # of the last step; the slowest; of the last checkpoint's writing
+    slowest: float = 0.0
+    save_seconds: float = 0.0
+    last_save: float = 0.0  # time.perf_counter()
     next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
     machine: str = ""  # this one in words, for the run's config.py
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
@@ -150,6 +160,8 @@ def prepare_session(
     with explained_out_of_memory(resolved.config):
         session = _build(said, resolved, run, parallel, dataset, state, start)
     session.machine = report.in_words(choice.device)
+    if resolved.config.batch.max_minutes:
+        session.deadline = started + 60 * resolved.config.batch.max_minutes
     return session
 
 
@@ -190,12 +202,34 @@ def continue_said(said: Said, state: dict) -> Said:
                 f"{stored['values'].get(name)!r}: leave --config out to continue the run as it is."
             )
     began = {name: value for name, value in stored["values"].items() if name not in START_OPTIONS}
+    if said.values.get("anneal"):
+        fresh = {**fresh, **annealing(state, fresh)}
     merged = configuration.layer(began, fresh, "as the run began")
     sources = {
         name: source if name in fresh else stored["sources"].get(name, source)
         for name, source in merged.sources.items()
     }
     return Said(merged.values, sources)
+
+
+def annealing(state: dict, fresh: dict) -> dict:
+    """The options with which a wsd run does nothing more than decay, from where it stands."""
+    before, step = state["train_config"]["resolved"], state["step"]
+    if fresh.get("max_iters") is not None:
+        raise ConfigError("anneal and max_iters both say where the run ends: say one of the two.")
+    if before["schedule"] != "wsd":
+        raise ConfigError(
+            f"anneal continues a run of schedule wsd with its decay, and this one has "
+            f"{before['schedule']}, which decays all the time: continue it with --resume alone."
+        )
+    stored = configuration.build({**before, "resume": False})
+    if step < stored.schedule.warmup_iters or step > decay_start(stored):
+        phase = "still warms up" if step < stored.schedule.warmup_iters else "decays already"
+        raise ConfigError(
+            f"This run {phase} at step {step}: continue it with --resume alone, without anneal."
+        )
+    end = step + fresh["anneal"]
+    return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}
 
 
 def with_model_of(start, said: Said, dataset: Dataset) -> Said:
@@ -238,13 +272,21 @@ def decide(said, report, choice, dataset, parallel, started, state, start=None) 
         decided=state["decided"] if state else None,
     )
 
+    no_matter = Measurements(step=1.0, eval_token=1e-4)
+    free = report.device(choice.device).memory_free
+
+    def fitted() -> int:
+        rough = configuration.resolve(said, **arguments, measurements=no_matter).config
+        return fit_micro_batch(rough, choice, free, parallel)
+
+    if said.values.get("batch_size") == "auto":
+        arguments["fitting"] = parallel.from_first(fitted)
+
     def measured() -> Measurements | None:
-        rough = configuration.resolve(
-            said, **arguments, measurements=Measurements(step=1.0, eval_token=1e-4)
-        ).config
+        rough = configuration.resolve(said, **arguments, measurements=no_matter).config
         for part in ("train", "val"):
             check_length(len(getattr(dataset, part)), rough.model.block_size, part, dataset.name)
-        if warning := memory_warning(rough, report.device(choice.device).memory_free):
+        if warning := memory_warning(rough, free):
             logger.warning("%s", warning)
         wants_time = rough.batch.minutes is not None
         asks_compile = said.values.get("compile_model", "auto") == "auto"
@@ -266,6 +308,26 @@ def decide(said, report, choice, dataset, parallel, started, state, start=None) 
     if state is not None:
         _check_same_model(resolved.config, state)
     return resolved
+
+
+def fit_micro_batch(config: TrainConfig, choice, free: int | None, parallel: Parallel) -> int:
+    """The largest micro-batch that fits on this device, in one process of those that train."""
+    kind = choice.device.partition(":")[0]
+    if kind == "cpu" and free is not None:
+        free //= parallel.local_size  # the processes of a machine share its memory
+    model = None
+
+    def attempt(size: int) -> None:
+        nonlocal model
+        if kind == "cpu":  # which swaps, or kills, instead of saying that memory is out
+            return
+        model = model or GPT(config.model).to(choice.device)
+        shape = (size, config.model.block_size)
+        tokens = torch.zeros(shape, dtype=torch.int64, device=choice.device)
+        with Precision(choice.device, choice.dtype, False).autocast():
+            model(tokens, tokens, reduction="sum")[1].backward()
+
+    return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
 
 
 def _check_same_model(config: TrainConfig, state: dict) -> None:
@@ -389,7 +451,8 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
         windows, metrics,
     )  # fmt: skip
     if state is not None:
-        _restore(session, state)
+        restore(session, state)
+        session.changes = _changed_options(session, state)
     return session
 
 
@@ -398,7 +461,8 @@ def _own_settings(config: TrainConfig, start) -> dict:
     return {n: v for n, v in config.model.to_dict().items() if stored.get(n) != v}
 
 
-def _restore(session: Session, state: dict) -> None:
+def restore(session: Session, state: dict) -> None:
+    """Let the session stand where `state` was saved: all but the model's weights."""
     session.optimizers.load_state_dict(state["optimizer"])
     session.precision.load_state_dict(state["scaler"])
     if session.ema is not None:
@@ -410,7 +474,8 @@ def _restore(session: Session, state: dict) -> None:
     session.best_val_loss = state["best_val_loss"]
     session.best_step = state["best_step"]
     session.skipped_steps = state["skipped_steps"]
-    session.changes = _changed_options(session, state)
+    if state.get("loss_band") is not None:
+        session.band = LossBand(*state["loss_band"])
 
 
 def _changed_options(session: Session, state: dict) -> list[str]:

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import logging
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 import torch
 
 from gptlab.data.batches import mix
-from gptlab.errors import TrainingError
 from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import evaluate_loss
@@ -19,26 +17,26 @@ from gptlab.plots import plot_loss
 from gptlab.runs import model_content
 from gptlab.training.config import Said, layer, plan_numbers
 from gptlab.training.interruption import Interruption
-from gptlab.training.memory import explained_out_of_memory
+from gptlab.training.memory import check_space, explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.run_recipe import as_recipe
-from gptlab.training.schedules import learning_rate
+from gptlab.training.schedules import decay_start, learning_rate
 from gptlab.training.session import (
     DECIDED,
     Session,
     compile_if_wanted,
     prepare_session,
 )
+from gptlab.training.stability import roll_back, watch
 
 logger = logging.getLogger(__name__)
 
+GRACE_SECONDS = 30  # torchrun gives its processes, from a signal to the kill
+ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 PLOT_SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
-MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss is hopeless
-MAX_BAD_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
 SAMPLE_BYTES = 240  # of a sample while training, about
-DIVERGED = 10  # times the loss of a blind guess: finite, and yet hopeless
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,7 @@ def _train(session: Session) -> Outcome:
         return _outcome(session)
     tracker = None
     if session.parallel.is_first:
+        check_space(config, run.folder)
         run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
         if session.step:
             run.cut(session.step)
@@ -115,10 +114,8 @@ def _train(session: Session) -> Outcome:
         stopped = loop(session, interruption)
     session.metrics.close()
     if stopped:
-        saved = "" if session.is_hopeless else ", saved"
-        cause = interruption.received or "a signal to another process"
-        say(f"Stopped by {cause} after step {session.step}{saved}. Continue with:")
-        say(f"  python train.py --out_dir {_quoted(display(run.folder))} --resume")
+        for line in how_to_go_on(session, interruption.received):
+            say(line)
     else:
         plot(session)
         for line in closing_words(
@@ -129,23 +126,44 @@ def _train(session: Session) -> Outcome:
     return _outcome(session, interruption.exit_code if stopped else 0)
 
 
+def how_to_go_on(session: Session, signal_name: str) -> list[str]:
+    """Why the training stopped before its end, and the commands that continue it, as lines."""
+    cause = signal_name or "a signal to another process"
+    if is_out_of_time(session) and not signal_name:
+        cause = f"max_minutes {session.config.batch.max_minutes:g}"
+    saved = "" if session.is_hopeless else ", saved"
+    command = f"  python train.py --out_dir {_quoted(display(session.run.folder))} --resume"
+    lines = [f"Stopped by {cause} after step {session.step}{saved}. Continue with:", command]
+    if session.config.schedule.schedule == "wsd" and session.step < decay_start(session.config):
+        steps = max(1, round(ANNEAL_SHARE * session.step))
+        lines.append("or end it here as a finished model, with only the decay of its rate:")
+        lines.append(f"{command} --anneal {steps}")
+    return lines
+
+
 def loop(session: Session, interruption: Interruption) -> bool:
     """Train until max_iters, an early stop or an interruption; True for the last of these.
 
     A signal that comes while the last evaluation runs has nothing left to interrupt.
     """
+    session.last_save = time.perf_counter()
     while not session.is_finished:
+        began = time.perf_counter()
         loss, grad_norm, rate = take_step(session)
+        session.step_seconds = time.perf_counter() - began
+        warn_of_slow_steps(session)
+        if session.spike is not None and roll_back(session):
+            continue
         session.metrics.step(
             session.step, loss, grad_norm, rate, session.sequences_seen, session.skipped_steps,
             session.batches.seconds,
         )  # fmt: skip
         session.trace.step(session.step, loss, grad_norm)
-        stopping = session.parallel.any(bool(interruption.received))
-        if stopping or evaluation_is_due(session):
+        stopping = session.parallel.any(bool(interruption.received) or is_out_of_time(session))
+        if stopping or checkpoint_is_due(session):
             with session.metrics.paused():
                 save(session)
-                if not stopping:
+                if evaluation_is_due(session) and not stopping:
                     evaluate(session)
                     if time.perf_counter() >= session.next_plot:
                         plot(session)
@@ -182,7 +200,8 @@ def take_step(session: Session):
     session.step += 1
     session.sequences_seen += config.sequences_per_step
     step_loss = session.parallel.sum(step_loss)
-    watch(session, skipped, step_loss)
+    is_logged = session.step % config.evaluation.log_interval == 0
+    watch(session, skipped, step_loss, is_due=is_logged or checkpoint_is_due(session))
     return step_loss, grad_norm, rate
 
 
@@ -194,43 +213,44 @@ def seed_dropout(device: str, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor) -> None:
-    """Count steps that were skipped or whose loss is hopeless; TrainingError when they persist."""
-    blind_guess = math.log(max(2, session.config.model.vocab_size))
-    hopeless = ~(loss < DIVERGED * blind_guess)  # true for a loss that is not a number
-    if session.precision.scaler is None:  # whose scale is the usual reason for skipping
-        hopeless = hopeless | (skipped > 0)
-    session.unread_verdicts.append(torch.stack((skipped, hopeless.float())))
-    on_cpu = session.config.machine.device == "cpu"
-    is_logged = session.step % session.config.evaluation.log_interval == 0
-    if not (on_cpu or is_logged or evaluation_is_due(session)):
-        return  # asking an accelerator waits for it
-    for was_skipped, was_hopeless in torch.stack(session.unread_verdicts).tolist():
-        session.skipped_steps += int(was_skipped)
-        session.bad_in_a_row = session.bad_in_a_row + 1 if was_skipped or was_hopeless else 0
-        session.is_hopeless = bool(was_hopeless)
-    session.unread_verdicts.clear()
-    limit = MAX_BAD_IN_A_ROW if session.precision.scaler is None else MAX_BAD_WITH_SCALER
-    if session.bad_in_a_row < limit and not (session.is_hopeless and session.is_finished):
-        return
-    what = f"The loss is {float(loss):.3g} where a blind guess has {blind_guess:.3g}"
-    if was_skipped:
-        what = "The loss or its gradient is not finite"
-    kept = "there is no checkpoint yet"
-    if session.run.checkpoint.exists():
-        kept = f"{display(session.run.checkpoint)} is the last good checkpoint"
-    session.metrics.diverged(session.step, float(loss))
-    lower = session.config.optimizer.learning_rate / 10
-    raise TrainingError(
-        f"{what} at step {session.step}, and it did not recover ({session.bad_in_a_row} steps in a "
-        f"row); {kept}. Try --learning_rate {lower:g}, --grad_clip 1, a longer --warmup_iters or "
-        "--dtype float32."
-    )
+def warn_of_slow_steps(session: Session) -> None:
+    """Say once when torchrun would kill its processes before a step ends and is saved."""
+    if session.parallel.world_size > 1 and session.step_seconds > GRACE_SECONDS > session.slowest:
+        logger.warning(
+            "A step takes %.0f s, and torchrun kills its processes %d s after a signal: use "
+            "--checkpoint_minutes, for what came after the last checkpoint is lost then.",
+            session.step_seconds,
+            GRACE_SECONDS,
+        )
+    session.slowest = max(session.slowest, session.step_seconds)
 
 
 def evaluation_is_due(session: Session) -> bool:
     """Whether a checkpoint with evaluation belongs behind this step."""
     return session.is_finished or session.step % session.config.evaluation.eval_interval == 0
+
+
+def checkpoint_is_due(session: Session) -> bool:
+    """Whether a checkpoint belongs behind this step, by its number or by the clock."""
+    interval = session.config.evaluation.checkpoint_interval
+    minutes = session.config.evaluation.checkpoint_minutes
+    return (
+        evaluation_is_due(session)
+        or (interval > 0 and session.step % interval == 0)
+        or (
+            minutes > 0
+            and session.step % session.config.evaluation.log_interval == 0  # the loss was looked at
+            and time.perf_counter() >= session.last_save + 60 * minutes
+        )
+    )
+
+
+def is_out_of_time(session: Session) -> bool:
+    """Whether another step, and saving after it, would not end within max_minutes."""
+    if session.is_finished:
+        return False
+    spare = session.step_seconds + session.save_seconds
+    return time.perf_counter() + spare >= session.deadline
 
 
 def evaluate(session: Session) -> None:
@@ -338,7 +358,7 @@ def save(session: Session) -> None:
         logger.warning("Step %d was not saved: its loss is out of all bounds.", session.step)
         return
     session.trace.flush()
-    flat = session.config.flat()
+    began, flat = time.perf_counter(), session.config.flat()
     session.run.save(
         model_content(
             session.model,
@@ -358,8 +378,12 @@ def save(session: Session) -> None:
                 "dtype": flat["dtype"],
                 "device": flat["device"],
             },
-        )
+            loss_band=session.band.state() if session.band is not None else None,
+        ),
+        keep=session.config.evaluation.keep_checkpoints,
     )
+    session.last_save = time.perf_counter()
+    session.save_seconds = session.last_save - began
 
 
 def _dataset_content(session: Session) -> dict:

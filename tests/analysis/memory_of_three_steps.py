@@ -9,9 +9,9 @@ import sys
 
 import torch
 
-from gptlab.analysis.plan import step_memory
 from gptlab.model.transformer import GPT
 from gptlab.training.config import build
+from gptlab.training.memory import step_memory
 from gptlab.training.precision import Precision, clip_grad_norm
 from gptlab.training.session import make_optimizers
 

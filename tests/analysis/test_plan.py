@@ -13,9 +13,7 @@ from gptlab.analysis import gpus
 from gptlab.analysis.plan import (
     Machine,
     estimated_times,
-    largest_batch_size,
     make_plan,
-    step_memory,
     text_size,
 )
 from gptlab.errors import ConfigError, DataError
@@ -26,7 +24,7 @@ from gptlab.hardware_trials import Trial
 from gptlab.model.arithmetic import count_parameters, flops_per_token, parameters_by_component
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.training.config import COMPILE_SECONDS, COMPILED_STEP, build, layer
-from gptlab.training.memory import TIGHT
+from gptlab.training.memory import TIGHT, largest_batch_size, step_memory
 
 GIGABYTE = 1_000_000_000
 SMALL = dict(n_layer=2, n_head=2, n_embd=64, block_size=32, batch_size=4, max_iters=1000)

@@ -9,6 +9,7 @@ import torch
 from gptlab.errors import CheckpointError, TrainingError
 from gptlab.runs import Run, read_checkpoint, write_checkpoint
 from gptlab.training import trainer
+from gptlab.training.stability import watch
 
 
 def test_a_rate_far_too_high_ends_within_a_few_steps_and_names_the_step(train, tmp_path):
@@ -47,7 +48,7 @@ def verdicts(*steps, scaler=None, device="cpu"):
             model=SimpleNamespace(vocab_size=65),
             machine=SimpleNamespace(device=device),
             evaluation=SimpleNamespace(log_interval=10, eval_interval=100),
-            optimizer=SimpleNamespace(learning_rate=1e-3),
+            optimizer=SimpleNamespace(learning_rate=1e-3, spike_rollback=0.0),
         ),
         run=Run("nowhere"), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
         skipped_steps=0, bad_in_a_row=0, is_hopeless=False, is_finished=False, step=0,
@@ -55,7 +56,8 @@ def verdicts(*steps, scaler=None, device="cpu"):
     )  # fmt: skip
     for skipped, loss in steps:
         session.step += 1
-        trainer.watch(session, torch.tensor(float(skipped)), torch.tensor(float(loss)))
+        is_due = session.step % 10 == 0
+        watch(session, torch.tensor(float(skipped)), torch.tensor(float(loss)), is_due)
     return session
 
 

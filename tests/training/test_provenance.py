@@ -245,3 +245,26 @@ def test_paths_do_not_depend_on_the_working_directory(train, tmp_path, monkeypat
     stored = read_provenance(Run(tmp_path / "second"))
     assert stored["settings"]["init_from"] == str(tmp_path / "first")
     assert stored["settings"]["dataset"] == "tiny"
+
+
+@pytest.mark.parametrize("part", ["conditions", "data", "settings", "sources"])
+def test_a_provenance_that_lacks_a_part_is_damaged(train, tmp_path, part):
+    train(max_iters=1)
+    run = Run(tmp_path / "run")
+    content = json.loads(run.provenance.read_text())
+    run.provenance.write_text(json.dumps({**content, part: []}))
+    with pytest.raises(RunError, match=r"provenance\.json is damaged"):
+        read_provenance(run)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1}', '{"step": 1, "loss": 2.0, "grad_norm": "0x1p0"}', '{"step": 0, "weights": 5}',
+        '{"step": 1, "loss": "0x1p0", "grad_norm": "much"}', '{"step": "1"}', '[1]', '{"step": 1, "l',
+    ],
+)  # fmt: skip
+def test_a_line_of_the_trace_that_is_not_whole_is_left_out(tmp_path, line):
+    whole = '{"step": 2, "loss": "0x1p0", "grad_norm": "0x1p0"}'
+    Run(tmp_path).trace.write_text(f"{line}\n{whole}\n")
+    assert steps_of(tmp_path) == [2]
