@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from gptlab.errors import RunError
+from gptlab.errors import HardwareError, RunError
 from gptlab.files import display
+from gptlab.options import coerce
 from gptlab.runs import Run
-from gptlab.training.config import Said
+from gptlab.training.config import OPTIONS, Said
 from gptlab.training.parallel import Parallel
 from gptlab.training.provenance import (
     DIGEST_STEPS,
@@ -91,12 +92,18 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
         )
     began, parallel = time.perf_counter(), Parallel()
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
+        said = _said(recorded, temporary)
         try:
-            said = _said(recorded, temporary)
             session = prepare_session(said, parallel, started=began)
             compile_if_wanted(session)
             now = describe(session)
             difference, digested, done = _compare(trace, _steps(session), progress)
+        except HardwareError:
+            device, dtype = said.values["device"], said.values["dtype"]
+            raise RunError(
+                f"{display(run.folder)} was trained on {device} in {dtype}, which this machine "
+                "does not have: replay it where it was made."
+            ) from None
         finally:
             parallel.end()
     code, unread = changed_code(recorded["sources"], read_sources(run), source_texts())
@@ -106,9 +113,14 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
 
 def _said(recorded: dict, out_dir: str) -> Said:
     """The options of the run as if all of them had been said."""
-    values = {**recorded["settings"], "out_dir": out_dir, "quiet": True, "log_to": "none"}
+    values = {
+        name: coerce(OPTIONS[name], value)
+        for name, value in recorded["settings"].items()
+        if name in OPTIONS
+    }
+    values |= {"out_dir": out_dir, "quiet": True, "log_to": "none"}
     if recorded["data"].get("train.bin"):
-        del values["vocab_size"]  # belongs to the data; data that changed shall be named as such
+        values.pop("vocab_size", None)  # belongs to the data: if that changed, it shall be named
     return Said(values, dict.fromkeys(values, "the run"))
 
 
@@ -178,7 +190,7 @@ def changed(before: dict, now: dict) -> list[tuple[str, str, str]]:
 
 def _data(data: dict) -> str:
     known = data.get("train.bin") or data["fingerprint"]
-    return f"{data['train_tokens']:,} tokens with SHA-256 {known[:12]}"
+    return f"{data.get('train_tokens')} tokens with SHA-256 {str(known)[:12]}"
 
 
 def changed_code(

@@ -215,6 +215,15 @@ def test_files_that_came_went_or_have_no_former_text_are_named():
 # What cannot be replayed --------------------------------------------------------------------------
 
 
+def test_a_device_that_is_not_here_is_a_sentence(train):
+    folder = train(max_iters=2)
+    stored = read_json(folder / "provenance.json")
+    stored["settings"]["device"] = "xpu:7"
+    write_json(folder / "provenance.json", stored)
+    with pytest.raises(RunError, match="trained on xpu:7 in float32, which this machine does not"):
+        replay(folder, 5)
+
+
 def test_a_run_without_a_record_of_its_beginning_is_a_sentence(train, tmp_path):
     folder = train(max_iters=2)
     (folder / "trace.jsonl").write_text('{"step": 0, "weights": {}}\n')

@@ -260,10 +260,15 @@ def test_a_provenance_that_lacks_a_part_is_damaged(train, tmp_path, part):
 @pytest.mark.parametrize(
     "line",
     [
-        '{"step": 1}', '{"step": 1, "loss": 2.0, "grad_norm": "0x1p0"}', '{"step": 0, "weights": 5}',
-        '{"step": 1, "loss": "0x1p0", "grad_norm": "much"}', '{"step": "1"}', '[1]', '{"step": 1, "l',
+        '{"step": 1}',
+        '{"step": 1, "loss": 2.0, "grad_norm": "0x1p0"}',
+        '{"step": 1, "loss": "0x1p0", "grad_norm": "much"}',
+        '{"step": 0, "weights": 5}',
+        '{"step": "1"}',
+        "[1]",
+        '{"step": 1, "l',
     ],
-)  # fmt: skip
+)
 def test_a_line_of_the_trace_that_is_not_whole_is_left_out(tmp_path, line):
     whole = '{"step": 2, "loss": "0x1p0", "grad_norm": "0x1p0"}'
     Run(tmp_path).trace.write_text(f"{line}\n{whole}\n")
