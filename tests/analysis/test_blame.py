@@ -48,6 +48,31 @@ def test_it_shows_what_the_training_read_also_after_the_batch_changed_at_a_resum
         assert in_order == met[step - 1]
 
 
+def test_it_shows_what_the_training_read_also_after_a_roll_back(train, met, monkeypatch):
+    recording, spike = Batches.micro_batches, 107
+
+    def spiking(batches, first):
+        for micro in recording(batches, first):
+            if first == 4 * (spike - 1):
+                micro.targets.fill_(batches.vocab_size - 1)
+            yield micro
+
+    monkeypatch.setattr(Batches, "micro_batches", spiking)
+    folder = train(max_iters=120, eval_interval=120, checkpoint_interval=10, spike_rollback=4.0)
+    assert len(met) == 120 + 7  # steps 101 to 107 were taken twice
+    del met[100:107]
+    for interval in (1, 15):  # and as if only these steps had been logged
+        run = Run(folder)
+        kept = [r for r in run.records() if r["step"] % interval == 0 or "rolled_back" in r]
+        run.metrics.unlink()
+        for record in kept:
+            run.append(record)
+        for step in (99, 100, 101, 102, 119, 120):
+            found = blame(folder, step, top=100)
+            in_order = [w.tokens for w in sorted(found.windows, key=lambda w: w.sequence)]
+            assert in_order == met[step - 1]
+
+
 def test_a_garbage_document_comes_first_at_the_steps_that_met_it(train, met):
     folder = train(max_iters=70)
     tokenizer = Tokenizer.from_json(read_checkpoint(folder / "best.pt")["tokenizer"]["json"])
