@@ -1,0 +1,176 @@
+"""Kills one training with SIGKILL again and again, resumes it, and compares it with a quiet one.
+
+Run by test_torture.py with the plan as JSON; prints what it found as JSON. Every attempt is a
+process of its own, a fork of this one, which has imported everything and computed nothing: that
+saves the seconds of `import torch`. Half of the kills come from outside at a random instant. The
+others come from inside, at the n-th of the moments that matter: a step, a window of an evaluation,
+and each write, fsync, link and rename of a file.
+"""
+
+import functools
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gptlab import runs
+from gptlab.cli.main import main
+from gptlab.runs import Run, read_checkpoint
+from gptlab.training import parallel, stability, trainer
+
+assert parallel and stability  # imported here, so that no attempt has to
+CLOCKS = ("time", "tokens_per_second", "mfu", "data_share")
+LONGEST = 300  # seconds of an attempt
+
+
+class Moments:
+    """Counts the moments that matter, and kills this process at one of them."""
+
+    def __init__(self, last):
+        self.seen, self.last = 0, last
+
+    def pass_one(self):
+        self.seen += 1
+        if self.seen == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, owner, name):
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def counted(*args, **options):
+            self.pass_one()
+            return function(*args, **options)
+
+        setattr(owner, name, counted)
+
+    def install(self):
+        for owner, name in (
+            (os, "fsync"), (os, "replace"), (os, "link"), (runs._Remembering, "write"),
+            (runs.Run, "append"), (trainer, "take_step"), (trainer, "evaluate"),
+            (trainer, "evaluate_loss"),
+        ):  # fmt: skip
+            self.before(owner, name)
+
+
+def attempt(plan, folder, last=0, seconds=None):
+    """Start or resume the run of `folder`; (was it killed, moments seen) at its end."""
+    options = [f"--{name}={value}" for name, value in plan["options"].items()]
+    if (folder / "ckpt.pt").exists():
+        options = ["--resume", "--quiet"]
+    argv = ["train", *options, f"--out_dir={folder}"]
+    world_size, ranks = plan["world_size"], []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen = folder.parent / "seen"
+    seen.write_text("0", encoding="utf-8")
+    for rank in range(world_size):
+        child = os.fork()
+        if not child:
+            if world_size > 1:
+                os.environ.update(
+                    RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
+                    LOCAL_WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=str(port),
+                )  # fmt: skip
+            run_one(argv, Moments(last if rank == 0 else 0), seen if rank == 0 else None)
+        ranks.append(child)
+    status = wait_for(ranks[0], seconds)
+    for other in ranks[1:]:
+        if os.WIFSIGNALED(status):
+            os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
+    return os.WIFSIGNALED(status), int(seen.read_text(encoding="utf-8"))
+
+
+def run_one(argv, moments, seen):
+    """Train in this process, which ends here."""
+    code = 1
+    try:
+        moments.install()
+        code = main(argv)
+        if seen is not None:
+            seen.write_text(str(moments.seen), encoding="utf-8")
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait_for(child, seconds):
+    """The status with which a child ends; after `seconds` it is killed."""
+    end = time.monotonic() + (LONGEST if seconds is None else seconds)
+    while time.monotonic() < end:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    if seconds is None:
+        raise SystemExit(f"an attempt took longer than {LONGEST} s")
+    return os.waitpid(child, 0)[1]
+
+
+def differing(one, other, path):
+    """Paths of the leaves that are not bitwise equal in two nested states."""
+    if isinstance(one, torch.Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [path]
+    if isinstance(one, dict) and one.keys() == other.keys():
+        return [leaf for key in one for leaf in differing(one[key], other[key], f"{path}/{key}")]
+    return [] if one == other else [path]
+
+
+def differences(whole, broken):
+    """What two finished runs do not have in common, clocks and names aside."""
+    found = []
+    for name in ("ckpt.pt", "best.pt"):
+        one, other = read_checkpoint(whole / name), read_checkpoint(broken / name)
+        for state in (one, other):
+            del state["sha256"], state["train_config"]
+        found += differing(one, other, name)
+    one, other = (
+        [{n: v for n, v in r.items() if n not in CLOCKS} for r in Run(folder).records()]
+        for folder in (whole, broken)
+    )
+    found += [f"metrics.jsonl: {a} or {b}" for a, b in zip(one, other, strict=False) if a != b]
+    if len(one) != len(other):
+        found.append(f"metrics.jsonl: {len(one)} or {len(other)} records")
+    traces = [(folder / "trace.jsonl").read_bytes() for folder in (whole, broken)]
+    found += ["trace.jsonl"] * (traces[0] != traces[1])
+    return found + [f"stray {path.name}" for path in broken.glob(".*.tmp")]
+
+
+def torture(plan):
+    """Kill and resume as often as planned; what was seen, as a dict."""
+    out, source = Path(plan["out"]), random.Random(plan["seed"])
+    began = time.monotonic()
+    was_killed, moments = attempt(plan, out / "whole")
+    seconds = time.monotonic() - began
+    result = {"moments": moments, "kills": 0, "finished": 0, "differences": []}
+    assert not was_killed and moments > plan["options"]["max_iters"]
+    folder = out / "broken0"
+    while result["kills"] < plan["kills"]:
+        if result["kills"] % 2:  # from outside
+            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.2, 1.2) * seconds)
+        else:
+            was_killed, _ = attempt(plan, folder, last=source.randint(1, moments // 2))
+        result["kills"] += was_killed
+        if not was_killed:
+            result["finished"] += 1
+            result["differences"] += differences(out / "whole", folder)
+            folder = out / f"broken{result['finished']}"
+    attempt(plan, folder)
+    result["differences"] += differences(out / "whole", folder)
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps(torture(json.loads(sys.argv[1]))))
