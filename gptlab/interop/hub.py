@@ -1,5 +1,7 @@
 """Models of the Hugging Face hub: the copy that is here already, else a download."""
 
+import contextlib
+import json
 import os
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ SHORT_NAMES = {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
 TIMEOUT_S = 5
+INDEX = "model.safetensors.index.json"  # of weights in several files
 # what an import reads; weights as pickles are never fetched
 FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*")
 
@@ -33,30 +36,43 @@ def hub_folder(word: str, note: Callable[[str], None]) -> Path:
     """
     name = hub_name(word)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    for known in (name, name.split("/")[-1] if name in SHORT_NAMES.values() else name):
-        try:
-            folder = Path(snapshot_download(known, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError):
-            continue
-        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    short = [name.split("/")[-1]] if name in SHORT_NAMES.values() else []
+    for known in (name, *short):
+        if folder := _kept_folder(known):
             return folder
     _check_reachable(word)
     note(f"Downloading {name} from the Hugging Face hub.")
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(FILES), etag_timeout=TIMEOUT_S))
-    except HfHubHTTPError as error:
+    except Exception as error:  # whatever the hub's client raises
         reason = " ".join(str(error).split()).rstrip(".")
         raise DownloadError(f"{word} cannot be downloaded: {reason[:300]}.") from error
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"{word} cannot be downloaded ({error}).") from error
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{word} has no .safetensors weights, and others could run somebody's code when they "
             "are loaded: choose another copy of the model."
         )
     return folder
+
+
+def _kept_folder(name: str) -> Path | None:
+    """The copy of a model in the hub's cache on this machine, if all that is read is in it.
+
+    Not snapshot_download(local_files_only=True): it misses files that nobody needs.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    files = ["tokenizer.json", "model.safetensors"]
+    if (folder / INDEX).is_file():
+        with contextlib.suppress(ValueError, LookupError, AttributeError, TypeError):
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            files = ["tokenizer.json", *set(index["weight_map"].values())]
+    return folder if all((folder / file).is_file() for file in files) else None
 
 
 def _check_reachable(word: str) -> None:

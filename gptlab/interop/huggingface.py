@@ -15,12 +15,12 @@ from gptlab.interop.architectures import (
     shapes,
 )
 from gptlab.interop.folders import new_folder
+from gptlab.interop.hub import INDEX
 from gptlab.interop.imported import Imported
 from gptlab.interop.model_card import model_card
 from gptlab.interop.weights import from_theirs, to_theirs
 
 SHARD_BYTES = 5_000_000_000
-INDEX = "model.safetensors.index.json"
 # buffers that releases of transformers kept among the weights
 _IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 

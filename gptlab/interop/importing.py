@@ -32,9 +32,13 @@ def import_model(
     wrong; nothing is written then.
     """
     folder = Path(out_dir).expanduser() if out_dir else default_folder(word)
-    if not overwrite:
-        Run(folder).check_free()
+    if Run(folder).exists() and not overwrite:
+        raise RunError(
+            f"{display(folder)} holds a run already: use it as it is, choose another --out_dir, or "
+            "delete it with --overwrite."
+        )
     path = model_path(word, note, progress)
+    note(f"Reading {display(path)}.")  # a large vocabulary alone takes seconds
     imported = _read(path, meta, progress)
     note(f"Writing {display(folder)}.")
     return write_run(imported, folder, _source(word, path), overwrite)

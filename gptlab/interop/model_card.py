@@ -1,8 +1,7 @@
 """README.md of an exported model: what it is, how good it is, what it read, how to use it."""
 
-from gptlab.data.token_files import dataset_folder
+from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import DataError
-from gptlab.files import read_json
 from gptlab.model.arithmetic import count_parameters
 
 _CARD = """\
@@ -96,7 +95,7 @@ def _data(checkpoint) -> str:
     if not isinstance(name, str):
         return "Not known here: the model was trained elsewhere."
     try:
-        meta = read_json(dataset_folder(name) / "meta.json")
+        meta = read_meta(dataset_folder(name))
     except (OSError, DataError):
         meta = {}
     recorded = (meta.get("tokenizer") or {}).get("fingerprint")

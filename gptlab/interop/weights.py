@@ -68,7 +68,8 @@ def from_theirs(
                 "float32, float16 or bfloat16 can be imported."
             )
         value = value.T if naming.is_turned(name) else value
-        value = value if third is None else value.chunk(3)[third]
+        # a copy: three views of one storage could not be saved one by one
+        value = value if third is None else value.chunk(3)[third].clone()
         found[name] = value.to(torch.float32).contiguous()
     if config.tie_weights:
         used.add(naming.theirs("lm_head.weight")[0])  # a second copy of the same matrix

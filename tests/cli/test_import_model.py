@@ -27,7 +27,7 @@ def test_an_imported_model_is_sampled_and_exported_like_any_other(hf_folder, hom
     captured = capsys.readouterr()
     assert "out/model holds the model now" in captured.out
     assert "sample.py --out_dir out/model --interactive" in captured.out
-    assert captured.err == "Writing out/model.\n"
+    assert captured.err == "Reading model.\nWriting out/model.\n"
     assert {p.name for p in (home / "out/model").iterdir()} == {
         ".lock",
         "best.pt",

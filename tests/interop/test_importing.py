@@ -180,6 +180,13 @@ def test_the_copy_of_the_hub_on_this_machine_comes_first(hf_folder, hub_cache, n
     assert load_checkpoint(import_model(word)).model.config.n_embd == 32
 
 
+def test_a_copy_of_the_hub_that_lacks_weights_is_not_taken(hf_folder, hub_cache, no_network):
+    (hf_folder / "model.safetensors").unlink()
+    hub_cache("owner/model", hf_folder)
+    with pytest.raises(DownloadError, match="cannot be reached"):
+        import_model("hf:owner/model")
+
+
 def test_a_folder_that_is_here_is_not_taken_for_a_name(hf_folder, home, no_network):
     hf_folder.rename(home / "gpt2")
     assert load_checkpoint(import_model("gpt2")).model.config.n_embd == 32
