@@ -7,7 +7,8 @@ import torch
 
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.errors import CheckpointError, ConfigError, GPTLabError, TokenizerError
-from gptlab.interop.importing import import_model
+from gptlab.files import remove_folder
+from gptlab.interop.importing import import_model, local_checkpoint
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -133,6 +134,15 @@ def test_a_padded_table_of_gpt2_stays_as_it_is_with_gpt2s_tokenizer(reference, s
     checkpoint = load_checkpoint(import_model(str(path)))
     assert checkpoint.model.config.vocab_size == 50304
     assert checkpoint.tokenizer.fingerprint == gpt2.fingerprint
+
+
+def test_init_from_takes_its_folder_or_its_file(reference, save, home):
+    path = save(checkpoint_of(reference(len(ALPHABET), True), True))
+    for word in (str(path), str(path.parent)):
+        folder = local_checkpoint(word, print)
+        assert folder == home / "out" / "out-letters"
+        assert load_checkpoint(folder).content["imported"]["from"] == word
+        remove_folder(folder)
 
 
 # What does not fit --------------------------------------------------------------------------------
