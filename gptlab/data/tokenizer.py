@@ -54,17 +54,17 @@ class Tokenizer:
         """The tokenizer of a `tokenizer.json`; TokenizerError where it is not one."""
         try:
             spec = json.loads(text)
-            model = spec["model"]
-            model["vocab"], model["type"]
-        except (ValueError, RecursionError, KeyError, TypeError):
+            spec["model"]["vocab"], spec["model"]["type"]
+            if _is_char(spec):
+                return CharTokenizer(spec)
+            if _is_byte_level_bpe(spec):
+                return BytePairTokenizer(spec)
+            return ImportedTokenizer(spec)
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            # a field that is missing, or of another type than the format has
             raise TokenizerError(
                 "This is not a tokenizer.json (the format of Hugging Face `tokenizers`)."
             ) from None
-        if _is_char(spec):
-            return CharTokenizer(spec)
-        if _is_byte_level_bpe(spec):
-            return BytePairTokenizer(spec)
-        return ImportedTokenizer(spec)
 
     @staticmethod
     def load(path) -> "Tokenizer":
