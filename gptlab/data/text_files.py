@@ -128,6 +128,11 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 raise _not_decodable(path, encoding, offset - pending, error) from None
+            except UnicodeError as error:  # of a codec that wants a mark
+                raise DataError(
+                    f"{display(path)} is not {encoding.upper()} ({error}); name its true encoding "
+                    "with --encoding."
+                ) from None
             if text:
                 yield text
             if not block:
