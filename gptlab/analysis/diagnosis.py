@@ -10,9 +10,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.token_files import dataset_folder
+from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError, RunError
-from gptlab.files import display, read_json
+from gptlab.files import display
 from gptlab.runs import Run
 from gptlab.training.metrics import Text
 from gptlab.training.run_recipe import read_run_recipe
@@ -110,7 +110,7 @@ def read_run(folder) -> RunRecord:
     except (OSError, UnicodeDecodeError, ConfigError):
         settings = {}  # the records speak for themselves, with less to say
     try:
-        meta = read_json(dataset_folder(settings.get("dataset", "")) / "meta.json")
+        meta = read_meta(dataset_folder(settings.get("dataset", "")))
     except (OSError, DataError):
         meta = None  # the text may be gone: then there are no baselines to compare with
     return RunRecord(run.folder, records, settings, Text(meta).levels(), run.is_running())

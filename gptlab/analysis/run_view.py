@@ -11,9 +11,9 @@ from functools import cached_property
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.prepare import PrepareOptions
-from gptlab.data.token_files import dataset_folder
+from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import display, read_json
+from gptlab.files import display
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
 from gptlab.runs import Run
@@ -147,7 +147,7 @@ def view_run(folder) -> RunView:
     except (OSError, UnicodeDecodeError, ConfigError, TypeError):
         recipe, config = RunRecipe(Said({}, {})), None
     try:
-        meta = read_json(dataset_folder(record.settings.get("dataset", "")) / "meta.json")
+        meta = read_meta(dataset_folder(record.settings.get("dataset", "")))
     except (OSError, DataError):
         meta = None
     return RunView(record, recipe, config, meta)

@@ -13,9 +13,9 @@ from gptlab.cli import questions
 from gptlab.cli.command_line import REPOSITORY, command_line
 from gptlab.cli.questions import Choice
 from gptlab.data.corpora import dataset_name
-from gptlab.data.token_files import dataset_folder
+from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import atomic_write, display, home, read_json
+from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import Option, coerce, describe_default, options_of, unknown_name_sentence
 from gptlab.training.config import (
@@ -174,7 +174,7 @@ def recipe_title(path: Path) -> str:
 def vocabulary_of(said: Mapping) -> int | None:
     """The vocabulary of the recipe's dataset, where it is prepared."""
     try:
-        meta = read_json(dataset_folder(said.get("dataset", "shakespeare")) / "meta.json")
+        meta = read_meta(dataset_folder(said.get("dataset", "shakespeare")))
         return int(meta["vocab_size"])
     except (OSError, DataError, KeyError, TypeError, ValueError):
         return None

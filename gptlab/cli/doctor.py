@@ -99,12 +99,11 @@ def _checks_of_machine(said: Said, folder: Path) -> Iterator[Check]:
 
 def _planned(said: Said, choice):
     """The configuration of these options, for a vocabulary and a text as far as they are known."""
-    from gptlab.data.token_files import dataset_folder
-    from gptlab.files import read_json
+    from gptlab.data.token_files import dataset_folder, read_meta
     from gptlab.training.config import Measurements, resolve
 
     try:
-        meta = read_json(dataset_folder(said.values.get("dataset", "shakespeare")) / "meta.json")
+        meta = read_meta(dataset_folder(said.values.get("dataset", "shakespeare")))
     except (OSError, GPTLabError):
         meta = {}
     return resolve(

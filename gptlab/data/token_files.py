@@ -7,6 +7,7 @@ nanoGPT, whose files work as they are). `meta.json` says everything else.
 import functools
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,27 @@ DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 # Files up to this size are read through at every opening to be sure of their content.
 VERIFY_BYTES = 1 << 30
 _SCAN_TOKENS = 1 << 22
+# The shape of meta.json: a type, or the shape of what is inside. Each may be missing or null.
+_META = {
+    "name": str,
+    "dtype": str,
+    "fingerprint": str,
+    **dict.fromkeys(("vocab_size", "characters", "documents"), int),
+    **{f"{split}_{what}": int for split in ("train", "val") for what in (
+        "tokens", "bytes", "documents")},
+    "sha256": {"train.bin": str, "val.bin": str},
+    "sampled_sha256": {"train.bin": [str], "val.bin": [str]},
+    "tokenizer": {"kind": str, "fingerprint": str},
+    "source": {
+        **dict.fromkeys(("identity", "label", "fingerprint"), str),
+        "bytes": int,
+        "files": [{"path": str, "bytes": int, "mtime_ns": int, "sha256": str}],
+    },
+    "options": dict,
+    "counts": dict,
+    "split": {"how": str, "val_fraction": float, "seed": int, "separators": int},
+    "baselines": dict.fromkeys(("lzma", "unigram", "5gram"), float),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,11 +82,44 @@ def list_datasets() -> list[tuple[str, dict | None]]:
             if folder.name.startswith(".") or not (folder / "train.bin").is_file():
                 continue
             try:
-                meta = read_json(folder / "meta.json")
+                meta = read_meta(folder)
             except (OSError, DataError):
                 meta = None
             found.append((folder.name, meta))
     return found
+
+
+def read_meta(folder: Path) -> dict:
+    """The meta.json of a dataset, in which whatever is there is of its own type.
+
+    Raises DataError, which names the first place that is not.
+    """
+    path = Path(folder) / "meta.json"
+    meta = read_json(path)
+    if place := _misfit(meta, _META):
+        raise DataError(
+            f"{display(path)} has no valid {place}; {_prepare_again(Path(folder).name)}."
+        )
+    return meta
+
+
+def _misfit(value, shape) -> str | None:
+    """Where a value of JSON is not of a shape: "source.files", "" for all of it; None: nowhere."""
+    if isinstance(shape, dict) and isinstance(value, dict):
+        inner = [(f".{name}", value.get(name), kind) for name, kind in shape.items()]
+    elif isinstance(shape, list) and isinstance(value, list):
+        inner = [("", each, shape[0]) for each in value]
+    elif shape is int and isinstance(value, int):
+        return None if 0 <= value < 1 << 63 and not isinstance(value, bool) else ""
+    elif shape is float and isinstance(value, int | float):
+        return None if abs(value) < math.inf and not isinstance(value, bool) else ""
+    else:
+        return None if isinstance(shape, type) and isinstance(value, shape) else ""
+    for name, each, kind in inner:
+        place = None if each is None else _misfit(each, kind)
+        if place is not None:
+            return f"{name}{place}".removeprefix(".")
+    return None
 
 
 def dataset_folder(name_or_path) -> Path:
@@ -89,7 +144,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
         raise _missing(str(name_or_path), folder)
     if not (folder / "meta.json").exists():
         return _open_without_meta(name, folder, vocab_size)
-    meta = read_json(folder / "meta.json")
+    meta = read_meta(folder)
     check_format_version(meta.get("format_version"), "dataset", folder / "meta.json", DataError)
     known = _meta_value(meta, "vocab_size", int, folder)
     if vocab_size is not None and vocab_size < known:
