@@ -99,7 +99,7 @@ def coerce(option: Option, value):
         if match in option.choices:
             return match
         raise ConfigError(
-            f"{option.name} cannot be {value!r}: choose from "
+            f"{option.name} cannot be {_shown(value)}: choose from "
             f"{', '.join(str(choice) for choice in option.choices)}."
         )
     try:
@@ -109,7 +109,18 @@ def coerce(option: Option, value):
         fits = wanted.get(option.type, "text")
         beside = "".join(f" or {known}" for known in option.words)
         beside += " or none" if option.optional and not is_text else ""
-        raise ConfigError(f"{option.name} cannot be {value!r}: it takes {fits}{beside}.") from None
+        raise ConfigError(
+            f"{option.name} cannot be {_shown(value)}: it takes {fits}{beside}."
+        ) from None
+
+
+def _shown(value) -> str:
+    """A value as Python writes it, on one line and not much longer than a name."""
+    try:
+        text = " ".join(repr(value)[:200].split())
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = f"a {type(value).__name__} as long as that"
+    return text if len(text) <= 60 else f"{text[:50]}..."
 
 
 def _to_bool(value) -> bool:
@@ -124,10 +135,10 @@ def _to_int(value) -> int:
         raise ValueError(value)
     if isinstance(value, str):
         try:
-            return int(value.replace("_", ""))
+            value = int(value.replace("_", ""))
         except ValueError:
             value = float(value)
-    if value != int(value):
+    if value != int(value) or abs(value) >= 1 << 63:
         raise ValueError(value)
     return int(value)
 
