@@ -33,6 +33,11 @@ from gptlab.options import coerce, options_of
 logger = logging.getLogger(__name__)
 
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
+_MEASURED = (
+    "loss", "bits_per_byte", "grad_norm", "learning_rate", "sequences_seen", "skipped_steps",
+    "tokens_per_second", "data_share", "time", "mfu", "val_loss", "val_bits_per_byte",
+    "ema_val_loss",
+)  # fmt: skip
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
 LARGEST_TABLE = 1 << 27
@@ -214,8 +219,8 @@ class Run:
             file.write(json.dumps(record) + "\n")
 
     def records(self) -> list[dict]:
-        """The records of metrics.jsonl; a line that a kill cut short is left out."""
-        return list(read_records(self.metrics))
+        """The records of metrics.jsonl; a line that no run writes, or only half, is left out."""
+        return [record for record in read_records(self.metrics) if _is_measured(record)]
 
     def was_evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl has the validation loss of this step."""
@@ -246,10 +251,24 @@ def read_records(path: Path) -> Iterator[dict]:
         for line in file:
             with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                if isinstance(record, dict) and _is_count(record.get("step")):
                     yield record
                 elif isinstance(record, dict) and "format_version" in record:
                     check_format_version(record["format_version"], "metrics", path, RunError)
+
+
+def _is_measured(record: dict) -> bool:
+    """Whether all that is measured in a record is a number or null."""
+    return all(
+        isinstance(value, int | float | None)
+        and not isinstance(value, bool)
+        and abs(value or 0) < 1 << 63  # false for one that is not finite
+        for value in (record.get(name) for name in _MEASURED)
+    ) and isinstance(record.get("sample", ""), str)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _first_line(file) -> str:
@@ -391,8 +410,7 @@ def read_checkpoint(path) -> dict:
     if not (
         all(isinstance(content.get(key), dict) for key in ("model_config", "model"))
         and all(isinstance(name, str) for name in content["model"])
-        and isinstance(step, int)
-        and 0 <= step < 1 << 63
+        and _is_count(step)
         and (val_loss is None or isinstance(val_loss, float))
     ):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
@@ -426,8 +444,51 @@ def _read_state(path: Path) -> dict:
             f"{display(path)} has weights only and cannot be continued: start a run from it with "
             f"--init_from {display(path)}."
         )
+    _stored_config(content, path)
+    if place := _misfit_of_state(content):
+        raise CheckpointError(f"{display(path)} cannot be continued: it has no valid {place}.")
     check_finite(content, path)
     return content
+
+
+def _misfit_of_state(state: dict) -> str | None:
+    """The first part of a training state that is there and not what a run writes, or None."""
+    import torch
+
+    def shapes(tensors) -> dict | None:
+        if not isinstance(tensors, dict):
+            return None
+        return {name: getattr(value, "shape", None) for name, value in tensors.items()}
+
+    for name in ("sequences_seen", "best_step", "skipped_steps"):
+        if not _is_count(state.get(name, 0)):
+            return name
+    if not isinstance(state.get("best_val_loss", 0.0), float):
+        return "best_val_loss"
+    for name in ("optimizer", "scaler", "dataset", "train_config", "decided"):
+        if not isinstance(state.get(name, {}), dict):
+            return name
+    weights = shapes(state["model"])
+    if state.get("ema") is not None and shapes(state["ema"]) != weights:
+        return "ema"
+    for name, moments in state["optimizer"].items():
+        for shape in (shapes(moments) or {"": None}).values():
+            if shape not in (torch.Size(), weights.get(name, ())):
+                return f"optimizer state of {name}"
+    if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
+        return "dataset"
+    said = state.get("train_config", {})
+    for part in ("values", "sources", "resolved"):
+        options = said.get(part, {})
+        if not isinstance(options, dict) or not all(map(_is_option, options.values())):
+            return f"train_config ({part})"
+    if set(said.get("sources", ())) != set(said.get("values", ())):
+        return "train_config (sources)"
+    return None if all(map(_is_option, state.get("decided", {}).values())) else "decided"
+
+
+def _is_option(value) -> bool:
+    return isinstance(value, bool | int | float | str | None)
 
 
 def check_finite(content: dict, path) -> None:
@@ -509,7 +570,9 @@ def _stored_config(content: dict, path: Path):
     known, settings = options_of(GPTConfig), content["model_config"]
     try:
         if unknown := [name for name in settings if name not in known]:
-            raise ConfigError(f"unknown: {unknown[0]}")
+            raise ConfigError(f"unknown: {unknown[0]!s:.40}")
+        if odd := [name for name, value in settings.items() if not _is_option(value)]:
+            raise ConfigError(f"{odd[0]} is {type(settings[odd[0]]).__name__}")
         settings = {name: coerce(known[name], value) for name, value in settings.items()}
         for name, value in settings.items():
             if isinstance(value, int) and value > LARGEST_SIZE:
@@ -519,13 +582,12 @@ def _stored_config(content: dict, path: Path):
             raise ConfigError(f"block_size is {config.block_size}")
     except ConfigError as error:
         raise CheckpointError(
-            f"{display(path)} has settings that this model cannot have "
-            f"({str(error).rstrip('.')})."
+            f"{display(path)} has settings that this model cannot have ({str(error).rstrip('.')})."
         ) from None
     present = sum(getattr(value, "numel", int)() for value in content["model"].values())
     needed = count_parameters(config)
     # a few more are named below, tensor by tensor
-    if config.n_layer > len(content["model"]) or needed > 2 * present + 1_000_000:
+    if config.n_layer > 1000 + len(content["model"]) or needed > 2 * present + 1_000_000:
         raise CheckpointError(
             f"{display(path)} does not fit its model: its settings need {needed:,} parameters in "
             f"{config.n_layer:,} layers, and the file has {present:,}."
