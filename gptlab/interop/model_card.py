@@ -1,5 +1,7 @@
 """README.md of an exported model: what it is, how good it is, what it read, how to use it."""
 
+from pathlib import Path
+
 from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import DataError
 from gptlab.model.arithmetic import count_parameters
@@ -79,6 +81,9 @@ def _figures(checkpoint) -> list[tuple[str, str]]:
     if checkpoint.step:
         found.append(("training steps", f"{checkpoint.step:,}"))
     resolved = (content.get("train_config") or {}).get("resolved") or {}
+    start = resolved.get("init_from") or "scratch"
+    if start != "scratch":  # of a path only the name: the page may be published
+        found.append(("started from", Path(start).name))
     sizes = [resolved.get(n) for n in ("batch_size", "gradient_accumulation_steps", "block_size")]
     if checkpoint.step and all(isinstance(size, int) for size in sizes):
         found.append(("tokens trained on", f"{checkpoint.step * sizes[0] * sizes[1] * sizes[2]:,}"))

@@ -45,6 +45,7 @@ def write_run(home):
                         "batch_size": 4,
                         "gradient_accumulation_steps": 2,
                         "block_size": 16,
+                        "init_from": str(home / "out" / "base"),
                     }
                 },
             )
@@ -92,7 +93,7 @@ def test_the_model_card_has_the_runs_figures_and_its_data(write_run, export, hom
     card = (home / "it/README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "# mine" in card and "(LlamaForCausalLM), trained with gptlab" in card
-    assert "| training steps | 30 |" in card
+    assert "| training steps | 30 |" in card and "| started from | base |" in card
     assert f"| tokens trained on | {30 * 4 * 2 * 16:,} |" in card
     assert "| validation loss | 1.2500 nats per token, 1.750 bits per byte |" in card
     assert "hamlet.txt" in card and f"{len(TEXT):,} bytes" in card and "5gram" in card
