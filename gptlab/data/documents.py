@@ -50,7 +50,7 @@ def read_origins(dataset: Dataset) -> list[Origin]:
         check_format_version(content.get("format_version"), "documents", path, DataError)
         try:
             return [(str(name), int(line)) for name, line in content["train"]]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(f"{display(path)} is damaged: delete it, it is not needed.") from None
     files = (meta.get("source") or {}).get("files") or []
     if meta.get("documents") == 1 and len(files) == 1:

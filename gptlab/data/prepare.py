@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gptlab.data import baselines, documents
+from gptlab.data import baselines, documents, token_files
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
@@ -156,7 +156,7 @@ def _build(
             "characters": store.characters,
             "documents": store.documents,
         }
-        sha256 = {}
+        sha256, sampled = {}, {}
         for split_name, split in splits.items():
             meta[f"{split_name}_tokens"], sha256[f"{split_name}.bin"] = write_tokens(
                 store,
@@ -167,6 +167,9 @@ def _build(
                 reading.counts,
                 lambda n: progress("encoding", n, store.bytes),
             )
+            path = folder / f"{split_name}.bin"
+            if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to be read at a start
+                sampled[path.name] = token_files.sampled_sha256(path)
             meta[f"{split_name}_bytes"] = split.bytes
             meta[f"{split_name}_documents"] = split.documents
         progress("baselines", 0, None)
@@ -177,6 +180,7 @@ def _build(
     return {
         **meta,
         "sha256": sha256,
+        **({"sampled_sha256": sampled} if sampled else {}),
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "source": _describe_source(source),
         "options": _options_that_matter(options),

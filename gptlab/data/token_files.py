@@ -20,10 +20,13 @@ from gptlab.files import check_format_version, data_home, display, read_json, sh
 logger = logging.getLogger(__name__)
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-# Files up to this size are read through at every opening to be sure of their content.
+# Files up to this size are read through at every opening to be sure of their content, larger ones
+# in so many evenly spread blocks.
 VERIFY_BYTES = 1 << 30
+SAMPLED_BLOCKS = 64
+SAMPLED_BLOCK_BYTES = 1 << 20
 _SCAN_TOKENS = 1 << 22
-# The shape of meta.json: a type, or the shape of what is inside. Each may be missing or null.
+# The shape of meta.json: a type, or the shape of what is inside. Each may be missing.
 _META = {
     "name": str,
     "dtype": str,
@@ -32,7 +35,7 @@ _META = {
     **{f"{split}_{what}": int for split in ("train", "val") for what in (
         "tokens", "bytes", "documents")},
     "sha256": {"train.bin": str, "val.bin": str},
-    "sampled_sha256": {"train.bin": [str], "val.bin": [str]},
+    "sampled_sha256": {"train.bin": str, "val.bin": str},
     "tokenizer": {"kind": str, "fingerprint": str},
     "source": {
         **dict.fromkeys(("identity", "label", "fingerprint"), str),
@@ -95,7 +98,7 @@ def read_meta(folder: Path) -> dict:
     Raises DataError, which names the first place that is not.
     """
     path = Path(folder) / "meta.json"
-    meta = read_json(path)
+    meta = {name: value for name, value in read_json(path).items() if value is not None}
     if place := _misfit(meta, _META):
         raise DataError(
             f"{display(path)} has no valid {place}; {_prepare_again(Path(folder).name)}."
@@ -103,20 +106,24 @@ def read_meta(folder: Path) -> dict:
     return meta
 
 
-def _misfit(value, shape) -> str | None:
-    """Where a value of JSON is not of a shape: "source.files", "" for all of it; None: nowhere."""
+def _misfit(value, shape, whole: bool = False) -> str | None:
+    """Where a value of JSON is not of a shape: "source.files", "" for all of it; None: nowhere.
+
+    whole: whether it needs all that the shape has.
+    """
     if isinstance(shape, dict) and isinstance(value, dict):
-        inner = [(f".{name}", value.get(name), kind) for name, kind in shape.items()]
+        names = [name for name in shape if whole or name in value]
+        inner = [(f".{name}", value.get(name), shape[name], False) for name in names]
     elif isinstance(shape, list) and isinstance(value, list):
-        inner = [("", each, shape[0]) for each in value]
+        inner = [("", each, shape[0], True) for each in value]
     elif shape is int and isinstance(value, int):
         return None if 0 <= value < 1 << 63 and not isinstance(value, bool) else ""
     elif shape is float and isinstance(value, int | float):
         return None if abs(value) < math.inf and not isinstance(value, bool) else ""
     else:
         return None if isinstance(shape, type) and isinstance(value, shape) else ""
-    for name, each, kind in inner:
-        place = None if each is None else _misfit(each, kind)
+    for name, *each in inner:
+        place = _misfit(*each)
         if place is not None:
             return f"{name}{place}".removeprefix(".")
     return None
@@ -208,11 +215,26 @@ def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
     if size <= VERIFY_BYTES:
         if recorded is None:
             _scan(path, dtype, meta["vocab_size"])
-        elif sha256_file(path) != recorded:
-            raise DataError(
-                f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
-            )
+        now = recorded and sha256_file(path)
+    else:
+        recorded = (meta.get("sampled_sha256") or {}).get(path.name)
+        now = recorded and sampled_sha256(path)
+    if now != recorded:
+        raise DataError(
+            f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
+        )
     return _map(path, dtype)
+
+
+def sampled_sha256(path: Path) -> str:
+    """SHA-256 (hex) of 64 blocks of 1 MiB, from the first to the last of a file of any size."""
+    digest = hashlib.sha256()
+    last = max(0, path.stat().st_size - SAMPLED_BLOCK_BYTES)
+    with open(path, "rb") as file:
+        for block in range(SAMPLED_BLOCKS):
+            file.seek(last * block // (SAMPLED_BLOCKS - 1))
+            digest.update(file.read(SAMPLED_BLOCK_BYTES))
+    return digest.hexdigest()
 
 
 def _changed_source(meta: dict) -> Path | None:

@@ -4,6 +4,10 @@ import logging
 import numpy as np
 import pytest
 
+from gptlab.analysis import health
+from gptlab.analysis.health import check_dataset
+from gptlab.data import token_files
+from gptlab.data.batches import Batches
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import check_ids, list_datasets, open_dataset
 from gptlab.errors import DataError
@@ -22,7 +26,7 @@ def change(path, **values):
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def token_files(folder, train, val=None, dtype="<u2"):
+def write_token_files(folder, train, val=None, dtype="<u2"):
     folder.mkdir(parents=True)
     np.array(train, dtype).tofile(folder / "train.bin")
     if val is not None:
@@ -51,8 +55,8 @@ def test_a_missing_dataset_lists_those_that_exist_and_the_command(home):
         open_dataset("nope")
     with pytest.raises(DataError, match=r"`python prepare\.py shakespeare` prepares one"):
         open_dataset("shakespeare")
-    token_files(home / "data" / "first", [1], [2])
-    token_files(home / "data" / "second", [1], [2])
+    write_token_files(home / "data" / "first", [1], [2])
+    write_token_files(home / "data" / "second", [1], [2])
     with pytest.raises(DataError, match=r"there is first, second.*--dataset nope"):
         open_dataset("nope")
 
@@ -60,7 +64,7 @@ def test_a_missing_dataset_lists_those_that_exist_and_the_command(home):
 def test_the_list_leaves_out_what_is_no_dataset(home, prepared):
     (home / "data" / ".hidden").mkdir()
     (home / "data" / "empty").mkdir()
-    token_files(home / "data" / "bare", [1], [2])
+    write_token_files(home / "data" / "bare", [1], [2])
     (home / "data" / "bare" / "meta.json").write_text("broken", encoding="utf-8")
     listed = list_datasets()
     assert [name for name, _ in listed] == ["bare", "x"]
@@ -70,7 +74,7 @@ def test_the_list_leaves_out_what_is_no_dataset(home, prepared):
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
 def test_token_files_without_meta_open_with_a_vocabulary_said(home, caplog, dtype):
     vocab_size = 65 if dtype == "<u2" else 100_000
-    folder = token_files(home / "data" / "own", [1, 2, 64] * 50, [3] * 20, dtype)
+    folder = write_token_files(home / "data" / "own", [1, 2, 64] * 50, [3] * 20, dtype)
     with caplog.at_level(logging.WARNING, "gptlab"):
         dataset = open_dataset("own", vocab_size)
     assert dataset.train[:3].tolist() == [1, 2, 64] and len(dataset.val) == 20
@@ -81,20 +85,20 @@ def test_token_files_without_meta_open_with_a_vocabulary_said(home, caplog, dtyp
 
 
 def test_an_id_outside_the_vocabulary_is_named_with_file_and_position(home):
-    token_files(home / "data" / "y", [1, 2, 70] * 5000, [1])
+    write_token_files(home / "data" / "y", [1, 2, 70] * 5000, [1])
     with pytest.raises(
         DataError, match=r"train\.bin holds the id 70 at position 2, outside .* 65 ids"
     ):
         open_dataset("y", 65)
     far = np.ones(9_000_000, "<u2")
     far[5_000_000] = 70
-    token_files(home / "data" / "z", [1], far)
+    write_token_files(home / "data" / "z", [1], far)
     with pytest.raises(DataError, match=r"val\.bin holds the id 70 at position 5,000,000,"):
         open_dataset("z", 65)
 
 
 def test_meta_without_digests_does_not_hide_an_id_outside_the_vocabulary(home):
-    folder = token_files(home / "data" / "y", [1, 2, 70] * 50, [1])
+    folder = write_token_files(home / "data" / "y", [1, 2, 70] * 50, [1])
     meta = {"format_version": 1, "vocab_size": 65, "dtype": "uint16"}
     meta |= {"train_tokens": 150, "val_tokens": 1}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
@@ -182,13 +186,80 @@ def test_the_fingerprint_is_that_of_tokens_and_tokenizer(home, prepared):
 
 
 def test_a_path_with_train_bin_alone_says_what_a_dataset_is(home):
-    token_files(home / "data" / "y", [1, 2])
+    write_token_files(home / "data" / "y", [1, 2])
     with pytest.raises(DataError, match=r"has no val\.bin"):
         open_dataset("y", 65)
 
 
 def test_half_an_id_is_noticed(home):
-    folder = token_files(home / "data" / "y", [1, 2], [1])
+    folder = write_token_files(home / "data" / "y", [1, 2], [1])
     (folder / "val.bin").write_bytes(b"\x01\x00\x02")
     with pytest.raises(DataError, match="3 bytes, which is no whole number of uint16 ids"):
         open_dataset("y", 65)
+
+
+@pytest.fixture
+def large(home, monkeypatch):
+    """A dataset that counts as too large to be read through at a start: 28,000 bytes, in blocks
+    of 100 bytes every 439."""
+    for reader in (token_files, health):
+        monkeypatch.setattr(reader, "VERIFY_BYTES", 1000)
+    monkeypatch.setattr(token_files, "SAMPLED_BLOCK_BYTES", 100)
+    (home / "x.txt").write_text("hello world, how do you do?\n" * 560, encoding="utf-8")
+    return prepare("x.txt", PrepareOptions(tokenizer="char")).dataset.folder
+
+
+def overwrite(path, place, content):
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(content)
+
+
+@pytest.mark.parametrize("place", [0, 50, -2])
+def test_of_a_large_file_blocks_from_its_first_to_its_last_byte_are_compared(large, place):
+    path = large / "train.bin"
+    open_dataset("x")
+    before = path.read_bytes()
+    place %= len(before)
+    overwrite(path, place, bytes([before[place] ^ 1]))
+    with pytest.raises(DataError, match=r"train\.bin has changed since it was prepared"):
+        open_dataset("x")
+
+
+def test_a_large_file_is_not_read_as_a_whole_at_a_start_but_by_doctor(large):
+    path = large / "train.bin"
+    overwrite(path, 200, b"\x01\x00")  # between two blocks
+    open_dataset("x")
+    check = check_dataset("x")
+    assert not check.ok and "train.bin has changed" in check.detail
+
+
+def test_a_large_dataset_of_before_the_sampling_opens_by_its_size(large):
+    meta = large / "meta.json"
+    assert set(json.loads(meta.read_text(encoding="utf-8"))["sampled_sha256"]) == {
+        "train.bin", "val.bin",
+    }  # fmt: skip
+    change(meta, sampled_sha256=None)
+    assert open_dataset("x").vocab_size > 2
+    with open(large / "val.bin", "ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(DataError, match=r"val\.bin has .* bytes where its meta\.json says"):
+        open_dataset("x")
+
+
+def test_an_id_outside_the_vocabulary_is_named_where_it_is_read(large, home):
+    path = large / "train.bin"
+    overwrite(path, 2 * 5100, b"\xff\x00")  # in the part that no start compares
+    change(large / "meta.json", sampled_sha256=None)
+    dataset = open_dataset("x")
+    batches = Batches(
+        dataset.train, vocab_size=dataset.vocab_size, block_size=50, batch_size=4,
+        sequences_per_step=4, seed=1, path=str(path),
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"train\.bin holds the id 255 at position 5,100"):
+        for step in range(80):
+            batches.windows(batches.rows(4 * step))
+
+
+def test_a_small_dataset_keeps_no_hash_of_samples(prepared):
+    assert "sampled_sha256" not in prepared.meta
