@@ -1,6 +1,7 @@
 """Datasets of the Hugging Face hub, streamed: `hf:OWNER/NAME[:SUBSET][:SPLIT]`."""
 
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from gptlab.errors import DataError, DownloadError
 
 TIMEOUT_S = 5
+# As the hub names its repositories; what is a path (../x) could be a folder of this machine.
+_REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class HubName:
     def parse(word: str) -> "HubName":
         """Read `hf:OWNER/NAME[:SUBSET][:SPLIT]`; the split is "train" if unsaid."""
         parts = word.removeprefix("hf:").split(":")
-        if not parts[0] or len(parts) > 3 or not all(parts):
+        if not _REPOSITORY.fullmatch(parts[0]) or len(parts) > 3 or not all(parts):
             raise DataError(f"{word} is not of the form hf:OWNER/NAME[:SUBSET][:SPLIT].")
         subset = parts[1] if len(parts) > 1 else None
         return HubName(parts[0], subset, parts[2] if len(parts) > 2 else "train")
