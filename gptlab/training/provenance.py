@@ -33,6 +33,7 @@ DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # steps after which the weights are dig
 # at most so many values are hashed, evenly spread: 20 to 60 ms for a model of any size, and what
 # differs in one weight is in all of them after a step or two
 DIGESTED_VALUES = 1 << 22
+MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
 # the files that decide the numbers, below the package
 CODE = (
     "model/*.py",
@@ -131,8 +132,10 @@ def read_sources(run: Run) -> dict[str, str]:
     """The texts of the code that the run began with; {} where they are gone."""
     try:
         with zipfile.ZipFile(run.sources) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_SOURCE_BYTES:
+                return {}
             return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError):
+    except Exception:  # zipfile and zlib meet damage with errors of every kind
         return {}
 
 
