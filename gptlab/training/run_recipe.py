@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gptlab.errors import ConfigError
 from gptlab.files import display
+from gptlab.options import coerce
 from gptlab.training.config import OPTIONS, START_OPTIONS, Resolved, Said
 
 TITLE = "# What was said for this run. `python train.py --config THIS_FILE` does it again."
@@ -61,24 +62,35 @@ def read_run_recipe(path) -> RunRecipe:
     """Read what `as_recipe` wrote, without running it. ConfigError names a line that is foreign."""
     path = Path(path)
     said, followed, machine = Said({}, {}), Said({}, {}), ""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{display(path)} is damaged ({error}): no run wrote it.") from None
+    for number, line in enumerate(lines, 1):
         comment = _FOLLOWED.fullmatch(line)
         try:
             if line.startswith(_MACHINE):
                 machine = line.removeprefix(_MACHINE)
-            elif comment:
-                followed.values[comment[1]] = ast.literal_eval(comment[2])
+            elif comment and comment[1] in OPTIONS:
+                followed.values[comment[1]] = _value(comment[1], comment[2])
                 followed.sources[comment[1]] = comment[3]
             elif line and not line.startswith("#"):
                 assignment, _, source = line.rpartition("  # ")
                 name, _, value = assignment.partition(" = ")
-                said.values[name] = ast.literal_eval(value)
+                said.values[name] = _value(name, value)
                 said.sources[name] = source
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, LookupError, TypeError, RecursionError, ConfigError):
             raise ConfigError(
                 f"Line {number} of {display(path)} is not as a run writes it: use it as a recipe, "
                 "with --config."
             ) from None
     values, sources = said.values | followed.values, said.sources | followed.sources
+    if not values:
+        raise ConfigError(f"{display(path)} names no option: no run wrote it.")
     order = [name for name in ("model_preset", *OPTIONS) if name in values]
     return RunRecipe(said, {n: values[n] for n in order}, {n: sources[n] for n in order}, machine)
+
+
+def _value(name: str, text: str):
+    """The value of an option as a run writes it; KeyError for a name that is none."""
+    return coerce(OPTIONS[name], ast.literal_eval(text))
