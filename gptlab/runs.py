@@ -6,6 +6,8 @@
     best.pt       the weights with the lowest validation loss: what sample.py takes
     metrics.jsonl one record a line; loss.png, the same as a picture
     config.py     what was said for the run, as a recipe
+    adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
+    evaluations.jsonl: what gpt.py evaluate measured
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 `.pt` files hold tensors and plain types only, are read without running any pickled code, and carry
@@ -27,7 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.errors import CheckpointError, ConfigError, RunError, TokenizerError
-from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display, out_home
+from gptlab.files import (
+    FORMAT_VERSIONS,
+    atomic_write,
+    check_format_version,
+    display,
+    out_home,
+    remove_folder,
+)
 from gptlab.options import coerce, options_of
 
 logger = logging.getLogger(__name__)
@@ -40,7 +49,7 @@ _MEASURED = (
 )  # fmt: skip
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
-LARGEST_TABLE = 1 << 27
+LARGEST_TABLE = 1 << 26
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -70,6 +79,8 @@ class Run:
         self.provenance = self.folder / "provenance.json"
         self.sources = self.folder / "source.zip"
         self.trace = self.folder / "trace.jsonl"
+        self.adapter = self.folder / "adapter"
+        self.evaluations = self.folder / "evaluations.jsonl"
         self._lock = None
 
     def exists(self) -> bool:
@@ -92,13 +103,15 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        former = list(self.folder.glob(".*.tmp"))
+        former = [*self.folder.glob(".*.tmp"), *self.adapter.glob(".*.tmp")]
         if not resume:
             if not overwrite:
                 self.check_free()
             former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
             former += [self.metrics, self.plot, self.recipe]
-            former += [self.provenance, self.sources, self.trace]
+            former += [self.provenance, self.sources, self.trace, self.evaluations]
+            if self.adapter.is_dir():
+                remove_folder(self.adapter)
         for path in former:
             path.unlink(missing_ok=True)
 
@@ -469,8 +482,10 @@ def _misfit_of_state(state: dict) -> str | None:
         if not isinstance(state.get(name, {}), dict):
             return name
     weights = shapes(state["model"])
-    if state.get("ema") is not None and shapes(state["ema"]) != weights:
-        return "ema"
+    if state.get("ema") is not None:
+        average = shapes(state["ema"]) or {}
+        if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
+            return "ema"
     for name, moments in state["optimizer"].items():
         for shape in (shapes(moments) or {"": None}).values():
             if shape not in (torch.Size(), weights.get(name, ())):
@@ -511,14 +526,16 @@ def _unpickling_sentence(path: Path, error: Exception) -> str:
     return f"{display(path)} is damaged or not a checkpoint."
 
 
-def model_from(content: dict, path, device: str = "cpu", **changes):
+def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = False, **changes):
     """The model of a checkpoint's content, with other settings where `changes` says so.
 
     A shorter block_size is fine (learned positions are cropped); a longer one, or other weights'
-    shapes, raise CheckpointError.
+    shapes, raise CheckpointError. keep_adapters: those of a LoRA training stay beside the weights
+    that they adapt, to be trained on; else they are merged into them.
     """
     import torch
 
+    from gptlab.model import lora
     from gptlab.model.config import GPTConfig
     from gptlab.model.transformer import GPT
 
@@ -531,6 +548,7 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
             f"{config.block_size} is longer: use --block_size {stored.block_size} or less."
         )
     weights = {_plain_name(name): value for name, value in content["model"].items()}
+    adapters = {name: weights.pop(name) for name in list(weights) if lora.is_adapter(name)}
     positions = "position_embedding.weight"
     if isinstance(weights.get(positions), torch.Tensor) and weights[positions].dim():
         weights[positions] = weights[positions][: config.block_size]
@@ -556,7 +574,34 @@ def model_from(content: dict, path, device: str = "cpu", **changes):
     if config.tie_weights:
         model.lm_head.weight = model.token_embedding.weight
     model.make_tables()
+    if adapters:
+        _check_adapters(adapters, expected, content, path)
+        lora.add_adapters(model, adapters, content["lora_alpha"])
+        if not keep_adapters:
+            lora.merge_adapters(model)
     return model.to(device)
+
+
+def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -> None:
+    """CheckpointError unless each adapter is a pair that fits a projection of the model."""
+    import torch
+
+    shapes = {
+        name: value.shape
+        for name, value in adapters.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 2
+    }
+    alpha = content.get("lora_alpha")
+    is_number = isinstance(alpha, float) and 0 < alpha < math.inf
+    for name in adapters:
+        where = name.rpartition(".")[0]
+        matrix = expected.get(f"{where}.weight", ())
+        a, b = (shapes.get(f"{where}.{end}", (0, 0)) for end in ("lora_A", "lora_B"))
+        is_pair = a[0] == b[1] > 0 and where.endswith("_proj") and (b[0], a[1]) == tuple(matrix)
+        if not (is_number and is_pair):
+            raise CheckpointError(
+                f"{display(path)} does not fit its model: it has no whole adapter of {where}."
+            )
 
 
 def _stored_config(content: dict, path: Path):
@@ -669,9 +714,15 @@ def tokenizer_content(tokenizer) -> dict | None:
     return {"kind": tokenizer.kind, "json": tokenizer.to_json()}
 
 
-def model_content(model, tokenizer, **more) -> dict:
-    """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`."""
-    weights = model.state_dict()
+def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
+    """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
+
+    merge: adapters of a LoRA training become part of the weights; else they stand beside them, and
+    `more` has their lora_alpha.
+    """
+    from gptlab.model.lora import merged_weights
+
+    weights = merged_weights(model) if merge else model.state_dict()
     if model.config.tie_weights:
         weights.pop("lm_head.weight")  # one copy of what is one matrix
     return {
