@@ -23,7 +23,6 @@ from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import read_json
 from gptlab.model.arithmetic import (
     count_parameters,
-    flops_per_token,
     kv_cache_bytes,
     parameters_by_component,
 )
@@ -173,7 +172,7 @@ def resolve_here(
 
 def estimated_times(config: TrainConfig, peak: float) -> Measurements:
     """What a measurement would find, if every FLOP ran at the usual share of the peak."""
-    token = flops_per_token(config.model) / (SHARE_OF_PEAK * peak)
+    token = config.flops_per_token / (SHARE_OF_PEAK * peak)
     values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
     return Measurements(
         step=config.tokens_per_step * token,
@@ -319,7 +318,7 @@ def make_plan(
         device=config.machine.device,
         description=machine.device.description,
         parameters=parameters_by_component(config.model),
-        flops_per_token=flops_per_token(config.model),
+        flops_per_token=config.flops_per_token,
         memory=memory,
         free=free,
         largest_batch_size=largest,

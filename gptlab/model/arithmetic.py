@@ -1,8 +1,26 @@
 """Parameters, FLOPs and bytes of a model and of its training, by formula (no torch)."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from gptlab.model.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What of a model a training changes: all of it, unless something is said here.
+
+    freeze_layers: above 0 the embeddings (and a head tied to them) and the first so many blocks
+    stay as they are. lora_rank: above 0 only adapters of this rank are trained (Hu et al. 2021),
+    beside the projections `lora_targets` of every block that is not frozen.
+    """
+
+    freeze_layers: int = 0
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ()
+
+
+ALL = Trained()
 
 
 def count_parameters(config: GPTConfig) -> int:
@@ -45,16 +63,57 @@ def matrix_parameters(config: GPTConfig) -> int:
     return config.n_layer * block + config.vocab_size * config.n_embd
 
 
-def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
+def projections(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of each projection of a block, by its name."""
+    C, F = config.n_embd, config.intermediate_size
+    queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    gate = {"gate_proj": (F, C)} if config.use_swiglu else {}
+    attention = {"q_proj": (queries, C), "k_proj": (keys, C), "v_proj": (keys, C)}
+    return {**attention, "o_proj": (C, queries), **gate, "up_proj": (F, C), "down_proj": (C, F)}
+
+
+def trained_parameters(config: GPTConfig, trained: Trained = ALL) -> int:
+    """Number of parameters that get gradients; adapters are beside those of the model."""
+    blocks = config.n_layer - trained.freeze_layers
+    if trained.lora_rank:
+        sizes = projections(config)
+        return blocks * trained.lora_rank * sum(sum(sizes[name]) for name in trained.lora_targets)
+    if not trained.freeze_layers:
+        return count_parameters(config)
+    parts = parameters_by_component(config)
+    embeddings = parts["token embedding"] + parts["position embedding"]
+    return count_parameters(_live(config, trained)) - embeddings
+
+
+def _live(config: GPTConfig, trained: Trained) -> GPTConfig:
+    """The model without the blocks that no gradient reaches."""
+    return dataclasses.replace(config, n_layer=config.n_layer - trained.freeze_layers)
+
+
+def _head_is_trained(config: GPTConfig, trained: Trained) -> bool:
+    return not trained.lora_rank and not (trained.freeze_layers and config.tie_weights)
+
+
+def flops_per_token(config: GPTConfig, length: int | None = None, trained: Trained = ALL) -> float:
     """FLOPs of forward and backward per token in a sequence of `length` (default block_size).
 
     6 per matrix parameter (Kaplan et al. 2020) and, for causal attention, 6 * heads * head_dim *
     length (half of the full square, Chowdhery et al. 2022, appendix B). A forward pass alone is a
-    third of it.
+    third of it. Of these 6, 2 are the gradient of a weight, which a frozen one does not have, and 2
+    are the gradient of what goes in, which frozen blocks at the beginning do not need.
     """
     length = length or config.block_size
-    attention = 6 * config.n_layer * config.n_head * config.head_dim * length
-    return 6 * matrix_parameters(config) + attention
+    live = _live(config, trained)
+
+    def attention(blocks: int) -> float:
+        return 2 * blocks * config.n_head * config.head_dim * length
+
+    flops = 2 * matrix_parameters(config) + attention(config.n_layer)
+    flops += 2 * matrix_parameters(live) + 2 * attention(live.n_layer)
+    if trained.lora_rank:
+        return flops + 6 * trained_parameters(config, trained)
+    head = 0 if _head_is_trained(config, trained) else config.vocab_size * config.n_embd
+    return flops + 2 * (matrix_parameters(live) - head)
 
 
 def kv_cache_bytes(config: GPTConfig, batch_size: int = 1, bytes_per_value: int = 4) -> int:
@@ -96,6 +155,7 @@ def training_memory(
     bytes_per_activation: int = 4,
     optimizer_states: float = 2.0,
     ema: bool = False,
+    trained: Trained = ALL,
 ) -> TrainingMemory:
     """Memory of a training step with float32 weights and micro-batches of `batch_size` sequences.
 
@@ -104,21 +164,22 @@ def training_memory(
     estimate: gradients are all there while activations are (true from the second micro-batch on),
     and activations are those of eager code (fused kernels and compilation keep fewer).
     """
-    parameters = count_parameters(config)
+    changed = trained_parameters(config, trained)
+    parameters = count_parameters(config) + (changed if trained.lora_rank else 0)
     tokens = batch_size * config.block_size
-    head = 4 * config.vocab_size * config.n_embd
+    head = 4 * config.vocab_size * config.n_embd * _head_is_trained(config, trained)
     rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
     logits = 4 * rows * config.vocab_size
-    per_token = _top_activations(config) + config.n_layer * _block_activations(config)
+    live = _live(config, trained)  # frozen blocks at the beginning keep nothing
+    block = _block_activations(live, trained)
+    per_token = _top_activations(config) + live.n_layer * block
     if config.gradient_checkpointing:  # the input of every block, and one block in full
-        per_token = (
-            _top_activations(config) + _block_activations(config) + config.n_layer * config.n_embd
-        )
-    copies = bytes_per_activation * matrix_parameters(config) if bytes_per_activation < 4 else 0
+        per_token = _top_activations(config) + block + live.n_layer * config.n_embd
+    copies = bytes_per_activation * matrix_parameters(live) if bytes_per_activation < 4 else 0
     return TrainingMemory(
-        weights=4 * parameters * (2 if ema else 1) + copies,
-        gradients=4 * parameters,
-        optimizer=int(4 * parameters * optimizer_states),
+        weights=4 * (parameters + (changed if ema else 0)) + copies,
+        gradients=4 * changed,
+        optimizer=int(4 * changed * optimizer_states),
         activations=tokens * per_token * bytes_per_activation,
         # forward: two chunks of logits beside the head's gradient; backward: that gradient scaled
         loss=head + max(2 * logits, head),
@@ -130,8 +191,11 @@ def _norm_activations(config: GPTConfig, channels: int, rms: bool) -> int:
     return channels * (3 if rms else 2)  # input, RMSNorm's input over its mean, output
 
 
-def _block_activations(config: GPTConfig) -> int:
-    """Values per token that the backward pass of one block needs."""
+def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
+    """Values per token that the backward pass of one block needs.
+
+    With adapters: the input of each, as of a weight that is trained, and A's output.
+    """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
     norms = 2 * _norm_activations(config, config.n_embd, config.use_rms_norm)
@@ -141,7 +205,8 @@ def _block_activations(config: GPTConfig) -> int:
     # gate, its activation, up, their product; or before and after (ReLU: after is enough)
     copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
     masks = 2 * config.n_embd if config.dropout else 0
-    return norms + attention + copies * config.intermediate_size + masks
+    adapters = trained.lora_rank * len(trained.lora_targets)
+    return norms + attention + copies * config.intermediate_size + masks + adapters
 
 
 def _top_activations(config: GPTConfig) -> int:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from gptlab.errors import ConfigError
 from gptlab.files import display
-from gptlab.model.arithmetic import count_parameters, flops_per_token
+from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_name_sentence
 
@@ -142,6 +142,22 @@ class MachineOptions:
     ] = "auto"
 
 
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """Fine-tuning."""
+
+    lora_rank: Annotated[
+        int, "train adapters of this rank beside frozen weights (Hu et al. 2021); 0 = off"
+    ] = 0
+    lora_alpha: Annotated[float, "what an adapter adds counts lora_alpha / lora_rank times"] = 16.0
+    lora_targets: Annotated[
+        str, "projections that get an adapter, with commas: q_proj, ..., down_proj; or all"
+    ] = "all"
+    freeze_layers: Annotated[
+        int, "leave the embeddings and the first so many blocks as they are; 0 = none"
+    ] = 0
+
+
 GROUPS = {
     "run": RunOptions,
     "batch": BatchOptions,
@@ -149,6 +165,7 @@ GROUPS = {
     "schedule": ScheduleOptions,
     "evaluation": EvaluationOptions,
     "machine": MachineOptions,
+    "finetune": FinetuneOptions,
     "model": GPTConfig,
 }
 
@@ -178,6 +195,7 @@ class TrainConfig:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
+    finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     model: GPTConfig = field(default_factory=GPTConfig)
 
     def flat(self) -> dict:
@@ -202,6 +220,18 @@ class TrainConfig:
         """Tokens of one optimizer step, over all processes."""
         return self.sequences_per_step * self.model.block_size
 
+    @property
+    def trained(self) -> Trained:
+        """What of the model is trained."""
+        rank = self.finetune.lora_rank
+        targets = _lora_targets(self) if rank else ()
+        return Trained(self.finetune.freeze_layers, rank, targets)
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of a training step for each of its tokens."""
+        return flops_per_token(self.model, trained=self.trained)
+
 
 def build(values: Mapping) -> TrainConfig:
     """The configuration that says `values` (flat names) and is default elsewhere. ConfigError."""
@@ -223,7 +253,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "learning_rate")
+    above_zero = ("minutes", "learning_rate", "lora_alpha")
     not_negative = (
         "weight_decay",
         "grad_clip",
@@ -238,6 +268,8 @@ def _check(config: TrainConfig) -> None:
         "spike_rollback",
         "anneal",
         "max_minutes",
+        "lora_rank",
+        "freeze_layers",
     )
     fractions = ("beta1", "beta2", "muon_momentum", "ema_decay")
     values = {name: v for name, v in config.flat().items() if isinstance(v, (int, float))}
@@ -260,6 +292,39 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("resume continues a run and overwrite deletes it: say one of the two.")
     if config.run.anneal and not config.run.resume:
         raise ConfigError("anneal ends a run that was begun: say --resume as well.")
+    _check_finetuning(config)
+
+
+def _check_finetuning(config: TrainConfig) -> None:
+    layers = config.finetune.freeze_layers
+    for name in ("lora_rank", "freeze_layers"):
+        if getattr(config.finetune, name) and config.run.init_from == "scratch":
+            raise ConfigError(
+                f"{name} keeps what a model knows already, and this one begins from scratch: name "
+                "a pretrained one with --init_from, or leave it out."
+            )
+    if layers >= config.model.n_layer:
+        raise ConfigError(
+            f"freeze_layers {layers} leaves nothing to train of {config.model.n_layer} blocks: use "
+            f"{config.model.n_layer - 1} or less."
+        )
+    if config.finetune.lora_rank:
+        _lora_targets(config)
+
+
+def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
+    """The names of the projections that get adapters; ConfigError for one that no block has."""
+    known = tuple(projections(config.model))
+    said = config.finetune.lora_targets.replace(",", " ").split()
+    if said == ["all"]:
+        return known
+    for name in said or [""]:
+        if name not in known:
+            raise ConfigError(
+                f"lora_targets {name!r} is no projection of this model: choose from "
+                f"{', '.join(known)}, or all."
+            )
+    return tuple(name for name in known if name in said)
 
 
 # Layers -------------------------------------------------------------------------------------------
@@ -534,5 +599,5 @@ def plan_numbers(config: TrainConfig, train_tokens: int) -> dict:
         "tokens_per_step": config.tokens_per_step,
         "tokens": tokens,
         "epochs": tokens / max(1, train_tokens),
-        "flops": tokens * flops_per_token(config.model),
+        "flops": tokens * config.flops_per_token,
     }

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from gptlab.errors import HardwareError, RunError
 from gptlab.files import display, in_bytes
-from gptlab.model.arithmetic import TrainingMemory, count_parameters, training_memory
+from gptlab.model.arithmetic import (
+    TrainingMemory,
+    count_parameters,
+    trained_parameters,
+    training_memory,
+)
 from gptlab.training.config import TrainConfig
 
 TIGHT = 0.9  # of the free memory: above it a warning
@@ -34,6 +39,7 @@ def needed_memory(config: TrainConfig) -> TrainingMemory:
         bytes_per_activation=4 if config.machine.dtype == "float32" else 2,
         optimizer_states=1.2 if config.optimizer.optimizer == "muon" else 2.0,
         ema=config.optimizer.ema_decay > 0,
+        trained=config.trained,
     )
 
 
@@ -119,9 +125,11 @@ def fitting_batch_size(
 def checkpoint_bytes(config: TrainConfig) -> int:
     """The most bytes that a run's files take: two states and a third in the making, best.pt."""
     parameters = 4 * count_parameters(config.model)
+    changed = 4 * trained_parameters(config.model, config.trained)
     moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
     average = 1 if config.optimizer.ema_decay else 0
-    state = parameters * (1 + moments + average)
+    adapters = 1 if config.finetune.lora_rank else 0
+    state = parameters + changed * (moments + average + adapters)
     return (3 + config.evaluation.keep_checkpoints) * state + parameters
 
 

@@ -10,7 +10,6 @@ import time
 from tqdm import tqdm
 
 from gptlab.files import display
-from gptlab.model.arithmetic import flops_per_token
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 
@@ -143,7 +142,7 @@ class Metrics:
             "time": round(time.time(), 3),
         }
         if self.peak:
-            flops = tokens_per_second * flops_per_token(self.config.model)
+            flops = tokens_per_second * self.config.flops_per_token
             self.peak = max(self.peak, flops)
             self.share = flops / self.peak
             record["mfu"] = round(self.share, 4)

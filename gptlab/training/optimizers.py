@@ -129,6 +129,8 @@ class Optimizers:
         options = config.optimizer
         hidden, matrices, vectors = [], [], []
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             if parameter.dim() < 2:
                 vectors.append(parameter)
             elif options.optimizer == "muon" and name.startswith("blocks."):
@@ -141,7 +143,8 @@ class Optimizers:
         ]
         rate = options.learning_rate
         betas = (options.beta1, options.beta2)
-        self.optimizers = [AdamW(groups, rate, betas)]
+        groups = [group for group in groups if group["params"]]
+        self.optimizers = [AdamW(groups, rate, betas)] if groups else []
         if hidden:
             self.optimizers.append(
                 Muon(hidden, rate, options.muon_momentum, options.weight_decay, ns_dtype)
@@ -201,19 +204,25 @@ class Ema:
 
     def __init__(self, model: torch.nn.Module, decay: float):
         self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.weights = {n: p.detach().clone() for n, p in _trained(model)}
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
         """Take in the weights after step number `step` (from 0)."""
         # the weight of the newest: 1 at the first step, then falling to 1 - decay
         newest = (1 - self.decay) / (1 - self.decay ** (step + 1))
-        torch._foreach_lerp_(list(self.weights.values()), list(model.parameters()), newest)
+        weights = [parameter for _, parameter in _trained(model)]
+        torch._foreach_lerp_(list(self.weights.values()), weights, newest)
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
         """Exchange the model's weights and the averaged ones; a second call undoes it."""
-        for name, parameter in model.named_parameters():
+        for name, parameter in _trained(model):
             kept = parameter.detach().clone()
             parameter.copy_(self.weights[name])
             self.weights[name].copy_(kept)
+
+
+def _trained(model: torch.nn.Module):
+    """(name, parameter) of those that are not frozen."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

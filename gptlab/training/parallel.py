@@ -133,7 +133,8 @@ class GradientSum:
 
     def __init__(self, model: torch.nn.Module):
         self.buckets, bucket, size = [], [], 0
-        for parameter in reversed(list(model.parameters())):  # the order of the backward pass
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in reversed(trained):  # the order of the backward pass
             bucket.append(parameter)
             size += parameter.numel()
             if size >= BUCKET_VALUES:
@@ -143,7 +144,7 @@ class GradientSum:
             self.buckets.append(bucket)
         self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
         self.active = False
-        for parameter in model.parameters():
+        for parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._arrived)
 
     def start(self) -> None:

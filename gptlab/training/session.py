@@ -16,7 +16,8 @@ from gptlab.errors import ConfigError, RunError
 from gptlab.files import display, out_home
 from gptlab.inference.evaluate import evaluation_windows
 from gptlab.interop.importing import local_checkpoint
-from gptlab.model.arithmetic import count_parameters, flops_per_token
+from gptlab.model.arithmetic import count_parameters
+from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint, model_from
 from gptlab.training import config as configuration
@@ -43,7 +44,10 @@ MEASURE_SECONDS = 3.0
 SAVE_BYTES_PER_SECOND = 200e6
 # what a resume may not change: another model or other data would be another run
 CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
-FIXED_OPTIONS = ("model_preset", "init_from", "optimizer", "seed", "minutes")
+FIXED_OPTIONS = (
+    "model_preset", "init_from", "optimizer", "seed", "minutes",
+    "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
+)  # fmt: skip
 # what the first start decided stands at every later one, unless the command line says otherwise
 DECIDED = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
 
@@ -292,7 +296,7 @@ def decide(said, report, choice, dataset, parallel, started, state, start=None) 
         asks_compile = said.values.get("compile_model", "auto") == "auto"
         long_enough = False
         if asks_compile and compile_support.available and not wants_time:
-            flops = flops_per_token(rough.model) * rough.tokens_per_step * rough.batch.max_iters
+            flops = rough.flops_per_token * rough.tokens_per_step * rough.batch.max_iters
             peak = hardware.peak_flops(choice.device, choice.dtype).value
             kind = "cpu" if choice.device == "cpu" else "other"
             long_enough = flops / peak > configuration.COMPILE_SECONDS[kind] / 2
@@ -321,13 +325,20 @@ def fit_micro_batch(config: TrainConfig, choice, free: int | None, parallel: Par
         nonlocal model
         if kind == "cpu":  # which swaps, or kills, instead of saying that memory is out
             return
-        model = model or GPT(config.model).to(choice.device)
+        model = model or _untrained(config, choice.device)
         shape = (size, config.model.block_size)
         tokens = torch.zeros(shape, dtype=torch.int64, device=choice.device)
         with Precision(choice.device, choice.dtype, False).autocast():
             model(tokens, tokens, reduction="sum")[1].backward()
 
     return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
+
+
+def _untrained(config: TrainConfig, device: str) -> GPT:
+    """The model with random weights, wrapped for training."""
+    model = GPT(config.model).to(device)
+    train_only(model, config.trained, config.finetune.lora_alpha)
+    return model
 
 
 def _check_same_model(config: TrainConfig, state: dict) -> None:
@@ -346,13 +357,13 @@ def measure(
     """Time a few steps of this very model for some seconds, on a copy with random tokens."""
     device = choice.device
     torch.manual_seed(0)
-    model = GPT(config.model).to(device)
+    model = _untrained(config, device)
     precision = Precision(device, choice.dtype, choice.use_scaler)
     optimizers = make_optimizers(model, config, choice.dtype)
     own_rows = -(-config.sequences_per_step // world_size)
     # no more than about a second a pass, however large the model and the batch are
     peak = hardware.peak_flops(device, choice.dtype).value
-    affordable = peak / (flops_per_token(config.model) * config.model.block_size)
+    affordable = peak / (config.flops_per_token * config.model.block_size)
     rows = max(1, min(config.batch.batch_size, own_rows, int(affordable)))
     micro_batches = own_rows / rows
     tokens = torch.randint(
@@ -416,11 +427,12 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     torch.manual_seed(config.run.seed)
     if state is not None:
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
-        model = model_from(state, run.checkpoint, device, **changes)
+        model = model_from(state, run.checkpoint, device, keep_adapters=True, **changes)
     elif start is not None:
         model = model_from(start.content, start.path, device, **_own_settings(config, start))
     else:
         model = GPT(config.model).to(device)
+    train_only(model, config.trained, config.finetune.lora_alpha)
     parallel.share_gradients(model)
     model.train()
     optimizers = make_optimizers(model, config, config.machine.dtype)

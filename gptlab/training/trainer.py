@@ -13,9 +13,11 @@ from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import evaluate_loss
 from gptlab.inference.generator import Generator
+from gptlab.interop.adapter import write_adapter
+from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.plots import plot_loss
 from gptlab.runs import model_content
-from gptlab.training.config import Said, layer, plan_numbers
+from gptlab.training.config import Said, TrainConfig, layer, plan_numbers
 from gptlab.training.interruption import Interruption
 from gptlab.training.memory import check_space, explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
@@ -326,6 +328,7 @@ def _keep_best(session: Session, loss: float, weights: str) -> None:
         model_content(
             session.model,
             session.dataset.tokenizer,
+            merge=True,
             step=session.step,
             val_loss=loss,
             val_bits_per_byte=session.metrics.text.bits_per_byte(loss),
@@ -334,6 +337,8 @@ def _keep_best(session: Session, loss: float, weights: str) -> None:
             train_config=_train_config_content(session),
         )
     )
+    if session.config.finetune.lora_rank:
+        write_adapter(session.model, session.run.adapter, session.config.run.init_from)
 
 
 def is_overfitting(session: Session) -> bool:
@@ -358,7 +363,8 @@ def save(session: Session) -> None:
         logger.warning("Step %d was not saved: its loss is out of all bounds.", session.step)
         return
     session.trace.flush()
-    began, flat = time.perf_counter(), session.config.flat()
+    config = session.config
+    began, flat = time.perf_counter(), config.flat()
     session.run.save(
         model_content(
             session.model,
@@ -379,6 +385,7 @@ def save(session: Session) -> None:
                 "device": flat["device"],
             },
             loss_band=session.band.state() if session.band is not None else None,
+            **({"lora_alpha": config.finetune.lora_alpha} if config.finetune.lora_rank else {}),
         ),
         keep=session.config.evaluation.keep_checkpoints,
     )
@@ -424,7 +431,7 @@ def _plan(session: Session) -> list[str]:
     lines = [
         f"Model: {numbers['parameters']:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
-        f"{model.vocab_size:,}).",
+        f"{model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {session.dataset.name}, {len(session.dataset.train):,} training and "
         f"{len(session.dataset.val):,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
@@ -440,6 +447,15 @@ def _plan(session: Session) -> list[str]:
         if session.changes:
             lines.append(f"Changed since the last start: {'; '.join(session.changes)}.")
     return lines
+
+
+def _what_is_trained(config: TrainConfig) -> str:
+    if config.trained == ALL:
+        return ""
+    count = f"{trained_parameters(config.model, config.trained):,}"
+    if config.trained.lora_rank:
+        return f"; trained are adapters of rank {config.trained.lora_rank}, {count} parameters"
+    return f"; trained are {count} of them, after the first {config.trained.freeze_layers} layers"
 
 
 def _outcome(session: Session, exit_code: int = 0) -> Outcome:
