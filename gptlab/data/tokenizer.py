@@ -225,7 +225,9 @@ class ImportedTokenizer(Tokenizer):
 
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        except Exception as error:  # tokenizers raises a bare Exception
+        except BaseException as error:  # tokenizers raises a bare Exception, or panics beside it
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise TokenizerError(f"This tokenizer.json cannot be read ({error}).") from None
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
