@@ -1,5 +1,6 @@
 """`python gpt.py export`: a trained model in the files of other programs."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,21 +11,27 @@ from gptlab.files import display, in_bytes
 from gptlab.options import parse_command_line
 
 EXAMPLE = """\
-python gpt.py export out/shakespeare_char --format hf --output my_model"""
+python gpt.py export out/shakespeare_char --format hf --output my_model
+python gpt.py export out/shakespeare_char --format gguf --quantize q8_0"""
 
 SUMMARY = """\
-Write a run as a folder that transformers opens (AutoModelForCausalLM.from_pretrained), as Llama,
-Qwen3 or GPT-2, with its tokenizer and a model card. A setting that none of these has is refused."""
+Write a run for other programs, its tokenizer included: a folder that transformers opens
+(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, or a file
+that llama.cpp runs. A setting that these do not have is refused by name."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Output."""
 
-    format: Annotated[Literal["hf"], "hf: Hugging Face folder (config, safetensors, tokenizer)"] = (
-        "hf"
-    )
-    output: Annotated[str | None, "where to [RUN/hf]"] = None
+    format: Annotated[
+        Literal["hf", "gguf"],
+        "hf: Hugging Face folder (config, safetensors, tokenizer); gguf: a file for llama.cpp",
+    ] = "hf"
+    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf]"] = None
+    quantize: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
+    ] = None
     overwrite: Annotated[bool, "replace an earlier export of that name"] = False
 
 
@@ -40,6 +47,8 @@ def main(argv: list[str]) -> int:
     )
     word = said.pop("run", None)
     options = ExportOptions(**said)
+    if options.quantize and options.format != "gguf":
+        raise ConfigError(f"--quantize is an option of --format gguf, not of {options.format}.")
     from gptlab.analysis.targets import run_folder
     from gptlab.interop.export import DEFAULT_NAMES, export
     from gptlab.runs import load_checkpoint, newest_run
@@ -50,7 +59,7 @@ def main(argv: list[str]) -> int:
         path = Path(word).expanduser()
         path = path if path.is_file() else run_folder(word)
     folder = path.parent if path.is_file() else path
-    output = folder / DEFAULT_NAMES[options.format]
+    output = folder / DEFAULT_NAMES[options.format].format(folder.resolve().name)
     if options.output is not None:
         output = Path(options.output).expanduser()
     if output.resolve() in (folder.resolve(), *folder.resolve().parents):
@@ -63,6 +72,7 @@ def main(argv: list[str]) -> int:
             output,
             overwrite=options.overwrite,
             progress=bars.progress,
+            **({"quantize": options.quantize} if options.quantize else {}),
         )
     files = [file for file in [written, *written.rglob("*")] if file.is_file()]
     size = sum(file.stat().st_size for file in files)
@@ -71,5 +81,8 @@ def main(argv: list[str]) -> int:
 
 
 def _how_to_open(format: str, written: Path) -> str:
-    ways = {"hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.'}
+    ways = {
+        "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
+        "gguf": f"llama-cli -m {shlex.quote(display(written))} runs it.",
+    }
     return ways[format]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 # check(checkpoint): raises ConfigError for a model that the format cannot hold.
 # write(checkpoint, output, *, overwrite, progress, ...) -> Path: all of it, or nothing.
-FORMATS = {"hf": "gptlab.interop.huggingface"}
-# below the run directory, where nothing else is said
-DEFAULT_NAMES = {"hf": "hf"}
+FORMATS = {"hf": "gptlab.interop.huggingface", "gguf": "gptlab.interop.gguf_export"}
+# below the run directory, where nothing else is said; {} is the run's name
+DEFAULT_NAMES = {"hf": "hf", "gguf": "{}.gguf"}
 
 
 def export(checkpoint, format: str, output, *, overwrite=False, progress=None, **options) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 
-from gptlab.data.tokenizer import Tokenizer, adopted
+from gptlab.data.tokenizer import END_OF_TEXT, Tokenizer, adopted, char_tokenizer
 from gptlab.errors import TokenizerError
 
 # Split rules that llama.cpp knows by name, each for several models (llama-vocab.cpp).
@@ -31,7 +31,12 @@ def tokenizer_of(fields: dict, where: str) -> Tokenizer:
     types = fields.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise TokenizerError(f"{where} is damaged: its vocabulary has {len(types)} types.")
-    if model == "gpt2":
+    if model == "gpt2" and (alphabet := _alphabet(tokens, types)):
+        if tokens[len(alphabet) :] == [END_OF_TEXT] and alphabet == sorted(alphabet):
+            return char_tokenizer(alphabet)
+        spec = _spec({"vocab": {c: i for i, c in enumerate(alphabet)}, "merges": []})
+        spec["decoder"] = {"type": "Fuse"}
+    elif model == "gpt2":
         spec = _byte_level(fields, tokens, where)
     elif model == "llama":
         spec = _sentence_piece(fields, tokens, types, where)
@@ -89,23 +94,58 @@ def _spec(model: dict, **parts) -> dict:
     return {"version": "1.0", "added_tokens": [], **empty, **parts, "model": {**plain, **model}}
 
 
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def split_of(rule: str) -> dict | None:
+    """The pre-tokenizer of a rule that llama.cpp has under this name; None where not known here."""
+    by_gpt2 = _BYTE_LEVEL | {"use_regex": True}
+    if rule in _GPT2_RULE:
+        return by_gpt2
+    if rule in _DIGIT_RULE:
+        first, then = {"type": "Digits", "individual_digits": True}, by_gpt2
+    elif rule in (*_LLAMA3_RULE, *_QWEN2_RULE):
+        pattern = _LLAMA3_SPLIT if rule in _LLAMA3_RULE else _QWEN2_SPLIT
+        first = {"type": "Split", "pattern": {"Regex": pattern}}
+        first |= {"behavior": "Isolated", "invert": False}
+        then = _BYTE_LEVEL | {"use_regex": False}
+    else:
+        return None
+    return {"type": "Sequence", "pretokenizers": [first, then]}
+
+
+def _alphabet(tokens: list[str], types: list[int]) -> list[str]:
+    """The characters of which this is the spelling in bytes; [] where it is another vocabulary.
+
+    A byte-level BPE always has bytes that are no character by themselves.
+    """
+    from tokenizers.decoders import ByteLevel
+
+    decoder = ByteLevel()
+    normal = [token for token, kind in zip(tokens, types, strict=True) if kind == _NORMAL]
+    found = [decoder.decode([token]) for token in normal]
+    fits = all(
+        len(character) == 1 and spelled(character) == token
+        for character, token in zip(found, normal, strict=True)
+    )
+    return found if fits and normal == tokens[: len(normal)] else []
+
+
+def spelled(text: str) -> str:
+    """The UTF-8 bytes of a text as GPT-2 spells them with visible characters."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    pieces = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return "".join(piece for piece, _ in pieces)
+
+
 def _byte_level(fields: dict, tokens: list[str], where: str) -> dict:
     merges = fields.get("tokenizer.ggml.merges")
     rule = fields.get("tokenizer.ggml.pre", "gpt-2")
     if not isinstance(merges, list):
         raise TokenizerError(f"{where} has a vocabulary without merges.")
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    by_gpt2 = {**byte_level, "use_regex": True}
-    after_split = {**byte_level, "use_regex": False}
-    if rule in _GPT2_RULE:
-        split = by_gpt2
-    elif rule in _DIGIT_RULE:
-        split = [{"type": "Digits", "individual_digits": True}, by_gpt2]
-    elif rule in (*_LLAMA3_RULE, *_QWEN2_RULE):
-        pattern = _LLAMA3_SPLIT if rule in _LLAMA3_RULE else _QWEN2_SPLIT
-        by_pattern = {"type": "Split", "pattern": {"Regex": pattern}}
-        split = [by_pattern | {"behavior": "Isolated", "invert": False}, after_split]
-    else:
+    split = split_of(rule)
+    if split is None:
         raise TokenizerError(
             f"{where} splits text by the rule {rule!r}, which is not known here: import the "
             "model's Hugging Face folder instead."
@@ -116,10 +156,8 @@ def _byte_level(fields: dict, tokens: list[str], where: str) -> dict:
             "merges": [merge.split(" ") for merge in merges],
             "ignore_merges": rule in _LLAMA3_RULE,
         },
-        pre_tokenizer={"type": "Sequence", "pretokenizers": split}
-        if isinstance(split, list)
-        else split,
-        decoder=by_gpt2,
+        pre_tokenizer=split,
+        decoder=_BYTE_LEVEL | {"use_regex": True},
     )
 
 

@@ -178,3 +178,14 @@ def test_help_opens_with_an_example(capsys):
     with pytest.raises(SystemExit):
         run_command("export", ["--help"])
     assert capsys.readouterr().out.startswith("python gpt.py export")
+
+
+def test_gguf_takes_the_run_s_name_and_quantize_belongs_to_it(write_run, export, home):
+    write_run()
+    code, out, _ = export("out/mine", "--format", "gguf", "--quantize", "f16")
+    assert code == 0 and "llama-cli -m out/mine/mine.gguf" in out
+    assert (home / "out/mine/mine.gguf").read_bytes()[:4] == b"GGUF"
+    code, _, err = export("out/mine", "--format", "hf", "--quantize", "f16")
+    assert code == 2 and "--quantize is an option of --format gguf" in err
+    code, _, err = export("out/mine", "--format", "gguf")
+    assert code == 2 and "is there already" in err

@@ -237,9 +237,13 @@ class LlamaCpp:
         parameters.n_gpu_layers = 0
         parameters.warmup = False
         parameters.fit_params = False
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2
+        # one: two would wait for each other, half a second a token on a busy machine
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
         # a float16 cache of keys and values would be another model
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        # and its flash attention computes in float16 on a CPU: logits are off by up to 0.005
+        kinds = xllamacpp.llama_flash_attn_type
+        parameters.flash_attn_type = kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(parameters)
 
     def greedy(self, prompt: str, max_tokens: int) -> str:
