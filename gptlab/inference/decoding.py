@@ -7,6 +7,7 @@ import contextlib
 
 import torch
 
+from gptlab.inference.native import MOST_ROWS, NativeDecoder
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT
 
@@ -27,12 +28,13 @@ class Decoder:
 
     A row sees at most block_size tokens. When one more is needed it keeps its last block_size // 2,
     which are cached anew from position 0: each token is then computed at most twice, so long
-    texts take linear time. The same rule as in `GPT.generate`.
+    texts take linear time. The same rule as in `GPT.generate`. native: what takes the steps of a
+    few rows instead of torch.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: GPT, prompts: list[list[int]]):
-        self.model = model
+    def __init__(self, model: GPT, prompts: list[list[int]], native: NativeDecoder | None = None):
+        self.model, self.native = model, native
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.contexts = [list(prompt[-model.config.block_size :]) for prompt in prompts]
@@ -56,6 +58,9 @@ class Decoder:
         for context, token in zip(self.contexts, tokens, strict=True):
             context.append(token)
         column = torch.tensor(tokens, device=self.device)[:, None]
+        if self.native is not None and len(tokens) <= MOST_ROWS:
+            self.logits = self.native.step(column[:, 0], self.cache)
+            return
         self.logits = self.model.unembed(self.model.features(column, cache=self.cache)[:, -1])
 
     def _slide_full_rows(self) -> None:

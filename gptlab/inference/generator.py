@@ -70,13 +70,15 @@ class Generator:
     A prompt is text, or token ids. Text is plain text: the spelling of the end-of-text mark in it
     is not the mark. A prompt longer than the model's window keeps its end, with a logged warning;
     an empty one starts where a document starts. The model's own mode and device are left alone.
-    Raises GenerationError when the model and the tokenizer do not belong together.
+    native: takes the steps on a CPU several times faster (`native.NativeDecoder.of(model)`), with
+    the same results within rounding. Raises GenerationError when the model and the tokenizer do
+    not belong together.
     """
 
     # rows that share a batch: bounds the memory of the cache, changes no text
     batch_size = 32
 
-    def __init__(self, model, tokenizer):
+    def __init__(self, model, tokenizer, native=None):
         if tokenizer.vocab_size > model.config.vocab_size:
             raise GenerationError(
                 f"The tokenizer knows {tokenizer.vocab_size:,} ids and the model "
@@ -85,6 +87,7 @@ class Generator:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.native = native
 
     def stream(
         self,
@@ -181,7 +184,9 @@ class Generator:
         """
         with evaluating(self.model):
             prompts = list(dict.fromkeys(tuple(row.prompt_ids) for row in rows))
-            decoder = Decoder(self.model, prompts)  # samples of one prompt are prefilled once
+            decoder = Decoder(
+                self.model, prompts, self.native
+            )  # samples of one prompt are prefilled once
             decoder.select([prompts.index(tuple(row.prompt_ids)) for row in rows])
             seen = self._seen(rows) if config.repetition_penalty != 1 else None
             while True:
@@ -245,7 +250,7 @@ class Generator:
         prompt_ids = self.prompt_ids(prompt)
         with evaluating(self.model):
             best = beam_search(
-                Decoder(self.model, [prompt_ids]),
+                Decoder(self.model, [prompt_ids], self.native),
                 config.beam_width,
                 config.max_tokens,
                 is_finished,
