@@ -159,9 +159,9 @@ def torture(plan):
     folder = out / "broken0"
     while result["kills"] < plan["kills"]:
         if result["kills"] % 2:  # from outside
-            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.2, 1.2) * seconds)
+            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.3, 0.9) * seconds)
         else:
-            was_killed, _ = attempt(plan, folder, last=source.randint(1, moments // 2))
+            was_killed, _ = attempt(plan, folder, last=source.randint(1, moments // 4))
         result["kills"] += was_killed
         if not was_killed:
             result["finished"] += 1
