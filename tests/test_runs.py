@@ -47,62 +47,88 @@ def run(tmp_path):
 # Writing ------------------------------------------------------------------------------------------
 
 
-class FullDisk:
-    """A file on a disk that is full after `room` writes."""
+class Faults:
+    """Lets the n-th of the calls that write, sync, link or rename fail, all others work."""
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
+    def __init__(self, patch, number, fault, partial=False):
+        self.left, self.fault, self.partial = number, fault, partial
+        self.failed_in = None
+        patch.setattr(files, "open", self.open, raising=False)
+        for name in ("fsync", "replace", "link", "unlink"):
+            patch.setattr(os, name, self.failing(name, getattr(os, name)))
 
-    def write(self, data):
-        self.room -= 1
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(data)
+    def count(self, name):
+        self.left -= 1
+        if self.left == 0:
+            self.failed_in = name
+            return True
+        return False
 
-    def __enter__(self):
-        return self
+    def error(self, *names):
+        return OSError(self.fault, os.strerror(self.fault), *names)
 
-    def __exit__(self, *error):
-        self.file.close()
+    def failing(self, name, function):
+        def call(*args, **options):
+            if self.count(name):
+                raise self.error(*(str(a) for a in args[:1] if not isinstance(a, int)))
+            return function(*args, **options)
 
-    def __getattr__(self, name):
-        return getattr(self.file, name)
+        return call
+
+    def open(self, *args, **options):
+        file = open(*args, **options)
+        faults, write = self, file.write
+
+        class Proxy:
+            def write(self, data):
+                if faults.count("write"):
+                    if faults.partial:
+                        write(bytes(data)[: len(data) // 2])
+                    raise faults.error()
+                return write(data)
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                file.close()
+
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+        return Proxy()
 
 
-def test_a_disk_that_fills_up_at_any_write_leaves_the_old_checkpoint_and_no_rest(
-    run, state, monkeypatch
+@pytest.mark.parametrize(
+    ("fault", "partial", "keep"),
+    [(errno.ENOSPC, False, 0), (errno.EIO, False, 2), (errno.ENOSPC, True, 0)],
+)
+def test_whichever_call_of_a_save_fails_the_newest_checkpoint_is_the_old_one_or_the_new_one(
+    tmp_path, state, monkeypatch, fault, partial, keep
 ):
-    run.save(state(1))
-    whole = run.checkpoint.read_bytes()
-    failures = 0
-    for room in range(1000):
-        monkeypatch.setattr(
-            files, "open", lambda *a, room=room, **k: FullDisk(open(*a, **k), room), raising=False
-        )
-        try:
-            run.save(state(2))
-            break
-        except OSError as error:
-            failures += 1
-            assert error.errno == errno.ENOSPC and error.filename == str(run.checkpoint)
-            assert run.checkpoint.read_bytes() == whole
-            assert [path.name for path in run.folder.glob("*.pt")] == ["ckpt.pt"]
+    failed_in = []
+    for number in range(1, 1000):
+        run = Run(tmp_path / f"run{number}")
+        run.folder.mkdir()
+        run.save(state(1), keep)
+        run.save(state(2), keep)
+        with monkeypatch.context() as patch:
+            faults = Faults(patch, number, fault, partial)
+            try:
+                run.save(state(3), keep)
+                saved = True
+            except OSError as error:
+                saved = False
+                assert error.errno == fault and error.filename
+        newest = run.load()["step"]
+        assert newest == 3 if saved else newest in (2, 3)
+        assert read_checkpoint(run.previous)["step"] in (1, 2)
+        if faults.failed_in != "unlink":
             assert list(run.folder.glob(".*.tmp")) == []
-    assert failures > 3  # every write of a checkpoint has failed once
-    assert run.load()["step"] == 2 and read_checkpoint(run.previous)["step"] == 1
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failing_system_call_leaves_the_old_checkpoint(run, state, monkeypatch, call):
-    run.save(state(1))
-
-    def fail(*args):
-        raise OSError(errno.EIO, "broken disk")
-
-    monkeypatch.setattr(files.os, call, fail)
-    with pytest.raises(OSError, match="broken disk"):
-        run.save(state(2))
-    assert run.load()["step"] == 1 and list(run.folder.glob(".*.tmp")) == []
+        if faults.failed_in is None:
+            break
+        failed_in.append(faults.failed_in)
+    assert failed_in.count("write") > 3 and {"fsync", "replace", "link"} <= set(failed_in)
 
 
 def test_the_checkpoint_before_the_newest_is_kept(run, state):
