@@ -33,7 +33,7 @@ def test_a_malformed_recipe_is_refused_by_name(fuzz):
             build({k: v for k, v in said.values.items() if k != "model_preset"})
 
         # a value that is refused is named by its option
-        fuzz.survives(use, "odd.py", *OPTIONS)
+        fuzz.survives(use, "odd.py", "preset", *OPTIONS)
 
     text = st.lists(lines(), max_size=4).map(
         lambda each: "\n".join(each).encode("utf-8", "surrogatepass")
