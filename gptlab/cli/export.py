@@ -12,12 +12,14 @@ from gptlab.options import parse_command_line
 
 EXAMPLE = """\
 python gpt.py export out/shakespeare_char --format hf --output my_model
-python gpt.py export out/shakespeare_char --format gguf --quantize q8_0"""
+python gpt.py export out/shakespeare_char --format gguf --quantize q8_0
+python gpt.py export out/shakespeare_char --format html"""
 
 SUMMARY = """\
 Write a run for other programs, its tokenizer included: a folder that transformers opens
-(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, or a file
-that llama.cpp runs. A setting that these do not have is refused by name."""
+(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
+that llama.cpp runs, or one page in which a small model writes in any browser, offline. A setting
+that the format does not have is refused by name."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,11 @@ class ExportOptions:
     """Output."""
 
     format: Annotated[
-        Literal["hf", "gguf"],
-        "hf: Hugging Face folder (config, safetensors, tokenizer); gguf: a file for llama.cpp",
+        Literal["hf", "gguf", "html"],
+        "hf: Hugging Face folder (config, safetensors, tokenizer); gguf: a file for "
+        "llama.cpp; html: a page that writes in any browser",
     ] = "hf"
-    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf]"] = None
+    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf, RUN/NAME.html]"] = None
     quantize: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
     ] = None
@@ -84,5 +87,6 @@ def _how_to_open(format: str, written: Path) -> str:
     ways = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
         "gguf": f"llama-cli -m {shlex.quote(display(written))} runs it.",
+        "html": "open it in any browser, or send it to somebody.",
     }
     return ways[format]

