@@ -73,9 +73,11 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """finished, interrupted or running."""
+        """finished, interrupted, running, or imported: then nothing was trained here yet."""
         if self.is_running:
             return "running"
+        if not self.records and not (self.folder / "ckpt.pt").exists():
+            return "imported"
         if self.step and self.step >= (self.settings.get("max_iters") or math.inf):
             return "finished"
         patience = self.settings.get("early_stopping") or 0

@@ -146,8 +146,13 @@ class Generator:
         return [row.completion() for row in rows]
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The tokens that the model sees of a prompt: at least one, at most a window."""
+        """The tokens that the model sees of a prompt: at least one, at most a window.
+
+        A text begins with the begin token where the model was trained with one.
+        """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
+        if isinstance(prompt, str) and self.tokenizer.bos_id is not None:
+            ids.insert(0, self.tokenizer.bos_id)
         known = self.tokenizer.vocab_size
         for position, token in enumerate(ids):
             if not 0 <= token < known:

@@ -365,3 +365,15 @@ def test_several_samples_of_a_beam_search_are_its_best_beams(generator):
 def test_several_samples_cannot_be_streamed(generator):
     with pytest.raises(GenerationError, match="num_samples 2"):
         next(generator.stream("a", SamplingConfig(num_samples=2)))
+
+
+def test_a_text_begins_with_the_begin_token_that_the_model_was_trained_with(make_model, letters):
+    generator = Generator(make_model(vocab_size=letters.vocab_size), letters)
+    plain = generator.prompt_ids("bcd")
+    letters.bos_id = 3
+    try:
+        assert generator.prompt_ids("bcd") == [3, *plain]
+        assert generator.prompt_ids("") == [3]
+        assert generator.prompt_ids([1, 2]) == [1, 2]  # ids are taken as they are
+    finally:
+        del letters.bos_id

@@ -86,7 +86,7 @@ def test_a_text_is_the_same_through_sliding_windows_and_dropped_rows():
 @needs_compiler
 def test_a_generator_writes_the_same_text_with_it():
     class Letters:
-        vocab_size, eot_id = 101, None
+        vocab_size, eot_id, bos_id = 101, None, None
         encode = staticmethod(lambda text: [ord(letter) % 101 for letter in text])
         token_bytes = staticmethod(lambda token: bytes([32 + token % 90]))
 
