@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.training.config import build
 from gptlab.training.memory import step_memory
@@ -29,6 +30,7 @@ torch.use_deterministic_algorithms(True)  # as training on a CPU does
 torch.utils.deterministic.fill_uninitialized_memory = False
 before = held("VmRSS")
 model = GPT(config.model).train()
+train_only(model, config.trained, config.finetune.lora_alpha)
 optimizers = make_optimizers(model, config, "float32")
 precision = Precision("cpu", "float32", False)
 for _ in range(3):

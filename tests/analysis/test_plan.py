@@ -244,6 +244,21 @@ def test_the_memory_is_that_of_a_process_after_its_third_step(size):
     assert found[0]["planned"] == pytest.approx(measured, rel=0.15), found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
+def test_training_a_part_saves_the_memory_that_the_plan_says():
+    """Many weights and few activations, so that the heap's pieces matter little."""
+    whole = dict(
+        n_layer=6, n_head=8, n_embd=512, vocab_size=8192, block_size=128, batch_size=2,
+        dropout=0.0, init_from="somewhere",
+    )  # fmt: skip
+    full = measure_three_steps(whole)
+    for part in (dict(lora_rank=8), dict(freeze_layers=4)):
+        less = measure_three_steps(whole | part)
+        planned, measured = (full[key] - less[key] for key in ("planned", "measured"))
+        assert planned > 190e6
+        assert planned == pytest.approx(measured, rel=0.25), (part, full, less)
+
+
 def measure_three_steps(options):
     script = Path(__file__).with_name("memory_of_three_steps.py")
     result = subprocess.run(
