@@ -244,6 +244,7 @@ def test_the_memory_is_that_of_a_process_after_its_third_step(size):
     assert found[0]["planned"] == pytest.approx(measured, rel=0.15), found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
 def test_training_a_part_saves_the_memory_that_the_plan_says():
     """Many weights and few activations, so that the heap's pieces matter little."""
