@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -23,7 +24,8 @@ def hub_name(word: str) -> str:
     """OWNER/NAME of "hf:OWNER/NAME" or of a short name."""
     name = SHORT_NAMES.get(word) or word.removeprefix("hf:")
     name = SHORT_NAMES.get(name, name)
-    if name.count("/") != 1 or not all(name.split("/")):
+    # as the hub names its repositories; what is a path (../x) could be a folder of this machine
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
         raise ConfigError(f"{word} is not of the form hf:OWNER/NAME.")
     return name
 

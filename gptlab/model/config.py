@@ -94,8 +94,9 @@ class GPTConfig:
             if value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1.")
         if self.head_dim is None and self.n_embd % n_head:
-            fits = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0]
-            closest = min(fits, key=lambda n: abs(n - n_head))
+            # 1 divides everything, so this ends after n_head steps
+            ways = (n_head + sign * d for d in range(n_head) for sign in (-1, 1))
+            closest = next(n for n in ways if self.n_embd % n == 0)
             raise ConfigError(
                 f"n_embd {self.n_embd} does not divide into n_head {n_head} heads: use n_head "
                 f"{closest}, or n_embd {-(-self.n_embd // n_head) * n_head}."
@@ -104,7 +105,7 @@ class GPTConfig:
             raise ConfigError(
                 f"n_head {n_head} is not a multiple of n_kv_head {n_kv_head}: every key/value "
                 f"head serves the same number of heads, so use one of "
-                f"{', '.join(str(n) for n in range(1, n_head + 1) if n_head % n == 0)}."
+                f"{', '.join(str(n) for n in range(1, min(n_head, 1024) + 1) if n_head % n == 0)}."
             )
 
     def _check_combinations(self) -> None:

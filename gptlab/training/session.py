@@ -12,7 +12,7 @@ import torch
 from gptlab import hardware
 from gptlab.data.batches import Batches, check_length
 from gptlab.data.token_files import Dataset, check_ids, open_dataset
-from gptlab.errors import ConfigError, RunError
+from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, out_home
 from gptlab.inference.evaluate import evaluation_windows
 from gptlab.interop.importing import local_checkpoint
@@ -126,6 +126,7 @@ def prepare_session(
     state = None
     if said.values.get("resume"):
         state = run.load()
+        check_complete(state, run)
         said = continue_said(said, state)
     elif not said.values.get("overwrite") and not said.values.get("dry_run"):
         run.check_free()
@@ -167,6 +168,24 @@ def prepare_session(
     if resolved.config.batch.max_minutes:
         session.deadline = started + 60 * resolved.config.batch.max_minutes
     return session
+
+
+def check_complete(state: dict, run: Run) -> None:
+    """CheckpointError where a training state lacks a part of what `save` writes."""
+    parts = {
+        "": ("step", "sequences_seen", "best_val_loss", "best_step", "skipped_steps", "ema",
+             "scaler", "dataset", "train_config", "decided"),
+        "dataset": ("fingerprint",),
+        "train_config": ("values", "sources", "resolved"),
+        "decided": (*DECIDED, "dtype", "device"),
+    }  # fmt: skip
+    for part, names in parts.items():
+        for name in names:
+            if name not in (state[part] if part else state):
+                what = f"{part} {name}".strip()
+                raise CheckpointError(
+                    f"{display(run.checkpoint)} cannot be continued: it has no {what}."
+                )
 
 
 def settle_torch(device: str) -> None:

@@ -138,6 +138,8 @@ def test_a_checkpoint_that_describes_more_than_it_holds_takes_no_memory(fuzz_onc
         ("dataset", "delete", "NAME", "--yes"),
         ("info", "--rename", "plays", "--to=NAME"),
         ("info", "--delete", "NAME", "--yes"),
+        ("import", "hf:NAME"),
+        ("import", "hf:me/NAME"),
         ("prepare", "hf:NAME"),
         ("prepare", "hf:me/NAME"),
     ],

@@ -11,8 +11,8 @@ import torch
 
 from gptlab import hardware
 from gptlab.data.prepare import PrepareOptions, prepare
-from gptlab.errors import ConfigError, GPTLabError, RunError
-from gptlab.runs import Run, read_checkpoint
+from gptlab.errors import CheckpointError, ConfigError, GPTLabError, RunError
+from gptlab.runs import Run, read_checkpoint, write_checkpoint
 from gptlab.training import trainer
 from gptlab.training.config import layer, read_recipe
 
@@ -293,3 +293,13 @@ def test_a_killed_process_loses_nothing_that_a_checkpoint_had(train, tmp_path):
     assert train("broken", resume=True).step == 60
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     assert list((tmp_path / "broken").glob(".*.tmp")) == []
+
+
+@pytest.mark.parametrize("part", ["scaler", "decided", "train_config", "dataset", "sequences_seen"])
+def test_a_state_that_lacks_a_part_is_a_sentence(train, tmp_path, part):
+    train(max_iters=2)
+    state = state_of(tmp_path / "run")
+    del state[part]
+    write_checkpoint(state, tmp_path / "run" / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=rf"ckpt\.pt cannot be continued: it has no .*{part}"):
+        train(resume=True)
