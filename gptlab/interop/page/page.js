@@ -16,10 +16,12 @@ let text = null;       // what is being written
 let shown = [];        // for each token: { span, next: [[id, probability], ...] }
 let decoder = null;    // bytes -> letters, which may need several tokens
 let picked = null;     // number of the token whose next ones and attention are shown
+let isHeld = false;    // a click holds the picked token, so that the pointer can go to the heads
 let pickedHead = null; // [layer, head], or null for the mean of all
 let run = 0;           // number of the writing in progress; another one ends it
 
 const value = id => Number(byId(id).value);
+const isWriting = () => document.body.classList.contains("writing");
 
 // A token as a person can read it: spaces and line ends as marks.
 function label(id) {
@@ -35,6 +37,7 @@ function begin() {
   decoder = new TextDecoder();
   shown = [];
   picked = pickedHead = null;
+  isHeld = false;
   byId("text").replaceChildren();
 }
 
@@ -154,7 +157,7 @@ function take(number, id) {
 function pick(number) {
   if (number < 0 || number >= shown.length) return;
   if (picked !== null) shown[picked]?.span.classList.remove("picked");
-  picked = document.body.classList.contains("writing") ? null : number;
+  picked = isWriting() ? null : number;
   showNext(number);
   if (picked === null) return;
   shown[number].span.classList.add("picked");
@@ -236,7 +239,7 @@ function paint() {
   const weights = pickedHead ? all[pickedHead[0]][pickedHead[1]] : mean(all.flat());
   const top = Math.max(...weights);
   weights.forEach((weight, i) => {
-    const strength = 0.75 * weight / top;
+    const strength = 0.75 * weight / Math.max(top, 0.1);
     if (strength > 0.02) {
       shown[text.start + i].span.style.background = `rgba(var(--look), ${strength.toFixed(3)})`;
     }
@@ -257,21 +260,26 @@ function showValues() {
 byId("bars").className = content.tokenizer.kind === "char" ? "characters" : "";
 byId("top-k").max = Math.min(100, model.config.vocab_size);
 for (const id of ["temperature", "top-k", "length"]) byId(id).oninput = showValues;
-byId("write").onclick = () => (document.body.classList.contains("writing")
-  ? stop() : write(byId("prompt").value, value("length")));
-byId("go-on").onclick = () => { picked = null; goOn(value("length")); };
+byId("write").onclick = () => (isWriting() ? stop() : write(byId("prompt").value, value("length")));
+byId("go-on").onclick = () => { picked = null; isHeld = false; goOn(value("length")); };
 byId("prompt").onkeydown = event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("write").click();
 };
-const pickUnder = event => {
-  const number = event.target.dataset?.number;
-  if (number !== undefined && !document.body.classList.contains("writing")) pick(Number(number));
+const numberUnder = event => (isWriting() ? undefined : event.target.dataset?.number);
+byId("text").onclick = event => {
+  const number = numberUnder(event);
+  isHeld = number !== undefined && !(isHeld && Number(number) === picked);
+  if (isHeld) pick(Number(number));
 };
-byId("text").onclick = pickUnder;
-if (canHover) byId("text").onmouseover = pickUnder;
+if (canHover) {
+  byId("text").onmouseover = event => {
+    const number = numberUnder(event);
+    if (number !== undefined && !isHeld) pick(Number(number));
+  };
+}
 matchMedia("(prefers-color-scheme: dark)").onchange = () => pick(picked ?? -1);
 byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see what the model `
-  + "expected after it, and where it looked.";
+  + `expected after it, and where it looked${canHover ? "; a click holds it" : ""}.`;
 
 // For a script: the text after a prompt, always the likeliest token, at most `count` of them.
 window.generate = (prompt, count) => {
