@@ -44,7 +44,7 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict:
         "bos_token_id": end if tokenizer.bos_id is None else tokenizer.bos_id,
         "eos_token_id": end,
         "padding_token_id": end,
-        "add_bos_token": False,
+        "add_bos_token": tokenizer.bos_id is not None,
     }
 
 

@@ -198,7 +198,7 @@ def test_q8_0_is_within_its_rounding(random_model, make_run, bpe, tmp_path):
         assert (value - expected).abs().max() <= expected.abs().max() / 127 * 0.51, name
 
 
-def test_the_end_is_named_nothing_is_put_before_and_no_id_is_added(
+def test_the_end_is_named_nothing_is_put_before_a_text_and_no_id_is_added(
     random_model, make_run, characters, bpe, tmp_path
 ):
     for tokenizer in (characters, bpe):
@@ -247,6 +247,28 @@ def test_a_vocabulary_from_elsewhere_keeps_its_split_rule(
     theirs = llama_cpp(path)
     for line in [*mixed, "a.\n\nb", "x 12345 y", "it's IT'S", " \n  z"]:
         assert theirs.ids(line) == tokenizer.encode(line), line
+
+
+def test_a_begin_token_is_put_before_a_text_there_as_here(
+    random_model, make_run, bpe, tmp_path, llama_cpp
+):
+    spec = json.loads(bpe.to_json()) | {"pre_tokenizer": split_of("llama-bpe")}
+    spec["model"]["ignore_merges"] = True
+    first = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    spec["added_tokens"].append(spec["added_tokens"][0] | {"id": 400, "content": "<s>"})
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [first, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [400], "tokens": ["<s>"]}},
+    }
+    tokenizer = Tokenizer.from_json(json.dumps(spec))
+    assert tokenizer.bos_id == 400
+    checkpoint = make_run(endless(random_model(noise=0.3, vocab_size=401), tokenizer), tokenizer)
+    path = export(checkpoint, "gguf", tmp_path / "model.gguf")
+    assert open_file(path)[0]["tokenizer.ggml.bos_token_id"] == 400
+    ours = greedy(checkpoint, "Hello, world", 40)
+    assert llama_cpp(path).greedy("Hello, world", 40).rstrip("\ufffd") == ours
 
 
 def test_a_split_rule_that_llama_cpp_has_no_name_for_is_refused(
