@@ -27,11 +27,13 @@ class ExportOptions:
     """Output."""
 
     format: Annotated[
-        Literal["hf", "gguf", "html"],
+        Literal["hf", "gguf", "html", "onnx"],
         "hf: Hugging Face folder (config, safetensors, tokenizer); gguf: a file for "
-        "llama.cpp; html: a page that writes in any browser",
+        "llama.cpp; html: a page that writes in any browser; onnx: a graph without a cache",
     ] = "hf"
-    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf, RUN/NAME.html]"] = None
+    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf, RUN/NAME.html, RUN/onnx]"] = (
+        None
+    )
     quantize: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
     ] = None
@@ -87,6 +89,7 @@ def _how_to_open(format: str, written: Path) -> str:
     ways = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
         "gguf": f"llama-cli -m {shlex.quote(display(written))} runs it.",
+        "onnx": "tokens [B, T] -> logits [B, T, V], for onnxruntime and others.",
         "html": "open it in any browser, or send it to somebody.",
     }
     return ways[format]

@@ -9,9 +9,10 @@ FORMATS = {
     "hf": "gptlab.interop.huggingface",
     "gguf": "gptlab.interop.gguf_export",
     "html": "gptlab.interop.html_page",
+    "onnx": "gptlab.interop.onnx_export",
 }
 # below the run directory, where nothing else is said; {} is the run's name
-DEFAULT_NAMES = {"hf": "hf", "gguf": "{}.gguf", "html": "{}.html"}
+DEFAULT_NAMES = {"hf": "hf", "gguf": "{}.gguf", "html": "{}.html", "onnx": "onnx"}
 
 
 def export(checkpoint, format: str, output, *, overwrite=False, progress=None, **options) -> Path:

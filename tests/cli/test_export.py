@@ -163,7 +163,7 @@ def test_a_failed_write_leaves_nothing(write_run, export, home, monkeypatch):
     ("argv", "words"),
     [
         (["nothing"], "no run 'nothing'"),
-        (["mine", "--format", "onnx"], "format cannot be 'onnx'"),
+        (["mine", "--format", "torch"], "format cannot be 'torch'"),
         (["mine", "--outputs", "x"], "did you mean output?"),
         (["mine", "more"], "belongs to no option"),
     ],
