@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.cli.main import run_command
 from gptlab.data.downloads import GPT2_WHEEL, GPT2_WHEEL_SHA256, from_wheel
 from gptlab.data.tokenizer import Tokenizer, byte_level_bpe, char_tokenizer, train_bpe
 from gptlab.errors import ConfigError, DownloadError
@@ -268,3 +269,36 @@ def test_what_a_page_cannot_hold_is_a_sentence(random_model, make_run, bpe, tmp_
     (tmp_path / "page.html").write_text("<p>mine</p>", encoding="utf-8")
     with pytest.raises(ConfigError, match="is no export of this format"):
         export(checkpoint, "html", tmp_path / "page.html", overwrite=True)
+
+
+def test_a_trained_recipe_writes_what_sample_writes_in_all_three_programs(
+    home, tmp_path, browse, llama_cpp, capsys
+):
+    transformers = pytest.importorskip("transformers")
+    recipe = Path(__file__).resolve().parents[2] / "config" / "shakespeare_char.py"
+    text = "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind?\n\n"
+    (home / "shakespeare.txt").write_text(text * 100, encoding="utf-8")
+
+    def run(command: str, *argv: str) -> str:
+        assert run_command(command, list(argv)) == 0
+        return capsys.readouterr().out
+
+    tiny = "--n_layer 2 --n_embd 64 --block_size 64 --max_iters 60 --compile_model false"
+    run("prepare", "shakespeare.txt", "--tokenizer", "char")
+    run("train", "--config", str(recipe), *tiny.split(), "--device", "cpu", "--dtype", "float32")
+    folder, prompt = home / "out" / "shakespeare_char", "Whether "
+    ask = ["--prompt", prompt, "--temperature", "0", "--max_tokens", "48"]
+    ours = run("sample", "--out_dir", str(folder), *ask).strip("\n")
+    for format in ("hf", "gguf", "html"):
+        run("export", str(folder), "--format", format)
+
+    hf = str(folder / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hf, local_files_only=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf, local_files_only=True)
+    ids = tokenizer(prompt, return_tensors="pt")
+    written = model.generate(**ids, max_new_tokens=48, do_sample=False)
+    assert tokenizer.decode(written[0]).strip("\n") == ours
+    file = folder / "shakespeare_char.gguf"
+    assert (prompt + llama_cpp(file).greedy(prompt, 48)).strip("\n") == ours
+    page = Parts(browse(folder / "shakespeare_char.html", prompt=prompt, n=48, temperature=0))
+    assert (page.found["given"] + page.found["new"]).strip("\n") == ours
