@@ -15,6 +15,7 @@ the SHA-256 of all that is in them.
 """
 
 import contextlib
+import datetime
 import hashlib
 import json
 import logging
@@ -42,6 +43,8 @@ from gptlab.options import coerce, options_of
 logger = logging.getLogger(__name__)
 
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
+_EVALUATIONS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["evaluations"]}) + "\n"
+_EVALUATED = ("loss", "perplexity", "bits_per_byte", "tokens")
 _MEASURED = (
     "loss", "bits_per_byte", "grad_norm", "learning_rate", "sequences_seen", "skipped_steps",
     "tokens_per_second", "data_share", "time", "mfu", "val_loss", "val_bits_per_byte",
@@ -226,10 +229,21 @@ class Run:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        with open(self.metrics, "a", encoding="utf-8", newline="\n") as file:
-            if file.tell() == 0:
-                file.write(_METRICS_HEAD)
-            file.write(json.dumps(record) + "\n")
+        _append(self.metrics, _METRICS_HEAD, record)
+
+    def add_evaluation(self, result: dict) -> None:
+        """Add what gpt.py evaluate measured, with the time, to evaluations.jsonl."""
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        _append(self.evaluations, _EVALUATIONS_HEAD, {"time": now, **result})
+
+    def evaluated(self) -> list[dict]:
+        """The results in evaluations.jsonl, oldest first; a line that is no result is left out."""
+        return [
+            record
+            for record in read_records(self.evaluations, "evaluations")
+            if all(isinstance(record.get(name), str) for name in ("data", "time"))
+            and all(_is_finite(record.get(name)) for name in _EVALUATED)
+        ]
 
     def records(self) -> list[dict]:
         """The records of metrics.jsonl; a line that no run writes, or only half, is left out."""
@@ -256,7 +270,14 @@ class Run:
             file.writelines(json.dumps(record) + "\n" for record in kept)
 
 
-def read_records(path: Path) -> Iterator[dict]:
+def _append(path: Path, head: str, record: dict) -> None:
+    with open(path, "a", encoding="utf-8", newline="\n") as file:
+        if file.tell() == 0:
+            file.write(head)
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: Path, kind: str = "metrics") -> Iterator[dict]:
     """The records of a file, a line each; a line that a kill cut short is left out."""
     if not path.exists():
         return
@@ -267,7 +288,11 @@ def read_records(path: Path) -> Iterator[dict]:
                 if isinstance(record, dict) and _is_count(record.get("step")):
                     yield record
                 elif isinstance(record, dict) and "format_version" in record:
-                    check_format_version(record["format_version"], "metrics", path, RunError)
+                    check_format_version(record["format_version"], kind, path, RunError)
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_measured(record: dict) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from gptlab import hardware
 from gptlab.data.batches import sequence_starts
@@ -18,11 +17,11 @@ from gptlab.data.documents import Place, places
 from gptlab.data.token_files import Dataset, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display
+from gptlab.inference.evaluate import token_losses
 from gptlab.runs import Checkpoint, Run, load_checkpoint
 from gptlab.training.provenance import read_trace
 
 PASS_TOKENS = 8192  # of a forward pass, about
-LOGITS = 1 << 24  # that are in memory at once: 64 MB in float32
 MOST_PLACES = 6  # documents of one window that are named
 
 
@@ -219,17 +218,6 @@ def _losses(model, tokens, starts, block_size: int, device: str, progress) -> np
         found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
         progress(begin + len(part), len(starts))
     return np.concatenate(found)
-
-
-def token_losses(model, tokens, targets):
-    """Cross-entropy of each token in nats: int64 [B, T] twice -> float32 [B, T]."""
-    hidden = model.features(tokens).flatten(0, 1)  # [B T, C]
-    chunk = max(1, LOGITS // model.config.vocab_size)
-    losses = [
-        F.cross_entropy(model.unembed(part).float(), wanted, reduction="none")
-        for part, wanted in zip(hidden.split(chunk), targets.flatten().split(chunk), strict=True)
-    ]
-    return torch.cat(losses).view_as(targets)
 
 
 def _with_places(dataset: Dataset, windows: list[Window]) -> list[Window]:

@@ -19,6 +19,7 @@ from gptlab.analysis.report_parts import (
 )
 from gptlab.analysis.run_view import RunView, Sample, view_run
 from gptlab.files import in_bytes
+from gptlab.runs import Run
 from gptlab.training.metrics import duration
 
 MOST_SAMPLES = 6  # that are shown unfolded
@@ -45,6 +46,7 @@ def single(view: RunView) -> str:
             _baseline_section(view),
             course_section([view]),
             _samples_section(view),
+            _evaluations_section(view),
             _config_section(view),
             _data_section(view),
             machine_section([view]),
@@ -216,6 +218,30 @@ def _samples(view: RunView, samples: list[Sample]) -> str:
             f"<pre>{escape(text)}</pre></li>"
         )
     return f'<ol class="samples">{"".join(items)}</ol>'
+
+
+def _evaluations_section(view: RunView) -> str:
+    rows = [
+        [
+            row["data"],
+            f"{row['step']:,}",
+            f"{row['loss']:.4f}",
+            f"{row['perplexity']:,.4g}",
+            f"{row['bits_per_byte']:.4f}",
+            f"{row['tokens']:,}",
+            row["time"],
+        ]
+        for row in Run(view.record.folder).evaluated()
+    ]
+    if not rows:
+        return ""
+    head = ["text", "step", "loss", "perplexity", "bits per byte", "tokens", "measured"]
+    return page.section(
+        "Evaluations",
+        page.table(head, rows),
+        hint="What gpt.py evaluate measured. Bits per byte can be compared between models of "
+        "different tokenizers; loss and perplexity cannot.",
+    )
 
 
 def _config_section(view: RunView) -> str:

@@ -24,6 +24,7 @@ COMMANDS = {
     "blame": ("gptlab.cli.blame", "show the text behind a step, with the loss of each token"),
     "replay": ("gptlab.cli.replay", "take the first steps of a run again, and compare bit by bit"),
     "import": ("gptlab.cli.import_model", "make a run of a model from elsewhere"),
+    "evaluate": ("gptlab.cli.evaluate", "measure a model on a text that it never saw"),
     "export": ("gptlab.cli.export", "write a run in the files of other programs"),
     "version": ("gptlab.cli.version", "show the releases of gptlab, Python and torch"),
 }

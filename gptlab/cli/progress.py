@@ -7,7 +7,8 @@ import time
 class Bars:
     """One progress bar per stage on a terminal, sentences on stderr anywhere."""
 
-    def __init__(self):
+    def __init__(self, unit: str = "B"):
+        self._unit = unit
         self._stage = self._bar = None
         self._pending, self._shown_at = 0, 0.0
 
@@ -24,14 +25,16 @@ class Bars:
         print(sentence, file=sys.stderr, flush=True)
 
     def progress(self, stage: str, advance: int, total: int | None) -> None:
-        """One step of a stage: `advance` bytes of `total`, if that is known."""
+        """One step of a stage: `advance` units (bytes) of `total`, if that is known."""
         if stage != self._stage:
             self._close()
             self._stage = stage
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=total, desc=stage, unit="B", unit_scale=True, leave=False)
+                self._bar = tqdm(
+                    total=total, desc=stage, unit=self._unit, unit_scale=True, leave=False
+                )
         self._pending += advance
         # a corpus of many small documents reports far more often than anyone can read
         if self._bar is not None and time.monotonic() - self._shown_at > 0.1:

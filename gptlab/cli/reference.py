@@ -6,6 +6,7 @@ python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 from gptlab.cli.blame import BlameOptions
 from gptlab.cli.config import ShowOptions
 from gptlab.cli.dataset import ViewOptions
+from gptlab.cli.evaluate import EvaluateOptions
 from gptlab.cli.export import ExportOptions
 from gptlab.cli.hardware import HardwareOptions
 from gptlab.cli.import_model import ImportOptions
@@ -43,6 +44,10 @@ COMMANDS = {
     ),
     "gpt.py config show FILE|RUN": ("every value; also the options of train.py", [ShowOptions]),
     "gpt.py import MODEL": ("a model from elsewhere -> run", [ImportOptions]),
+    "gpt.py evaluate MODEL": (
+        "loss, perplexity and bits per byte of a model on a text",
+        [EvaluateOptions],
+    ),
     "gpt.py export [RUN]": ("run -> the files of other programs", [ExportOptions]),
     "gpt.py report RUN ...": ("runs as one page for a browser", [ReportOptions]),
     "gpt.py blame RUN --step N": ("the text behind a step", [BlameOptions]),

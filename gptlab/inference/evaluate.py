@@ -3,12 +3,17 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from gptlab.errors import DataError
 from gptlab.inference.decoding import evaluating
+
+LOGITS = 1 << 24  # that are in memory at once: 64 MB in float32
+PASS_TOKENS = 8192  # of a forward pass, about
 
 
 def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = None) -> np.ndarray:
@@ -86,3 +91,99 @@ def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
     tokens and n_bytes: the size of the text that the loss stands for, in both units.
     """
     return loss * tokens / n_bytes / math.log(2)
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Losses of tokens, summed by position: what follows p tokens of the window is at p - 1.
+
+    sums: nats, float64 [block_size]; counts: int64 [block_size].
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats per token."""
+        return math.fsum(self.sums) / self.tokens
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were predicted."""
+        return int(self.counts.sum())
+
+    def by_position(self) -> list[tuple[int, int, int, float]]:
+        """(first, last, tokens, loss) of ranges of positions that double: 1, 2, 3-4, 5-8, ..."""
+        rows, first = [], 1
+        while first <= len(self.counts):
+            last = min(max(1, 2 * (first - 1)), len(self.counts))
+            count = int(self.counts[first - 1 : last].sum())
+            if count:
+                loss = math.fsum(self.sums[first - 1 : last]) / count
+                rows.append((first, last, count, loss))
+            first = last + 1
+        return rows
+
+
+def sliding_windows(n_tokens: int, block_size: int, stride: int) -> list[tuple[int, int]]:
+    """(start, targets that earlier windows have predicted) of windows `stride` tokens apart.
+
+    Each token but the first is predicted once; with a stride below block_size by the first window
+    that has it, behind at least block_size - stride others (but those of the first window).
+    """
+    windows, start, end = [], 0, 0
+    while end < n_tokens - 1:
+        windows.append((start, end - start))
+        end = min(start + block_size, n_tokens - 1)
+        start += stride
+    return windows
+
+
+@torch.no_grad()
+def measure_tokens(
+    model: torch.nn.Module,
+    ids: np.ndarray,
+    windows: list[tuple[int, int]],
+    block_size: int,
+    *,
+    counted: np.ndarray | None = None,
+    autocast: Callable = nullcontext,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> TokenLoss:
+    """The loss of each token of `windows` (as `sliding_windows` has them), by its position.
+
+    ids: int [n]. counted: bool [n], which tokens count; without it all do. progress(windows, in
+    all) is called after each batch with those that came. Raises DataError when nothing counts.
+    """
+    device = next(model.parameters()).device
+    rows = max(1, PASS_TOKENS // block_size)
+    sums, counts = np.zeros(block_size), np.zeros(block_size, dtype=np.int64)
+    with evaluating(model):
+        for first in range(0, len(windows), rows):
+            part = windows[first : first + rows]
+            inputs, targets = read_windows(ids, [w[0] for w in part], block_size, len(part))
+            for row, (start, known) in enumerate(part):
+                targets[row, :known] = -1
+                if counted is not None:
+                    own = torch.from_numpy(~counted[start + 1 : start + block_size + 1])
+                    targets[row, : len(own)][own] = -1
+            with autocast():
+                losses = token_losses(model, inputs.to(device), targets.to(device))
+            sums += losses.double().cpu().numpy().sum(0)
+            counts += (targets != -1).numpy().sum(0)
+            progress(len(part), len(windows))
+    if not counts.any():
+        raise DataError("There is no token to evaluate: name a longer text.")
+    return TokenLoss(sums, counts)
+
+
+def token_losses(model, tokens, targets):
+    """Cross-entropy of each token in nats, 0 for targets of -1: int64 [B, T] twice -> float32."""
+    hidden = model.features(tokens).flatten(0, 1)  # [B T, C]
+    chunk = max(1, LOGITS // model.config.vocab_size)
+    losses = [
+        F.cross_entropy(model.unembed(part).float(), wanted, reduction="none", ignore_index=-1)
+        for part, wanted in zip(hidden.split(chunk), targets.flatten().split(chunk), strict=True)
+    ]
+    return torch.cat(losses).view_as(targets)

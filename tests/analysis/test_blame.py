@@ -114,7 +114,7 @@ def test_the_losses_of_a_batch_do_not_depend_on_the_pieces_they_are_computed_in(
     ids = torch.randint(11, (3, 7))
     whole = token_losses(model.eval(), ids[:, :-1], ids[:, 1:])
     assert whole.shape == (3, 6)
-    monkeypatch.setattr("gptlab.analysis.blame.LOGITS", 44)
+    monkeypatch.setattr("gptlab.inference.evaluate.LOGITS", 44)
     assert torch.allclose(token_losses(model, ids[:, :-1], ids[:, 1:]), whole, atol=1e-6)
 
 

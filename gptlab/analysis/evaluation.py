@@ -1,0 +1,266 @@
+"""How well a model predicts a text that it never saw, in units that any two models share.
+
+Bits per byte count the bytes of the text itself, so a model with another tokenizer, or a
+compressor, is measured by the same yardstick.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.corpora import find
+from gptlab.data.text_files import Reading
+from gptlab.data.token_files import open_dataset
+from gptlab.errors import CheckpointError, ConfigError, DataError
+from gptlab.files import display, out_home
+from gptlab.inference.evaluate import (
+    TokenLoss,
+    bits_per_byte,
+    evaluation_windows,
+    measure_tokens,
+    sliding_windows,
+)
+from gptlab.runs import Checkpoint, Run, load_checkpoint, model_from
+
+# stage, windows done since the last call, windows in all
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The loss of one model on one text. data: the text in words; bytes: of what was predicted."""
+
+    model: str
+    step: int
+    data: str
+    data_sha256: str
+    measured: TokenLoss
+    bytes: float
+    block_size: int
+    stride: int
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the loss: of how many equally likely tokens the model is unsure."""
+        return math.exp(min(self.measured.loss, 700.0))
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits that the model needs for a byte of the text."""
+        return bits_per_byte(self.measured.loss, self.measured.tokens, self.bytes)
+
+    def to_dict(self) -> dict:
+        """Plain types, for JSON."""
+        return {
+            "model": self.model,
+            "step": self.step,
+            "data": self.data,
+            "data_sha256": self.data_sha256,
+            "tokens": self.measured.tokens,
+            "bytes": round(self.bytes),
+            "loss": self.measured.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "block_size": self.block_size,
+            "stride": self.stride,
+            "by_position": [
+                {"first": first, "last": last, "tokens": tokens, "loss": loss}
+                for first, last, tokens, loss in self.measured.by_position()
+            ],
+        }
+
+
+# The model ----------------------------------------------------------------------------------------
+
+
+def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
+    """The model that a word means, and its run: a run, a checkpoint, a Hugging Face folder, GGUF.
+
+    Nothing is written: what is no run is imported into memory only. Raises a GPTLabError.
+    """
+    path = Path(word).expanduser()
+    if not path.exists() and (out_home() / word).is_dir():
+        path = out_home() / word
+    if path.is_dir() and Run(path).exists():
+        return load_checkpoint(path, device), Run(path)
+    if path.suffix == ".pt" and path.is_file():
+        run = Run(path.parent)
+        return load_checkpoint(path, device), run if run.exists() else None
+    if (path / "config.json").is_file():
+        from gptlab.interop import huggingface
+
+        imported = huggingface.read(path)
+    elif path.suffix == ".gguf" and path.is_file():
+        from gptlab.interop import gguf
+
+        imported = gguf.read(path)
+    else:
+        raise CheckpointError(
+            f"{word!r} is no model that is here: name a run (its directory, or its name under "
+            "out/), a checkpoint, a Hugging Face folder or a .gguf file."
+        )
+    content = {
+        "model_config": imported.config.to_dict(),
+        "model": imported.weights,
+        "chat_template": imported.chat_template,
+    }
+    model = model_from(content, path, device).eval()
+    return Checkpoint(model, imported.tokenizer, path, 0, None, content), None
+
+
+# The text -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A text as ids. counted: bool [n], the tokens of the text itself; bytes: of these."""
+
+    label: str
+    sha256: str
+    ids: np.ndarray
+    counted: np.ndarray
+    bytes: int
+
+
+def read_text(word: str, tokenizer, name: str) -> HeldOut:
+    """A file, folder or glob (as prepare.py reads it) as ids of a tokenizer, in memory.
+
+    Every document stands behind the mark that begins a text, which is seen and does not count;
+    where the vocabulary has none, its first token does not. name: of the model, for errors.
+    """
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{name} was trained on token ids without a tokenizer: evaluate it on a dataset of "
+            "such ids with --dataset."
+        )
+    source = find([word], None, lambda sentence: None)
+    begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    ids, counted, size = [], [], 0
+    for document in source.documents(Reading()):
+        text = "".join(document)
+        own = tokenizer.encode_to_array(text).astype(np.int64)
+        if not len(own):
+            continue
+        marks = np.ones(len(own), dtype=bool)
+        size += len(text.encode())
+        if begin is None:
+            marks[0] = False
+            size -= len(tokenizer.token_bytes(int(own[0])))
+        else:
+            own, marks = np.insert(own, 0, begin), np.insert(marks, 0, False)
+        ids.append(own)
+        counted.append(marks)
+    if not ids:
+        raise DataError(f"{source.label} holds no text: name a file with text in it.")
+    return HeldOut(
+        source.label, source.fingerprint, np.concatenate(ids), np.concatenate(counted), size
+    )
+
+
+def evaluate_text(
+    checkpoint: Checkpoint,
+    word: str,
+    *,
+    stride: int | None = None,
+    block_size: int | None = None,
+    max_tokens: int | None = None,
+    autocast: Callable = contextlib.nullcontext,
+    progress: Progress = lambda stage, advance, total: None,
+) -> Evaluation:
+    """Measure a model on a text file, all of it or its first max_tokens.
+
+    stride: tokens from one window to the next; without it windows lie side by side, and the first
+    tokens of each have little before them. Raises ConfigError, DataError.
+    """
+    name = display(checkpoint.path)
+    text = read_text(word, checkpoint.tokenizer, name)
+    ids, counted, size = text.ids, text.counted, text.bytes
+    if max_tokens is not None and counted.sum() > max_tokens:
+        end = int(np.flatnonzero(counted)[max_tokens - 1]) + 1
+        ids, counted = ids[:end], counted[:end]
+        size = sum(map(len, map(checkpoint.tokenizer.token_bytes, ids[counted].tolist())))
+    block_size, stride = _window(checkpoint, block_size, stride)
+    windows = sliding_windows(len(ids), block_size, stride)
+    measured = measure_tokens(
+        checkpoint.model, ids, windows, block_size, counted=counted, autocast=autocast,
+        progress=lambda done, total: progress("evaluating", done, total),
+    )  # fmt: skip
+    return Evaluation(
+        name, checkpoint.step, text.label, text.sha256, measured, size, block_size, stride
+    )
+
+
+def evaluate_dataset(
+    checkpoint: Checkpoint,
+    name: str,
+    *,
+    stride: int | None = None,
+    block_size: int | None = None,
+    max_tokens: int | None = None,
+    autocast: Callable = contextlib.nullcontext,
+    progress: Progress = lambda stage, advance, total: None,
+) -> Evaluation:
+    """Measure a model on the validation part of a prepared dataset.
+
+    max_tokens: about so many, in windows spread evenly as while training. Raises ConfigError for
+    another tokenizer than the model's, or a dataset that does not tell its size in bytes.
+    """
+    dataset = open_dataset(name)
+    ours, theirs = checkpoint.tokenizer, dataset.tokenizer
+    if ours is not None and theirs is not None and ours.fingerprint != theirs.fingerprint:
+        raise ConfigError(
+            f"{dataset.name} was prepared with another tokenizer than {display(checkpoint.path)} "
+            "has: name the text itself with --data, which any model can read."
+        )
+    if dataset.vocab_size > checkpoint.model.config.vocab_size:
+        raise ConfigError(
+            f"{dataset.name} has {dataset.vocab_size:,} ids and {display(checkpoint.path)} knows "
+            f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
+        )
+    size = (dataset.meta or {}).get("val_bytes")
+    if not size:
+        raise ConfigError(f"{dataset.name} does not tell the bytes of its text: use --data FILE.")
+    block_size, stride = _window(checkpoint, block_size, stride)
+    if max_tokens is None:
+        windows = sliding_windows(len(dataset.val), block_size, stride)
+    else:
+        starts = evaluation_windows(len(dataset.val), block_size, max_tokens)
+        windows = [(int(start), 0) for start in starts]
+    measured = measure_tokens(
+        checkpoint.model, dataset.val, windows, block_size, autocast=autocast,
+        progress=lambda done, total: progress("evaluating", done, total),
+    )  # fmt: skip
+    return Evaluation(
+        display(checkpoint.path),
+        checkpoint.step,
+        f"the validation part of {dataset.name}",
+        dataset.fingerprint,
+        measured,
+        size * measured.tokens / len(dataset.val),
+        block_size,
+        stride,
+    )
+
+
+def _window(checkpoint: Checkpoint, block_size: int | None, stride: int | None):
+    """The window and the step between windows, checked."""
+    longest = checkpoint.model.config.block_size
+    block_size = longest if block_size is None else block_size
+    if min(block_size, stride or 1) < 1 or stride == 0:
+        raise ConfigError("block_size and stride are numbers of tokens: say 1 or more.")
+    if block_size > longest:
+        raise ConfigError(
+            f"block_size {block_size} is longer than the window of {longest} that "
+            f"{display(checkpoint.path)} has: use {longest} or less."
+        )
+    stride = block_size if stride is None else stride
+    if stride > block_size:
+        raise ConfigError(
+            f"stride {stride} would leave out text between windows of {block_size}: use "
+            f"{block_size} or less."
+        )
+    return block_size, stride

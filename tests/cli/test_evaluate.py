@@ -1,0 +1,103 @@
+"""gpt.py evaluate: what it prints, keeps and refuses."""
+
+import json
+
+import pytest
+import torch
+
+from gptlab.cli.main import main
+from gptlab.data.tokenizer import char_tokenizer
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, model_content
+
+TEXT = "to be or not to be, that is the question.\n" * 5
+
+
+@pytest.fixture
+def run(home):
+    """A random model of characters as out/run, and held_out.txt in the working directory."""
+    (home / "held_out.txt").write_text(TEXT)
+    tokenizer = char_tokenizer(TEXT)
+    torch.manual_seed(0)
+    config = GPTConfig(
+        block_size=8, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=8, dropout=0.0
+    )
+    run = Run(home / "out" / "run")
+    run.begin()
+    run.save_best(model_content(GPT(config), tokenizer, step=5, val_loss=1.0))
+    run.end()
+    return run
+
+
+def evaluate(*words):
+    return main(["evaluate", *words, "--device", "cpu"])
+
+
+def test_it_prints_the_figures_and_keeps_them_in_the_run(run, capsys):
+    assert evaluate("--data", "held_out.txt") == 0  # the newest run
+    out = capsys.readouterr().out
+    assert "bits per byte" in out and "tokens before" in out and f"{len(TEXT)} tokens" in out
+    assert evaluate("out/run", "--data", "held_out.txt", "--stride", "4", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    first, second = run.evaluated()
+    assert {name: second[name] for name in said} == said
+    assert first["stride"] == 8 and said["stride"] == 4 and said["step"] == 5
+    assert first["data_sha256"] == second["data_sha256"]
+    # of a character model on ASCII a token is a byte
+    assert said["bits_per_byte"] == pytest.approx(said["loss"] / 0.6931472)
+
+
+def test_a_checkpoint_and_a_folder_outside_are_evaluated_and_only_runs_written_to(
+    run, home, capsys
+):
+    assert evaluate("out/run/best.pt", "--data", "held_out.txt", "--json") == 0
+    ours = json.loads(capsys.readouterr().out)
+    assert main(["export", "out/run", "--output", "hf"]) == 0
+    before = {path.name for path in (home / "hf").iterdir()}
+    capsys.readouterr()
+    assert evaluate("hf", "--data", "held_out.txt", "--json") == 0
+    theirs = json.loads(capsys.readouterr().out)
+    assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-6)
+    assert {path.name for path in (home / "hf").iterdir()} == before
+    assert len(run.evaluated()) == 1
+
+
+def test_a_new_start_forgets_the_evaluations_of_the_old_run(run):
+    assert evaluate("--data", "held_out.txt") == 0
+    assert run.evaluations.exists()
+    run.begin(overwrite=True)
+    run.end()
+    assert not run.evaluations.exists()
+
+
+def test_lines_that_no_evaluation_writes_are_left_out(run):
+    assert evaluate("--data", "held_out.txt") == 0
+    with open(run.evaluations, "a") as file:
+        file.write('{"step": 1, "data": "x", "time": "now", "loss": NaN}\n[]\n{"step": 2}\nhalf{')
+    assert len(run.evaluated()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["out/run"], "--data FILE"),
+        (["out/run", "--data", "a", "--dataset", "b"], "--data FILE"),
+        (["out/run", "--data", "nothing.txt"], "nothing.txt does not exist"),
+        (["elsewhere", "--data", "held_out.txt"], "is no model that is here"),
+        (["out/run", "--data", "held_out.txt", "--max_tokens", "0"], "at least 1"),
+        (["out/run", "--data", "held_out.txt", "--block_size", "9"], "use 8 or less"),
+        (["out/run", "--dataset", "none"], "No prepared dataset"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(run, words, sentence, capsys):
+    assert evaluate(*words) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err and said.err.count("\n") == 1 and not said.out
+    assert not run.evaluations.exists()
+
+
+def test_text_that_the_model_cannot_spell_is_one_sentence(run, home, capsys):
+    (home / "strange.txt").write_text("漢字")
+    assert evaluate("--data", "strange.txt") == 2
+    assert "not among the" in capsys.readouterr().err
