@@ -99,6 +99,7 @@ def module_exists(words: list[str], page: "Page") -> None:
 
 # (what the line looks like, why it is not run, what is checked instead)
 NOT_RUN = [
+    (r"python benchmarks/", "measures for minutes", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"source ", "the shell's own, after setup", is_the_usual_line),
     (r"pip install", "installs packages", files_exist),
@@ -106,7 +107,6 @@ NOT_RUN = [
     (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
     (r".*(gpt\.py import |smollm2-135m)", "needs a model: tests/interop", help_knows_the_options),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
-    (r"python benchmarks/", "measures for minutes", files_exist),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
 ]
 
