@@ -30,22 +30,19 @@ LONGEST = 300  # seconds of an attempt
 
 
 class Moments:
-    """Counts the moments that matter, and kills this process at one of them."""
+    """Counts the moments that matter by their kind, and kills this process at one of them."""
 
-    def __init__(self, last):
-        self.seen, self.last = 0, last
-
-    def pass_one(self):
-        self.seen += 1
-        if self.seen == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, kind="", last=0):
+        self.seen, self.kind, self.last = {}, kind, last
 
     def before(self, owner, name):
         function = getattr(owner, name)
 
         @functools.wraps(function)
         def counted(*args, **options):
-            self.pass_one()
+            self.seen[name] = self.seen.get(name, 0) + 1
+            if name == self.kind and self.seen[name] == self.last:
+                os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **options)
 
         setattr(owner, name, counted)
@@ -59,8 +56,8 @@ class Moments:
             self.before(owner, name)
 
 
-def attempt(plan, folder, last=0, seconds=None):
-    """Start or resume the run of `folder`; (was it killed, moments seen) at its end."""
+def attempt(plan, folder, moment=("", 0), seconds=None):
+    """Start or resume the run of `folder`; (was it killed, moments seen by kind) at its end."""
     options = [f"--{name}={value}" for name, value in plan["options"].items()]
     if (folder / "ckpt.pt").exists():
         options = ["--resume", "--quiet"]
@@ -70,7 +67,7 @@ def attempt(plan, folder, last=0, seconds=None):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     seen = folder.parent / "seen"
-    seen.write_text("0", encoding="utf-8")
+    seen.write_text("{}", encoding="utf-8")
     for rank in range(world_size):
         child = os.fork()
         if not child:
@@ -80,7 +77,7 @@ def attempt(plan, folder, last=0, seconds=None):
                     LOCAL_WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
                     MASTER_PORT=str(port),
                 )  # fmt: skip
-            run_one(argv, Moments(last if rank == 0 else 0), seen if rank == 0 else None)
+            run_one(argv, Moments(*moment) if rank == 0 else Moments(), seen if rank == 0 else None)
         ranks.append(child)
     status = wait_for(ranks[0], seconds)
     for other in ranks[1:]:
@@ -89,7 +86,7 @@ def attempt(plan, folder, last=0, seconds=None):
         os.waitpid(other, 0)
     if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
         raise SystemExit(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
-    return os.WIFSIGNALED(status), int(seen.read_text(encoding="utf-8"))
+    return os.WIFSIGNALED(status), json.loads(seen.read_text(encoding="utf-8"))
 
 
 def run_one(argv, moments, seen):
@@ -99,7 +96,7 @@ def run_one(argv, moments, seen):
         moments.install()
         code = main(argv)
         if seen is not None:
-            seen.write_text(str(moments.seen), encoding="utf-8")
+            seen.write_text(json.dumps(moments.seen), encoding="utf-8")
     finally:
         sys.stdout.flush()
         os._exit(code)
@@ -154,14 +151,18 @@ def torture(plan):
     began = time.monotonic()
     was_killed, moments = attempt(plan, out / "whole")
     seconds = time.monotonic() - began
-    result = {"moments": moments, "kills": 0, "finished": 0, "differences": []}
-    assert not was_killed and moments > plan["options"]["max_iters"]
-    folder = out / "broken0"
+    assert not was_killed and moments["take_step"] == plan["options"]["max_iters"]
+    result = {"kills": 0, "from_outside": 0, "inside": {}, "finished": 0, "differences": []}
+    folder, kinds = out / "broken0", sorted(moments)
     while result["kills"] < plan["kills"]:
-        if result["kills"] % 2:  # from outside
-            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.3, 0.9) * seconds)
+        if source.random() < 0.4:
+            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.1, 0.8) * seconds)
+            result["from_outside"] += was_killed
         else:
-            was_killed, _ = attempt(plan, folder, last=source.randint(1, moments // 4))
+            kind = source.choice(kinds)
+            moment = (kind, source.randint(1, 1 + moments[kind] // 5))
+            was_killed, _ = attempt(plan, folder, moment)
+            result["inside"][kind] = result["inside"].get(kind, 0) + was_killed
         result["kills"] += was_killed
         if not was_killed:
             result["finished"] += 1
