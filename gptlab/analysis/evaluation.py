@@ -221,7 +221,8 @@ def evaluate_dataset(
             f"{dataset.name} has {dataset.vocab_size:,} ids and {display(checkpoint.path)} knows "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
-    size = (dataset.meta or {}).get("val_bytes")
+    part = "val" if dataset.val_counted is None else "val_counted"
+    size = (dataset.meta or {}).get(f"{part}_bytes")
     if not size:
         raise ConfigError(f"{dataset.name} does not tell the bytes of its text: use --data FILE.")
     block_size, stride = _window(checkpoint, block_size, stride)
@@ -231,8 +232,8 @@ def evaluate_dataset(
         starts = evaluation_windows(len(dataset.val), block_size, max_tokens)
         windows = [(int(start), 0) for start in starts]
     measured = measure_tokens(
-        checkpoint.model, dataset.val, windows, block_size, autocast=autocast,
-        progress=lambda done, total: progress("evaluating", done, total),
+        checkpoint.model, dataset.val, windows, block_size, counted=dataset.val_counted,
+        autocast=autocast, progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     return Evaluation(
         display(checkpoint.path),
@@ -240,7 +241,7 @@ def evaluate_dataset(
         f"the validation part of {dataset.name}",
         dataset.fingerprint,
         measured,
-        size * measured.tokens / len(dataset.val),
+        size * measured.tokens / dataset.meta[f"{part}_tokens"],
         block_size,
         stride,
     )

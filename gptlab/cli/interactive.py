@@ -1,18 +1,45 @@
-"""`sample.py --interactive`: prompts are asked for, texts are streamed."""
+"""`sample.py --interactive` and `--chat`: prompts are asked for, texts are streamed."""
 
 import contextlib
 import sys
 
+from gptlab.data.chat import ChatTemplate, Conversation
 from gptlab.errors import GPTLabError
 from gptlab.inference.config import SamplingConfig
+
+
+class Talk:
+    """A conversation with a chat model, in its template: what was said stays, as far as it fits."""
+
+    def __init__(self, generator, template: str | None, system: str | None = None):
+        own = ChatTemplate(template or "", generator.tokenizer)
+        generator.end_ids.add(own.end_id())
+        self._conversation = Conversation(own, generator.model.config.block_size, system)
+
+    def write(self, generator, prompt: str, config: SamplingConfig) -> None:
+        """Print the answer to a message as it comes, and remember both."""
+        ids, left_out = self._conversation.ask(prompt, config.max_tokens)
+        if left_out:
+            print(f"(The first {left_out} messages no longer fit the window.)", file=sys.stderr)
+        pieces = []
+        try:
+            for piece in generator.stream(ids, config):
+                pieces.append(piece)
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        finally:
+            self._conversation.answered("".join(pieces))
+            if not (pieces and pieces[-1].endswith("\n")):
+                sys.stdout.write("\n")
+                sys.stdout.flush()
 
 
 def converse(generator, config: SamplingConfig, write, first: str | None = None) -> None:
     """Ask for prompts and `write(generator, prompt, config)` until the input ends.
 
-    Each line is a prompt of its own: the model continues text, it does not remember. Ctrl-C stops
-    the text that is being written, or empties the line that is being typed. A prompt that cannot
-    be used is answered by its sentence.
+    Each line is a prompt of its own: the model continues text, and remembers only where `write`
+    does (`Talk.write`). Ctrl-C stops the text that is being written, or empties the line that is
+    being typed. A prompt that cannot be used is answered by its sentence.
     """
     with contextlib.suppress(ImportError):  # Windows has its own line editing
         import readline  # noqa: F401

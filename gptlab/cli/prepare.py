@@ -60,7 +60,6 @@ def _summary(done: Prepared) -> str:
     dataset, meta = done.dataset, done.dataset.meta
     tokens = meta["train_tokens"] + meta["val_tokens"]
     size = meta["train_bytes"] + meta["val_bytes"]
-    bits = meta["baselines"]
     split = meta["split"]
     how = "whole documents" if split["how"] == "document" else "the end of the text"
     share = meta["val_bytes"] / size
@@ -73,12 +72,22 @@ def _summary(done: Prepared) -> str:
         f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
         f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
         f"validation ({how}, {share:.1%})",
-        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
-        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them",
+        _yardstick(meta),
         f"  written     {display(dataset.folder)}",
         f"Next: python train.py --dataset {dataset.name}",
     ]
     return "\n".join(lines)
+
+
+def _yardstick(meta: dict) -> str:
+    if meta.get("chat_template") is not None:
+        share = meta["train_counted_tokens"] / meta["train_tokens"]
+        return f"  counted     {share:.0%} of the tokens: what the assistant says, and its end"
+    bits = meta["baselines"]
+    return (
+        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
+        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
+    )
 
 
 def listing() -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +17,7 @@ Examples:
   python sample.py --out_dir out/mine --num_samples 3 --seed 1
   python sample.py --temperature 0 --stop "END"      always the likeliest token, up to a word
   python sample.py --interactive                     one prompt after the other
+  python sample.py --chat --out_dir out/smollm2-135m talk with a chat model; it remembers
   printf 'Once upon' | python sample.py              the prompt from standard input
 """
 SUMMARY = """\
@@ -39,6 +40,10 @@ class SampleOptions:
     interactive: Annotated[
         bool, "ask for prompts; Ctrl-C stops a text, Ctrl-D (Windows: Ctrl-Z Enter) the program"
     ] = False
+    chat: Annotated[
+        bool, "talk: a prompt is a message, and the model answers in its chat template"
+    ] = False
+    system: Annotated[str | None, "with --chat: what the model is told before the talk"] = None
     out_dir: Annotated[str | None, "the run: its best.pt, else its ckpt.pt [the newest run]"] = None
     checkpoint: Annotated[str | None, "one checkpoint file, instead of --out_dir"] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
@@ -58,8 +63,15 @@ def main(argv: list[str]) -> int:
     names = SampleOptions.__dataclass_fields__
     options = SampleOptions(**{name: said.pop(name) for name in list(said) if name in names})
     config = SamplingConfig(**said)
+    if options.chat and options.prompt is None and options.prompt_file is None:
+        options = replace(options, interactive=options.interactive or sys.stdin.isatty())
     prompt = _given_prompt(options)
-    generator, attention = _load(options, config.max_tokens * config.num_samples)
+    generator, attention, template = _load(options, config.max_tokens * config.num_samples)
+    write = write_streaming
+    if options.chat:
+        from gptlab.cli.interactive import Talk
+
+        write = Talk(generator, template, options.system).write
     if prompt is None and not options.interactive:
         _note("Reading the prompt from standard input.")
         prompt = _as_text(sys.stdin.buffer.read(), "Standard input")
@@ -67,9 +79,9 @@ def main(argv: list[str]) -> int:
         if options.interactive:
             from gptlab.cli.interactive import converse
 
-            converse(generator, config, write_streaming, prompt)
+            converse(generator, config, write, prompt)
         elif config.num_samples == 1:
-            write_streaming(generator, prompt, config)
+            write(generator, prompt, config)
         else:
             _write_samples(generator, prompt, config)
     return 0
@@ -84,10 +96,13 @@ def _refuse_what_contradicts(said: dict) -> None:
         raise GenerationError(
             "--prompt - and --interactive both want standard input: say one of them."
         )
-    if said.get("interactive") and said.get("num_samples", 1) > 1:
-        raise GenerationError(
-            "--interactive shows one text at a time: leave --num_samples out, or --interactive."
-        )
+    for name in ("interactive", "chat"):
+        if said.get(name) and said.get("num_samples", 1) > 1:
+            raise GenerationError(
+                f"--{name} shows one text at a time: leave --num_samples out, or --{name}."
+            )
+    if said.get("system") is not None and not said.get("chat"):
+        raise GenerationError("--system belongs to a talk: say --chat as well.")
     if said.get("beam_width", 1) > 1:
         for name in DRAWING_OPTIONS:
             if name in said:
@@ -120,7 +135,7 @@ def _as_text(data: bytes, name: str) -> str:
 
 
 def _load(options: SampleOptions, tokens: int):
-    """The Generator of the checkpoint that was asked for, and the context it writes in.
+    """(Generator of the checkpoint that was asked for, context it writes in, chat template).
 
     tokens: how many it will write.
     """
@@ -153,7 +168,8 @@ def _load(options: SampleOptions, tokens: int):
     if native is None:
         model = model.to(getattr(torch, choice.dtype))
     generator = Generator(model, checkpoint.tokenizer, native)
-    return generator, _attention(choice, model.config.head_dim)
+    template = checkpoint.content.get("chat_template")
+    return generator, _attention(choice, model.config.head_dim), template
 
 
 def _choose(device: str, dtype: str):

@@ -18,19 +18,28 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.data import baselines, documents, token_files
+from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
 from gptlab.data.tokenizer import check_bpe_vocab_size
-from gptlab.data.vocabulary import DEFAULT_BPE_VOCAB, learn_tokenizer, ready_tokenizer
+from gptlab.data.vocabulary import (
+    DEFAULT_BPE_VOCAB,
+    chat_template_at,
+    learn_tokenizer,
+    ready_tokenizer,
+)
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
 
 # Part of every fingerprint: raise it when the same input would give other token files.
 PREPARATION_VERSION = 1
-_OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", documents.FILE}
+_OUR_FILES = {
+    *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
+    documents.FILE,
+}
 
 # progress(stage, units done since the last call, units in all or None)
 Progress = Callable[[str, int, int | None], None]
@@ -132,10 +141,12 @@ def _build(
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
         origins = _read(store, source, reading, options.max_bytes)
+        if reading.conversations:
+            _check_conversations(store, reading, options)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-        how, splits = _split(store, options)
+        how, splits = _split(store, options, is_chat=reading.conversations > 0)
         tokenizer = tokenizer or learn_tokenizer(
             store,
             splits["train"],
@@ -157,7 +168,22 @@ def _build(
             "documents": store.documents,
         }
         sha256, sampled = {}, {}
+        if reading.conversations:
+            template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
+            meta |= {"chat_template": template.source, "characters": 0}
         for split_name, split in splits.items():
+            if reading.conversations:
+                sizes = write_conversations(
+                    store, split, template, folder / f"{split_name}.bin", DTYPES[dtype],
+                    lambda n: progress("encoding", n, store.bytes),
+                )  # fmt: skip
+                sha256[f"{split_name}.bin"] = sizes.sha256
+                sha256[f"{split_name}.mask.bin"] = sizes.mask_sha256
+                for what in ("tokens", "bytes", "counted_tokens", "counted_bytes"):
+                    meta[f"{split_name}_{what}"] = getattr(sizes, what)
+                meta[f"{split_name}_documents"] = split.documents
+                meta["characters"] += sizes.characters
+                continue
             meta[f"{split_name}_tokens"], sha256[f"{split_name}.bin"] = write_tokens(
                 store,
                 split,
@@ -173,10 +199,12 @@ def _build(
             meta[f"{split_name}_bytes"] = split.bytes
             meta[f"{split_name}_documents"] = split.documents
         progress("baselines", 0, None)
-        bits = baselines.measure(
-            store.sample(splits["train"], baselines.TRAIN_BYTES),
-            store.sample(splits["val"], baselines.VAL_BYTES),
-        )
+        bits = {}  # for a part of the text there are none
+        if not reading.conversations:
+            bits = baselines.measure(
+                store.sample(splits["train"], baselines.TRAIN_BYTES),
+                store.sample(splits["val"], baselines.VAL_BYTES),
+            )
     return {
         **meta,
         "sha256": sha256,
@@ -193,6 +221,22 @@ def _build(
         },
         "baselines": bits,
     }
+
+
+def _check_conversations(store: TextStore, reading: Reading, options: PrepareOptions) -> None:
+    """Raise what keeps conversations from being prepared."""
+    if reading.conversations < store.documents:
+        raise DataError(
+            "Some rows are conversations (they have messages) and some are plain text: prepare "
+            "them as two datasets."
+        )
+    if options.tokenizer in ("auto", "char", "bpe"):
+        raise ConfigError(
+            "Conversations are prepared with the tokenizer and the chat template of the model that "
+            "they are for: name it with --tokenizer (a run, a folder of a model, or gpt2)."
+        )
+    if options.split == "tail":
+        raise ConfigError("A conversation is not cut in two: leave --split tail out.")
 
 
 def _check(options: PrepareOptions) -> None:
@@ -226,7 +270,9 @@ def _read(
     limit, origins = max_bytes or math.inf, {}
     for document in source.documents(reading):
         start = store.bytes
-        if not store.add(_limited(document, limit - start) if max_bytes else document):
+        if max_bytes and not reading.conversations:  # which are whole, or not there
+            document = _limited(document, limit - start)
+        if not store.add(document):
             reading.counts["blank documents left out"] += 1
         elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some are in the validation part
             origins[start] = reading.document
@@ -253,13 +299,15 @@ def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
         max_bytes -= len(content)
 
 
-def _split(store: TextStore, options: PrepareOptions) -> tuple[str, dict[str, Split]]:
+def _split(
+    store: TextStore, options: PrepareOptions, is_chat: bool
+) -> tuple[str, dict[str, Split]]:
     """(which way, the "train" and the "val" part).
 
     auto takes documents if they come near the wanted fraction, which few or very unequal ones do
     not.
     """
-    how = options.split
+    how = "document" if is_chat else options.split
     if how == "auto":
         how = "tail"
         if store.documents > 1:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptlab.data.messages import checked_messages
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display
 
@@ -80,7 +81,7 @@ class Reading:
     encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. column: the
     field of a table that holds the text. counts: its keys say in words what was changed or left
     out. progress: called with the bytes read since the last call. document: where the newest one
-    stands, as `documents.Origin` has it.
+    stands, as `documents.Origin` has it. conversations: how many documents so far are messages.
     """
 
     encoding: str | None = None
@@ -89,6 +90,7 @@ class Reading:
     counts: Counter = field(default_factory=Counter)
     progress: Callable[[int], None] = lambda _: None
     document: tuple[str, int] = ("", 0)
+    conversations: int = 0
 
 
 def file_format(path: Path) -> str:
@@ -235,14 +237,19 @@ def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
 def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> Iterator[str]:
     """The text of each row; rows whose text is null or missing altogether are counted.
 
-    A row is a dict, or the text itself. Raises DataError for a row that has fields but not the
-    wanted one, or whose field is no text.
+    A row is a dict, or the text itself; the text of a conversation is its messages as JSON. Raises
+    DataError for a row that has fields but not the wanted one, or whose field is no text.
     """
     for place, row in rows:
         reading.document = (place, 0)
         if isinstance(row, dict):
             if not row:
                 reading.counts["empty rows skipped"] += 1
+                continue
+            if reading.column in (None, "messages") and isinstance(row.get("messages"), list):
+                messages = checked_messages(row["messages"], place, reading.keep_line_endings)
+                reading.conversations += 1
+                yield json.dumps(messages, ensure_ascii=False)
                 continue
             name = text_column(list(row), reading.column, place)
             row = row[name]

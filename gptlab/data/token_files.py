@@ -31,9 +31,10 @@ _META = {
     "name": str,
     "dtype": str,
     "fingerprint": str,
+    "chat_template": str,
     **dict.fromkeys(("vocab_size", "characters", "documents"), int),
     **{f"{split}_{what}": int for split in ("train", "val") for what in (
-        "tokens", "bytes", "documents")},
+        "tokens", "bytes", "documents", "counted_tokens", "counted_bytes")},
     "sha256": {"train.bin": str, "val.bin": str},
     "sampled_sha256": {"train.bin": str, "val.bin": str},
     "tokenizer": {"kind": str, "fingerprint": str},
@@ -60,14 +61,18 @@ class Dataset:
     val: np.ndarray
     tokenizer: Tokenizer | None
     vocab_size: int
+    # bool, as long as train and val: which tokens count as targets; None: all of them
+    train_counted: np.ndarray | None = None
+    val_counted: np.ndarray | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest: the same for the same tokens and tokenizer."""
         digest = hashlib.sha256()
-        for split in ("train", "val"):
-            recorded = ((self.meta or {}).get("sha256") or {}).get(f"{split}.bin")
-            digest.update((recorded or sha256_file(self.folder / f"{split}.bin")).encode())
+        masks = [] if self.train_counted is None else ["train.mask.bin", "val.mask.bin"]
+        for name in ["train.bin", "val.bin", *masks]:
+            recorded = ((self.meta or {}).get("sha256") or {}).get(name)
+            digest.update((recorded or sha256_file(self.folder / name)).encode())
         digest.update(self.tokenizer.fingerprint.encode() if self.tokenizer else b"")
         return digest.hexdigest()
 
@@ -182,7 +187,10 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
             display(changed),
             name,
         )
-    return Dataset(name, folder, meta, *splits, tokenizer, known)
+    masks = [None, None]
+    if meta.get("chat_template") is not None:
+        masks = [_open_mask(folder, split, meta) for split in ("train", "val")]
+    return Dataset(name, folder, meta, *splits, tokenizer, known, *masks)
 
 
 def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
@@ -224,6 +232,18 @@ def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
             f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
         )
     return _map(path, dtype)
+
+
+def _open_mask(folder: Path, split: str, meta: dict) -> np.ndarray:
+    """Which tokens of a split count: a byte for each, 0 or 1."""
+    path = folder / f"{split}.mask.bin"
+    if not path.is_file():
+        raise DataError(f"{display(path)} is missing; {_prepare_again(folder.name)}.")
+    size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
+    is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
+    if size != meta[f"{split}_tokens"] or not is_same:
+        raise DataError(f"{display(path)} does not fit {split}.bin; {_prepare_again(folder.name)}.")
+    return _map(path, np.dtype(np.uint8)).view(bool)
 
 
 def sampled_sha256(path: Path) -> str:

@@ -90,6 +90,11 @@ class Tokenizer:
         """The spelling of a special id; "" for any other."""
         return END_OF_TEXT if token_id == self.eot_id else ""
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The special ids by their spelling, which no text ever becomes."""
+        return {} if self.eot_id is None else {self.special_token(self.eot_id): self.eot_id}
+
     def save(self, path) -> None:
         """Write tokenizer.json, atomically."""
         with atomic_write(path, "w") as file:
@@ -271,6 +276,10 @@ class ImportedTokenizer(Tokenizer):
     def special_token(self, token_id: int) -> str:
         return self._special.get(token_id, "")
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        return {content: token_id for token_id, content in self._special.items()}
+
     def id_of(self, token: str) -> int | None:
         """The id of a token by its spelling."""
         return self._tokenizer.token_to_id(token)
@@ -364,6 +373,15 @@ def _named_end(folder: Path) -> int | str | None:
         if isinstance(end, int):
             return end
     return None
+
+
+def folder_chat_template(folder) -> str:
+    """The Jinja template of a Hugging Face folder; newer releases keep it in a file of its own."""
+    path = Path(folder) / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = _content_of(Path(folder) / "tokenizer_config.json").get("chat_template")
+    return template if isinstance(template, str) else ""
 
 
 def _content_of(path: Path) -> dict:

@@ -1,5 +1,6 @@
 """Which tokenizer a text gets, and what a BPE learns its merges from."""
 
+import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -7,7 +8,13 @@ from pathlib import Path
 
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import Tokenizer, char_tokenizer, folder_tokenizer, train_bpe
+from gptlab.data.tokenizer import (
+    Tokenizer,
+    char_tokenizer,
+    folder_chat_template,
+    folder_tokenizer,
+    train_bpe,
+)
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.files import display
 
@@ -53,15 +60,32 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
     return Tokenizer.load(path)
 
 
-def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
-    """The tokenizer that travels in a checkpoint; its weights are not read."""
+def chat_template_at(word: str) -> str:
+    """The chat template of the model at a path that `ready_tokenizer` takes; "" for none."""
+    path = Path(word).expanduser()
+    if (path / "config.json").is_file():
+        return folder_chat_template(path)
+    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
+        if checkpoint.is_file() and checkpoint.suffix == ".pt":
+            with contextlib.suppress(Exception):  # its tokenizer was found elsewhere
+                template = _content(checkpoint).get("chat_template")
+                return template if isinstance(template, str) else ""
+    return ""
+
+
+def _content(path: Path) -> dict:
+    """A checkpoint without its weights, which are mapped and not read."""
     import torch
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
+    """The tokenizer that travels in a checkpoint."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return Tokenizer.from_json(content["tokenizer"]["json"])
+        return Tokenizer.from_json(_content(path)["tokenizer"]["json"])
     except MemoryError:
         raise
     except Exception:  # torch's reader meets damage with errors of every kind

@@ -36,11 +36,16 @@ def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = 
 
 
 def read_windows(
-    data: np.ndarray, starts: np.ndarray, block_size: int, rows: int
+    data: np.ndarray,
+    starts: np.ndarray,
+    block_size: int,
+    rows: int,
+    counted: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of the windows at `starts`, int64 [rows, block_size] each.
 
-    What lies beyond the end of the data, and rows beyond the windows, have targets of -1.
+    What lies beyond the end of the data, rows beyond the windows, and tokens that `counted` (bool,
+    as long as data) leaves out have targets of -1.
     """
     inputs = np.zeros((rows, block_size), dtype=np.int64)
     targets = np.full((rows, block_size), -1, dtype=np.int64)
@@ -48,6 +53,9 @@ def read_windows(
         window = data[start : start + block_size + 1].astype(np.int64)
         inputs[row, : len(window) - 1] = window[:-1]
         targets[row, : len(window) - 1] = window[1:]
+        if counted is not None:
+            left_out = ~counted[start + 1 : start + block_size + 1]
+            targets[row, : len(left_out)][left_out] = -1
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
@@ -61,20 +69,22 @@ def evaluate_loss(
     device: str | torch.device,
     autocast: Callable = nullcontext,
     progress: Callable[[int], object] | None = None,
+    counted: np.ndarray | None = None,
 ) -> float:
     """Mean cross-entropy in nats per predicted token of the windows that start at `windows`.
 
     data: token ids [n]; it may be a memory map. autocast: makes the context of each forward pass.
-    progress(windows done) is called after each batch. Every batch has the shape [batch_size,
-    block_size], so that a compiled model is not compiled again. The sums of the batches are added
-    exactly (float64), so the result repeats bitwise, and with another batch size to the rounding of
-    a batch's own sum. The model's mode (train or eval) is left as it was.
+    progress(windows done) is called after each batch. counted: as `read_windows` takes it. Every
+    batch has the shape [batch_size, block_size], so that a compiled model is not compiled again.
+    The sums of the batches are added exactly (float64), so the result repeats bitwise, and with
+    another batch size to the rounding of a batch's own sum. The model's mode (train or eval) is
+    left as it was.
     """
     sums, count = [], 0
     with evaluating(model):
         for first in range(0, len(windows), batch_size):
             starts = windows[first : first + batch_size]
-            inputs, targets = read_windows(data, starts, block_size, batch_size)
+            inputs, targets = read_windows(data, starts, block_size, batch_size, counted)
             count += int((targets != -1).sum())
             with autocast():
                 _, loss = model(inputs.to(device), targets.to(device), reduction="sum")
@@ -82,7 +92,7 @@ def evaluate_loss(
             if progress:
                 progress(len(starts))
     # one wait for the device instead of one per batch, and MPS has no float64
-    return math.fsum(torch.stack(sums).tolist()) / count
+    return math.fsum(torch.stack(sums).tolist()) / max(1, count)
 
 
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
@@ -162,12 +172,10 @@ def measure_tokens(
     with evaluating(model):
         for first in range(0, len(windows), rows):
             part = windows[first : first + rows]
-            inputs, targets = read_windows(ids, [w[0] for w in part], block_size, len(part))
-            for row, (start, known) in enumerate(part):
+            starts = [start for start, _ in part]
+            inputs, targets = read_windows(ids, starts, block_size, len(part), counted)
+            for row, (_, known) in enumerate(part):
                 targets[row, :known] = -1
-                if counted is not None:
-                    own = torch.from_numpy(~counted[start + 1 : start + block_size + 1])
-                    targets[row, : len(own)][own] = -1
             with autocast():
                 losses = token_losses(model, inputs.to(device), targets.to(device))
             sums += losses.double().cpu().numpy().sum(0)

@@ -88,6 +88,8 @@ class Generator:
         self.model = model
         self.tokenizer = tokenizer
         self.native = native
+        # a text ends with one of these; a chat model's turn may end with a mark of its own
+        self.end_ids = {tokenizer.eot_id}
 
     def stream(
         self,
@@ -231,7 +233,7 @@ class Generator:
         row.token_ids.append(token)
         row.log_probs.append(log_prob)
         piece = row.text.feed(self.tokenizer.token_bytes(token))
-        if token == self.tokenizer.eot_id:
+        if token in self.end_ids:
             row.stopped_by = "end_of_text"
         elif row.text.stopped:
             row.stopped_by = "stop"
@@ -245,7 +247,7 @@ class Generator:
         """The num_samples best continuations that a beam search finds."""
 
         def is_finished(token_ids) -> bool:
-            if token_ids[-1] == self.tokenizer.eot_id:
+            if token_ids[-1] in self.end_ids:
                 return True
             if not config.stop:
                 return False

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from gptlab.data.tokenizer import Tokenizer, folder_tokenizer
+from gptlab.data.tokenizer import Tokenizer, folder_chat_template, folder_tokenizer
 from gptlab.errors import CheckpointError, DataError
 from gptlab.files import display, read_json
 from gptlab.interop.architectures import (
@@ -179,7 +179,7 @@ def read(folder, progress=None) -> Imported:
         tokenizer=tokenizer,
         kind="Hugging Face",
         name=str(content.get("_name_or_path") or folder.name),
-        chat_template=_chat_template(folder),
+        chat_template=folder_chat_template(folder),
     )
 
 
@@ -237,15 +237,3 @@ def _with_prefix(kind, available: dict) -> tuple[dict, dict]:
         name if name.startswith((prefix, "lm_head.")) else prefix + name: name for name in available
     }
     return names, {full: available[name] for full, name in names.items()}
-
-
-def _chat_template(folder: Path) -> str:
-    """The Jinja template of a chat model; newer releases keep it in a file of its own."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    try:
-        template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    except (OSError, DataError):
-        return ""
-    return template if isinstance(template, str) else ""

@@ -26,7 +26,8 @@ class Text:
 
     def __init__(self, meta: dict | None):
         meta = meta or {}
-        tokens, size = meta.get("val_tokens"), meta.get("val_bytes")
+        part = "val_counted" if meta.get("val_counted_tokens") else "val"
+        tokens, size = meta.get(f"{part}_tokens"), meta.get(f"{part}_bytes")
         self.tokens_per_byte = tokens / size if tokens and size else None
         found = meta.get("baselines") or {}
         self.baselines = {

@@ -86,6 +86,7 @@ class Session:
     save_seconds: float = 0.0
     last_save: float = 0.0  # time.perf_counter()
     next_plot: float = 0.0  # time.perf_counter() from which loss.png may be drawn again
+    chat_template: str = ""  # Jinja: of the dataset, else of the model that init_from names
     machine: str = ""  # this one in words, for the run's config.py
     changes: list = field(default_factory=list)  # options changed at this resume, "name old -> new"
 
@@ -459,6 +460,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     ema = Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     batches = Batches(
         dataset.train,
+        dataset.train_counted,
         vocab_size=dataset.vocab_size,
         block_size=config.model.block_size,
         batch_size=config.batch.batch_size,
@@ -484,6 +486,10 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     if state is not None:
         restore(session, state)
         session.changes = _changed_options(session, state)
+    stored = state or (start.content if start else {})
+    session.chat_template = (dataset.meta or {}).get("chat_template") or (
+        stored.get("chat_template") or ""
+    )
     return session
 
 

@@ -317,6 +317,7 @@ def _validation_loss(session: Session) -> float:
             config.machine.device,
             session.precision.autocast,
             bar.update,
+            session.dataset.val_counted,
         )
 
 
@@ -333,6 +334,7 @@ def _keep_best(session: Session, loss: float, weights: str) -> None:
             val_loss=loss,
             val_bits_per_byte=session.metrics.text.bits_per_byte(loss),
             weights=weights,
+            chat_template=session.chat_template,
             dataset=_dataset_content(session),
             train_config=_train_config_content(session),
         )
@@ -377,6 +379,7 @@ def save(session: Session) -> None:
             optimizer=session.optimizers.state_dict(),
             ema=session.ema.weights if session.ema is not None else None,
             scaler=session.precision.state_dict(),
+            chat_template=session.chat_template,
             dataset=_dataset_content(session),
             train_config=_train_config_content(session),
             decided={

@@ -1,0 +1,237 @@
+"""Conversations: a template turns messages into ids, and says which of them the assistant wrote.
+
+A template is a Jinja program that comes with a chat model (as `transformers` keeps it), run in a
+sandbox, or PLAIN. It sees placeholders instead of the messages' texts: so its special tokens are
+special, and what looks like one in somebody's text is plain text.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.text_store import Split, TextStore
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import DataError, GenerationError
+
+# For a model that brought no template: the role on a line, the text, the end of text, a line end.
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
+    "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}Assistant:\n{% endif %}"
+)
+_OPEN, _CLOSE = "\ue000", "\ue001"  # around the number of a message, in its place
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as ids. counted: which of them the assistant said, its end mark included."""
+
+    ids: list[int]
+    counted: list[bool]
+
+
+class ChatTemplate:
+    """A template with the tokenizer that it is for. DataError where it cannot be read."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer):
+        import jinja2
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self.source, self.tokenizer = source or PLAIN, tokenizer
+        self._specials = tokenizer.special_ids
+        names = sorted(map(re.escape, self._specials), key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)()")
+        # as transformers sets it up
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.globals["raise_exception"] = _raise
+        try:
+            self._template = environment.from_string(self.source)
+        except jinja2.TemplateError as error:
+            raise DataError(f"The model's chat template cannot be read ({error}).") from None
+
+    def encode(self, messages: Sequence[dict], place: str = "The conversation") -> Encoded:
+        """The ids of a whole conversation."""
+        ids, counted = [], []
+        for text, said in self._pieces(messages, False, place):
+            own = [text] if isinstance(text, int) else self.tokenizer.encode(text)
+            ids += own
+            counted += [said] * len(own)
+        return Encoded(ids, counted)
+
+    def prompt_ids(self, messages: Sequence[dict]) -> list[int]:
+        """The ids after which the assistant's next message begins."""
+        ids = []
+        for text, _ in self._pieces(messages, True, "The conversation"):
+            ids += [text] if isinstance(text, int) else self.tokenizer.encode(text)
+        return ids
+
+    def end_id(self) -> int | None:
+        """The special id that ends what the assistant says; None where there is none."""
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        said = [piece for piece, is_said in self._pieces(turns, False, "") if is_said]
+        return next((piece for piece in said if isinstance(piece, int)), None)
+
+    def _pieces(self, messages: Sequence[dict], is_prompt: bool, place: str):
+        """(text or special id, whether the assistant said it), in order.
+
+        What the assistant says is a piece of its own, for in use it begins after a prompt; other
+        texts are joined with what the template puts around them, as one text is tokenized.
+        """
+        held, after_assistant = "", False
+        for text, message in self._parts(messages, is_prompt, place):
+            if message is None:
+                for number, part in enumerate(self._special.split(text)):
+                    if number % 2 == 0:
+                        held += part
+                        continue
+                    ends_turn = after_assistant and number == 1
+                    if held:
+                        yield held, ends_turn
+                    held = ""
+                    yield self._specials[part], ends_turn
+            elif message["role"] == "assistant":
+                if held:
+                    yield held, False
+                held = ""
+                if text:
+                    yield text, True
+            else:
+                held += text
+            after_assistant = message is not None and message["role"] == "assistant"
+        if held:
+            yield held, False
+
+    def _parts(self, messages: Sequence[dict], is_prompt: bool, place: str):
+        """(text, the message that it is of, or None for the template's own), in order."""
+        marked = [
+            {**message, "content": f"{_OPEN}{number}{_CLOSE}"}
+            for number, message in enumerate(messages)
+        ]
+        end, begin = self.tokenizer.eot_id, self.tokenizer.bos_id
+        end = "" if end is None else self.tokenizer.special_token(end)
+        begin = end if begin is None else self.tokenizer.special_token(begin)
+        try:
+            rendered = self._template.render(
+                messages=marked, add_generation_prompt=is_prompt, bos_token=begin, eos_token=end
+            )
+        except Exception as error:  # whatever a template's own code raises
+            raise DataError(f"{place} does not fit the chat template ({error}).") from None
+        for number, part in enumerate(re.split(f"{_OPEN}(\\d+){_CLOSE}", rendered)):
+            if number % 2:
+                message = messages[int(part)]
+                yield message["content"], message
+            elif part:
+                yield part, None
+
+
+def _raise(message: str):
+    raise DataError(message)
+
+
+# Into token files ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the conversations of a split, in units of the messages' texts."""
+
+    characters: int
+    tokens: int
+    bytes: int
+    counted_tokens: int
+    counted_bytes: int
+    sha256: str
+    mask_sha256: str
+
+
+def write_conversations(
+    store: TextStore,
+    split: Split,
+    template: ChatTemplate,
+    path: Path,
+    dtype: np.dtype,
+    progress: Callable[[int], None],
+) -> Written:
+    """Encode the conversations of a split into a token file and, beside it, its mask.
+
+    The store holds the messages of each as JSON. The mask has a byte for each token: 1 where it
+    counts as a target. progress: called with the bytes of the store done since the last call.
+    """
+    sizes, digests = Counter(), [hashlib.sha256(), hashlib.sha256()]
+    with open(path, "wb") as file, open(mask_path(path), "wb") as mask:
+        for number, (text, _) in enumerate(store.pieces(split, can_be_cut=False), start=1):
+            messages = json.loads(text)
+            found = template.encode(messages, f"Conversation {number:,} of {path.stem}")
+            arrays = np.array(found.ids, dtype), np.array(found.counted, np.uint8)
+            for out, digest, array in zip((file, mask), digests, arrays, strict=True):
+                out.write(array.tobytes())
+                digest.update(array.tobytes())
+            sizes["tokens"] += len(found.ids)
+            sizes["counted_tokens"] += sum(found.counted)
+            for message in messages:
+                size = len(message["content"].encode())
+                sizes["characters"] += len(message["content"])
+                sizes["bytes"] += size
+                sizes["counted_bytes"] += size * (message["role"] == "assistant")
+            progress(len(text.encode()))
+        for out in (file, mask):
+            out.flush()
+            os.fsync(out.fileno())
+    if not sizes["counted_tokens"]:
+        raise DataError(
+            f"The {path.stem} part has no message of an assistant, so there is nothing to learn: "
+            "bring more conversations."
+        )
+    return Written(**sizes, sha256=digests[0].hexdigest(), mask_sha256=digests[1].hexdigest())
+
+
+def mask_path(path: Path) -> Path:
+    """The file beside a token file that says which of its tokens count."""
+    return path.with_name(f"{path.stem}.mask.bin")
+
+
+# Talking ------------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """What was said so far, and the ids of it that a window has room for."""
+
+    def __init__(self, template: ChatTemplate, window: int, system: str | None = None):
+        self.template, self.window = template, window
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def ask(self, text: str, room: int) -> tuple[list[int], int]:
+        """(ids up to the assistant's next message, turns that had to be left out before them).
+
+        room: tokens of the window to keep free, up to half of it. GenerationError where the new
+        message alone does not fit.
+        """
+        self.messages.append({"role": "user", "content": text})
+        most = self.window - min(room, self.window // 2)
+        first = len([m for m in self.messages[:1] if m["role"] == "system"])
+        left_out = 0
+        while True:
+            kept = self.messages[:first] + self.messages[first + left_out :]
+            ids = self.template.prompt_ids(kept)
+            if len(ids) <= most:
+                return ids, left_out
+            if first + left_out + 2 >= len(self.messages):
+                self.messages.pop()
+                raise GenerationError(
+                    f"This message needs {len(ids):,} tokens and the model has room for {most:,}: "
+                    "shorten it."
+                )
+            left_out += 2  # a question and its answer
+
+    def answered(self, text: str) -> None:
+        """Remember what the assistant said."""
+        self.messages.append({"role": "assistant", "content": text})
