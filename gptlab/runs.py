@@ -242,7 +242,7 @@ class Run:
             record
             for record in read_records(self.evaluations, "evaluations")
             if all(isinstance(record.get(name), str) for name in ("data", "time"))
-            and all(_is_finite(record.get(name)) for name in _EVALUATED)
+            and (_is_of_tasks(record) or all(_is_finite(record.get(n)) for n in _EVALUATED))
         ]
 
     def records(self) -> list[dict]:
@@ -289,6 +289,15 @@ def read_records(path: Path, kind: str = "metrics") -> Iterator[dict]:
                     yield record
                 elif isinstance(record, dict) and "format_version" in record:
                     check_format_version(record["format_version"], kind, path, RunError)
+
+
+def _is_of_tasks(record: dict) -> bool:
+    """Whether a record has figures of tasks: {task: {metric: number}}."""
+    tasks = record.get("tasks")
+    return isinstance(tasks, dict) and all(
+        isinstance(metrics, dict) and all(map(_is_finite, metrics.values()))
+        for metrics in tasks.values()
+    )
 
 
 def _is_finite(value) -> bool:

@@ -221,6 +221,7 @@ def _samples(view: RunView, samples: list[Sample]) -> str:
 
 
 def _evaluations_section(view: RunView) -> str:
+    results = Run(view.record.folder).evaluated()
     rows = [
         [
             row["data"],
@@ -231,14 +232,22 @@ def _evaluations_section(view: RunView) -> str:
             f"{row['tokens']:,}",
             row["time"],
         ]
-        for row in Run(view.record.folder).evaluated()
+        for row in results
+        if "tasks" not in row
     ]
-    if not rows:
+    tasks = [
+        [task, f"{row['step']:,}", metric, f"{value:.4f}", row["time"]]
+        for row in results
+        for task, metrics in row.get("tasks", {}).items()
+        for metric, value in metrics.items()
+    ]
+    if not rows and not tasks:
         return ""
     head = ["text", "step", "loss", "perplexity", "bits per byte", "tokens", "measured"]
     return page.section(
         "Evaluations",
         page.table(head, rows),
+        page.table(["task", "step", "metric", "value", "measured"], tasks),
         hint="What gpt.py evaluate measured. Bits per byte can be compared between models of "
         "different tokenizers; loss and perplexity cannot.",
     )

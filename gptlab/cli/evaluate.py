@@ -16,7 +16,8 @@ from gptlab.options import parse_command_line
 EXAMPLE = """\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
-python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json"""
+python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json
+python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100"""
 
 SUMMARY = """\
 Measure a model on a text: loss, perplexity and bits per byte, and the loss by how much text stands
@@ -30,6 +31,10 @@ class EvaluateOptions:
 
     data: Annotated[str | None, "a text file, folder or glob, read as prepare.py does"] = None
     dataset: Annotated[str | None, "instead of --data: the validation part of a dataset"] = None
+    tasks: Annotated[
+        str | None, "tasks of lm-eval by name, or .yaml files, with commas (pip install lm-eval)"
+    ] = None
+    limit: Annotated[int | None, "with --tasks: so many examples of each [all]"] = None
     stride: Annotated[
         int | None,
         "tokens from one window to the next; below block_size every token has text before it, and "
@@ -58,18 +63,21 @@ def main(argv: list[str]) -> int:
     )
     word = said.pop("model", None)
     options = EvaluateOptions(**said)
-    if (options.data is None) == (options.dataset is None):
+    if [options.data, options.dataset, options.tasks].count(None) != 2:
         raise ConfigError(
-            "Say what to evaluate on: --data FILE for a text, or --dataset NAME for the "
-            "validation part of a prepared one."
+            "Say what to evaluate on, one of the three: --data FILE for a text, --dataset NAME for "
+            "the validation part of a prepared one, or --tasks NAMES for those of lm-eval."
         )
-    if options.max_tokens is not None and options.max_tokens < 1:
-        raise ConfigError(f"max_tokens is {options.max_tokens}: it must be at least 1.")
+    for name in ("max_tokens", "limit"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ConfigError(f"{name} is {getattr(options, name)}: it must be at least 1.")
     from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
     from gptlab.runs import newest_run
 
     choice, autocast = _chosen(options)
     checkpoint, run = open_model(word or str(newest_run()), choice.device)
+    if options.tasks is not None:
+        return _run_tasks(checkpoint, run, options)
     evaluate = evaluate_text if options.dataset is None else evaluate_dataset
     with Bars(unit="window") as bars:
         result = evaluate(
@@ -90,6 +98,35 @@ def main(argv: list[str]) -> int:
         show(result)
         if run is not None:
             print(f"Added to {display(run.evaluations)}; gpt.py report shows it.", file=sys.stderr)
+    return 0
+
+
+def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
+    """Evaluate on tasks, print and keep the figures; the exit code."""
+    from gptlab.analysis.tasks import evaluate_tasks
+
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    if not names:
+        raise ConfigError("--tasks is empty: name tasks with commas between, or .yaml files.")
+    with Bars(unit="example") as bars:
+        found = evaluate_tasks(checkpoint, names, options.limit, bars.progress)
+    content = {
+        "model": display(checkpoint.path),
+        "step": checkpoint.step,
+        "data": ", ".join(names),
+        "limit": options.limit,
+        "tasks": found,
+    }
+    if run is not None:
+        run.add_evaluation(content)
+    if options.json:
+        print(json.dumps(content, indent=2))
+        return 0
+    table = make_table("task", "metric", "value", numbers=("value",))
+    for task, metrics in found.items():
+        for metric, value in metrics.items():
+            table.add_row(task, metric, f"{value:.4f}")
+    print_table(make_console(), f"{content['model']} on tasks of lm-eval", table)
     return 0
 
 
