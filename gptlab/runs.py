@@ -332,6 +332,8 @@ def _replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
 
     move: where there are no hard links, `source` may go (its successor comes at once).
     """
+    if target.exists() and os.path.samefile(source, target):
+        return  # a kill between two saves: a rename over itself would leave the temporary name
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -138,6 +138,14 @@ def test_the_checkpoint_before_the_newest_is_kept(run, state):
     assert read_checkpoint(run.previous)["step"] == 2
 
 
+def test_a_save_after_a_kill_between_both_names_leaves_no_stray_file(run, state):
+    run.save(state(1))
+    os.link(run.checkpoint, run.previous)  # the kill came before the new state had its name
+    run.save(state(2))
+    assert read_checkpoint(run.previous)["step"] == 1
+    assert list(run.folder.glob(".*.tmp")) == []
+
+
 def test_a_file_system_without_hard_links_keeps_both_checkpoints_too(run, state, monkeypatch):
     def refuse(*args):
         raise OSError(errno.EPERM, "no hard links here")
