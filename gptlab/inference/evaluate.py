@@ -35,6 +35,16 @@ def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = 
     return np.arange(count, dtype=np.int64) * (n_targets - block_size) // max(1, count - 1)
 
 
+def check_counted(counted: np.ndarray | None, windows: np.ndarray, block_size: int) -> None:
+    """DataError where no token of these windows counts as a target."""
+    if counted is None or any(counted[w + 1 : w + block_size + 1].any() for w in windows):
+        return
+    raise DataError(
+        f"No assistant speaks in the {len(windows) * block_size:,} tokens that an evaluation "
+        "reads: use a larger --eval_tokens, or bring more conversations."
+    )
+
+
 def read_windows(
     data: np.ndarray,
     starts: np.ndarray,
@@ -92,7 +102,7 @@ def evaluate_loss(
             if progress:
                 progress(len(starts))
     # one wait for the device instead of one per batch, and MPS has no float64
-    return math.fsum(torch.stack(sums).tolist()) / max(1, count)
+    return math.fsum(torch.stack(sums).tolist()) / count
 
 
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:

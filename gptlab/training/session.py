@@ -14,7 +14,7 @@ from gptlab.data.batches import Batches, check_length
 from gptlab.data.token_files import Dataset, check_ids, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, out_home
-from gptlab.inference.evaluate import evaluation_windows
+from gptlab.inference.evaluate import check_counted, evaluation_windows
 from gptlab.interop.importing import local_checkpoint
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.lora import train_only
@@ -444,6 +444,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     for first in windows:
         window = dataset.val[first : first + config.model.block_size + 1]
         check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
+    check_counted(dataset.val_counted, windows, config.model.block_size)
     torch.manual_seed(config.run.seed)
     if state is not None:
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}

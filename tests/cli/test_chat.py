@@ -12,6 +12,7 @@ from gptlab.cli.main import main, run_command
 from gptlab.data.batches import Batches
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import char_tokenizer
+from gptlab.errors import DataError
 from gptlab.runs import Run, load_checkpoint, read_checkpoint
 from gptlab.training import trainer
 
@@ -84,6 +85,12 @@ def test_the_loss_of_training_and_of_validation_is_that_of_the_answers(dataset):
                 if wanted != -1:
                     total, count = total - row[wanted], count + 1
         assert record[name] == pytest.approx(total / count, abs=1e-4), name
+
+
+def test_an_evaluation_in_which_no_assistant_speaks_is_refused_before_the_training(dataset):
+    with pytest.raises(DataError, match="use a larger --eval_tokens"):
+        train(block_size=4, eval_tokens=4)
+    assert not Run("out/talk").exists()
 
 
 def test_a_model_learns_to_answer_and_to_stop(dataset, monkeypatch, capsys):

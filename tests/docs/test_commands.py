@@ -99,6 +99,12 @@ def module_exists(words: list[str], page: "Page") -> None:
 
 # (what the line looks like, why it is not run, what is checked instead)
 NOT_RUN = [
+    (
+        r".*sample\.py --chat",
+        "needs a longer window: tests/cli/test_chat.py",
+        help_knows_the_options,
+    ),
+    (r".*--tasks ", "needs lm-eval: tests/analysis/test_tasks.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"source ", "the shell's own, after setup", is_the_usual_line),
@@ -257,6 +263,8 @@ def write_text(path: Path, column: str) -> None:
         path.write_bytes(gzip.compress(text.encode()))
     elif path.suffix == ".jsonl":
         rows = [json.dumps({"title": "day", column: line}) for line in lines]
+        if path.stem == "talks":
+            rows = [json.dumps({"messages": talk(line)}) for line in lines]
         path.write_text("\n".join(rows), encoding="utf-8")
     elif path.suffix in (".csv", ".tsv"):
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -269,6 +277,11 @@ def write_text(path: Path, column: str) -> None:
         pyarrow.parquet.write_table(pyarrow.table({"title": lines, column: lines}), path)
     else:
         path.write_text(text, encoding="utf-8")
+
+
+def talk(line: str) -> list[dict]:
+    """A short conversation."""
+    return [{"role": "user", "content": "so?"}, {"role": "assistant", "content": line}]
 
 
 def write_corpus(home: Path) -> None:
