@@ -21,12 +21,15 @@ from gptlab.analysis.suggest import (
 from gptlab.data.token_files import dataset_folder, open_dataset, token_dtype
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import read_json
+from gptlab.interop.importing import default_folder
 from gptlab.model.arithmetic import (
     count_parameters,
     kv_cache_bytes,
     parameters_by_component,
+    trained_parameters,
 )
 from gptlab.model.config import GPTConfig
+from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Measurements, Resolved, Said, TrainConfig
 from gptlab.training.memory import TIGHT, largest_batch_size, smaller_options, step_memory
@@ -70,6 +73,26 @@ def text_size(said: Said, vocab_size: int | None = None) -> TextSize:
         return TextSize(GPT2_VOCABULARY, None, None, f"GPT-2's own; {missing}")
     assumed = GPTConfig.vocab_size
     return TextSize(assumed, None, None, f"assumed; {missing}")
+
+
+def with_start(said: Said) -> Said:
+    """What was said, with the architecture of the model that init_from names.
+
+    Raises ConfigError where that model is not on this machine.
+    """
+    word = said.values.get("init_from", "scratch")
+    if word == "scratch" or any(name.startswith("init_from ") for name in said.sources.values()):
+        return said
+    path = Path(word).expanduser()
+    path = path if path.exists() else default_folder(word)
+    if not path.exists():
+        raise ConfigError(
+            f"The model that init_from {word} names is not here yet, and its sizes are those of "
+            f"the plan: get it with python gpt.py import {word}."
+        )
+    stored = load_checkpoint(path).model.config.to_dict()
+    sources = {**dict.fromkeys(stored, f"init_from {word}"), **said.sources}
+    return Said({**stored, **said.values}, sources)
 
 
 def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
@@ -193,6 +216,7 @@ class Plan:
     device: str
     description: str
     parameters: dict[str, int]
+    trained: int  # parameters that get gradients; adapters are beside those of the model
     flops_per_token: float
     memory: dict[str, int]
     free: int | None
@@ -240,7 +264,11 @@ class Plan:
         config = self.config
         return {
             "model": config.model.to_dict(),
-            "parameters": {**self.parameters, "total": self.total_parameters},
+            "parameters": {
+                **self.parameters,
+                "total": self.total_parameters,
+                "trained": self.trained,
+            },
             "text": dataclasses.asdict(self.text),
             "flops": {
                 "per_token": self.flops_per_token,
@@ -318,6 +346,7 @@ def make_plan(
         device=config.machine.device,
         description=machine.device.description,
         parameters=parameters_by_component(config.model),
+        trained=trained_parameters(config.model, config.trained),
         flops_per_token=config.flops_per_token,
         memory=memory,
         free=free,
@@ -360,7 +389,8 @@ def _notes(plan: Plan) -> list[str]:
             "less and trains on the same tokens per step."
         )
     rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # then the text is the limit
-    if ratio < CHINCHILLA / 2 and not rereads:
+    is_new = config.run.init_from == "scratch"  # a pretrained model has read before
+    if ratio < CHINCHILLA / 2 and not rereads and is_new:
         notes.append(
             f"{ratio:.2g} tokens per parameter are few: in the same time a smaller model, trained "
             f"on more tokens, would reach a lower loss (about {CHINCHILLA} is the best use of "

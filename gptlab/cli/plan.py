@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from gptlab.cli.console import leading_words, make_console, make_table, note, print_table
@@ -53,8 +53,9 @@ def main(argv: list[str]) -> int:
     else:
         target = Target("the defaults" if not said else "", layer(None, said))
     note("Measuring a few steps ..." if measure else "Looking at this machine ...")
-    from gptlab.analysis.plan import make_plan, text_size, this_machine
+    from gptlab.analysis.plan import make_plan, text_size, this_machine, with_start
 
+    target = replace(target, said=with_start(target.said))
     decided = target.run.values if target.run else None
     text = text_size(target.said, (decided or {}).get("vocab_size"))
     machine = this_machine(target.said)
@@ -109,6 +110,9 @@ def _parameters(plan):
     if not plan.parameters["output head"]:
         table.add_row("output head", "tied", "", style="dim")
     table.add_row("total", f"{total:,}", "", style="bold")
+    if plan.trained != total:
+        what = "adapters, trained" if plan.config.finetune.lora_rank else "of these trained"
+        table.add_row(what, f"{plan.trained:,}", f"{plan.trained / total:.1%}")
     return table
 
 

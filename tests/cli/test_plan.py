@@ -12,7 +12,9 @@ from gptlab.errors import ConfigError
 from gptlab.hardware import choose, judge
 from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
 from gptlab.hardware_trials import Trial
-from gptlab.runs import Run
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, model_content
 from gptlab.training.config import layer
 from gptlab.training.run_recipe import as_recipe
 
@@ -106,6 +108,30 @@ def test_a_wish_that_this_machine_cannot_grant_is_noted_and_planned_otherwise(mo
         machine,
     )
     assert plan.device == "cpu" and plan.notes[0] == machine.note
+
+
+def test_a_fine_tuning_is_planned_for_the_model_that_it_starts_from(surroundings, capsys):
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=99))
+    run = Run(surroundings / "base")
+    run.begin()
+    run.save_best(model_content(model, None))
+    run.end()
+    words = ["--init_from", str(run.folder), "--lora_rank", "4", "--max_iters", "10"]
+    assert command.main([*words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["model"]["n_embd"], plan["model"]["vocab_size"]) == (32, 99)
+    assert plan["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert plan["parameters"]["trained"] == 2 * 4 * sum(
+        sum(linear.weight.shape)
+        for linear in model.blocks[0].modules()
+        if hasattr(linear, "in_features")
+    )
+    assert plan["memory"]["gradients"] == 4 * plan["parameters"]["trained"]
+    assert command.main(words) == 0
+    out = capsys.readouterr().out
+    assert "adapters, trained" in out and "a smaller model" not in out
+    with pytest.raises(ConfigError, match="is not here yet"):
+        command.main(["--init_from", "smollm2-135m"])
 
 
 @pytest.mark.parametrize(
