@@ -238,7 +238,7 @@ def too_short(run: RunRecord) -> Finding | None:
     if run.state != "finished":
         return None
     middle, end = _loss_near(run, run.step / 2), _loss_near(run, run.step)
-    share = (middle - end) / end
+    share = (middle - end) / max(end, 1e-9)
     level = run.levels.get("5-gram", math.inf)
     above = bool(run.best and run.best[1] > level) or (level == math.inf and run.step < 100)
     hardly_begun = run.step < 100 or (run.step < 200 and share > STEEP / 4)
