@@ -27,7 +27,7 @@ from gptlab.errors import GPTLabError
 from gptlab.training.trainer import train
 
 TIMES = int(os.environ.get("GPTLAB_FUZZ", "1"))
-LONG = 20  # what the slow form multiplies by
+LONG = 5  # what the slow form multiplies by
 SECONDS = 20  # of one example, of processor time
 MEMORY = 2 << 30  # address space beyond what the process has before
 GROWTH = 400_000  # kB of resident memory beyond what the process has before
