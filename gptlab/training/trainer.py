@@ -91,6 +91,10 @@ def _train(session: Session) -> Outcome:
         return _outcome(session)
     was_evaluated = session.parallel.from_first(lambda: run.was_evaluated(session.step))
     if session.is_finished and was_evaluated:
+        if session.parallel.is_first:
+            run.begin(resume=True)  # a kill during the last picture leaves half of it
+            if not run.plot.exists():
+                plot(session)
         say(
             f"This run is finished: all {session.step} steps are done. Continue it with a larger "
             f"total, for example --max_iters {2 * session.step}."

@@ -135,6 +135,15 @@ def rates_of(folder):
     return [r["learning_rate"] for r in records_of(folder) if "learning_rate" in r]
 
 
+def test_a_death_during_the_last_picture_leaves_nothing_behind(train, tmp_path, pictures):
+    train()
+    (tmp_path / "run" / "loss.png").unlink()
+    (tmp_path / "run" / ".loss.png.123.tmp").write_bytes(b"half of it")
+    assert train(resume=True).step == 20
+    assert list((tmp_path / "run").glob(".*.tmp")) == []
+    assert (tmp_path / "run" / "loss.png").exists()
+
+
 def test_max_iters_is_the_total_and_the_schedule_follows_it(train, tmp_path):
     train(max_iters=10, warmup_iters=2)
     assert rates_of(tmp_path / "run")[9] < 2e-4
