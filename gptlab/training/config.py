@@ -213,7 +213,9 @@ class TrainConfig:
     @property
     def sequences_per_step(self) -> int:
         """Sequences of one optimizer step, over all processes."""
-        return self.batch.batch_size * self.batch.gradient_accumulation_steps
+        size = self.batch.batch_size
+        size = BatchOptions.batch_size if size == "auto" else size
+        return size * self.batch.gradient_accumulation_steps
 
     @property
     def tokens_per_step(self) -> int:

@@ -9,7 +9,7 @@ from gptlab.cli import questions
 from gptlab.errors import ConfigError
 from gptlab.training.config import OPTIONS, read_recipe
 
-GROUPS = 7  # run, model, batch, optimizer, schedule, evaluation, machine
+GROUPS = 8  # run, model, batch, optimizer, schedule, evaluation, fine-tuning, machine
 
 
 @pytest.fixture
