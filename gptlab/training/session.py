@@ -461,7 +461,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     ema = Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     batches = Batches(
         dataset.train,
-        dataset.train_counted,
+        counted=dataset.train_counted,
         vocab_size=dataset.vocab_size,
         block_size=config.model.block_size,
         batch_size=config.batch.batch_size,
