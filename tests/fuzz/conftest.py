@@ -93,7 +93,7 @@ def memory_limit():
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def slow_growth(template):
     """All examples together leave little behind, and none needed much for a moment."""
     try:
