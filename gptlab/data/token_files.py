@@ -106,18 +106,19 @@ def read_meta(folder: Path) -> dict:
     meta = {name: value for name, value in read_json(path).items() if value is not None}
     if place := _misfit(meta, _META):
         raise DataError(
-            f"{display(path)} has no valid {place}; {_prepare_again(Path(folder).name)}."
+            f"{display(path)} has no valid {place.removeprefix('.')}; "
+            f"{_prepare_again(Path(folder).name)}."
         )
     return meta
 
 
 def _misfit(value, shape, whole: bool = False) -> str | None:
-    """Where a value of JSON is not of a shape: "source.files", "" for all of it; None: nowhere.
+    """Where a value of JSON is not of a shape: ".source.files", "" for all of it; None: nowhere.
 
     whole: whether it needs all that the shape has.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
-        names = [name for name in shape if whole or name in value]
+        names = [name for name in shape if whole or value.get(name) is not None]
         inner = [(f".{name}", value.get(name), shape[name], False) for name in names]
     elif isinstance(shape, list) and isinstance(value, list):
         inner = [("", each, shape[0], True) for each in value]
@@ -130,7 +131,7 @@ def _misfit(value, shape, whole: bool = False) -> str | None:
     for name, *each in inner:
         place = _misfit(*each)
         if place is not None:
-            return f"{name}{place}".removeprefix(".")
+            return name + place
     return None
 
 

@@ -264,3 +264,13 @@ def test_an_id_outside_the_vocabulary_is_named_where_it_is_read(large, home):
 
 def test_a_small_dataset_keeps_no_hash_of_samples(prepared):
     assert "sampled_sha256" not in prepared.meta
+
+
+def test_what_no_source_has_is_null_and_what_is_of_another_type_is_named(large):
+    meta = large / "meta.json"
+    source = json.loads(meta.read_text(encoding="utf-8"))["source"]
+    change(meta, source=source | {"bytes": None})  # of a dataset of the hub
+    assert open_dataset("x").vocab_size > 2
+    change(meta, source=source | {"bytes": "many"})
+    with pytest.raises(DataError, match=r"meta\.json has no valid source\.bytes"):
+        open_dataset("x")
