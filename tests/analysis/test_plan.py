@@ -238,8 +238,9 @@ SIZES = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
 @pytest.mark.parametrize("size", ["3M", "10M", pytest.param("25M", marks=pytest.mark.slow)])
 def test_the_memory_is_that_of_a_process_after_its_third_step(size):
-    # The heap lies in other pieces in each process: one of them says too little or too much.
-    found = [measure_three_steps(dict(SIZES[size], dropout=0.0)) for _ in range(3)]
+    # The heap of the small one lies in other pieces in each process: one says too little or much.
+    processes = 3 if size == "3M" else 1
+    found = [measure_three_steps(dict(SIZES[size], dropout=0.0)) for _ in range(processes)]
     measured = statistics.median(each["measured"] for each in found)
     assert found[0]["planned"] == pytest.approx(measured, rel=0.15), found
 
