@@ -523,8 +523,8 @@ def _misfit_of_state(state: dict) -> str | None:
         if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
             return "ema"
     for name, moments in state["optimizer"].items():
-        for shape in (shapes(moments) or {"": None}).values():
-            if shape not in (torch.Size(), weights.get(name, ())):
+        for part, shape in (shapes(moments) or {"": None}).items():
+            if shape != (torch.Size() if part == "step" else weights.get(name)):
                 return f"optimizer state of {name}"
     if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
         return "dataset"

@@ -271,7 +271,10 @@ def decay_too_short(run: RunRecord) -> Finding | None:
             {"lr_decay_iters": run.step}
             | ({"decay_fraction": 0.3} if run.settings.get("schedule") == "wsd" else {}),
         )
-    reached = next(step for step, rate in rates if rate <= 1.01 * final and step > run.step / 50)
+    at_end = (step for step, rate in rates if rate <= 1.01 * final and step > run.step / 50)
+    reached = next(at_end, None)
+    if reached is None:
+        return None
     began = max(step for step, rate in rates if rate >= 0.95 * highest)
     at_floor, end = _loss_near(run, reached), _loss_near(run, run.step)
     share, gain = (run.step - reached) / run.step, at_floor - end
