@@ -526,6 +526,8 @@ def _misfit_of_state(state: dict) -> str | None:
         for part, shape in (shapes(moments) or {"": None}).items():
             if shape != (torch.Size() if part == "step" else weights.get(name)):
                 return f"optimizer state of {name}"
+            if moments[part].dtype != torch.float32:
+                return f"optimizer state of {name}"
     if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
         return "dataset"
     said = state.get("train_config", {})
