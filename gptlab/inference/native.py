@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from gptlab.errors import GenerationError
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT, RMSNorm
 
@@ -220,7 +221,15 @@ class NativeDecoder:
         return cls.of(model, dtype)
 
     def step(self, tokens: torch.Tensor, cache: KVCache) -> torch.Tensor:
-        """Logits [B, V] after one more token of each row: int64 [B], cached as `features` does."""
+        """Logits [B, V] after one more token of each row: int64 [B], cached as `features` does.
+
+        Raises GenerationError, as `features` does, where a row has no slot left.
+        """
+        if max(cache.lengths) >= cache.block_size:  # native.cpp would write behind the cache
+            raise GenerationError(
+                f"{max(cache.lengths) + 1} tokens do not fit the model's window of "
+                f"{cache.block_size}."
+            )
         positions = torch.tensor(cache.lengths)
         x = self.model.token_embedding.weight[tokens]  # [B, C]
         if self.model.position_embedding is not None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from gptlab.errors import GenerationError
 from gptlab.inference import native
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import Decoder
@@ -167,3 +168,13 @@ def test_it_is_compiled_once_and_named_by_its_source(monkeypatch, tmp_path):
     finally:
         native.library.cache_clear()
     assert len(calls) == 1 and len(list((tmp_path / "gptlab").iterdir())) == 1
+
+
+@needs_compiler
+def test_a_row_without_a_slot_is_refused_and_nothing_is_written_behind_the_cache():
+    model = make(block_size=8)
+    decoder, cache = NativeDecoder.of(model), KVCache(model.config, 2)
+    cache.set_lengths([3, 8])
+    with pytest.raises(GenerationError, match="9 tokens do not fit the model's window of 8"):
+        decoder.step(torch.tensor([1, 2]), cache)
+    assert cache.lengths == [3, 8] and not any(keys.any() for keys in cache.keys)
