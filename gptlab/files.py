@@ -34,6 +34,14 @@ def out_home() -> Path:
     return home() / "out"
 
 
+def nearest_existing(folder) -> Path:
+    """A folder, or the nearest of those above it that is there."""
+    folder = Path(folder).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
 def display(path) -> str:
     """The shortest way to write a path: relative to the working directory when it lies below."""
     path = Path(path)

@@ -24,6 +24,7 @@ from gptlab.inference.evaluate import (
     measure_tokens,
     sliding_windows,
 )
+from gptlab.interop.importing import read_model
 from gptlab.runs import Checkpoint, Run, load_checkpoint, model_from
 
 # stage, windows done since the last call, windows in all
@@ -90,19 +91,13 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
     if path.suffix == ".pt" and path.is_file():
         run = Run(path.parent)
         return load_checkpoint(path, device), run if run.exists() else None
-    if (path / "config.json").is_file():
-        from gptlab.interop import huggingface
-
-        imported = huggingface.read(path)
-    elif path.suffix == ".gguf" and path.is_file():
-        from gptlab.interop import gguf
-
-        imported = gguf.read(path)
-    else:
+    is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
+    if not is_foreign:
         raise CheckpointError(
             f"{word!r} is no model that is here: name a run (its directory, or its name under "
             "out/), a checkpoint, a Hugging Face folder or a .gguf file."
         )
+    imported = read_model(path)
     content = {
         "model_config": imported.config.to_dict(),
         "model": imported.weights,

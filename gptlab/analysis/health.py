@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
 from gptlab.errors import DataError, GPTLabError
-from gptlab.files import display, explain_os_error, in_bytes, sha256_file
+from gptlab.files import display, explain_os_error, in_bytes, nearest_existing, sha256_file
 from gptlab.runs import Run, check_finite, read_checkpoint
 from gptlab.training.config import TrainConfig
 from gptlab.training.memory import checkpoint_bytes, memory_warning
@@ -99,7 +99,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 def check_writable(name: str, folder: Path, option: str) -> Check:
     """Whether a file can be made in `folder`, or in the nearest folder above that exists."""
-    existing = _nearest_existing(folder)
+    existing = nearest_existing(folder)
     try:
         if not existing.is_dir():
             raise NotADirectoryError(20, "not a folder", str(existing))
@@ -120,20 +120,13 @@ def check_writable(name: str, folder: Path, option: str) -> Check:
 def check_space(config: TrainConfig, folder: Path) -> Check:
     """Whether this run's checkpoints fit on the disk."""
     needed = checkpoint_bytes(config) + SPACE_TO_SPARE
-    free = shutil.disk_usage(_nearest_existing(folder)).free
+    free = shutil.disk_usage(nearest_existing(folder)).free
     detail = f"{in_bytes(free)} free, {in_bytes(needed)} needed for the checkpoints of this run"
     if free < needed:
         return Check(
             "disk space", False, detail, "free some space, or choose another disk with --out_dir"
         )
     return Check("disk space", True, detail)
-
-
-def _nearest_existing(folder: Path) -> Path:
-    folder = Path(folder).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 # The machine --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from gptlab.cli.questions import Choice
 from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
-from gptlab.files import display, home, in_bytes, out_home, remove_folder
+from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
 from gptlab.options import parse_command_line
 from gptlab.runs import Run, list_runs
 
@@ -84,8 +84,7 @@ def _show_environment(console) -> None:
         f"{platform.system()} {platform.machine()}"
     )
     place = home()
-    existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(nearest_existing(place)).free
     from_variable = " (GPTLAB_HOME)" if os.environ.get("GPTLAB_HOME") else ""
     console.print(Text(f"data/ and out/ in {place}{from_variable}, {in_bytes(free)} free"))
 

@@ -150,7 +150,8 @@ def _load(options: SampleOptions, tokens: int):
 
     choice = _choose(options.device, options.dtype)
     checkpoint = load_checkpoint(path, choice.device)
-    _note(_describe(checkpoint, "int8" if options.dtype == "int8" else choice.dtype, choice.device))
+    dtype = "int8" if options.dtype == "int8" else choice.dtype
+    _note(_describe(checkpoint, dtype, choice.device))
     if choice.slow:
         _note(f"{choice.reason}.")
     if checkpoint.tokenizer is None:
@@ -162,7 +163,6 @@ def _load(options: SampleOptions, tokens: int):
     if choice.device == "cpu" and choice.dtype != "float16":
         from gptlab.inference.native import NativeDecoder, round_weights
 
-        dtype = "int8" if options.dtype == "int8" else choice.dtype
         round_weights(model, dtype)
         native = NativeDecoder.worth_it(model, dtype, tokens)
     if native is None:

@@ -11,7 +11,7 @@ from gptlab.errors import DataError, DownloadError
 
 TIMEOUT_S = 5
 # As the hub names its repositories; what is a path (../x) could be a folder of this machine.
-_REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HubName:
     def parse(word: str) -> "HubName":
         """Read `hf:OWNER/NAME[:SUBSET][:SPLIT]`; the split is "train" if unsaid."""
         parts = word.removeprefix("hf:").split(":")
-        if not _REPOSITORY.fullmatch(parts[0]) or len(parts) > 3 or not all(parts):
+        if not REPOSITORY.fullmatch(parts[0]) or len(parts) > 3 or not all(parts):
             raise DataError(f"{word} is not of the form hf:OWNER/NAME[:SUBSET][:SPLIT].")
         subset = parts[1] if len(parts) > 1 else None
         return HubName(parts[0], subset, parts[2] if len(parts) > 2 else "train")
@@ -44,7 +44,11 @@ def rows(word: str) -> Iterator[tuple[str, dict]]:
     subset or split that it does not have.
     """
     name = HubName.parse(word)
-    _check_reachable(word)
+    if reason := why_unreachable():
+        raise DownloadError(
+            f"{word} needs {address()}, which cannot be reached ({reason}); download the text "
+            "elsewhere and prepare the file."
+        )
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
     import datasets
 
@@ -59,15 +63,17 @@ def rows(word: str) -> Iterator[tuple[str, dict]]:
         raise DataError(f"{word} cannot be read: {reason[:300]}.") from error
 
 
-def _check_reachable(word: str) -> None:
-    """A quick question first: the hub's own client would retry for minutes."""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+def address() -> str:
+    """Where the hub is asked."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def why_unreachable() -> str:
+    """A quick question first, as the hub's own client retries for minutes; "" if it answers."""
     try:
-        urllib.request.urlopen(hub, timeout=TIMEOUT_S).close()
+        urllib.request.urlopen(address(), timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        pass  # it answers
+        return ""  # an answer as well
     except (OSError, ValueError) as error:
-        raise DownloadError(
-            f"{word} needs {hub}, which cannot be reached ({getattr(error, 'reason', error)}); "
-            "download the text elsewhere and prepare the file."
-        ) from error
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return ""

@@ -32,6 +32,19 @@ _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|im_en
 _END_MARK = "end_of_text"
 
 
+# The model of a tokenizer.json, but for its vocabulary and merges.
+PLAIN_BPE = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+
+
 class Tokenizer:
     """A vocabulary. `kind` is "char", "bpe", "gpt2" or "imported"; `eot_id` may be None."""
 
@@ -457,18 +470,6 @@ def byte_level_bpe(merges: Sequence[tuple[str, str]]) -> BytePairTokenizer:
 
 def _spec(vocab: dict, merges: list, pre_tokenizer: dict | None, decoder: dict) -> dict:
     """The content of tokenizer.json, with the end of text as the last id."""
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocab,
-        "merges": merges,
-    }
     return {
         "version": "1.0",
         "truncation": None,
@@ -478,7 +479,7 @@ def _spec(vocab: dict, merges: list, pre_tokenizer: dict | None, decoder: dict) 
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
         "decoder": decoder,
-        "model": model,
+        "model": {**PLAIN_BPE, "vocab": vocab, "merges": merges},
     }
 
 

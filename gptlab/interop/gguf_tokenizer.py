@@ -2,7 +2,7 @@
 
 import json
 
-from gptlab.data.tokenizer import END_OF_TEXT, Tokenizer, adopted, char_tokenizer
+from gptlab.data.tokenizer import END_OF_TEXT, PLAIN_BPE, Tokenizer, adopted, char_tokenizer
 from gptlab.errors import TokenizerError
 
 # Split rules that llama.cpp knows by name, each for several models (llama-vocab.cpp).
@@ -81,17 +81,7 @@ def _beginning_with(tokens: list[str], begin) -> dict | None:
 
 def _spec(model: dict, **parts) -> dict:
     empty = dict(truncation=None, padding=None, normalizer=None, pre_tokenizer=None, decoder=None)
-    plain = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-    }
-    return {"version": "1.0", "added_tokens": [], **empty, **parts, "model": {**plain, **model}}
+    return {"version": "1.0", "added_tokens": [], **empty, **parts, "model": PLAIN_BPE | model}
 
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

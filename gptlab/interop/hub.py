@@ -3,18 +3,15 @@
 import contextlib
 import json
 import os
-import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from gptlab.data.hub import REPOSITORY, TIMEOUT_S, address, why_unreachable
 from gptlab.errors import CheckpointError, ConfigError, DownloadError
 
 SHORT_NAMES = {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
-TIMEOUT_S = 5
 INDEX = "model.safetensors.index.json"  # of weights in several files
 # what an import reads; weights as pickles are never fetched
 FILES = ("*.json", "*.safetensors", "*.jinja", "LICENSE*")
@@ -24,8 +21,7 @@ def hub_name(word: str) -> str:
     """OWNER/NAME of "hf:OWNER/NAME" or of a short name."""
     name = SHORT_NAMES.get(word) or word.removeprefix("hf:")
     name = SHORT_NAMES.get(name, name)
-    # as the hub names its repositories; what is a path (../x) could be a folder of this machine
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+    if not REPOSITORY.fullmatch(name) or "/" not in name:
         raise ConfigError(f"{word} is not of the form hf:OWNER/NAME.")
     return name
 
@@ -78,18 +74,10 @@ def _kept_folder(name: str) -> Path | None:
 
 
 def _check_reachable(word: str) -> None:
-    """A quick question first: the hub's own client would retry for minutes."""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    """DownloadError where the hub may not be asked, or does not answer."""
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    try:
-        if offline:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(hub, timeout=TIMEOUT_S).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except (OSError, ValueError) as error:
+    if reason := "HF_HUB_OFFLINE is set" if offline else why_unreachable():
         raise DownloadError(
-            f"{word} is not on this machine, and {hub} cannot be reached "
-            f"({getattr(error, 'reason', error)}): download the folder elsewhere and import it by "
-            "its path."
-        ) from error
+            f"{word} is not on this machine, and {address()} cannot be reached ({reason}): "
+            "download the folder elsewhere and import it by its path."
+        )

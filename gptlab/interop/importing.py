@@ -39,7 +39,7 @@ def import_model(
         )
     path = model_path(word, note, progress)
     note(f"Reading {display(path)}.")  # a large vocabulary alone takes seconds
-    imported = _read(path, meta, progress)
+    imported = read_model(path, meta, progress)
     note(f"Writing {display(folder)}.")
     return write_run(imported, folder, _source(word, path), overwrite)
 
@@ -104,8 +104,8 @@ def model_path(word: str, note: Callable[[str], None], progress: Progress | None
     )
 
 
-def _read(path: Path, meta, progress: Progress | None) -> Imported:
-    """The model at a path, by the reader of its kind."""
+def read_model(path: Path, meta=None, progress: Progress | None = None) -> Imported:
+    """The model at a path, by the reader of its kind. meta, progress: as in `import_model`."""
     if path.is_dir() and (path / "config.json").is_file():
         from gptlab.interop import huggingface
 

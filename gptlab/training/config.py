@@ -484,7 +484,7 @@ def resolve(
     reasons["device"] = reasons["dtype"] = choice.reason
 
     if values.get("batch_size") == "auto":
-        sequences = sequences_of_auto(said)
+        sequences = build(values).sequences_per_step
         size = fitting or BatchOptions.batch_size
         values["batch_size"], values["gradient_accumulation_steps"] = size, sequences // size
         reason = f"what fits of the {sequences} sequences of a step"
@@ -507,12 +507,6 @@ def resolve(
         )
     warning = choice.reason if getattr(choice, "slow", False) else ""
     return Resolved(config, reasons, choice.use_scaler, warning)
-
-
-def sequences_of_auto(said: Said) -> int:
-    """The sequences of a step where batch_size is "auto", which must not depend on the machine."""
-    steps = said.values.get("gradient_accumulation_steps", BatchOptions.gradient_accumulation_steps)
-    return BatchOptions.batch_size * steps
 
 
 def _eval_interval(iters: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gptlab.errors import HardwareError, RunError
-from gptlab.files import display, in_bytes
+from gptlab.files import display, in_bytes, nearest_existing
 from gptlab.model.arithmetic import (
     TrainingMemory,
     count_parameters,
@@ -137,9 +137,7 @@ def check_space(config: TrainConfig, folder: Path) -> None:
     """RunError when the checkpoints of a run do not fit on the disk of its folder."""
     held = sum(path.stat().st_size for path in folder.glob("*.pt")) if folder.is_dir() else 0
     needed = checkpoint_bytes(config) - held
-    existing = Path(folder).absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(

@@ -1,5 +1,6 @@
 """Small random models with a tokenizer as runs, GGUF files as llama.cpp writes them, llama.cpp."""
 
+import functools
 import json
 import urllib.request
 
@@ -9,8 +10,6 @@ import pytest
 import torch
 
 from gptlab.data.tokenizer import char_tokenizer, train_bpe
-from gptlab.model.config import GPTConfig
-from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint, model_content
 
 # what splits and joins differently in tokenizers that are nearly the same
@@ -42,19 +41,9 @@ def one_thread():
 
 
 @pytest.fixture
-def random_model():
-    """Builds a small model whose weights are all random: no norm is 1, no bias is 0."""
-
-    def build(seed=0, noise=0.1, **settings):
-        torch.manual_seed(seed)
-        small = dict(block_size=200, vocab_size=400, n_layer=2, n_head=4, n_embd=32, dropout=0.0)
-        model = GPT(GPTConfig(**(small | settings)))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * noise)
-        return model.eval()
-
-    return build
+def random_model(random_model):
+    """The same with a window and a vocabulary for texts."""
+    return functools.partial(random_model, block_size=200, vocab_size=400)
 
 
 @pytest.fixture(scope="package")
