@@ -9,10 +9,15 @@ needed at its peak beyond the hidden states, the head and the targets.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+import processes
+import report
 
 CHUNK_ROWS = 512  # of the two loops; ours chooses its own
 
@@ -52,15 +57,7 @@ def gptlab(hidden, weight, targets):
 WAYS = {way.__name__: way for way in (plain, loop, checkpointed, gptlab)}
 
 
-def peak_bytes() -> int:
-    """The most memory that this process ever held."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-
-
-def measure(name: str, tokens: int, vocab_size: int, n_embd: int, compiled: bool) -> dict:
+def measure(name: str, tokens: int, vocab_size: int, n_embd: int, compiled: bool = False) -> dict:
     """One forward and backward pass in this process: megabytes, seconds, the loss per token."""
     import torch
 
@@ -72,18 +69,18 @@ def measure(name: str, tokens: int, vocab_size: int, n_embd: int, compiled: bool
     if compiled:  # in a small piece of the work, so that compiling is in neither figure
         few = (hidden[:8].detach().requires_grad_(), weight.detach()[:8].requires_grad_())
         torch.compile(lambda h, w: (h @ w.T).sum())(*few).backward()
-    before, start = peak_bytes(), time.perf_counter()
+    before, start = processes.own_peak(), time.perf_counter()
     loss = compute(hidden, weight, targets)
     loss.backward()
     return {
-        "megabytes": (peak_bytes() - before) / 1e6,
+        "megabytes": (processes.own_peak() - before) / 1e6,
         "seconds": time.perf_counter() - start,
         "loss": loss.item() / tokens,
     }
 
 
-def main(argv: list[str]) -> int:
-    """Run every way in its own process and print the table."""
+def main() -> None:
+    """Run every way in its own process, print a table, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,28 +88,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--vocab_size", type=int, default=50257, help="token ids [50257]")
     parser.add_argument("--n_embd", type=int, default=768, help="channels [768]")
     parser.add_argument("--compile", action="store_true", help="through torch.compile (minutes)")
+    parser.add_argument("--quick", action="store_true", help="a fourth of the tokens and channels")
+    parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # the child's part
-    options = parser.parse_args(argv)
-    sizes = (options.tokens, options.vocab_size, options.n_embd, options.compile)
+    options = parser.parse_args()
+    share = 4 if options.quick else 1
+    sizes = (options.tokens // share, options.vocab_size, options.n_embd // share)
     if options.way:
-        print(json.dumps(measure(options.way, *sizes)))
-        return 0
-
-    print(f"{'':14s}{'MB':>8s}{'of plain':>10s}{'seconds':>10s}{'of plain':>10s}{'loss':>10s}")
-    base = None
-    for name in WAYS:
-        command = [sys.executable, str(Path(__file__).resolve()), *argv, "--way", name]
-        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        row = json.loads(answer.stdout)
-        base = base or row
-        print(
-            f"{name:14s}{row['megabytes']:8.0f}{row['megabytes'] / base['megabytes']:10.2f}"
-            f"{row['seconds']:10.2f}{row['seconds'] / base['seconds']:10.2f}{row['loss']:10.4f}",
-            flush=True,
-        )
-    return 0
+        print(json.dumps(measure(options.way, *sizes, options.compile)))
+        return
+    found = {
+        name: processes.in_a_process_of_its_own(__file__, [*sys.argv[1:], "--way", name])
+        for name in WAYS
+    }
+    base = found["plain"]
+    rows = [
+        [
+            name,
+            f"{row['megabytes']:,.0f}",
+            f"{row['megabytes'] / base['megabytes']:.2f}",
+            f"{row['seconds']:.2f}",
+            f"{row['seconds'] / base['seconds']:.2f}",
+            f"{row['loss']:.4f}",
+        ]
+        for name, row in found.items()
+    ]
+    print(f"{sizes[0]:,} tokens, {sizes[1]:,} ids, {sizes[2]:,} channels:\n")
+    print(report.table(["way", "MB", "of plain", "seconds", "of plain", "loss"], rows))
+    report.finish({"loss_memory": found}, options.json)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    raise SystemExit(main(sys.argv[1:]))
+    main()
