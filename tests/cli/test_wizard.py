@@ -365,4 +365,6 @@ def test_with_enter_at_every_question_it_trains_on_shakespeare_and_the_command_r
     )  # fmt: skip
     again.expect(r"Lowest validation loss ([\d.]+)")
     assert again.match[1] == loss
-    again.close(force=True)
+    again.expect(pexpect.EOF)
+    again.close()
+    assert again.exitstatus == 0
