@@ -89,8 +89,11 @@ def main() -> None:
     parser.add_argument("--run", default=str(REPOSITORY / "out" / "smollm2-135m"))
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="16 tokens, one round")
     parser.add_argument("--json")
     options = parser.parse_args()
+    if options.quick:
+        options.tokens, options.rounds = 16, 1
     run = Path(options.run)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = load_checkpoint(run)

@@ -243,7 +243,7 @@ def learn(way: str, text: Path) -> dict:
         size = reference.get_vocab_size()
     seconds = time.perf_counter() - begin
     with open(text, "rb") as file:
-        file.seek(-PIECE, os.SEEK_END)
+        file.seek(max(0, text.stat().st_size - PIECE))
         last = file.read().decode(errors="ignore")
     return {"seconds": seconds, "bytes_per_token": len(last.encode()) / count(last), "ids": size}
 
