@@ -11,6 +11,7 @@ from gptlab.training.config import TrainConfig
 # Newton-Schulz: a quintic whose iteration pulls all singular values towards 1 (Jordan et al. 2024)
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
+GRAM_RATIO = 1.5  # of the sides, from which multiplying the small side alone pays
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_STEPS):
@@ -24,10 +25,31 @@ def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_ST
     x = matrices if wide else matrices.mT  # [n, small, large]
     # to unit norm first: small gradients would underflow in float16
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    if dtype == torch.float32 and x.size(2) > GRAM_RATIO * x.size(1):
+        x = _gram_polynomial(x @ x.mT, steps) @ x
+        return x if wide else x.mT
     for _ in range(steps):
         gram = x @ x.mT  # [n, small, small]
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
+
+
+def _gram_polynomial(gram: torch.Tensor, steps: int) -> torch.Tensor:
+    """P [n, S, S] with which P @ x is what `steps` iterations make of x, from gram = x @ x.mT.
+
+    All iterates are polynomials of the first one's Gram matrix times x, so only small matrices
+    are multiplied: a third less work where x is 2.7 times as long as high. Rounding errors add up
+    more, so this is for float32.
+    """
+    a, b, c = NS_COEFFICIENTS
+    product = None
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return product
 
 
 # Not subclasses of torch's Optimizer, which imports torch's compiler before the first step: three
