@@ -104,7 +104,7 @@ def run(command: Sequence[str], seconds: float | None) -> tuple[int, str]:
         return child.returncode, output
     except subprocess.TimeoutExpired:
         return 124, _end(child)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or the signal that `main` turns into an exit
         _end(child)
         raise
 
@@ -188,6 +188,7 @@ def main(argv: list[str]) -> int:
         "smollm2": REPOSITORY / "out" / "smollm2-135m",
     }
     chosen = [known[name] for name in wanted]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended as well
     return run_all(chosen, paths, options.out.resolve(), options.quick, sys.executable)
 
 
