@@ -1,6 +1,7 @@
 """From what was said to a run that can begin: device, data, decisions, model, state."""
 
 import contextlib
+import ctypes
 import logging
 import math
 import time
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 3.0
 SAVE_BYTES_PER_SECOND = 200e6
+KEPT_BYTES = 1 << 30
 # what a resume may not change: another model or other data would be another run
 CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
 FIXED_OPTIONS = (
@@ -194,9 +196,23 @@ def settle_torch(device: str) -> None:
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
     if device == "cpu":
+        keep_freed_memory()
         # as use_deterministic_algorithms, which would import the compiler for three seconds
         torch.set_deterministic_debug_mode("error")
         torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the large blocks of one step for the next; elsewhere nothing happens.
+
+    It would give them back to the system and get them anew, page by page and filled with zeros:
+    250,000 page faults, a fifth of a step at 10M parameters.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: musl, macOS, Windows
+        mallopt = ctypes.CDLL(None).mallopt
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        for option in (trim, mmap):
+            mallopt(option, KEPT_BYTES) or mallopt(option, 32 << 20)  # older ones take no more
 
 
 def continue_said(said: Said, state: dict) -> Said:
