@@ -309,12 +309,14 @@ def test_a_run_in_minutes_decides_its_length_once_and_a_resume_is_exact(
     train, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(session, "MEASURE_SECONDS", 0.2)
-    budget = dict(max_iters=None, minutes=0.09, dropout=0.1)
+    budget = dict(max_iters=None, minutes=1, dropout=0.1)
     assert train("whole", **budget, stop_at=5).step == 5
     decided = read_checkpoint(tmp_path / "whole" / "ckpt.pt")["decided"]
     assert decided["max_iters"] > 5
     train("broken", max_iters=decided["max_iters"], dropout=0.1, stop_at=3)
     for name in ("whole", "broken"):
-        assert train(name, resume=True).step == decided["max_iters"]
+        assert train(name, resume=True, stop_at=12).step == 12
+        after = read_checkpoint(tmp_path / name / "ckpt.pt")["decided"]
+        assert after["max_iters"] == decided["max_iters"]
     one, other = (read_checkpoint(tmp_path / n / "ckpt.pt")["model"] for n in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
