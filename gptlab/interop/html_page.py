@@ -12,6 +12,7 @@ from gptlab.errors import ConfigError
 from gptlab.interop.architectures import shapes
 from gptlab.interop.single_file import new_file
 from gptlab.model.arithmetic import count_parameters
+from gptlab.model.quantization import GROUP, quantize
 
 MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
 _PARTS = Path(__file__).parent / "page"
@@ -37,28 +38,29 @@ def check(checkpoint) -> None:
 def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as one HTML page; its path.
 
-    Matrices as int8 with one scale a row, vectors in float32, only the ids that the tokenizer
-    knows. Works offline from a file: no request leaves the page.
+    Matrices as `quantization.quantize` makes them int8, vectors in float32, only the ids that the
+    tokenizer knows. Works offline from a file: no request leaves the page.
     """
     config = checkpoint.model.config.to_dict()
     config["vocab_size"] = checkpoint.tokenizer.vocab_size
     manifest, int8, floats = [], [], []
     weights = checkpoint.model.state_dict()
     for name in shapes(checkpoint.model.config):
-        value = weights[name].float().cpu().numpy()
+        value = weights[name].float().cpu()
         if name in ("token_embedding.weight", "lm_head.weight"):
             value = value[: config["vocab_size"]]  # a table may be padded
-        if value.ndim == 2:
-            value, scales = quantized(value)
-            int8.append(value)
-        manifest.append([name, len(value), value.shape[1] if value.ndim == 2 else 0])
-        floats.append(scales if value.ndim == 2 else value)
+        manifest.append([name, *value.shape, 0][:3])
+        if value.dim() == 2:
+            steps, value = quantize(value)
+            int8.append(steps.numpy())
+        floats.append(value.numpy())
         if progress:
             progress("rounding the weights", weights[name].nbytes, 4 * _number(checkpoint))
     content = {
         "config": config,
         "tokenizer": _vocabulary(checkpoint.tokenizer),
         "tensors": manifest,
+        "group": GROUP,
     }
     name = _name(checkpoint)
     page = _filled(
@@ -76,13 +78,6 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
     with new_file(output, overwrite, mark=_MARK.encode()) as file:
         file.write(page.encode())
     return Path(output)
-
-
-def quantized(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [out, in] and float32 scales [out] of float32 [out, in]: the nearest of 255 steps."""
-    scales = (np.abs(matrix).max(1) / 127).astype(np.float32)
-    steps = matrix / np.where(scales == 0, 1, scales)[:, None]
-    return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
 
 
 def _number(checkpoint) -> int:

@@ -8,9 +8,9 @@ function fromBase64(text) {
   return bytes;
 }
 
-// manifest: [name, rows, columns] in the order of the data. A matrix is int8 with one scale a row,
-// a vector (columns 0) is float32; scales and vectors share `floats`.
-function readTensors(manifest, int8, floats) {
+// manifest: [name, rows, columns] in the order of the data. A matrix is int8, with one scale for each
+// `group` weights of a row; a vector (columns 0) is float32; scales and vectors share `floats`.
+function readTensors(manifest, group, int8, floats) {
   const tensors = {};
   let i = 0, f = 0;
   for (const [name, rows, columns] of manifest) {
@@ -20,8 +20,10 @@ function readTensors(manifest, int8, floats) {
     }
     const values = tensors[name] = new Float32Array(rows * columns);
     for (let row = 0, k = 0; row < rows; row++) {
-      const scale = floats[f++];
-      for (let column = 0; column < columns; column++) values[k++] = int8[i++] * scale;
+      for (let column = 0, scale = 0; column < columns; column++) {
+        if (column % group === 0) scale = floats[f++];
+        values[k++] = int8[i++] * scale;
+      }
     }
   }
   return tensors;

@@ -4,7 +4,7 @@
 const byId = id => document.getElementById(id);
 const content = JSON.parse(byId("model").textContent);
 const model = new GPT(content.config, readTensors(
-  content.tensors,
+  content.tensors, content.group,
   new Int8Array(fromBase64(byId("int8").textContent).buffer),
   new Float32Array(fromBase64(byId("floats").textContent).buffer)));
 const tokenizer = makeTokenizer(content.tokenizer);
