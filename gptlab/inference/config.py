@@ -33,6 +33,11 @@ class SamplingConfig:
     beam_width: Annotated[
         int, "above 1: search for the likeliest text with this many beams instead of drawing"
     ] = 1
+    prompt_lookup: Annotated[
+        int,
+        "for one text: guess up to this many tokens that followed the same ones before, and check "
+        "them in one step (Saxena 2023): faster, the same text; 0 = off",
+    ] = 10
     stop: Annotated[tuple[str, ...], "end before this text; may be said several times"] = ()
 
     def __post_init__(self):
@@ -57,6 +62,11 @@ class SamplingConfig:
         if not 0 <= self.min_p <= 1:
             raise GenerationError(
                 f"min_p is {self.min_p}: it must be between 0 (which switches it off) and 1."
+            )
+        if not 0 <= self.prompt_lookup <= 15:
+            raise GenerationError(
+                f"prompt_lookup is {self.prompt_lookup}: it must be between 0 (which switches it "
+                "off) and 15."
             )
         if not 0 < self.repetition_penalty < math.inf:
             raise GenerationError(

@@ -7,9 +7,14 @@ import contextlib
 
 import torch
 
-from gptlab.inference.native import MOST_ROWS, NativeDecoder
+from gptlab.inference.native import MOST_TOKENS, NativeDecoder
+from gptlab.inference.speculation import PromptLookup
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT
+
+# what one more token in a step of torch takes, as a share of a step of one token; on a GPU a step
+# waits for the memory and for its calls, whatever the number of tokens
+COST_ON_CPU, COST_ON_GPU = 0.35, 0.05
 
 
 @contextlib.contextmanager
@@ -29,14 +34,28 @@ class Decoder:
     A row sees at most block_size tokens. When one more is needed it keeps its last block_size // 2,
     which are cached anew from position 0: each token is then computed at most twice, so long
     texts take linear time. The same rule as in `GPT.generate`. native: what takes the steps of a
-    few rows instead of torch.
+    few rows instead of torch. guesses: up to so many tokens that the text of a single row suggests
+    are computed along with a step (`speculation.PromptLookup`). Where the row goes on with them
+    their logits are there already; else they are forgotten. So a text is what it is without them:
+    to the bit with native, within float32 rounding in torch.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: GPT, prompts: list[list[int]], native: NativeDecoder | None = None):
+    def __init__(
+        self,
+        model: GPT,
+        prompts: list[list[int]],
+        native: NativeDecoder | None = None,
+        guesses: int = 0,
+    ):
         self.model, self.native = model, native
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        # in 16 bits the likeliest tokens are often equal within rounding, which depends on how many
+        # tokens torch computes at once: a guess would change the text
+        self.guesses = guesses if native or torch.finfo(self.dtype).bits >= 32 else 0
+        self.lookup = None
+        self.ahead = []  # (token, logits [1, V] behind it) of guesses that may come true
         self.contexts = [list(prompt[-model.config.block_size :]) for prompt in prompts]
         self.cache, hidden = self._prefill(self.contexts)
         last = torch.tensor([len(context) - 1 for context in self.contexts], device=self.device)
@@ -54,14 +73,44 @@ class Decoder:
     @torch.inference_mode()
     def append(self, tokens: list[int]) -> None:
         """Add one token to each row, and compute the logits of the one after it."""
-        self._slide_full_rows()
+        lookup = self._lookup_of(tokens)
+        foreseen = bool(self.ahead) and self.ahead[0][0] == tokens[0]
+        if not foreseen:
+            self.ahead = []
+            self._slide_full_rows()
         for context, token in zip(self.contexts, tokens, strict=True):
             context.append(token)
-        column = torch.tensor(tokens, device=self.device)[:, None]
-        if self.native is not None and len(tokens) <= MOST_ROWS:
-            self.logits = self.native.step(column[:, 0], self.cache)
+        if foreseen:
+            _, self.logits = self.ahead.pop(0)
+            self.cache.advance(1)  # over the slot in which the guess lies
             return
-        self.logits = self.model.unembed(self.model.features(column, cache=self.cache)[:, -1])
+        room = self.model.config.block_size - self.cache.lengths[0] - 1
+        guess = lookup.guess(room) if lookup else []
+        logits = self._step([[token, *guess] for token in tokens])
+        self.logits = logits[:, 0]
+        if guess:  # a row holds what was chosen: a wrong guess will be written over
+            self.cache.advance(-len(guess))
+            self.ahead = [(token, logits[:, n]) for n, token in enumerate(guess, start=1)]
+
+    def _step(self, tokens: list[list[int]]) -> torch.Tensor:
+        """Logits [B, T, V] after each of T more tokens of each row."""
+        piece = torch.tensor(tokens, device=self.device)
+        if self.native is not None and piece.numel() <= MOST_TOKENS:
+            return self.native.step(piece, self.cache)
+        return self.model.unembed(self.model.features(piece, cache=self.cache))
+
+    def _lookup_of(self, tokens: list[int]) -> PromptLookup | None:
+        """What guesses behind these next tokens; None where nothing does."""
+        if not self.guesses or len(tokens) > 1:
+            return None
+        if self.lookup is None:
+            if self.native is not None:
+                cost = self.native.token_cost
+            else:
+                cost = COST_ON_CPU if self.device.type == "cpu" else COST_ON_GPU
+            self.lookup = PromptLookup(self.contexts[0], self.guesses, cost)
+        self.lookup.add(tokens[0])
+        return self.lookup
 
     def _slide_full_rows(self) -> None:
         """Let full rows keep so many tokens that with the next one they hold block_size // 2."""
@@ -86,6 +135,7 @@ class Decoder:
         """Let row i become a copy of row `rows[i]`: drop rows, repeat them, change their order."""
         if rows == list(range(len(self.contexts))):
             return
+        self.lookup, self.ahead = None, []
         index = torch.tensor(rows, device=self.device)
         self.cache.select(index)
         self.contexts = [list(self.contexts[row]) for row in rows]

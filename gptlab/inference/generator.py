@@ -191,9 +191,8 @@ class Generator:
         """
         with evaluating(self.model):
             prompts = list(dict.fromkeys(tuple(row.prompt_ids) for row in rows))
-            decoder = Decoder(
-                self.model, prompts, self.native
-            )  # samples of one prompt are prefilled once
+            # samples of one prompt are prefilled once
+            decoder = Decoder(self.model, prompts, self.native, config.prompt_lookup)
             decoder.select([prompts.index(tuple(row.prompt_ids)) for row in rows])
             seen = self._seen(rows) if config.repetition_penalty != 1 else None
             while True:

@@ -1,9 +1,10 @@
 // One decoding step of the transformer in model/transformer.py on a CPU: the hidden states of a few
-// tokens, each the next of its row, through every layer and the KV cache to the logits.
+// tokens, the next ones of their rows, through every layer and the KV cache to the logits.
 //
 // A step reads every weight once and does little with it, so it is as fast as the memory. Hence one
 // parallel region for the whole step, weights of 4, 2 or 1 bytes that become float in registers, and
-// no tensor between. Letters: B rows, C channels, D head_dim, H heads, K key/value heads.
+// no tensor between. A token's logits are the same to the bit whatever is computed beside it.
+// Letters: B tokens, C channels, D head_dim, H heads, K key/value heads.
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +12,7 @@
 #include <cstring>
 #include <vector>
 
-#ifdef __AVX2__
+#if defined(__AVX2__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 #ifdef _OPENMP
@@ -46,7 +47,7 @@ struct Norm {
 struct Layer {
     Norm attention_norm, mlp_norm, q_norm, k_norm;
     Matrix q, k, v, o, gate, up, down;
-    float* keys;  // [B, K, slots, D]
+    float* keys;  // [rows, K, slots, D]
     float* values;
 };
 struct Model {
@@ -98,23 +99,38 @@ struct ByteRow {
     float at(int64_t i) const { return data[i] * scales[i / GROUP]; }
 };
 
-// Products of one row of weights with N vectors x + n * stride of `size` floats.
+// a * b + sum, rounded once where the CPU can: said here, since the compiler would choose for each
+// loop anew and so change the last bit with the number of tokens.
+static inline Floats fused(Floats a, Floats b, Floats sum) {
+#ifdef __FMA__
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#else
+    return a * b + sum;
+#endif
+}
+
+// Products of one row of weights with N vectors x + n * stride of `size` floats. Each is summed in
+// the same order whatever N is.
 template <int N, class Row>
 static inline void products(const Row& row, const float* x, int64_t stride, int64_t size, float* out) {
-    constexpr int CHAINS = N == 1 ? 4 : 1;  // sums that do not wait for each other
+    constexpr int CHAINS = 2;  // sums that do not wait for each other
     Floats sums[N][CHAINS] = {};
     int64_t i = 0;
     for (; i + LANES * CHAINS <= size; i += LANES * CHAINS)
         for (int chain = 0; chain < CHAINS; chain++) {
             const int64_t at = i + LANES * chain;
             const Floats weights = row.load(at);
-            for (int n = 0; n < N; n++)
-                sums[n][chain] += weights * *reinterpret_cast<const Floats*>(x + n * stride + at);
+            for (int n = 0; n < N; n++) {
+                const Floats values = *reinterpret_cast<const Floats*>(x + n * stride + at);
+                sums[n][chain] = fused(weights, values, sums[n][chain]);
+            }
         }
     for (; i + LANES <= size; i += LANES) {
         const Floats weights = row.load(i);
-        for (int n = 0; n < N; n++)
-            sums[n][0] += weights * *reinterpret_cast<const Floats*>(x + n * stride + i);
+        for (int n = 0; n < N; n++) {
+            const Floats values = *reinterpret_cast<const Floats*>(x + n * stride + i);
+            sums[n][0] = fused(weights, values, sums[n][0]);
+        }
     }
     for (int n = 0; n < N; n++) {
         float total = 0;
@@ -127,10 +143,19 @@ static inline void products(const Row& row, const float* x, int64_t stride, int6
 
 template <class Row>
 static inline void row_times(const Row& row, const float* x, int64_t B, int64_t size, float* out) {
-    int64_t b = 0;
-    for (; b + 8 <= B; b += 8) products<8>(row, x + b * size, size, size, out + b);
-    for (; b + 4 <= B; b += 4) products<4>(row, x + b * size, size, size, out + b);
-    for (; b < B; b++) products<1>(row, x + b * size, size, size, out + b);
+    constexpr int64_t MOST = 6;  // vectors whose sums fit the registers
+    for (int64_t parts = (B + MOST - 1) / MOST; parts > 0; parts--) {
+        const int64_t n = (B + parts - 1) / parts;  // of equal size
+        switch (n) {
+            case 1: products<1>(row, x, size, size, out); break;
+            case 2: products<2>(row, x, size, size, out); break;
+            case 3: products<3>(row, x, size, size, out); break;
+            case 4: products<4>(row, x, size, size, out); break;
+            case 5: products<5>(row, x, size, size, out); break;
+            default: products<MOST>(row, x, size, size, out);
+        }
+        B -= n, x += n * size, out += n;
+    }
 }
 
 // out[b] = row r of the matrix times x[b], plus the bias, for x [B, cols].
@@ -184,28 +209,32 @@ static void turn(float* x, const float* cos, const float* sin, int64_t D) {
     }
 }
 
-// Attention of the heads that share key/value head k, for one row whose token has this position.
-static void attend(const Model& m, const Layer& layer, int64_t b, int64_t k, int64_t position,
-                   float* qkv, float* out, float* scores) {
+// What the attention of head k needs of a token: its queries turned, its key and value cached.
+static void prepare(const Model& m, const Layer& layer, int64_t row, int64_t k, int64_t position,
+                    float* qkv) {
     const int64_t D = m.head_dim, shared = m.heads / m.kv_heads;
-    float* queries = qkv + k * shared * D;
     float* key = qkv + (m.heads + k) * D;
     const float* value = qkv + (m.heads + m.kv_heads + k) * D;
-    const int64_t slot = (b * m.kv_heads + k) * m.slots * D;
-    float *keys = layer.keys + slot, *values = layer.values + slot;
-    const float *cos = nullptr, *sin = nullptr;
-    if (m.cos) cos = m.cos + position * D, sin = m.sin + position * D;
+    const int64_t slot = ((row * m.kv_heads + k) * m.slots + position) * D;
     for (int64_t i = 0; i <= shared; i++) {
-        float* vector = i < shared ? queries + i * D : key;
+        float* vector = i < shared ? qkv + (k * shared + i) * D : key;
         const Norm& norm = i < shared ? layer.q_norm : layer.k_norm;
         if (norm.weight) normalise(norm, vector, D, false, m.eps, vector);
-        if (cos) turn(vector, cos, sin, D);
+        if (m.cos) turn(vector, m.cos + position * D, m.sin + position * D, D);
     }
-    std::memcpy(keys + position * D, key, D * sizeof(float));
-    std::memcpy(values + position * D, value, D * sizeof(float));
+    std::memcpy(layer.keys + slot, key, D * sizeof(float));
+    std::memcpy(layer.values + slot, value, D * sizeof(float));
+}
+
+// Attention of the heads that share key/value head k, for a token of this row at this position.
+static void attend(const Model& m, const Layer& layer, int64_t row, int64_t k, int64_t position,
+                   const float* qkv, float* out, float* scores) {
+    const int64_t D = m.head_dim, shared = m.heads / m.kv_heads;
+    const int64_t slot = (row * m.kv_heads + k) * m.slots * D;
+    const float *keys = layer.keys + slot, *values = layer.values + slot;
     const float scale = 1 / std::sqrt(float(D));
     for (int64_t i = 0; i < shared; i++) {
-        const float* query = queries + i * D;
+        const float* query = qkv + (k * shared + i) * D;
         float largest = -INFINITY, total = 0;
         for (int64_t t = 0; t <= position; t++) {
             products<1>(FloatRow{keys + t * D}, query, D, D, scores + t);
@@ -225,13 +254,16 @@ static void attend(const Model& m, const Layer& layer, int64_t b, int64_t k, int
 
 // The step -------------------------------------------------------------------------------------------
 
-// x [B, C]: the embedded tokens, overwritten. positions [B]. logits [B, vocabulary].
-extern "C" void decode_step(const Model* model, int64_t B, const int64_t* positions, float* x,
-                            float* logits, int64_t threads) {
+// x [B, C]: the embedded tokens, overwritten. Token b stands at positions[b] of rows[b] of the cache:
+// several tokens of a row stand side by side. logits [B, vocabulary].
+extern "C" void decode_step(const Model* model, int64_t B, const int64_t* rows,
+                            const int64_t* positions, float* x, float* logits, int64_t threads) {
     const Model& m = *model;
     const int64_t C = m.width, D = m.head_dim, F = m.hidden;
     const int64_t q_size = m.heads * D, kv_size = m.kv_heads * D, qkv_size = q_size + 2 * kv_size;
     std::vector<float> qkv(B * qkv_size), attended(B * q_size), hidden(B * F);
+    bool share_a_row = false;
+    for (int64_t b = 1; b < B; b++) share_a_row |= rows[b] == rows[b - 1];
 #pragma omp parallel num_threads(int(threads))
     {
         const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
@@ -259,11 +291,22 @@ extern "C" void decode_step(const Model* model, int64_t B, const int64_t* positi
                 for (int64_t b = 0; b < B; b++) qkv[b * qkv_size + r] = out[b];
             }
 #pragma omp barrier
-            for (int64_t job = first(B * m.kv_heads); job < last(B * m.kv_heads); job++) {
-                const int64_t b = job / m.kv_heads;
-                attend(m, layer, b, job % m.kv_heads, positions[b], qkv.data() + b * qkv_size,
-                       attended.data() + b * q_size, scores.data());
+            const auto each_head = [&](auto work) {  // work(token, key/value head, its queries)
+                for (int64_t job = first(B * m.kv_heads); job < last(B * m.kv_heads); job++) {
+                    const int64_t b = job / m.kv_heads;
+                    work(b, job % m.kv_heads, qkv.data() + b * qkv_size);
+                }
+            };
+            each_head([&](int64_t b, int64_t k, float* own) {
+                prepare(m, layer, rows[b], k, positions[b], own);
+            });
+            if (share_a_row) {  // else a thread sees only what it has cached itself
+#pragma omp barrier
             }
+            each_head([&](int64_t b, int64_t k, const float* own) {
+                attend(m, layer, rows[b], k, positions[b], own, attended.data() + b * q_size,
+                       scores.data());
+            });
 #pragma omp barrier
             add_to_x(layer.o, attended.data());
 #pragma omp barrier

@@ -211,7 +211,8 @@ def test_settings_work_and_a_seed_makes_the_text_repeatable(run, sample, words):
     "words",
     ["--temperature -1", "--temperature nan", "--temperature inf", "--top_k -1", "--top_p 0",
      "--top_p 1.5", "--min_p 2", "--max_tokens 0", "--num_samples 0", "--beam_width 0",
-     "--repetition_penalty 0", "--seed -1", "--max_tokens many"],
+     "--repetition_penalty 0", "--seed -1", "--max_tokens many", "--prompt_lookup -1",
+     "--prompt_lookup 16"],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_one_sentence_that_names_it(run, sample, words):
     assert_one_sentence(sample(*words.split()), words.split()[0][2:])

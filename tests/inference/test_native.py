@@ -62,7 +62,7 @@ def test_a_step_is_the_step_of_the_model(settings, dtype):
             for column in tokens.T[:8]:
                 hidden = model.features(column[:, None], cache=plain)
                 expected = model.unembed(hidden[:, -1])
-                found = decoder.step(column, fast)
+                found = decoder.step(column[:, None], fast)[:, 0]
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert fast.lengths == plain.lengths
 
@@ -176,5 +176,5 @@ def test_a_row_without_a_slot_is_refused_and_nothing_is_written_behind_the_cache
     decoder, cache = NativeDecoder.of(model), KVCache(model.config, 2)
     cache.set_lengths([3, 8])
     with pytest.raises(GenerationError, match="9 tokens do not fit the model's window of 8"):
-        decoder.step(torch.tensor([1, 2]), cache)
+        decoder.step(torch.tensor([[1], [2]]), cache)
     assert cache.lengths == [3, 8] and not any(keys.any() for keys in cache.keys)
