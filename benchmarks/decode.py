@@ -21,8 +21,9 @@ import report
 import torch
 
 from gptlab.inference.decoding import Decoder
-from gptlab.inference.native import NativeDecoder, round_weights
+from gptlab.inference.native import NativeDecoder
 from gptlab.interop.export import export
+from gptlab.model.quantization import round_weights
 from gptlab.runs import load_checkpoint
 
 PROMPT = "Once upon a time there was a small town by the sea, and in it"

@@ -21,7 +21,8 @@ import report
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.generator import Generator
-from gptlab.inference.native import NativeDecoder, round_weights
+from gptlab.inference.native import NativeDecoder
+from gptlab.model.quantization import round_weights
 from gptlab.runs import load_checkpoint
 
 CODE = '''def read_table(path, separator=","):

@@ -161,7 +161,8 @@ def _load(options: SampleOptions, tokens: int):
         )
     model, native = checkpoint.model, None
     if choice.device == "cpu" and choice.dtype != "float16":
-        from gptlab.inference.native import NativeDecoder, round_weights
+        from gptlab.inference.native import NativeDecoder
+        from gptlab.model.quantization import round_weights
 
         round_weights(model, dtype)
         native = NativeDecoder.worth_it(model, dtype, tokens)

@@ -22,6 +22,7 @@ import torch
 
 from gptlab.errors import GenerationError
 from gptlab.model.kv_cache import KVCache
+from gptlab.model.quantization import quantize
 from gptlab.model.transformer import GPT, RMSNorm
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ FLAGS = (
     "-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared",
     "-fPIC",
 )  # fmt: skip
-GROUP = 64  # int8 weights of a row that share a scale, as in native.cpp
 TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}  # 0: SwiGLU
 MOST_TOKENS = 16  # in one step; above, torch's matrix products are faster
@@ -74,40 +74,6 @@ class _Model(Structure):
         ("eps", c_double), ("layer", POINTER(_Layer)), ("final_norm", _Norm), ("head", _Matrix),
         ("cos", c_void_p), ("sin", c_void_p),
     ]  # fmt: skip
-
-
-# Weights ------------------------------------------------------------------------------------------
-
-
-def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix [R, C] as int8 [R, C] and float32 scales [R, ceil(C / GROUP)], symmetric.
-
-    Each run of GROUP weights of a row has its own scale, so that one large weight costs its
-    neighbours little (Dettmers & Zettlemoyer 2023 on block-wise quantization).
-    """
-    rows, cols = weight.shape
-    padded = torch.nn.functional.pad(weight.float(), (0, -cols % GROUP)).view(rows, -1, GROUP)
-    scales = padded.abs().amax(-1) / 127
-    steps = (padded / scales.clamp_min(1e-30)[..., None]).round_()
-    return steps.to(torch.int8).view(rows, -1)[:, :cols].contiguous(), scales
-
-
-def dequantize(steps: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The float32 matrix that `quantize` made int8."""
-    return steps * scales.repeat_interleave(GROUP, dim=1)[:, : steps.size(1)]
-
-
-@torch.no_grad()
-def round_weights(model: GPT, dtype: str) -> None:
-    """Let the model's matrices be, in float32, exactly what `dtype` can say of them; in place.
-
-    Then prefill, evaluation and decoding agree, whichever of them torch computes.
-    """
-    if dtype == "float32":
-        return
-    for weight in {id(w): w for w in model.parameters() if w.dim() == 2}.values():
-        rounded = dequantize(*quantize(weight)) if dtype == "int8" else weight.bfloat16().float()
-        weight.copy_(rounded)
 
 
 # Compiling ----------------------------------------------------------------------------------------
@@ -190,7 +156,8 @@ class NativeDecoder:
     """The next step of a model on a CPU. dtype: of the weights as they are read.
 
     The model's float32 weights are used in place; others are packed once, so a model that is
-    changed afterwards needs a new one. With another dtype than float32 call `round_weights` first.
+    changed afterwards needs a new one. With another dtype than float32 call
+    `quantization.round_weights` first.
     """
 
     def __init__(self, model: GPT, dtype: str = "float32"):

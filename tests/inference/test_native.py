@@ -12,9 +12,10 @@ from gptlab.inference import native
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.generator import Generator
-from gptlab.inference.native import NativeDecoder, dequantize, quantize, round_weights
+from gptlab.inference.native import NativeDecoder
 from gptlab.model.config import GPTConfig
 from gptlab.model.kv_cache import KVCache
+from gptlab.model.quantization import GROUP, dequantize, quantize, round_weights
 from gptlab.model.transformer import GPT
 
 needs_compiler = pytest.mark.skipif(
@@ -104,8 +105,8 @@ def test_int8_weights_are_within_half_a_step_of_their_group():
     steps, scales = quantize(weight)
     assert steps.dtype == torch.int8 and scales.shape == (7, 3)
     found = dequantize(steps, scales)
-    for start in range(0, 150, native.GROUP):
-        group = slice(start, start + native.GROUP)
+    for start in range(0, 150, GROUP):
+        group = slice(start, start + GROUP)
         largest = weight[:, group].abs().amax(1, keepdim=True)
         assert ((found - weight)[:, group].abs() <= largest / 127 * 0.501).all()
     assert torch.equal(quantize(torch.zeros(2, 5))[0], torch.zeros(2, 5, dtype=torch.int8))
