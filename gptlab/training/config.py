@@ -76,9 +76,6 @@ class OptimizerOptions:
         Literal["adamw", "muon"], "adamw, or muon for the hidden matrices and adamw for the rest"
     ] = "adamw"
     learning_rate: Annotated[float, "highest learning rate"] = 1e-3
-    embedding_lr_scale: Annotated[
-        float, "rate of the embeddings and the head, relative to learning_rate"
-    ] = 1.0
     weight_decay: Annotated[float, "decoupled decay of matrices"] = 0.1
     beta1: Annotated[float, "AdamW: decay of the mean of gradients"] = 0.9
     beta2: Annotated[float, "AdamW: decay of the mean of their squares"] = 0.95
@@ -258,7 +255,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "learning_rate", "embedding_lr_scale", "lora_alpha")
+    above_zero = ("minutes", "learning_rate", "lora_alpha")
     not_negative = (
         "weight_decay",
         "grad_clip",

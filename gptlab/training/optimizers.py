@@ -57,13 +57,10 @@ def _gram_polynomial(gram: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 class AdamW:
-    """AdamW (Loshchilov & Hutter 2019), by torch's fused kernels.
-
-    param_groups: {"params", "weight_decay"}, and "lr_scale", the group's rate relative to `lr`.
-    """
+    """AdamW (Loshchilov & Hutter 2019), by torch's fused kernels."""
 
     def __init__(self, param_groups: list[dict], lr: float, betas: tuple[float, float]):
-        self.param_groups = [{"lr_scale": 1.0, **group, "lr": lr} for group in param_groups]
+        self.param_groups = [{**group, "lr": lr} for group in param_groups]
         self.betas = betas
         self.state = {}
 
@@ -85,7 +82,7 @@ class AdamW:
                 amsgrad=False,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                lr=group["lr"] * group["lr_scale"],
+                lr=group["lr"],
                 weight_decay=group["weight_decay"],
                 eps=1e-8,
                 maximize=False,
@@ -152,26 +149,18 @@ class Optimizers:
     def __init__(self, model: torch.nn.Module, config: TrainConfig, ns_dtype: torch.dtype):
         self.names = {id(p): name for name, p in model.named_parameters()}
         options = config.optimizer
-        hidden, matrices, embeddings, vectors = [], [], [], []
+        hidden, matrices, vectors = [], [], []
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
             if parameter.dim() < 2:
                 vectors.append(parameter)
-            elif not name.startswith("blocks."):
-                embeddings.append(parameter)
-            elif options.optimizer == "muon":
+            elif options.optimizer == "muon" and name.startswith("blocks."):
                 hidden.append(parameter)
             else:
                 matrices.append(parameter)
-        decay = options.weight_decay
         groups = [
-            {"params": matrices, "weight_decay": decay},
-            {
-                "params": embeddings,
-                "weight_decay": decay,
-                "lr_scale": options.embedding_lr_scale,  # the head's as well
-            },
+            {"params": matrices, "weight_decay": options.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
         rate = options.learning_rate
@@ -179,7 +168,9 @@ class Optimizers:
         groups = [group for group in groups if group["params"]]
         self.optimizers = [AdamW(groups, rate, betas)] if groups else []
         if hidden:
-            self.optimizers.append(Muon(hidden, rate, options.muon_momentum, decay, ns_dtype))
+            self.optimizers.append(
+                Muon(hidden, rate, options.muon_momentum, options.weight_decay, ns_dtype)
+            )
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the next step, for all groups."""
