@@ -1,6 +1,6 @@
 """What each idea is worth at the size of nanoGPT's CPU run: loss after the speedrun's steps.
 
-    python benchmarks/ablation.py [--seeds 3] [--only "2 heads, cosine"] [--json FILE]
+    python benchmarks/ablation.py [--seeds 3] [--only "2 heads, value residual"] [--json FILE]
 
 Every row changes one thing in config/speedrun.py, trains on as many tokens and is scored on the
 whole validation split of tiny Shakespeare. Ideas that gptlab did not take are small patches here.
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,9 +34,6 @@ from gptlab.training import optimizers
 from gptlab.training.optimizers import Optimizers
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.schedules import learning_rate
-
-TEXT = REPOSITORY.parent / "shared" / "data" / "tinyshakespeare.txt"
-
 
 # Ideas as patches: each takes the model and changes it in place -----------------------------------
 
@@ -172,6 +170,7 @@ IDEAS = {
     "value residual": dict(patch=value_residual),
     "soft-capped logits": dict(patch=soft_cap),
     "embedding of the token before": dict(patch=previous_tokens),
+    "embedding of the two before": dict(patch=partial(previous_tokens, reach=2)),
     "embedding into each block": dict(patch=embedding_shortcut),
 }
 PATCHES = ("patch", "muon", "rate_of_adamw")
@@ -236,7 +235,7 @@ class Training:
 def main() -> None:
     """Run, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--text", default=str(TEXT))
+    parser.add_argument("--text", default=str(report.SHAKESPEARE))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first_seed", type=int, default=1)
     parser.add_argument("--only", help="names of rows, with commas")
@@ -245,6 +244,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen = options.only.split(", ") if options.only else QUICK if options.quick else list(IDEAS)
+    for name in chosen:
+        if name not in IDEAS:
+            parser.error(f"there is no row {name!r}: choose from {', '.join(IDEAS)}")
     seeds = 1 if options.quick else options.seeds
     steps = 60 if options.quick else None
     with tempfile.TemporaryDirectory() as folder:

@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, required=True, help="a clone of nanoGPT")
     parser.add_argument(
         "--text",
-        default=str(REPOSITORY.parent / "shared" / "data" / "tinyshakespeare.txt"),
+        default=str(report.SHAKESPEARE),
         help="a copy of tiny Shakespeare",
     )
     parser.add_argument("--recipe", default=str(REPOSITORY / "config" / "speedrun.py"))

@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-import importlib.util
 import json
 import statistics
 import sys
@@ -29,6 +28,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 import report
 import torch
+from training import load_nanogpt
 
 from gptlab import hardware
 from gptlab.inference.decoding import Decoder, evaluating
@@ -155,14 +155,11 @@ class NanoGPTStep:
     """A step of nanoGPT's own model and optimizer, as its bench.py and train.py take it."""
 
     def __init__(self, machine: Machine, sizes: Sizes, path: Path, tokens):
-        spec = importlib.util.spec_from_file_location("nanogpt_model", path / "model.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["nanogpt_model"] = module
+        module = load_nanogpt(path)
         names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
         kind = torch.device(machine.device).type
         torch.manual_seed(0)
         with contextlib.redirect_stdout(None):
-            spec.loader.exec_module(module)
             shape = {name: sizes.shape[name] for name in names}
             self.model = module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=False))
             self.model.to(machine.device)

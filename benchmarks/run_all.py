@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import report
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
-SHAKESPEARE = REPOSITORY.parent / "shared" / "data" / "tinyshakespeare.txt"
 QUICK_SECONDS = 240  # that a script may take with --quick; then it is ended and counts as failed
 
 
@@ -168,7 +169,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
-    parser.add_argument("--text", type=Path, default=SHAKESPEARE, help="a copy of tiny Shakespeare")
+    parser.add_argument(
+        "--text", type=Path, default=report.SHAKESPEARE, help="a copy of tiny Shakespeare"
+    )
     parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "benchmarks")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of them, by name")
     options = parser.parse_args(argv)

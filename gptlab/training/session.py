@@ -212,7 +212,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         for option in (trim, mmap):
-            mallopt(option, KEPT_BYTES) or mallopt(option, 32 << 20)  # older ones take no more
+            if not mallopt(option, KEPT_BYTES):
+                mallopt(option, 32 << 20)  # older ones take no more
 
 
 def continue_said(said: Said, state: dict) -> Said:
