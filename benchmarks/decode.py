@@ -1,139 +1,228 @@
-"""Decoding on this CPU beside llama.cpp and transformers, in the same minutes.
+"""Decoding and reading prompts on this CPU beside llama.cpp and transformers, in the same minutes.
 
     python gpt.py import smollm2-135m
-    python benchmarks/decode.py [--run out/smollm2-135m] [--json FILE]
+    python benchmarks/decode.py [--run out/smollm2-135m] [--text FILE] [--json FILE]
 
-One model in all programs: exported as float32, bfloat16 and int8 (llama.cpp's Q8_0). The runs are
-interleaved. A figure is the median of tokens per second between two lengths of one greedy text, so
-that loading and reading the prompt do not count. Needs `pip install transformers xllamacpp`.
+One model in all programs: exported as float32, bfloat16 and int8 (llama.cpp's Q8_0), greedy, the
+runs interleaved. Decoding is the time after the first token of a short prompt; prefill that until
+the first token of a long one, beside the best product of matrices that torch does here. Last, what
+the loss of a text gains by int8 weights. Needs `pip install transformers xllamacpp`.
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
+import numpy as np
 import report
 import torch
 
 from gptlab.inference.decoding import Decoder
+from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
 from gptlab.inference.native import NativeDecoder
 from gptlab.interop.export import export
+from gptlab.model.arithmetic import flops_per_token
 from gptlab.model.quantization import round_weights
 from gptlab.runs import load_checkpoint
 
 PROMPT = "Once upon a time there was a small town by the sea, and in it"
-SHORT = 8
+LONG = 512  # tokens of a long prompt
 GGUF_KINDS = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+LOSS_TARGET = 0.005  # that int8 may add, as a share
+LOSS_WINDOW = 512
+
+# What each program offers: (prompt's ids, tokens to write) -> (seconds until the first of them,
+# seconds of the others)
+Write = Callable[[list[int], int], tuple[float, float]]
 
 
-def ours(path: Path, dtype: str, rows: int = 1, use_native: bool = True):
-    """A function that writes so many tokens in each of `rows` texts."""
-    checkpoint = load_checkpoint(path)
-    model = checkpoint.model
-    round_weights(model, dtype)
+def ours(model, dtype: str, rows: int = 1, use_native: bool = True) -> Write:
+    """A writer of `rows` equal texts. model: its weights rounded to dtype already."""
     native = NativeDecoder.of(model, dtype) if use_native else None
-    prompt = checkpoint.tokenizer.encode(PROMPT)
 
-    def write(tokens: int) -> None:
+    def write(prompt: list[int], tokens: int) -> tuple[float, float]:
+        begin = time.perf_counter()
         decoder = Decoder(model, [prompt] * rows, native)
-        for _ in range(tokens):
-            decoder.append(decoder.logits.argmax(-1).tolist())
+        chosen = decoder.logits.argmax(-1).tolist()
+        first = time.perf_counter()
+        for _ in range(tokens - 1):
+            decoder.append(chosen)
+            chosen = decoder.logits.argmax(-1).tolist()
+        return first - begin, time.perf_counter() - first
 
     return write
 
 
-def transformers_writes(folder: Path):
+def transformers_write(folder: Path) -> Write:
     """The same with transformers in float32."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+    from transformers.generation.streamers import BaseStreamer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    inputs = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt")
+
+    class Clock(BaseStreamer):
+        def __init__(self):
+            self.times = []
+
+        def put(self, value):  # first the prompt, then each token
+            self.times.append(time.perf_counter())
+
+        def end(self):
+            pass
 
     @torch.inference_mode()
-    def write(tokens: int) -> None:
+    def write(prompt: list[int], tokens: int) -> tuple[float, float]:
+        clock = Clock()
+        begin = time.perf_counter()
         model.generate(
-            **inputs, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0
-        )
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens,
+            pad_token_id=0, streamer=clock,
+        )  # fmt: skip
+        return clock.times[1] - begin, clock.times[-1] - clock.times[1]
 
     return write
 
 
-def llama_cpp_writes(path: Path):
-    """The same with llama.cpp."""
+def llama_cpp_write(path: Path) -> Write:
+    """The same with llama.cpp, by its own clock."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
-    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 512, 1, 0
+    parameters.n_ctx, parameters.n_parallel, parameters.n_gpu_layers = 1024, 1, 0
     parameters.warmup, parameters.fit_params = True, False
     threads = torch.get_num_threads()
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(parameters)
 
-    def write(tokens: int) -> None:
-        answer = server.handle_completions(
-            {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        )
-        assert answer["usage"]["completion_tokens"] == tokens
+    def write(prompt: list[int], tokens: int) -> tuple[float, float]:
+        answer = server.handle_completions({
+            "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+            "cache_prompt": False,
+        })  # fmt: skip
+        timings = answer["timings"]
+        assert (timings["prompt_n"], timings["predicted_n"]) == (len(prompt), tokens)
+        # the first token costs no step: its logits come with the prompt
+        return timings["prompt_ms"] / 1e3, timings["predicted_ms"] / 1e3
 
     return write
 
 
-def main() -> None:
-    """Run, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--run", default=str(REPOSITORY / "out" / "smollm2-135m"))
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="16 tokens, one round")
-    parser.add_argument("--json")
-    options = parser.parse_args()
-    if options.quick:
-        options.tokens, options.rounds = 16, 1
-    run = Path(options.run)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = load_checkpoint(run)
-        writers, rows = {}, {}
-        hf = export(checkpoint, "hf", Path(folder) / "hf")
-        writers["transformers float32"] = transformers_writes(hf)
-        writers["gptlab float32, torch only"] = ours(run, "float32", use_native=False)
-        for dtype, kind in GGUF_KINDS.items():
-            gguf = export(checkpoint, "gguf", Path(folder) / f"{kind}.gguf", quantize=kind)
-            writers[f"llama.cpp {dtype}"] = llama_cpp_writes(gguf)
-            writers[f"gptlab {dtype}"] = ours(run, dtype)
-            rows[f"gptlab {dtype}, 16 texts"] = 16
-            writers[f"gptlab {dtype}, 16 texts"] = ours(run, dtype, rows=16)
-        speeds = {name: [] for name in writers}
-        for _ in range(options.rounds):
-            for name, write in writers.items():
-                times = []
-                for tokens in (SHORT, SHORT + options.tokens):
-                    begin = time.perf_counter()
-                    write(tokens)
-                    times.append(time.perf_counter() - begin)
-                speed = options.tokens / (times[1] - times[0])
-                speeds[name].append(rows.get(name, 1) * speed)
-    found = {name: report.spread(values) for name, values in speeds.items()}
-    base = found["transformers float32"]["median"]
+def peak_flops(seconds: float = 1.0) -> float:
+    """FLOP/s of torch's float32 matrix product, the best of those that fit into some seconds."""
+    a = torch.randn(1024, 1024)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - begin)
+    return 2 * 1024**3 / best
+
+
+def int8_loss(run: Path, text: Path, most: int) -> dict:
+    """Loss in nats of the model on the beginning of a text, with its weights and with int8's."""
+    checkpoint = load_checkpoint(run)
+    with open(text, encoding="utf-8") as file:
+        tokens = checkpoint.tokenizer.encode_to_array(file.read(8 * most))[: most + 1]
+    windows = evaluation_windows(len(tokens), LOSS_WINDOW)
+    found = {}
+    for dtype in ("float32", "int8"):
+        round_weights(checkpoint.model, dtype)
+        found[dtype] = evaluate_loss(
+            checkpoint.model, np.asarray(tokens), windows, LOSS_WINDOW, 4, "cpu"
+        )
+    return {**found, "tokens": len(tokens) - 1}
+
+
+def decoding_table(found: dict[str, dict]) -> str:
+    """Tokens per second of every program, and what each is of its peers."""
     lines = []
     for name, figures in found.items():
-        peer = found.get(name.replace("gptlab", "llama.cpp").replace(", 16 texts", ""))
-        single = found.get(name.replace(", 16 texts", ""))
+        single = name.partition(",")[0]
+        peer = found.get(single.replace("gptlab", "llama.cpp")) if name == single else None
         lines.append([
             name, f"{figures['median']:.1f}", f"{figures['min']:.1f} to {figures['max']:.1f}",
-            f"{figures['median'] / base:.2f}",
+            f"{figures['median'] / found['transformers float32']['median']:.2f}",
             f"{figures['median'] / peer['median']:.2f}" if peer else "",
-            f"{figures['median'] / single['median']:.2f}" if "16" in name else "",
+            f"{figures['median'] / found[single]['median']:.2f}" if "texts" in name else "",
         ])  # fmt: skip
+    header = ["decoding", "tokens/s", "runs", "of transformers", "of llama.cpp", "of one text"]
+    return report.table(header, lines)
+
+
+def main() -> None:
+    """Run, print tables, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", type=Path, default=REPOSITORY / "out" / "smollm2-135m")
+    parser.add_argument("--text", type=Path, default=report.SHAKESPEARE, help="for int8's loss")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="12 tokens, one round")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args()
+    if options.quick:
+        options.tokens, options.rounds = 12, 1
+    checkpoint = load_checkpoint(options.run)
+    prompt = checkpoint.tokenizer.encode(PROMPT)
+    long_prompt = (prompt * LONG)[:LONG]
+    writers, many = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        hf = export(checkpoint, "hf", Path(folder) / "hf")
+        writers["transformers float32"] = transformers_write(hf)
+        writers["gptlab float32, torch only"] = ours(checkpoint.model, "float32", use_native=False)
+        for dtype, kind in GGUF_KINDS.items():
+            gguf = export(checkpoint, "gguf", Path(folder) / f"{kind}.gguf", quantize=kind)
+            writers[f"llama.cpp {dtype}"] = llama_cpp_write(gguf)
+            model = load_checkpoint(options.run).model
+            round_weights(model, dtype)
+            writers[f"gptlab {dtype}"] = ours(model, dtype)
+            many[f"gptlab {dtype}, 16 texts"] = ours(model, dtype, rows=16)
+        decoding, prefill, peaks = {}, {}, []
+        for _ in range(options.rounds):
+            peaks.append(peak_flops())
+            for name, write in {**writers, **many}.items():
+                rows, tokens = (16 if name in many else 1), options.tokens
+                seconds = write(prompt, tokens + 1)[1]
+                decoding.setdefault(name, []).append(rows * tokens / seconds)
+            for name, write in writers.items():
+                prefill.setdefault(name, []).append(LONG / write(long_prompt, 1)[0])
+    decoding = {name: report.spread(values) for name, values in decoding.items()}
+    prefill = {name: report.spread(values) for name, values in prefill.items()}
+    results = {"decoding": decoding, "prefill": prefill, "peak_flops": report.spread(peaks)}
+    print(decoding_table(decoding), end="\n\n")
+    config = checkpoint.model.config
+    # forward only: a third of a step's; and the head sees the last token alone
+    flops = flops_per_token(config, LONG) / 3 - 2 * config.vocab_size * config.n_embd
+    peak = results["peak_flops"]["median"]
     print(report.table(
-        ["program", "tokens/s", "runs", "of transformers", "of llama.cpp", "of one text"], lines
-    ))  # fmt: skip
-    report.finish({"decode": found}, options.json)
+        [f"prompt of {LONG} tokens", "tokens/s", "runs", "of transformers", "GFLOP/s",
+         f"of the {peak / 1e9:.0f} GFLOP/s of a product"],
+        [[
+            name, f"{row['median']:.0f}", f"{row['min']:.0f} to {row['max']:.0f}",
+            f"{row['median'] / prefill['transformers float32']['median']:.2f}",
+            f"{flops * row['median'] / 1e9:.0f}", f"{flops * row['median'] / peak:.2f}",
+        ] for name, row in prefill.items()],
+    ), end="\n\n")  # fmt: skip
+    if options.text.is_file():
+        loss = results["loss"] = int8_loss(
+            options.run, options.text, 1024 if options.quick else 8192
+        )
+        print(report.table(
+            [f"loss over {loss['tokens']:,} tokens", "float32", "int8", "more", "target"],
+            [[
+                options.text.name, f"{loss['float32']:.4f}", f"{loss['int8']:.4f}",
+                f"{loss['int8'] / loss['float32'] - 1:+.2%}", f"below {LOSS_TARGET:.1%}",
+            ]],
+        ))  # fmt: skip
+    report.finish(results, options.json)
 
 
 if __name__ == "__main__":
