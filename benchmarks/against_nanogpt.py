@@ -34,7 +34,7 @@ NANOGPT_COMMAND = (
 ).split()
 NANOGPT_BLOCK_SIZE = 64
 EQUAL_TOKENS = "--batch_size=16 --max_iters=1500 --eval_interval=1500".split()
-EQUAL_TIME = "--block_size=128 --batch_size=16 --eval_tokens=20000".split()
+EQUAL_TIME = "--block_size=256 --batch_size=8 --eval_tokens=20000 --eval_interval=5000".split()
 QUICK = 10  # with --quick all runs are so many times shorter
 
 

@@ -11,18 +11,11 @@ import pytest
 import torch
 
 from gptlab import files, runs
+from gptlab.checkpoints import content_sha256, model_content, read_checkpoint, write_checkpoint
 from gptlab.errors import CheckpointError, RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import (
-    Run,
-    content_sha256,
-    load_checkpoint,
-    model_content,
-    newest_run,
-    read_checkpoint,
-    write_checkpoint,
-)
+from gptlab.runs import Run, load_checkpoint, newest_run
 
 
 @pytest.fixture

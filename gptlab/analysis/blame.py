@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from gptlab import hardware
+from gptlab.checkpoints import Checkpoint
 from gptlab.data.batches import sequence_starts
 from gptlab.data.documents import Place, places
 from gptlab.data.token_files import Dataset, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display
 from gptlab.inference.evaluate import token_losses
-from gptlab.runs import Checkpoint, Run, load_checkpoint
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training.provenance import read_trace
 
 PASS_TOKENS = 8192  # of a forward pass, about

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.text_files import Reading
 from gptlab.data.token_files import open_dataset
@@ -25,7 +26,7 @@ from gptlab.inference.evaluate import (
     sliding_windows,
 )
 from gptlab.interop.importing import read_model
-from gptlab.runs import Checkpoint, Run, load_checkpoint, model_from
+from gptlab.runs import Run, load_checkpoint
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import display, explain_os_error, in_bytes, nearest_existing, sha256_file
-from gptlab.runs import Run, check_finite, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.memory import checkpoint_bytes, memory_warning
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gptlab.checkpoints import Checkpoint
 from gptlab.errors import ConfigError, DataError
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import evaluating
 from gptlab.inference.evaluate import measure_tokens, sliding_windows
 from gptlab.inference.generator import Generator
-from gptlab.runs import Checkpoint
 
 ROWS = 8  # texts that share a forward pass
 MOST_TOKENS = 256  # of an answer, where the task does not say

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gptlab.checkpoints import tokenizer_content
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.files import FORMAT_VERSIONS
 from gptlab.model.config import GPTConfig
-from gptlab.runs import Run, tokenizer_content
+from gptlab.runs import Run
 
 
 @dataclass(frozen=True)

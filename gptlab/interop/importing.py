@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, out_home
 from gptlab.interop.hub import SHORT_NAMES, hub_folder, hub_name
 from gptlab.interop.imported import Imported, write_run
 from gptlab.interop.smollm2 import NAME as SMOLLM2
 from gptlab.interop.smollm2 import smollm2_file
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 
 Progress = Callable[[str, int, int | None], None]
 

@@ -5,6 +5,7 @@ import pickle
 import warnings
 from pathlib import Path
 
+from gptlab.checkpoints import WRAPPER_PREFIXES
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import CheckpointError, ConfigError
@@ -13,7 +14,6 @@ from gptlab.interop.architectures import NANOGPT_NAMES
 from gptlab.interop.imported import Imported
 from gptlab.interop.weights import from_theirs
 from gptlab.model.config import GPTConfig
-from gptlab.runs import WRAPPER_PREFIXES
 
 # GPT-2's 50,257 ids, and the multiple of 64 that nanoGPT rounds them up to
 GPT2_VOCABULARIES = (50257, 50304)

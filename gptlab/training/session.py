@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from gptlab import hardware
+from gptlab.checkpoints import model_from
 from gptlab.data.batches import Batches, check_length
 from gptlab.data.token_files import Dataset, check_ids, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
@@ -20,7 +21,7 @@ from gptlab.interop.importing import local_checkpoint
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_from
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import (
     MODEL_OPTIONS,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from gptlab.checkpoints import model_content
 from gptlab.data.batches import mix
 from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
@@ -16,7 +17,6 @@ from gptlab.inference.generator import Generator
 from gptlab.interop.adapter import write_adapter
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.plots import plot_loss
-from gptlab.runs import model_content
 from gptlab.training.config import Said, TrainConfig, layer, plan_numbers
 from gptlab.training.interruption import Interruption
 from gptlab.training.memory import check_space, explained_out_of_memory

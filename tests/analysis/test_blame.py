@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from gptlab.analysis.blame import Window, blame, level, pieces, sequences_of, token_losses
+from gptlab.checkpoints import read_checkpoint
 from gptlab.data.batches import Batches
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 
 GARBAGE_LENGTH = 400
 

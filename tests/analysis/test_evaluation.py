@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
+from gptlab.checkpoints import model_content
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import char_tokenizer_without_end, train_bpe
 from gptlab.errors import CheckpointError, ConfigError, DataError
@@ -14,7 +15,7 @@ from gptlab.inference.evaluate import evaluate_loss, evaluation_windows, sliding
 from gptlab.interop.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_content
+from gptlab.runs import Run, load_checkpoint
 
 TEXT = "To be, or not to be: that is the question, naïve Müller. " * 5
 BLOCK = 16

@@ -8,11 +8,12 @@ import pytest
 
 from gptlab import hardware
 from gptlab.analysis import health
+from gptlab.checkpoints import model_content
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.hardware import Choice, CompileSupport, Device
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.config import GPTConfig
-from gptlab.runs import Run, model_content
+from gptlab.runs import Run
 from gptlab.training.config import build
 
 CPU = Choice("cpu", "float32", False, "cpu, because there is no accelerator")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gptlab.analysis.tasks import answer, evaluate_tasks, log_likelihood, scores
+from gptlab.checkpoints import model_content
 from gptlab.cli.main import main
 from gptlab.data.tokenizer import train_bpe
 from gptlab.errors import ConfigError, DataError
@@ -13,7 +14,7 @@ from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_content
+from gptlab.runs import Run, load_checkpoint
 
 TEXT = "what is the sky? blue. what is the grass? green. what is snow? white. "
 

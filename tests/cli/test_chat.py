@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main, run_command
 from gptlab.data.batches import Batches
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import DataError
-from gptlab.runs import Run, load_checkpoint, read_checkpoint
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training import trainer
 
 ALPHABET = "\n :?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

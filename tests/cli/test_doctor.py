@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from gptlab import hardware
+from gptlab.checkpoints import model_content
 from gptlab.cli.main import main
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.hardware_probe import probe
 from gptlab.model.config import GPTConfig
 from gptlab.options import parse_command_line
-from gptlab.runs import Run, model_content
+from gptlab.runs import Run
 from gptlab.training.config import GROUPS, PresetOption
 
 REPOSITORY = Path(__file__).resolve().parents[2]

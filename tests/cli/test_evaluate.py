@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
+from gptlab.checkpoints import model_content
 from gptlab.cli.main import main
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, model_content
+from gptlab.runs import Run
 
 TEXT = "to be or not to be, that is the question.\n" * 5
 

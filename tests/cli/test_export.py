@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from gptlab.checkpoints import model_content
 from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_content
+from gptlab.runs import Run, load_checkpoint
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
 FILES = {

@@ -2,11 +2,12 @@
 
 import pytest
 
+from gptlab.checkpoints import model_content
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, load_checkpoint, model_content
+from gptlab.runs import Run, load_checkpoint
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from gptlab.analysis import plan as planning
 from gptlab.analysis.plan import Machine
+from gptlab.checkpoints import model_content
 from gptlab.cli import plan as command
 from gptlab.cli.plan import in_dollars, in_short, in_time
 from gptlab.errors import ConfigError
@@ -14,7 +15,7 @@ from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
 from gptlab.hardware_trials import Trial
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, model_content
+from gptlab.runs import Run
 from gptlab.training.config import layer
 from gptlab.training.run_recipe import as_recipe
 

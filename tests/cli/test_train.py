@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from gptlab import runs
+from gptlab import checkpoints, runs
+from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import parallel, stability, trainer
 
 assert parallel and stability  # imported here, so that no attempt has to
@@ -49,7 +50,7 @@ class Moments:
 
     def install(self):
         for owner, name in (
-            (os, "fsync"), (os, "replace"), (os, "link"), (runs._Remembering, "write"),
+            (os, "fsync"), (os, "replace"), (os, "link"), (checkpoints._Remembering, "write"),
             (runs.Run, "append"), (trainer, "take_step"), (trainer, "evaluate"),
             (trainer, "evaluate_loss"),
         ):  # fmt: skip

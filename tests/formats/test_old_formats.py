@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.data.token_files import open_dataset
 from gptlab.errors import CheckpointError, DataError, RunError
 from gptlab.files import FORMAT_VERSIONS
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
-from gptlab.runs import Run, load_checkpoint, read_checkpoint
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training.trainer import train
 
 OLD = Path(__file__).parent / "version_1"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from gptlab.runs import Run, content_sha256, load_checkpoint
+from gptlab.checkpoints import content_sha256
+from gptlab.runs import Run, load_checkpoint
 
 # what a value of a checkpoint may be instead
 VALUES = [

@@ -7,10 +7,10 @@ import zipfile
 import pytest
 import torch
 
+from gptlab.checkpoints import write_checkpoint
 from gptlab.data import downloads
 from gptlab.errors import DownloadError
 from gptlab.files import sha256_file
-from gptlab.runs import write_checkpoint
 from gptlab.training.provenance import read_sources
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.checkpoints import model_content
 from gptlab.data.tokenizer import char_tokenizer, train_bpe
-from gptlab.runs import Run, load_checkpoint, model_content
+from gptlab.runs import Run, load_checkpoint
 
 # what splits and joins differently in tokenizers that are nearly the same
 MIXED = [

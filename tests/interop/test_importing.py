@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.checkpoints import read_checkpoint
 from gptlab.data.downloads import _watched
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.vocabulary import ready_tokenizer
@@ -21,7 +22,7 @@ from gptlab.errors import (
 from gptlab.interop import hub, smollm2
 from gptlab.interop.export import export
 from gptlab.interop.importing import default_folder, import_model, local_checkpoint
-from gptlab.runs import load_checkpoint, read_checkpoint
+from gptlab.runs import load_checkpoint
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptlab.runs import Run, read_checkpoint
+from gptlab.checkpoints import read_checkpoint
+from gptlab.runs import Run
 
 SETTINGS = dict(max_iters=12, dropout=0.1, learning_rate=1e-2, compile_model=True)
 

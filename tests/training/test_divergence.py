@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.errors import CheckpointError, TrainingError
-from gptlab.runs import Run, read_checkpoint, write_checkpoint
+from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.stability import watch
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.data.batches import Batches, sequence_starts
 from gptlab.data.token_files import open_dataset
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import session
 
 SETTINGS = dict(max_iters=12, learning_rate=1e-2, warmup_iters=2, min_lr=1e-3, eval_interval=12)

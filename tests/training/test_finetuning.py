@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
+from gptlab.checkpoints import model_from, read_checkpoint, write_checkpoint
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.model.config import GPTConfig
 from gptlab.model.lora import has_adapters, is_adapter
-from gptlab.runs import Run, load_checkpoint, model_from, read_checkpoint, write_checkpoint
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training.config import build
 from gptlab.training.memory import checkpoint_bytes, step_memory
 

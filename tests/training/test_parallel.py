@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptlab.runs import Run, read_checkpoint
+from gptlab.checkpoints import read_checkpoint
+from gptlab.runs import Run
 from gptlab.training.parallel import choose_backend
 
 ROOT = Path(__file__).resolve().parents[2]

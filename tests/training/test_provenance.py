@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import gptlab
+from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import provenance, trainer
 from gptlab.training.config import START_OPTIONS, build
 from gptlab.training.metrics import Metrics

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gptlab import hardware
+from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.errors import CheckpointError, ConfigError, GPTLabError, RunError
-from gptlab.runs import Run, read_checkpoint, write_checkpoint
+from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.config import layer, read_recipe
 

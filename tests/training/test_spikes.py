@@ -6,8 +6,9 @@ import statistics
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import TrainingError
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import stability
 from gptlab.training.loss_band import BAND_STEPS, LossBand
 

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import ConfigError, RunError
 from gptlab.model.arithmetic import count_parameters
-from gptlab.runs import Run, read_checkpoint
+from gptlab.runs import Run
 from gptlab.training import memory, trainer
 from gptlab.training.config import build
 from gptlab.training.metrics import Metrics

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
 from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
-from gptlab.runs import Run, load_checkpoint, read_checkpoint
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training import session, trainer
 from gptlab.training.interruption import Interruption
 

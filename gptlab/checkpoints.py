@@ -1,0 +1,440 @@
+"""A checkpoint: what a `.pt` file holds, how it is written, and what is believed of one.
+
+Such a file holds tensors and plain types only, is read without running any pickled code, and
+carries the SHA-256 of all that is in it. Before anything is built from it, its settings, shapes and
+sizes are held against each other, so that a damaged or foreign file is a sentence.
+"""
+
+import contextlib
+import hashlib
+import math
+import pickle
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.errors import CheckpointError, ConfigError, TokenizerError
+from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display
+from gptlab.options import coerce, options_of
+
+# Bounds for the settings in a file: of each number, and of the values in a table of positions.
+LARGEST_SIZE = 1 << 24
+LARGEST_TABLE = 1 << 26
+WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
+
+    model: object
+    tokenizer: object
+    path: Path
+    step: int
+    val_loss: float | None
+    content: dict
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def tokenizer_content(tokenizer) -> dict | None:
+    """A tokenizer as a checkpoint holds it."""
+    if tokenizer is None:
+        return None
+    return {"kind": tokenizer.kind, "json": tokenizer.to_json()}
+
+
+def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
+    """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
+
+    merge: adapters of a LoRA training become part of the weights; else they stand beside them, and
+    `more` has their lora_alpha.
+    """
+    from gptlab.model.lora import merged_weights
+
+    weights = merged_weights(model) if merge else model.state_dict()
+    if model.config.tie_weights:
+        weights.pop("lm_head.weight")  # one copy of what is one matrix
+    return {
+        "format_version": FORMAT_VERSIONS["checkpoint"],
+        "model_config": model.config.to_dict(),
+        "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
+        "tokenizer": tokenizer_content(tokenizer),
+        **more,
+    }
+
+
+def _plain_name(name: str) -> str:
+    for prefix in WRAPPER_PREFIXES:
+        name = name.replace(prefix, "")
+    return name
+
+
+def content_sha256(content: dict) -> str:
+    """SHA-256 (hex) of everything in a checkpoint: names, plain values, and each tensor's bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
+            plain = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(plain.view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            digest.update(f"dict {len(value)};".encode())
+            for name, each in value.items():
+                add(name)
+                add(each)
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"list {len(value)};".encode())
+            for each in value:
+                add(each)
+        else:
+            digest.update(f"{value!r};".encode())
+
+    add({name: value for name, value in content.items() if name != "sha256"})
+    return digest.hexdigest()
+
+
+def write_checkpoint(state: dict, path) -> None:
+    """Write `state` with its SHA-256 as the file `path`, atomically."""
+    with atomic_torch_save(state, Path(path)):
+        pass
+
+
+@contextlib.contextmanager
+def atomic_torch_save(state: dict, path: Path):
+    """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name."""
+    import torch
+
+    state = {**state, "sha256": content_sha256(state)}
+    with atomic_write(path) as file:
+        remembering = _Remembering(file)
+        try:
+            torch.save(state, remembering)
+            file.flush()
+        except Exception as error:
+            cause = remembering.error or error
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(path)
+            raise cause from None
+        yield
+
+
+class _Remembering:
+    """A file that remembers the OSError of a write, which torch.save turns into another error."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, data):
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self):
+        self.file.flush()
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path) -> dict:
+    """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no checkpoint {display(path)}: train a model first (python train.py), or "
+            "name an existing run with --out_dir."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_unpickling_sentence(path, error)) from None
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # torch's reader meets damage with errors of every kind
+        raise CheckpointError(
+            f"{display(path)} is damaged: it is cut short or was changed after it was written."
+        ) from error
+    if not isinstance(content, dict) or "model" not in content:
+        raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
+    check_format_version(content.get("format_version"), "checkpoint", path, CheckpointError)
+    if not _is_plain(content):
+        raise CheckpointError(
+            f"{display(path)} was refused: it holds a tensor that is larger than its data, or of "
+            "a kind that no checkpoint of gptlab has."
+        )
+    is_hashed = content["format_version"] > 1 or "sha256" in content
+    if is_hashed and content.get("sha256") != content_sha256(content):
+        raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
+    step, val_loss = content.get("step", 0), content.get("val_loss")
+    if not (
+        all(isinstance(content.get(key), dict) for key in ("model_config", "model"))
+        and all(isinstance(name, str) for name in content["model"])
+        and is_count(step)
+        and (val_loss is None or isinstance(val_loss, float))
+    ):
+        raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
+    return content
+
+
+def _unpickling_sentence(path: Path, error: Exception) -> str:
+    with open(path, "rb") as file:
+        looks_whole = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if looks_whole and ("weights_only" in str(error) or "unsupported" in str(error).lower()):
+        return (
+            f"{display(path)} was refused: it holds more than tensors and plain values, and "
+            "loading such a file could run somebody's code."
+        )
+    return f"{display(path)} is damaged or not a checkpoint."
+
+
+def _is_plain(value) -> bool:
+    """Whether all tensors in a value are dense ones with data for each of their elements.
+
+    A file of a few bytes can describe a view of terabytes, which the first copy would allocate.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return (
+            value.layout is torch.strided
+            and not value.is_quantized
+            and value.device.type == "cpu"
+            and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        )
+    if isinstance(value, dict):
+        return all(_is_plain(each) for each in value.values())
+    return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
+
+
+def is_count(value) -> bool:
+    """Whether a value of a file is a count that a run can have reached."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def read_training_state(path: Path) -> dict:
+    """A training state that a run can go on from: read_checkpoint, and every weight finite."""
+    content = read_checkpoint(path)
+    if "optimizer" not in content:
+        raise CheckpointError(
+            f"{display(path)} has weights only and cannot be continued: start a run from it with "
+            f"--init_from {display(path)}."
+        )
+    _stored_config(content, path)
+    if place := _misfit_of_state(content):
+        raise CheckpointError(f"{display(path)} cannot be continued: it has no valid {place}.")
+    check_finite(content, path)
+    return content
+
+
+def _misfit_of_state(state: dict) -> str | None:
+    """The first part of a training state that is there and not what a run writes, or None."""
+    import torch
+
+    def shapes(tensors) -> dict | None:
+        if not isinstance(tensors, dict):
+            return None
+        return {name: getattr(value, "shape", None) for name, value in tensors.items()}
+
+    for name in ("sequences_seen", "best_step", "skipped_steps"):
+        if not is_count(state.get(name, 0)):
+            return name
+    if not isinstance(state.get("best_val_loss", 0.0), float):
+        return "best_val_loss"
+    for name in ("optimizer", "scaler", "dataset", "train_config", "decided"):
+        if not isinstance(state.get(name, {}), dict):
+            return name
+    weights = shapes(state["model"])
+    if state.get("ema") is not None:
+        average = shapes(state["ema"]) or {}
+        if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
+            return "ema"
+    for name, moments in state["optimizer"].items():
+        for part, shape in (shapes(moments) or {"": None}).items():
+            if shape != (torch.Size() if part == "step" else weights.get(name)):
+                return f"optimizer state of {name}"
+            if moments[part].dtype != torch.float32:
+                return f"optimizer state of {name}"
+    if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
+        return "dataset"
+    said = state.get("train_config", {})
+    for part in ("values", "sources", "resolved"):
+        options = said.get(part, {})
+        if not isinstance(options, dict) or not all(map(_is_option, options.values())):
+            return f"train_config ({part})"
+    if set(said.get("sources", ())) != set(said.get("values", ())):
+        return "train_config (sources)"
+    return None if all(map(_is_option, state.get("decided", {}).values())) else "decided"
+
+
+def _is_option(value) -> bool:
+    return isinstance(value, bool | int | float | str | None)
+
+
+def check_finite(content: dict, path) -> None:
+    """CheckpointError where a weight is not a number."""
+    import torch
+
+    for name, weight in content["model"].items():
+        if isinstance(weight, torch.Tensor) and not weight.isfinite().all():
+            raise CheckpointError(f"{display(path)} holds weights that are not finite ({name}).")
+
+
+# Building -----------------------------------------------------------------------------------------
+
+
+def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = False, **changes):
+    """The model of a checkpoint's content, with other settings where `changes` says so.
+
+    A shorter block_size is fine (learned positions are cropped); a longer one, or other weights'
+    shapes, raise CheckpointError. keep_adapters: those of a LoRA training stay beside the weights
+    that they adapt, to be trained on; else they are merged into them.
+    """
+    import torch
+
+    from gptlab.model import lora
+    from gptlab.model.config import GPTConfig
+    from gptlab.model.transformer import GPT
+
+    path = Path(path)
+    stored = _stored_config(content, path)
+    config = GPTConfig(**(stored.to_dict() | changes))
+    if config.block_size > stored.block_size:
+        raise CheckpointError(
+            f"{display(path)} was trained with block_size {stored.block_size}, and "
+            f"{config.block_size} is longer: use --block_size {stored.block_size} or less."
+        )
+    weights = {_plain_name(name): value for name, value in content["model"].items()}
+    adapters = {name: weights.pop(name) for name in list(weights) if lora.is_adapter(name)}
+    positions = "position_embedding.weight"
+    if isinstance(weights.get(positions), torch.Tensor) and weights[positions].dim():
+        weights[positions] = weights[positions][: config.block_size]
+    if config.tie_weights:
+        weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
+    with _without_initialisation():
+        model = GPT(config)
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        found = weights.get(name)
+        if isinstance(found, torch.Tensor) and not found.is_floating_point():
+            kind = str(found.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{display(path)} holds {name} as {kind}, not as numbers.")
+        if not isinstance(found, torch.Tensor) or found.shape != shape:
+            has = "no such tensor" if found is None else f"{tuple(getattr(found, 'shape', ()))}"
+            raise CheckpointError(
+                f"{display(path)} does not fit its model: {name} should be {tuple(shape)} and the "
+                f"file has {has}."
+            )
+    if extra := sorted(set(weights) - set(expected)):
+        raise CheckpointError(f"{display(path)} has a tensor that its model lacks: {extra[0]}.")
+    model.load_state_dict(weights, assign=True)
+    if config.tie_weights:
+        model.lm_head.weight = model.token_embedding.weight
+    model.make_tables()
+    if adapters:
+        _check_adapters(adapters, expected, content, path)
+        lora.add_adapters(model, adapters, content["lora_alpha"])
+        if not keep_adapters:
+            lora.merge_adapters(model)
+    return model.to(device)
+
+
+def _stored_config(content: dict, path: Path):
+    """The GPTConfig of a checkpoint; nothing is built from settings that its weights do not bear.
+
+    CheckpointError: a setting of another type or name, or a model larger than what is in the file.
+    """
+    from gptlab.model.arithmetic import count_parameters
+    from gptlab.model.config import GPTConfig
+
+    known, settings = options_of(GPTConfig), content["model_config"]
+    try:
+        if unknown := [name for name in settings if name not in known]:
+            raise ConfigError(f"unknown: {unknown[0]!s:.40}")
+        if odd := [name for name, value in settings.items() if not _is_option(value)]:
+            raise ConfigError(f"{odd[0]} is {type(settings[odd[0]]).__name__}")
+        settings = {name: coerce(known[name], value) for name, value in settings.items()}
+        for name, value in settings.items():
+            if isinstance(value, int) and value > LARGEST_SIZE:
+                raise ConfigError(f"{name} is {value:.3g}")
+        config = GPTConfig(**settings)
+        if config.block_size * config.head_dim > LARGEST_TABLE:
+            raise ConfigError(f"block_size is {config.block_size}")
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{display(path)} has settings that this model cannot have ({str(error).rstrip('.')})."
+        ) from None
+    present = sum(getattr(value, "numel", int)() for value in content["model"].values())
+    needed = count_parameters(config)
+    # a few more are named below, tensor by tensor
+    if config.n_layer > 1000 + len(content["model"]) or needed > 2 * present + 1_000_000:
+        raise CheckpointError(
+            f"{display(path)} does not fit its model: its settings need {needed:,} parameters in "
+            f"{config.n_layer:,} layers, and the file has {present:,}."
+        )
+    return config
+
+
+def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -> None:
+    """CheckpointError unless each adapter is a pair that fits a projection of the model."""
+    import torch
+
+    shapes = {
+        name: value.shape
+        for name, value in adapters.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 2
+    }
+    alpha = content.get("lora_alpha")
+    is_number = isinstance(alpha, float) and 0 < alpha < math.inf
+    for name in adapters:
+        where = name.rpartition(".")[0]
+        matrix = expected.get(f"{where}.weight", ())
+        a, b = (shapes.get(f"{where}.{end}", (0, 0)) for end in ("lora_A", "lora_B"))
+        is_pair = a[0] == b[1] > 0 and where.endswith("_proj") and (b[0], a[1]) == tuple(matrix)
+        if not (is_number and is_pair):
+            raise CheckpointError(
+                f"{display(path)} does not fit its model: it has no whole adapter of {where}."
+            )
+
+
+def _without_initialisation():
+    """A context in which torch.nn.init draws nothing, because the weights come from a file.
+
+    Not the meta device: operations there import torch._dynamo, which takes longer than the rest of
+    a start of sample.py.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class SkipInitialisation(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            if getattr(func, "__module__", None) == "torch.nn.init":
+                return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return func(*args, **kwargs)
+
+    return SkipInitialisation()
+
+
+def tokenizer_from(content: dict, path):
+    """The tokenizer that travels in a checkpoint, or None for a model trained without one."""
+    from gptlab.data.tokenizer import Tokenizer
+
+    stored = content.get("tokenizer")
+    if stored is None:
+        return None
+    try:
+        return Tokenizer.from_json(stored["json"])
+    except (TokenizerError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{display(path)} holds a tokenizer that cannot be read ({error})."
+        ) from None
