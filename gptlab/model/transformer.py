@@ -199,6 +199,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_weight.addmm_(grad.T, hidden[rows])  # without a second [V, C]
             elif wants_weight:
                 grad_weight += grad.T @ hidden[rows]
+            del logits, grad  # or the next chunk would be made beside this one
         ctx.save_for_backward(grad_hidden, grad_weight)
         return loss
 

@@ -14,7 +14,7 @@ from gptlab.model.transformer import GPT
 from gptlab.training.config import build
 from gptlab.training.memory import step_memory
 from gptlab.training.precision import Precision, clip_grad_norm
-from gptlab.training.session import make_optimizers
+from gptlab.training.session import make_optimizers, settle_torch
 
 
 def held(field):
@@ -26,8 +26,7 @@ def held(field):
 
 config = build(dict(json.loads(sys.argv[1]), device="cpu", dtype="float32"))
 size, micro_batches = config.batch.batch_size, config.batch.gradient_accumulation_steps
-torch.use_deterministic_algorithms(True)  # as training on a CPU does
-torch.utils.deterministic.fill_uninitialized_memory = False
+settle_torch("cpu")
 before = held("VmRSS")
 model = GPT(config.model).train()
 train_only(model, config.trained, config.finetune.lora_alpha)

@@ -176,9 +176,9 @@ def test_where_the_text_is_read_often_overfitting_is_the_matter(home, machine):
 # Memory -------------------------------------------------------------------------------------------
 
 
-def test_gradients_and_activations_share_room_in_a_step_of_one_micro_batch():
+def test_on_a_gpu_gradients_take_the_place_of_activations_in_a_step_of_one_micro_batch():
     one, two = (
-        step_memory(build(dict(SMALL, gradient_accumulation_steps=n, dtype="float32")), "cpu")
+        step_memory(build(dict(SMALL, gradient_accumulation_steps=n, dtype="float32")), "cuda")
         for n in (1, 2)
     )
     assert sum(two.values()) - sum(one.values()) == two["gradients"]
@@ -195,16 +195,6 @@ def test_the_largest_batch_is_the_last_that_fits():
     assert needed(largest) <= TIGHT * free < needed(largest + 1)
     assert largest_batch_size(config, "cpu", free, most=5) == 5
     assert largest_batch_size(config, "cpu", 10_000_000) == 0
-
-
-def test_large_blocks_leave_no_pieces():
-    """What is larger than 32 MiB goes back to the system when it is freed."""
-    small, large = (
-        step_memory(build(dict(SMALL, batch_size=n, block_size=1024, dtype="float32")), "cpu")
-        for n in (100, 200)
-    )
-    share = [rows["libraries and allocator"] / rows["activations"] for rows in (small, large)]
-    assert share == pytest.approx([0.8, 0.1], rel=0.1)
 
 
 def test_what_does_not_fit_is_said_with_what_would(home, machine):
@@ -238,8 +228,8 @@ SIZES = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
 @pytest.mark.parametrize("size", ["3M", "10M", pytest.param("25M", marks=pytest.mark.slow)])
 def test_the_memory_is_that_of_a_process_after_its_third_step(size):
-    # The heap of the small one lies in other pieces in each process: one says too little or much.
-    processes = 3 if size == "3M" else 1
+    # a heap lies in other pieces in each process: one says too little or much
+    processes = 1 if size == "10M" else 3
     found = [measure_three_steps(dict(SIZES[size], dropout=0.0)) for _ in range(processes)]
     measured = statistics.median(each["measured"] for each in found)
     assert found[0]["planned"] == pytest.approx(measured, rel=0.15), found
