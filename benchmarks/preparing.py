@@ -1,6 +1,7 @@
 """Preparing a text beside nanoGPT's way, encoding and training a BPE beside `tokenizers`.
 
     python benchmarks/preparing.py [--megabytes 100] [--text FILE] [--quick] [--json FILE]
+    python benchmarks/preparing.py --alone --megabytes 1000 --rounds 1
 
 1. `prepare.py --tokenizer gpt2` and nanoGPT's way (data/openwebtext/prepare.py: tiktoken in
    `datasets.map` on all cores, then a memmap in 1024 parts) as whole processes, in turn. The memory
@@ -9,8 +10,9 @@
 3. The share of the time that a training waits for its data, where steps are shortest: nanoGPT's
    shape for CPUs.
 
-The text is made up of GPT-2's own words with Zipf's frequencies (or is FILE, its lines in other
-orders), in documents of a few kB. GPT-2's vocabulary is found as `prepare.py` finds it.
+With --alone only `prepare.py` itself, for texts with which the others take an hour. The text is made
+up of GPT-2's own words with Zipf's frequencies (or is FILE, its lines in other orders), in documents
+of a few kB. GPT-2's vocabulary is found as `prepare.py` finds it.
 """
 
 import argparse
@@ -130,8 +132,8 @@ def prepare_ours(text: Path, home: Path, *options) -> processes.Ended:
     return processes.run(command, home, {"GPTLAB_HOME": str(home)})
 
 
-def whole_processes(text: Path, home: Path, rounds: int) -> dict:
-    """Preparing with GPT-2's BPE, ours and nanoGPT's way in turn."""
+def whole_processes(text: Path, home: Path, rounds: int, alone: bool) -> dict:
+    """Preparing with GPT-2's BPE, ours and (unless alone) nanoGPT's way in turn."""
     from gptlab.data.downloads import gpt2_tokenizer
     from gptlab.data.tokenizer import GPT2_SPLIT
 
@@ -154,12 +156,14 @@ def whole_processes(text: Path, home: Path, rounds: int) -> dict:
         # a cache of its own each time, or `datasets` would find its work done
         cache = {"HF_HOME": str(theirs / f"cache{number}"), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, script, text, ranks, cores]
-        ended["nanoGPT's way"].append(processes.run(command, theirs, cache))
+        if not alone:
+            ended["nanoGPT's way"].append(processes.run(command, theirs, cache))
         ended["gptlab"].append(prepare_ours(text, home, "--dataset", "gpt2", "--tokenizer", "gpt2"))
     folders = {"nanoGPT's way": theirs, "gptlab": home / "data" / "gpt2"}
     tokens = {
         name: sum((folder / f"{part}.bin").stat().st_size // 2 for part in ("train", "val"))
         for name, folder in folders.items()
+        if ended[name]
     }
     size = text.stat().st_size
     return {
@@ -170,6 +174,7 @@ def whole_processes(text: Path, home: Path, rounds: int) -> dict:
             "tokens": tokens[name],
         }
         for name, runs in ended.items()
+        if runs
     }
 
 
@@ -290,6 +295,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="a text whose lines make up the large one")
     parser.add_argument("--rounds", type=int, help="of whole processes [3; 1 with --quick]")
     parser.add_argument("--quick", action="store_true", help="20 MB, one round: a minute")
+    parser.add_argument("--alone", action="store_true", help="prepare.py only, without its peers")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--learn", help=argparse.SUPPRESS)  # the part of a child
     options = parser.parse_args()
@@ -306,11 +312,11 @@ def main() -> None:
         with open(text, "w", encoding="utf-8", newline="") as file:
             file.writelines(pieces)
 
-        found = results["whole_processes"] = whole_processes(text, home, rounds)
-        base = found["nanoGPT's way"]
+        found = results["whole_processes"] = whole_processes(text, home, rounds, options.alone)
+        base = found["gptlab" if options.alone else "nanoGPT's way"]
         print(report.table(
             [f"preparing {megabytes} MB, GPT-2's BPE", "seconds", "runs", "MB/s", "peak memory",
-             "tokens", "time, nanoGPT = 1"],
+             "tokens", f"time, {next(iter(found))} = 1"],
             [[
                 name,
                 f"{row['seconds']['median']:.1f}",
@@ -322,6 +328,9 @@ def main() -> None:
             ] for name, row in found.items()],
         ))  # fmt: skip
         print(f"Target: less than {MEMORY_TARGET / 1e9:.1f} GB of memory for a text of 1 GB.\n")
+        if options.alone:
+            report.finish(results, options.json)
+            return
 
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         found = results["encoding"] = encoding_speed(text, 4 if options.quick else 16, 3)
