@@ -10,9 +10,9 @@
 3. The share of the time that a training waits for its data, where steps are shortest: nanoGPT's
    shape for CPUs.
 
-With --alone only `prepare.py` itself, for texts with which the others take an hour. The text is made
-up of GPT-2's own words with Zipf's frequencies (or is FILE, its lines in other orders), in documents
-of a few kB. GPT-2's vocabulary is found as `prepare.py` finds it.
+With --alone only `prepare.py` itself, for texts with which the others take an hour. The text is
+made up of GPT-2's own words with Zipf's frequencies (or is FILE, its lines in other orders), in
+documents of a few kB. GPT-2's vocabulary is found as `prepare.py` finds it.
 """
 
 import argparse
