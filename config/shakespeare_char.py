@@ -12,17 +12,18 @@ dataset = "shakespeare"
 n_layer = 4
 n_head = 4
 n_embd = 128
-block_size = 128
+block_size = 256
 qk_norm = True
 tie_weights = False
 init_projection = "zero"
 dropout = 0.0  # less than two epochs: nothing to regularise yet
 
 # training
-batch_size = 16
+batch_size = 8
 max_iters = 1000
 optimizer = "muon"
-learning_rate = 1e-2
+muon_momentum = 0.9  # of so few steps the older gradients say less
+learning_rate = 7e-3
 weight_decay = 0.0
 schedule = "wsd"
 decay_fraction = 1.0  # falls linearly from the end of the warm-up
