@@ -55,11 +55,11 @@ def equal(one, other):
 
 
 def newton_schulz_by_svd(matrix):
-    """What the iteration does to a matrix: a polynomial of its singular values, five times."""
+    """What the iteration does to a matrix: a polynomial of its singular values, four times."""
     a, b, c = NS_COEFFICIENTS
     u, s, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     s = s / np.sqrt((s**2).sum())
-    for _ in range(5):
+    for _ in range(4):
         s = a * s + b * s**3 + c * s**5
     return u @ np.diag(s) @ vt
 
