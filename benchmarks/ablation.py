@@ -1,6 +1,6 @@
 """What each idea is worth at the size of nanoGPT's CPU run: loss after the speedrun's steps.
 
-    python benchmarks/ablation.py [--seeds 3] [--only "2 heads, value residual"] [--json FILE]
+    python benchmarks/ablation.py [--seeds 3] [--only "4 heads, value residual"] [--json FILE]
 
 Every row changes one thing in config/speedrun.py, trains on as many tokens and is scored on the
 whole validation split of tiny Shakespeare. Ideas that gptlab did not take are small patches here.
@@ -166,7 +166,7 @@ IDEAS = {
     "Newton-Schulz of 4 best steps": dict(muon=polar_express(*FOUR)),
     "Newton-Schulz of 5 best steps": dict(muon=polar_express(*FIVE)),
     "batch 12 (as many tokens)": dict(batch_size=12, max_iters=4 / 3),
-    "2 heads": dict(n_head=2),
+    "4 heads": dict(n_head=4),
     "3 layers of 160": dict(n_layer=3, n_embd=160, n_head=5),
     "weight decay 0.1": dict(weight_decay=0.1),
     "value residual": dict(patch=value_residual),
