@@ -33,9 +33,9 @@ NANOGPT_COMMAND = (
     "--max_iters=2000 --lr_decay_iters=2000 --dropout=0.0"
 ).split()
 NANOGPT_BLOCK_SIZE = 64
-# longer runs want a lower rate than the speedrun
-EQUAL_TOKENS = "--batch_size=16 --max_iters=1500 --learning_rate=0.007 --eval_interval=1500".split()
+EQUAL_TOKENS = "--batch_size=16 --max_iters=1500 --eval_interval=1500".split()
 EQUAL_TIME = "--block_size=256 --batch_size=8 --learning_rate=0.007 --eval_interval=5000".split()
+EQUAL_TIME += ["--compile_model=false"]  # would save in so few minutes about what it takes
 EQUAL_TIME_SHARE = 0.97  # of nanoGPT's: steps are counted before the first is taken
 QUICK = 10  # with --quick all runs are so many times shorter
 
