@@ -20,6 +20,7 @@ _ROUNDS = 6
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT, _HIGH = np.uint64(29), np.uint64(32)
 _MASK = (1 << 64) - 1
+_AHEAD = 4096  # sequences whose places are computed at once
 
 
 def mix(*numbers: int) -> int:
@@ -141,6 +142,7 @@ class Batches:
         self.device = device
         self.rank, self.world_size = rank, world_size
         self.seconds = 0.0  # spent on reading and copying, so far
+        self._known = range(0), np.empty(0, dtype=np.int64)  # sequence numbers, their starts
 
     def count(self, first: int) -> int:
         """Counted targets of the whole step, over all ranks, that begins with sequence `first`."""
@@ -150,7 +152,18 @@ class Batches:
         return max(1, sum(int(self._targets_count(s).sum()) for s in self._starts(numbers)))
 
     def _starts(self, numbers: np.ndarray) -> np.ndarray:
-        return sequence_starts(numbers, len(self.tokens), self.block_size, self.seed)
+        """`sequence_starts`, ahead of those that follow: thousands cost about as much as a few."""
+        first, last = int(numbers.min()), int(numbers.max())
+        if last - first >= _AHEAD:
+            return sequence_starts(numbers, len(self.tokens), self.block_size, self.seed)
+        known, starts = self._known
+        if first not in known or last not in known:
+            known = range(first, first + _AHEAD)
+            starts = sequence_starts(
+                np.asarray(known), len(self.tokens), self.block_size, self.seed
+            )
+            self._known = known, starts
+        return starts[numbers - known.start]
 
     def _targets_count(self, start: int) -> np.ndarray:
         return self.counted[start + 1 : start + self.block_size + 1]

@@ -124,6 +124,18 @@ def test_ranks_share_a_step_without_overlap_and_almost_equally(world_size):
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_places_that_were_computed_ahead_are_those_of_each_sequence_alone():
+    source = batches(sequences_per_step=7)
+    for first in (0, 7, 4090, 4095, 9000, 3, 12_345):  # over the edge of a block, far on, and back
+        numbers = source.rows(first)
+        starts = sequence_starts(numbers, len(source.tokens), source.block_size, source.seed)
+        expected = [source.tokens[start : start + source.block_size] for start in starts]
+        assert np.array_equal(source.windows(numbers)[0], expected)
+    scattered = np.array([5, 100_000, 17])
+    starts = sequence_starts(scattered, len(source.tokens), source.block_size, source.seed)
+    assert np.array_equal(source.windows(scattered)[0][:, 0], source.tokens[starts])
+
+
 def test_a_growing_batch_neither_repeats_nor_skips():
     seen, first = [], 0
     for sequences in (2, 2, 4, 8, 16):
