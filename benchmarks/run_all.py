@@ -48,11 +48,7 @@ ALL = (
     Benchmark("decode.py", needs=("smollm2", "transformers", "xllamacpp")),
     Benchmark("speculation.py", needs=("smollm2",)),
     Benchmark("ablation.py", needs=("text",)),
-    Benchmark(
-        "pretrain_then_finetune.py",
-        needs=("text",),
-        quick=("--pretrain_steps", "40", "--steps", "20"),
-    ),
+    Benchmark("pretrain_then_finetune.py", needs=("text",)),
     Benchmark("gpu.py", needs=("gpu",), wants=("nanogpt",), quick=()),
 )
 
