@@ -17,8 +17,13 @@ class KVCache:
     def __init__(self, config: GPTConfig, batch_size: int, device=None, dtype=None):
         shape = (batch_size, config.n_kv_head, config.block_size, config.head_dim)
         self.config = config
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]
+        # slots that the mask hides must hold numbers (0 * nan is nan); of one row none are hidden,
+        # and filling what a prompt does not reach costs a tenth of reading it
+        make = torch.empty if batch_size == 1 else torch.zeros
+        self.keys, self.values = (
+            [make(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+            for _ in range(2)
+        )
         self.lengths = [0] * batch_size
 
     @property
@@ -38,10 +43,11 @@ class KVCache:
 
     def take_row(self, row: int, other: "KVCache", other_row: int = 0) -> None:
         """Copy `other_row` of another cache into `row` (one row of a batch slid its window)."""
+        length = other.lengths[other_row]  # what lies behind may be no numbers at all
         for layer in range(self.config.n_layer):
-            self.keys[layer][row].copy_(other.keys[layer][other_row])
-            self.values[layer][row].copy_(other.values[layer][other_row])
-        self.lengths[row] = other.lengths[other_row]
+            self.keys[layer][row, :, :length] = other.keys[layer][other_row, :, :length]
+            self.values[layer][row, :, :length] = other.values[layer][other_row, :, :length]
+        self.lengths[row] = length
 
     def reserve(self, length: int) -> torch.Tensor:
         """Positions of the next `length` tokens: [length] when all rows agree, else [B, length].

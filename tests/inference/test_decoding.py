@@ -59,6 +59,32 @@ def test_cached_writing_equals_the_naive_one_from_every_prompt_length_past_the_w
     assert alone[0] == tokens[0]
 
 
+@pytest.fixture
+def nothing_is_zero():
+    """Memory that nobody wrote to holds nan, as it may."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("nothing_is_zero")
+def test_slots_that_no_token_has_written_are_never_seen(make_model):
+    model = make_model(n_kv_head=2)
+    prompts = prompts_of([3, 9, 16, 21])
+    expected = [written_slowly(model, prompt, 26)[0] for prompt in prompts]
+    for prompt, tokens in zip(prompts, expected, strict=True):
+        assert written_by_decoder(model, [prompt], 26)[0] == [tokens]
+        decoder = Decoder(model, [prompt])  # read once, then three rows of it
+        decoder.select([0, 0, 0])
+        for token in tokens:
+            assert decoder.logits.argmax(-1).tolist() == [token] * 3
+            decoder.append([token] * 3)
+    for some in (slice(2), slice(None)):  # no prompt reaches the window's end, and two do
+        assert written_by_decoder(model, prompts[some], 26)[0] == expected[some]
+
+
 @pytest.mark.parametrize("position_encoding", ENCODINGS)
 def test_the_slow_way_of_these_tests_is_that_of_gpt_generate(make_model, position_encoding):
     model = make_model(position_encoding=position_encoding)
