@@ -28,6 +28,7 @@ def test_the_recipes_that_the_readme_names_are_there():
     names = {path.stem for path in RECIPES}
     assert names >= {
         "shakespeare_char", "speedrun", "shakespeare_bpe", "gpt2_124m", "quick_test", "own_text",
+        "shakespeare_long",
     }  # fmt: skip
 
 
