@@ -23,6 +23,7 @@ import numpy as np
 import report
 import torch
 
+from gptlab import hardware
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
 from gptlab.inference.native import NativeDecoder
@@ -114,17 +115,6 @@ def llama_cpp_write(path: Path) -> Write:
     return write
 
 
-def peak_flops(seconds: float = 1.0) -> float:
-    """FLOP/s of torch's float32 matrix product, the best of those that fit into some seconds."""
-    a = torch.randn(1024, 1024)
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        begin = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - begin)
-    return 2 * 1024**3 / best
-
-
 def int8_loss(run: Path, text: Path, most: int) -> dict:
     """Loss in nats of the model on the beginning of a text, with its weights and with int8's."""
     checkpoint = load_checkpoint(run)
@@ -185,9 +175,8 @@ def main() -> None:
             round_weights(model, dtype)
             writers[f"gptlab {dtype}"] = ours(model, dtype)
             many[f"gptlab {dtype}, 16 texts"] = ours(model, dtype, rows=16)
-        decoding, prefill, peaks = {}, {}, []
+        decoding, prefill = {}, {}
         for _ in range(options.rounds):
-            peaks.append(peak_flops())
             for name, write in {**writers, **many}.items():
                 rows, tokens = (16 if name in many else 1), options.tokens
                 seconds = write(prompt, tokens + 1)[1]
@@ -196,12 +185,12 @@ def main() -> None:
                 prefill.setdefault(name, []).append(LONG / write(long_prompt, 1)[0])
     decoding = {name: report.spread(values) for name, values in decoding.items()}
     prefill = {name: report.spread(values) for name, values in prefill.items()}
-    results = {"decoding": decoding, "prefill": prefill, "peak_flops": report.spread(peaks)}
+    peak = hardware.peak_flops("cpu", "float32").value
+    results = {"decoding": decoding, "prefill": prefill, "peak_flops": peak}
     print(decoding_table(decoding), end="\n\n")
     config = checkpoint.model.config
     # forward only: a third of a step's; and the head sees the last token alone
     flops = flops_per_token(config, LONG) / 3 - 2 * config.vocab_size * config.n_embd
-    peak = results["peak_flops"]["median"]
     print(report.table(
         [f"prompt of {LONG} tokens", "tokens/s", "runs", "of transformers", "GFLOP/s",
          f"of the {peak / 1e9:.0f} GFLOP/s of a product"],

@@ -25,6 +25,7 @@ MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
 # the next.
 LIBRARIES = 16_000_000
 FRAGMENTATION = 0.7  # of the activations
+REUSED = 0.7  # of the room of activations by the gradients that come while these go
 # what a process holds on a GPU before the first tensor, and what its allocator leaves unused
 GPU_CONTEXT = 600_000_000
 GPU_FRAGMENTATION = 0.1
@@ -45,9 +46,9 @@ def needed_memory(config: TrainConfig) -> TrainingMemory:
 def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
     """Bytes at the worst moment of a training process, by what they hold; the sum is the peak.
 
-    kind: of the device, "cpu" or another. On a GPU, in a step of a single micro-batch, the
-    gradients come while the activations go, so that the smaller of the two needs no room of its
-    own; the heap of a CPU has their room in pieces that are too small.
+    kind: of the device, "cpu" or another. In a step of a single micro-batch the gradients come
+    while the activations go, so that the smaller of the two needs no room of its own; in the heap
+    of a CPU some of that room lies in pieces that are too small.
     """
     need = needed_memory(config)
     rows = {
@@ -57,13 +58,14 @@ def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
         "activations": need.activations,
         "loss": need.loss,
     }
-    if kind == "cpu":
-        rows["libraries and allocator"] = LIBRARIES + int(FRAGMENTATION * need.activations)
-        return rows
     working = need.activations + need.loss
     if config.batch.gradient_accumulation_steps == 1:
-        rows["gradients in the place of activations"] = -min(need.gradients, working)
-    rows["context and allocator"] = GPU_CONTEXT + int(GPU_FRAGMENTATION * working)
+        share = REUSED if kind == "cpu" else 1.0
+        rows["gradients in the place of activations"] = -int(share * min(need.gradients, working))
+    if kind == "cpu":
+        rows["libraries and allocator"] = LIBRARIES + int(FRAGMENTATION * need.activations)
+    else:
+        rows["context and allocator"] = GPU_CONTEXT + int(GPU_FRAGMENTATION * working)
     return rows
 
 

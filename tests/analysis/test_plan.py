@@ -237,7 +237,7 @@ def test_the_memory_is_that_of_a_process_after_its_third_step(size):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the high-water mark is read from /proc")
-def test_training_a_part_saves_memory_in_the_plan_and_in_the_process():
+def test_training_a_part_saves_the_memory_that_the_plan_says():
     """Many weights and few activations, so that the heap's pieces matter little."""
     whole = dict(
         n_layer=6, n_head=8, n_embd=512, vocab_size=8192, block_size=128, batch_size=2,
@@ -246,9 +246,9 @@ def test_training_a_part_saves_memory_in_the_plan_and_in_the_process():
     full = measure_three_steps(whole)
     for part in (dict(lora_rank=8), dict(freeze_layers=4)):
         less = measure_three_steps(whole | part)
-        assert less["planned"] == pytest.approx(less["measured"], rel=0.25), (part, less)
         planned, measured = (full[key] - less[key] for key in ("planned", "measured"))
-        assert min(planned, measured) > 150e6, (part, full, less)
+        assert planned > 190e6
+        assert planned == pytest.approx(measured, rel=0.25), (part, full, less)
 
 
 def measure_three_steps(options):

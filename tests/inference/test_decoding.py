@@ -62,11 +62,14 @@ def test_cached_writing_equals_the_naive_one_from_every_prompt_length_past_the_w
 @pytest.fixture
 def nothing_is_zero():
     """Memory that nobody wrote to holds nan, as it may."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     assert torch.empty(3).isnan().all()
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 @pytest.mark.usefixtures("nothing_is_zero")
