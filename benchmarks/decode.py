@@ -19,16 +19,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-import numpy as np
 import report
 import torch
 
 from gptlab import hardware
 from gptlab.inference.decoding import Decoder
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
-from gptlab.inference.native import NativeDecoder
+from gptlab.inference.native import MOST_TOKENS, NativeDecoder
 from gptlab.interop.export import export
 from gptlab.model.arithmetic import flops_per_token
+from gptlab.model.kv_cache import KVCache
 from gptlab.model.quantization import round_weights
 from gptlab.runs import load_checkpoint
 
@@ -115,19 +114,24 @@ def llama_cpp_write(path: Path) -> Write:
     return write
 
 
+@torch.inference_mode()
 def int8_loss(run: Path, text: Path, most: int) -> dict:
-    """Loss in nats of the model on the beginning of a text, with its weights and with int8's."""
+    """Loss in nats that native.cpp gives the beginning of a text, with float32 weights and int8."""
     checkpoint = load_checkpoint(run)
     with open(text, encoding="utf-8") as file:
-        tokens = checkpoint.tokenizer.encode_to_array(file.read(8 * most))[: most + 1]
-    windows = evaluation_windows(len(tokens), LOSS_WINDOW)
-    found = {}
+        ids = checkpoint.tokenizer.encode(file.read(8 * most))[: most + 1]
+    found, tokens = {}, torch.tensor(ids)
     for dtype in ("float32", "int8"):
         round_weights(checkpoint.model, dtype)
-        found[dtype] = evaluate_loss(
-            checkpoint.model, np.asarray(tokens), windows, LOSS_WINDOW, 4, "cpu"
-        )
-    return {**found, "tokens": len(tokens) - 1}
+        native, losses = NativeDecoder.of(checkpoint.model, dtype), []
+        for start in range(0, len(ids) - 1, LOSS_WINDOW):
+            window = tokens[start : start + LOSS_WINDOW + 1]
+            cache = KVCache(checkpoint.model.config, 1)
+            steps = window[None, :-1].split(MOST_TOKENS, dim=1)
+            logits = torch.cat([native.step(step, cache)[0] for step in steps])
+            losses.append(torch.nn.functional.cross_entropy(logits, window[1:], reduction="none"))
+        found[dtype] = torch.cat(losses).mean().item()
+    return {**found, "tokens": len(ids) - 1}
 
 
 def decoding_table(found: dict[str, dict]) -> str:
@@ -135,7 +139,7 @@ def decoding_table(found: dict[str, dict]) -> str:
     lines = []
     for name, figures in found.items():
         single = name.partition(",")[0]
-        peer = found.get(single.replace("gptlab", "llama.cpp")) if name == single else None
+        peer = found.get(name.replace("gptlab", "llama.cpp")) if name.startswith("gptlab") else None
         lines.append([
             name, f"{figures['median']:.1f}", f"{figures['min']:.1f} to {figures['max']:.1f}",
             f"{figures['median'] / found['transformers float32']['median']:.2f}",

@@ -26,9 +26,11 @@ typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(16), aligned(2), may_alias));
 typedef uint32_t Words __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
-typedef int8_t Bytes __attribute__((vector_size(8), aligned(1), may_alias));
 constexpr int64_t LANES = 8;
-constexpr int64_t GROUP = 64;  // int8 weights of a row that share a scale
+constexpr int64_t GROUP = 64;         // int8 weights of a row that share a scale
+constexpr int64_t TILE = 48;          // rows of weights that stay in the cache for all tokens
+constexpr int64_t MOST = 6;           // tokens whose sums fit the registers
+constexpr int64_t CLOSE = 24 * 1024;  // bytes of them that fit the nearest cache
 
 enum Type { FLOAT32, BFLOAT16, INT8 };
 enum Activation { SWIGLU, GELU, GELU_TANH, RELU, RELU2 };
@@ -61,7 +63,36 @@ struct Model {
 };
 }
 
-// Rows of weights, eight at a time and one at a time. ------------------------------------------------
+// Products of rows of weights with tokens ------------------------------------------------------------
+
+// Tokens [B, size]. For int8 weights they are integers too, of 16 bits: steps of a 32,767th of the
+// largest of each group, far finer than the weights' own. Their sums are exact in any order.
+struct Tokens {
+    const float* x;
+    int64_t size;
+    std::vector<int16_t> steps;
+    std::vector<float> scales;  // [B, groups]
+    int64_t groups;
+
+    Tokens(const float* x, int64_t size) : x(x), size(size) {}
+
+    void quantize(int64_t B) {
+        groups = (size + GROUP - 1) / GROUP;
+        steps.resize(B * size);
+        scales.resize(B * groups);
+        for (int64_t b = 0; b < B; b++)
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t first = b * size + g * GROUP;
+                const int64_t last = std::min(first + GROUP, (b + 1) * size);
+                float largest = 1e-30f;
+                for (int64_t i = first; i < last; i++) largest = std::max(largest, std::abs(x[i]));
+                const float scale = 32767 / largest;
+                for (int64_t i = first; i < last; i++)
+                    steps[i] = int16_t(int32_t(x[i] * scale + (x[i] < 0 ? -0.5f : 0.5f)));
+                scales[b * groups + g] = largest / 32767;
+            }
+    }
+};
 
 struct FloatRow {
     const float* data;
@@ -86,17 +117,6 @@ struct HalfRow {
 struct ByteRow {
     const int8_t* data;
     const float* scales;
-    Floats load(int64_t i) const {
-#ifdef __AVX2__  // GCC takes the eight apart one by one
-        const __m128i narrow = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(data + i));
-        const Floats wide = (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(narrow));
-#else
-        const Bytes narrow = *reinterpret_cast<const Bytes*>(data + i);
-        const Floats wide = __builtin_convertvector(__builtin_convertvector(narrow, Ints), Floats);
-#endif
-        return wide * scales[i / GROUP];
-    }
-    float at(int64_t i) const { return data[i] * scales[i / GROUP]; }
 };
 
 // a * b + sum, rounded once where the CPU can: said here, since the compiler would choose for each
@@ -109,11 +129,17 @@ static inline Floats fused(Floats a, Floats b, Floats sum) {
 #endif
 }
 
-// Products of one row of weights with N vectors x + n * stride of `size` floats. Each is summed in
-// the same order whatever N is.
+static inline float total(Floats sums) {
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+// Products of one row of weights with N tokens from `b` on. Each is summed in the same order
+// whatever N is.
 template <int N, class Row>
-static inline void products(const Row& row, const float* x, int64_t stride, int64_t size, float* out) {
+static inline void products(const Row& row, const Tokens& tokens, int64_t b, float* out) {
     constexpr int CHAINS = 2;  // sums that do not wait for each other
+    const int64_t size = tokens.size;
+    const float* x = tokens.x + b * size;
     Floats sums[N][CHAINS] = {};
     int64_t i = 0;
     for (; i + LANES * CHAINS <= size; i += LANES * CHAINS)
@@ -121,56 +147,113 @@ static inline void products(const Row& row, const float* x, int64_t stride, int6
             const int64_t at = i + LANES * chain;
             const Floats weights = row.load(at);
             for (int n = 0; n < N; n++) {
-                const Floats values = *reinterpret_cast<const Floats*>(x + n * stride + at);
+                const Floats values = *reinterpret_cast<const Floats*>(x + n * size + at);
                 sums[n][chain] = fused(weights, values, sums[n][chain]);
             }
         }
     for (; i + LANES <= size; i += LANES) {
         const Floats weights = row.load(i);
         for (int n = 0; n < N; n++) {
-            const Floats values = *reinterpret_cast<const Floats*>(x + n * stride + i);
+            const Floats values = *reinterpret_cast<const Floats*>(x + n * size + i);
             sums[n][0] = fused(weights, values, sums[n][0]);
         }
     }
     for (int n = 0; n < N; n++) {
-        float total = 0;
-        for (int chain = 1; chain < CHAINS; chain++) sums[n][0] += sums[n][chain];
-        for (int lane = 0; lane < LANES; lane++) total += sums[n][0][lane];
-        for (int64_t rest = i; rest < size; rest++) total += row.at(rest) * x[n * stride + rest];
-        out[n] = total;
+        out[n] = total(sums[n][0] + sums[n][1]);
+        for (int64_t rest = i; rest < size; rest++) out[n] += row.at(rest) * x[n * size + rest];
+    }
+}
+
+// Sixteen weights at once, times sixteen steps: the sums of neighbours.
+struct Pairs {
+#ifdef __AVX2__
+    __m256i weights;
+    Pairs(const int8_t* data)
+        : weights(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(data)))) {}
+    Ints times(const int16_t* steps) const {
+        const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(steps));
+        return (Ints)_mm256_madd_epi16(weights, values);
+    }
+#else
+    const int8_t* weights;
+    Pairs(const int8_t* data) : weights(data) {}
+    Ints times(const int16_t* steps) const {
+        Ints sums;
+        for (int64_t i = 0; i < LANES; i++)
+            sums[i] = weights[2 * i] * steps[2 * i] + weights[2 * i + 1] * steps[2 * i + 1];
+        return sums;
+    }
+#endif
+};
+
+template <int N>
+static inline void products(const ByteRow& row, const Tokens& tokens, int64_t b, float* out) {
+    const int64_t size = tokens.size, whole = size / GROUP;
+    const int16_t* steps = tokens.steps.data() + b * size;
+    const float* scales = tokens.scales.data() + b * tokens.groups;
+    Floats sums[N] = {};
+    for (int64_t g = 0; g < whole; g++) {
+        Ints group[N] = {};  // at most 8 * 127 * 32,767 in each lane
+        for (int64_t i = g * GROUP; i < (g + 1) * GROUP; i += 2 * LANES) {
+            const Pairs pairs(row.data + i);
+            for (int n = 0; n < N; n++) group[n] += pairs.times(steps + n * size + i);
+        }
+        for (int n = 0; n < N; n++) {
+            const float scale = row.scales[g] * scales[n * tokens.groups + g];
+            sums[n] = fused(__builtin_convertvector(group[n], Floats), Floats{} + scale, sums[n]);
+        }
+    }
+    for (int n = 0; n < N; n++) {
+        out[n] = total(sums[n]);
+        if (whole == tokens.groups) continue;
+        int32_t rest = 0;
+        for (int64_t i = whole * GROUP; i < size; i++) rest += row.data[i] * steps[n * size + i];
+        out[n] += rest * (row.scales[whole] * scales[n * tokens.groups + whole]);
     }
 }
 
 template <class Row>
-static inline void row_times(const Row& row, const float* x, int64_t B, int64_t size, float* out) {
-    constexpr int64_t MOST = 6;  // vectors whose sums fit the registers
-    for (int64_t parts = (B + MOST - 1) / MOST; parts > 0; parts--) {
-        const int64_t n = (B + parts - 1) / parts;  // of equal size
-        switch (n) {
-            case 1: products<1>(row, x, size, size, out); break;
-            case 2: products<2>(row, x, size, size, out); break;
-            case 3: products<3>(row, x, size, size, out); break;
-            case 4: products<4>(row, x, size, size, out); break;
-            case 5: products<5>(row, x, size, size, out); break;
-            default: products<MOST>(row, x, size, size, out);
-        }
-        B -= n, x += n * size, out += n;
+static inline void few_products(const Row& row, const Tokens& tokens, int64_t b, int64_t n, float* out) {
+    switch (n) {
+        case 1: products<1>(row, tokens, b, out); break;
+        case 2: products<2>(row, tokens, b, out); break;
+        case 3: products<3>(row, tokens, b, out); break;
+        case 4: products<4>(row, tokens, b, out); break;
+        case 5: products<5>(row, tokens, b, out); break;
+        default: products<MOST>(row, tokens, b, out);
     }
 }
 
-// out[b] = row r of the matrix times x[b], plus the bias, for x [B, cols].
-static inline void times(const Matrix& m, int64_t r, const float* x, int64_t B, float* out) {
-    if (m.type == FLOAT32) {
-        row_times(FloatRow{static_cast<const float*>(m.data) + r * m.cols}, x, B, m.cols, out);
-    } else if (m.type == BFLOAT16) {
-        row_times(HalfRow{static_cast<const uint16_t*>(m.data) + r * m.cols}, x, B, m.cols, out);
-    } else {
-        const float* scales = m.scales + r * ((m.cols + GROUP - 1) / GROUP);
-        const int8_t* data = static_cast<const int8_t*>(m.data) + r * m.cols;
-        row_times(ByteRow{data, scales}, x, B, m.cols, out);
-    }
-    if (m.bias)
-        for (int64_t b = 0; b < B; b++) out[b] += m.bias[r];
+// out[b * stride + r] = row r of the matrix times token b, plus the bias, for rows from begin to
+// end; added to what is there with ADD. For int8 the tokens have to be quantized.
+template <bool ADD = false>
+static void multiply(const Matrix& m, int64_t begin, int64_t end, const Tokens& tokens, int64_t B,
+                     float* out, int64_t stride) {
+    const int64_t bytes = m.cols * (m.type == INT8 ? sizeof(int16_t) : sizeof(float));
+    const int64_t most = std::min(std::max<int64_t>(CLOSE / bytes, 2), MOST);
+    const int64_t parts = (B + most - 1) / most;
+    float found[MOST];
+    for (int64_t tile = begin; tile < end; tile += TILE)
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t b = B * part / parts, n = B * (part + 1) / parts - b;
+            for (int64_t r = tile; r < std::min(tile + TILE, end); r++) {
+                if (m.type == FLOAT32) {
+                    const FloatRow row{static_cast<const float*>(m.data) + r * m.cols};
+                    few_products(row, tokens, b, n, found);
+                } else if (m.type == BFLOAT16) {
+                    const HalfRow row{static_cast<const uint16_t*>(m.data) + r * m.cols};
+                    few_products(row, tokens, b, n, found);
+                } else {
+                    const ByteRow row{static_cast<const int8_t*>(m.data) + r * m.cols,
+                                      m.scales + r * ((m.cols + GROUP - 1) / GROUP)};
+                    few_products(row, tokens, b, n, found);
+                }
+                for (int64_t i = 0; i < n; i++) {
+                    float& place = out[(b + i) * stride + r];
+                    place = (ADD ? place : 0) + (found[i] + (m.bias ? m.bias[r] : 0));
+                }
+            }
+        }
 }
 
 // The small steps ------------------------------------------------------------------------------------
@@ -237,7 +320,7 @@ static void attend(const Model& m, const Layer& layer, int64_t row, int64_t k, i
         const float* query = qkv + (k * shared + i) * D;
         float largest = -INFINITY, total = 0;
         for (int64_t t = 0; t <= position; t++) {
-            products<1>(FloatRow{keys + t * D}, query, D, D, scores + t);
+            products<1>(FloatRow{keys + t * D}, Tokens(query, D), 0, scores + t);
             scores[t] *= scale;
             largest = std::max(largest, scores[t]);
         }
@@ -261,7 +344,7 @@ extern "C" void decode_step(const Model* model, int64_t B, const int64_t* rows,
     const Model& m = *model;
     const int64_t C = m.width, D = m.head_dim, F = m.hidden;
     const int64_t q_size = m.heads * D, kv_size = m.kv_heads * D, qkv_size = q_size + 2 * kv_size;
-    std::vector<float> qkv(B * qkv_size), attended(B * q_size), hidden(B * F);
+    std::vector<float> qkv(B * qkv_size), attended(B * q_size), hidden(B * F), gates(B * F);
     bool share_a_row = false;
     for (int64_t b = 1; b < B; b++) share_a_row |= rows[b] == rows[b - 1];
 #pragma omp parallel num_threads(int(threads))
@@ -269,26 +352,26 @@ extern "C" void decode_step(const Model* model, int64_t B, const int64_t* rows,
         const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
         const auto first = [&](int64_t jobs) { return jobs * thread / count; };
         const auto last = [&](int64_t jobs) { return jobs * (thread + 1) / count; };
-        std::vector<float> normed(B * C), scores(m.slots), out(B), other(B);
-        const auto normalise_all = [&](const Norm& norm) {  // each thread for itself: no waiting
-            for (int64_t b = 0; b < B; b++)
-                normalise(norm, x + b * C, C, m.uses_layer_norm, m.eps, normed.data() + b * C);
+        std::vector<float> normed_x(B * C), scores(m.slots);
+        // each thread makes them for itself, which is sooner than to wait for another
+        Tokens normed(normed_x.data(), C), mixed(attended.data(), q_size), wide(hidden.data(), F);
+        const auto ready = [&](Tokens& tokens) {
+            if (m.head.type == INT8) tokens.quantize(B);
         };
-        const auto add_to_x = [&](const Matrix& matrix, const float* input) {
-            for (int64_t r = first(C); r < last(C); r++) {
-                times(matrix, r, input, B, out.data());
-                for (int64_t b = 0; b < B; b++) x[b * C + r] += out[b];
-            }
+        const auto normalise_all = [&](const Norm& norm) {
+            for (int64_t b = 0; b < B; b++)
+                normalise(norm, x + b * C, C, m.uses_layer_norm, m.eps, normed_x.data() + b * C);
+            ready(normed);
         };
         for (int64_t l = 0; l < m.layers; l++) {
             const Layer& layer = m.layer[l];
             normalise_all(layer.attention_norm);
-            for (int64_t r = first(qkv_size); r < last(qkv_size); r++) {
-                const int64_t in_kv = r - q_size;
-                if (in_kv < 0) times(layer.q, r, normed.data(), B, out.data());
-                else if (in_kv < kv_size) times(layer.k, in_kv, normed.data(), B, out.data());
-                else times(layer.v, in_kv - kv_size, normed.data(), B, out.data());
-                for (int64_t b = 0; b < B; b++) qkv[b * qkv_size + r] = out[b];
+            int64_t before = 0;  // this thread's part of q, k and v as rows of one matrix
+            for (const Matrix* part : {&layer.q, &layer.k, &layer.v}) {
+                const int64_t begin = std::max<int64_t>(first(qkv_size) - before, 0);
+                const int64_t end = std::min(last(qkv_size) - before, part->rows);
+                multiply(*part, begin, end, normed, B, qkv.data() + before, qkv_size);
+                before += part->rows;
             }
 #pragma omp barrier
             const auto each_head = [&](auto work) {  // work(token, key/value head, its queries)
@@ -308,24 +391,23 @@ extern "C" void decode_step(const Model* model, int64_t B, const int64_t* rows,
                        scores.data());
             });
 #pragma omp barrier
-            add_to_x(layer.o, attended.data());
+            ready(mixed);
+            multiply<true>(layer.o, first(C), last(C), mixed, B, x, C);
 #pragma omp barrier
             normalise_all(layer.mlp_norm);
-            for (int64_t r = first(F); r < last(F); r++) {
-                times(layer.up, r, normed.data(), B, out.data());
-                if (m.activation == SWIGLU) times(layer.gate, r, normed.data(), B, other.data());
-                for (int64_t b = 0; b < B; b++)
-                    hidden[b * F + r] = m.activation == SWIGLU ? activate(SWIGLU, other[b]) * out[b]
-                                                               : activate(m.activation, out[b]);
-            }
+            multiply(layer.up, first(F), last(F), normed, B, hidden.data(), F);
+            if (m.activation == SWIGLU)
+                multiply(layer.gate, first(F), last(F), normed, B, gates.data(), F);
+            for (int64_t b = 0; b < B; b++)
+                for (int64_t i = b * F + first(F); i < b * F + last(F); i++)
+                    hidden[i] = m.activation == SWIGLU ? activate(SWIGLU, gates[i]) * hidden[i]
+                                                       : activate(m.activation, hidden[i]);
 #pragma omp barrier
-            add_to_x(layer.down, hidden.data());
+            ready(wide);
+            multiply<true>(layer.down, first(C), last(C), wide, B, x, C);
 #pragma omp barrier
         }
         normalise_all(m.final_norm);
-        for (int64_t r = first(m.head.rows); r < last(m.head.rows); r++) {
-            times(m.head, r, normed.data(), B, out.data());
-            for (int64_t b = 0; b < B; b++) logits[b * m.head.rows + r] = out[b];
-        }
+        multiply(m.head, first(m.head.rows), last(m.head.rows), normed, B, logits, m.head.rows);
     }
 }

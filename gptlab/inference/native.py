@@ -37,7 +37,7 @@ TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}  # 0: SwiGLU
 MOST_TOKENS = 16  # in one step; above, torch's matrix products are faster
 # what one more token in a step takes, as a share of a step of one token, on two slow cores
-TOKEN_COST = {"float32": 0.18, "bfloat16": 0.18, "int8": 0.38}
+TOKEN_COST = {"float32": 0.18, "bfloat16": 0.18, "int8": 0.26}
 COMPILE_SECONDS = 8.0  # on two slow cores
 # what a step takes less than in torch: seconds a parameter (its memory), and a layer (its calls)
 SAVED_BY_PARAMETER, SAVED_BY_LAYER = 4e-10, 1.5e-4
