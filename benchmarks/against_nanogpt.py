@@ -36,7 +36,8 @@ NANOGPT_BLOCK_SIZE = 64
 EQUAL_TOKENS = "--batch_size=16 --max_iters=1500 --eval_interval=1500".split()
 EQUAL_TIME = "--block_size=256 --batch_size=8 --learning_rate=0.007 --eval_interval=5000".split()
 EQUAL_TIME += ["--compile_model=false"]  # would save in so few minutes about what it takes
-EQUAL_TIME_SHARE = 0.97  # of nanoGPT's: steps are counted before the first is taken
+EQUAL_TIME_SHARE = 0.97  # of nanoGPT's: the machine's speed wavers
+PILOTS = (20, 80)  # steps of two short runs, which say how many the time allows
 QUICK = 10  # with --quick all runs are so many times shorter
 
 
@@ -104,19 +105,25 @@ def compare(nanogpt: Path, text: str, recipe: str, quick: bool) -> dict:
         loss = whole_split_loss(NanoGPTAdapter(model), val, NANOGPT_BLOCK_SIZE)
         found = {"nanoGPT": {"seconds": seconds, "loss": loss}}
 
+        def train(options: list[str], out_dir: str) -> float:
+            command = [str(REPOSITORY / "train.py"), "--config", recipe, f"--out_dir={out_dir}"]
+            return timed_process([*command, *options], home, environment)
+
         lengths = {"gptlab": [], "gptlab, as many tokens": EQUAL_TOKENS}
-        lengths["gptlab, as much time"] = [
-            *EQUAL_TIME,
-            f"--minutes={EQUAL_TIME_SHARE * seconds / 60:.4f}",
-        ]
         if quick:
             lengths["gptlab"] = ["--max_iters=27", "--eval_interval=27"]
             lengths["gptlab, as many tokens"] = [*EQUAL_TOKENS[:1], "--max_iters=150"]
+            lengths["gptlab, as much time"] = [*EQUAL_TIME, "--max_iters=50"]
+        else:
+            few, more = PILOTS
+            short, long = (train([*EQUAL_TIME, f"--max_iters={n}"], f"pilot{n}") for n in PILOTS)
+            left = EQUAL_TIME_SHARE * seconds - short
+            iters = few + round(left * (more - few) / (long - short))
+            lengths["gptlab, as much time"] = [*EQUAL_TIME, f"--max_iters={iters}"]
         val = np.fromfile(home / "data" / "shakespeare" / "val.bin", dtype="<u2")
         for number, (name, options) in enumerate(lengths.items()):
             print(f"Running {name} ...", flush=True)
-            command = [str(REPOSITORY / "train.py"), "--config", recipe, *options]
-            seconds = timed_process([*command, f"--out_dir=run{number}"], home, environment)
+            seconds = train(options, f"run{number}")
             model = load_checkpoint(home / f"run{number}").model
             loss = whole_split_loss(model, val, model.config.block_size)
             found[name] = {"seconds": seconds, "loss": loss}
