@@ -2,8 +2,8 @@
 // tokens, the next ones of their rows, through every layer and the KV cache to the logits.
 //
 // A step reads every weight once and does little with it, so it is as fast as the memory. Hence one
-// parallel region for the whole step, weights of 4, 2 or 1 bytes that become float in registers, and
-// no tensor between. A token's logits are the same to the bit whatever is computed beside it.
+// parallel region for the whole step, weights of 4, 2 or 1 bytes that are widened in registers, and no
+// tensor between. A token's logits are the same to the bit whatever is computed beside it.
 // Letters: B tokens, C channels, D head_dim, H heads, K key/value heads.
 
 #include <algorithm>
@@ -317,10 +317,10 @@ static void attend(const Model& m, const Layer& layer, int64_t row, int64_t k, i
     const float *keys = layer.keys + slot, *values = layer.values + slot;
     const float scale = 1 / std::sqrt(float(D));
     for (int64_t i = 0; i < shared; i++) {
-        const float* query = qkv + (k * shared + i) * D;
+        const Tokens query(qkv + (k * shared + i) * D, D);
         float largest = -INFINITY, total = 0;
         for (int64_t t = 0; t <= position; t++) {
-            products<1>(FloatRow{keys + t * D}, Tokens(query, D), 0, scores + t);
+            products<1>(FloatRow{keys + t * D}, query, 0, scores + t);
             scores[t] *= scale;
             largest = std::max(largest, scores[t]);
         }
