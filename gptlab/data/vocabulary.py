@@ -158,10 +158,9 @@ def _share_of_words(texts: Iterator[str]) -> float:
         read += len(text)
         if limit is not None:
             continue
-        for word in re.findall(r"\w{1,256}", text):
-            if word not in words:
-                words.add(word)
-                size += len(word.encode())
+        new = set(re.findall(r"\w{1,256}", text)) - words
+        words |= new
+        size += sum(len(word.encode()) for word in new)
         if size > BPE_WORD_BYTES:
             limit = read
     return 1.0 if limit is None else limit / read
