@@ -22,6 +22,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 import report
 import torch
 
+from gptlab import hardware
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.native import MOST_TOKENS, NativeDecoder
 from gptlab.interop.export import export
@@ -133,16 +134,6 @@ def int8_loss(run: Path, text: Path, most: int) -> dict:
     return {**found, "tokens": len(ids) - 1}
 
 
-def product_flops() -> float:
-    """FLOP/s of torch's best product of matrices, now: a shared machine's speed wavers."""
-    a, seconds = torch.ones(1024, 1024), []
-    for _ in range(8):
-        begin = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - begin)
-    return 2 * 1024**3 / min(seconds)
-
-
 def decoding_table(found: dict[str, dict]) -> str:
     """Tokens per second of every program, and what each is of its peers."""
     lines = []
@@ -194,7 +185,7 @@ def main() -> None:
                 rows, tokens = (16 if name in many else 1), options.tokens
                 seconds = write(prompt, tokens + 1)[1]
                 decoding.setdefault(name, []).append(rows * tokens / seconds)
-            peaks.append(product_flops())
+            peaks.append(hardware.peak_flops("cpu", "float32").value)  # now: the speed wavers
             for name, write in writers.items():
                 prefill.setdefault(name, []).append(LONG / write(long_prompt, 1)[0])
     decoding = {name: report.spread(values) for name, values in decoding.items()}

@@ -245,7 +245,7 @@ static void multiply(const Matrix& m, int64_t begin, int64_t end, const Tokens& 
                     few_products(row, tokens, b, n, found);
                 } else {
                     const ByteRow row{static_cast<const int8_t*>(m.data) + r * m.cols,
-                                      m.scales + r * ((m.cols + GROUP - 1) / GROUP)};
+                                      m.scales + r * tokens.groups};
                     few_products(row, tokens, b, n, found);
                 }
                 for (int64_t i = 0; i < n; i++) {
