@@ -79,10 +79,10 @@ def whole_split_loss(model, val: np.ndarray, block_size: int) -> float:
 def compare(nanogpt: Path, text: str, recipe: str, quick: bool) -> dict:
     """{run: {"seconds", "loss", "tokens"}} of nanoGPT and of the recipe in its three lengths."""
     with tempfile.TemporaryDirectory() as scratch:
-        home, theirs = Path(scratch) / "home", Path(scratch) / "nanogpt"
+        home, peer = Path(scratch) / "home", Path(scratch) / "nanogpt"
         home.mkdir()
-        subprocess.run(["git", "clone", "-q", str(nanogpt), str(theirs)], check=True)
-        data = theirs / "data" / "shakespeare_char"
+        subprocess.run(["git", "clone", "-q", str(nanogpt), str(peer)], check=True)
+        data = peer / "data" / "shakespeare_char"
         (data / "input.txt").write_text(Path(text).read_text(encoding="utf-8"), encoding="utf-8")
         timed_process(["prepare.py"], data, {})
         environment = {"GPTLAB_HOME": str(home)}
@@ -95,9 +95,9 @@ def compare(nanogpt: Path, text: str, recipe: str, quick: bool) -> dict:
             command += [f"--max_iters={2000 // QUICK}", f"--lr_decay_iters={2000 // QUICK}"]
             command += [f"--eval_interval={2000 // QUICK}"]
         print("Running nanoGPT's documented CPU run ...", flush=True)
-        seconds = timed_process(command, theirs, {})
-        module = load_nanogpt(theirs)
-        content = torch.load(theirs / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
+        seconds = timed_process(command, peer, {})
+        module = load_nanogpt(peer)
+        content = torch.load(peer / "out-shakespeare-char" / "ckpt.pt", weights_only=True)
         with contextlib.redirect_stdout(None):
             model = module.GPT(module.GPTConfig(**content["model_args"]))
         model.load_state_dict(content["model"])

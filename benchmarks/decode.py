@@ -25,7 +25,7 @@ import torch
 from gptlab import hardware
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.native import MOST_TOKENS, NativeDecoder
-from gptlab.interop.export import export
+from gptlab.interop.write.export import export
 from gptlab.model.arithmetic import flops_per_token
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.quantization import round_weights

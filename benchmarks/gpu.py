@@ -216,11 +216,11 @@ def training(machine: Machine, sizes: Sizes, nanogpt: Path | None) -> dict:
             taken = machine.timed(repeated(step, sizes.steps))
             seconds[name].append(taken / sizes.steps)
     config = GPTConfig(**sizes.shape)
-    counted = sizes.batch_size * config.block_size
+    loss_mask = sizes.batch_size * config.block_size
     peak = hardware.peak_flops(machine.device, machine.dtype)
     programs = {}
     for name, values in seconds.items():
-        speed = counted / statistics.median(values)
+        speed = loss_mask / statistics.median(values)
         programs[name] = {
             "step_seconds": report.spread(values),
             "tokens_per_second": speed,
@@ -235,7 +235,7 @@ def training(machine: Machine, sizes: Sizes, nanogpt: Path | None) -> dict:
     update = statistics.median(updates)
     return {
         "parameters": count_parameters(config),
-        "tokens_per_step": counted,
+        "tokens_per_step": loss_mask,
         "peak_flops": peak.value,
         "peak_flops_source": peak.source,
         "programs": programs,

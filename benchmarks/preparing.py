@@ -138,9 +138,9 @@ def whole_processes(text: Path, home: Path, rounds: int, alone: bool) -> dict:
     from gptlab.data.tokenizer import GPT2_SPLIT
 
     tokenizer = gpt2_tokenizer()
-    theirs = home / "nanogpt"
-    theirs.mkdir()
-    script, ranks = theirs / "prepare.py", theirs / "ranks.pkl"
+    peer = home / "nanogpt"
+    peer.mkdir()
+    script, ranks = peer / "prepare.py", peer / "ranks.pkl"
     script.write_text(NANOGPT_WAY, encoding="utf-8")
     merged = {tokenizer.token_bytes(i): i for i in range(tokenizer.eot_id)}
     encoding = {
@@ -154,12 +154,12 @@ def whole_processes(text: Path, home: Path, rounds: int, alone: bool) -> dict:
     ended = {"nanoGPT's way": [], "gptlab": []}
     for number in range(rounds):
         # a cache of its own each time, or `datasets` would find its work done
-        cache = {"HF_HOME": str(theirs / f"cache{number}"), "HF_HUB_OFFLINE": "1"}
+        cache = {"HF_HOME": str(peer / f"cache{number}"), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, script, text, ranks, cores]
         if not alone:
-            ended["nanoGPT's way"].append(processes.run(command, theirs, cache))
+            ended["nanoGPT's way"].append(processes.run(command, peer, cache))
         ended["gptlab"].append(prepare_ours(text, home, "--dataset", "gpt2", "--tokenizer", "gpt2"))
-    folders = {"nanoGPT's way": theirs, "gptlab": home / "data" / "gpt2"}
+    folders = {"nanoGPT's way": peer, "gptlab": home / "data" / "gpt2"}
     tokens = {
         name: sum((folder / f"{part}.bin").stat().st_size // 2 for part in ("train", "val"))
         for name, folder in folders.items()

@@ -52,11 +52,11 @@ def compare(model, native, prompt: list[int], text: list[int], most: int) -> dic
     decoders["guessing"] = Decoder(model, [prompt], native, most)
     passes, step = [], decoders["guessing"]._step
 
-    def counted(tokens):
+    def loss_mask(tokens):
         passes.append(len(tokens[0]))
         return step(tokens)
 
-    decoders["guessing"]._step = counted
+    decoders["guessing"]._step = loss_mask
     seconds = dict.fromkeys(decoders, 0.0)
     likeliest = {name: [] for name in decoders}
     for turn, start in enumerate(range(0, len(text), TURN)):
@@ -120,7 +120,7 @@ def main() -> None:
             lines.append([
                 kind, name, *(f"{speeds[way]['median']:.1f}" for way in speeds),
                 f"{ratio['median']:.2f}", f"{ratio['min']:.2f} to {ratio['max']:.2f}",
-                f"{last['accepted']} of {last['guessed']}", f"{len(text) / last['passes']:.2f}",
+                f"{last['accepted']} of {last['drafted']}", f"{len(text) / last['passes']:.2f}",
             ])  # fmt: skip
     print(report.table(
         ["weights", "text", "plain tokens/s", "guessing", "ratio", "runs", "accepted",

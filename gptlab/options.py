@@ -210,14 +210,14 @@ def parse_command_line(
         _add_option(group, option, flag_only=bool(positionals))
     end = argv.index("--") if "--" in argv else len(argv)
     words = [*map(_with_underscores, argv[:end]), *argv[end:]]
-    said, unknown = parser.parse_known_args(words)
+    overrides, unknown = parser.parse_known_args(words)
     if unknown:
         raise ConfigError(_unknown_sentence(unknown[0], options, prog))
-    said = {
+    overrides = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(said).items()
+        for name, value in vars(overrides).items()
     }
-    return said
+    return overrides
 
 
 def _with_underscores(word: str) -> str:

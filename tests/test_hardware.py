@@ -9,11 +9,12 @@ import types
 import pytest
 import torch
 
-from gptlab import hardware_probe, hardware_trials
 from gptlab.errors import HardwareError
 from gptlab.hardware import attention_is_causal, choose, detect, judge, peak_flops
-from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts, probe
-from gptlab.hardware_trials import Trial, listed_peak_flops, measure_flops, try_precisions
+from gptlab.hardware import probe as hardware_probe
+from gptlab.hardware import trials as hardware_trials
+from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts, probe
+from gptlab.hardware.trials import Trial, listed_peak_flops, measure_flops, try_precisions
 
 WORKS = {dtype: Trial() for dtype in DTYPES}
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"

@@ -190,7 +190,7 @@ def test_a_value_that_does_not_fit_is_one_sentence_with_its_name(name, value, wa
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "overrides"),
     [
         (["--batch-size", "8"], {"batch_size": 8}),
         (["--batch_size=8"], {"batch_size": 8}),
@@ -215,8 +215,8 @@ def test_a_value_that_does_not_fit_is_one_sentence_with_its_name(name, value, wa
         ([], {}),
     ],
 )
-def test_every_spelling_of_an_option_is_understood(argv, said):
-    assert parse(*argv) == said
+def test_every_spelling_of_an_option_is_understood(argv, overrides):
+    assert parse(*argv) == overrides
 
 
 @pytest.mark.parametrize(
@@ -245,15 +245,15 @@ SOURCES = [("sources", "*", "files")]
 
 
 def test_a_switch_takes_no_word_from_the_positionals():
-    said = parse("--bias", "a.txt", "b.txt", positionals=SOURCES)
-    assert said == {"bias": True, "sources": ("a.txt", "b.txt")}
+    overrides = parse("--bias", "a.txt", "b.txt", positionals=SOURCES)
+    assert overrides == {"bias": True, "sources": ("a.txt", "b.txt")}
     with pytest.raises(ConfigError, match="Unknown option --baes: did you mean bias"):
         parse("--baes", "a.txt", positionals=SOURCES)
 
 
 def test_names_after_two_dashes_are_never_options():
-    said = parse("--batch-size", "8", "--", "--my-file", "--bias", positionals=SOURCES)
-    assert said == {"batch_size": 8, "sources": ("--my-file", "--bias")}
+    overrides = parse("--batch-size", "8", "--", "--my-file", "--bias", positionals=SOURCES)
+    assert overrides == {"batch_size": 8, "sources": ("--my-file", "--bias")}
 
 
 def test_help_shows_the_example_first_and_every_option_with_its_default(capsys):

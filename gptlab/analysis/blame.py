@@ -69,7 +69,7 @@ class Blame:
         return len(self.windows[0].losses)
 
     @property
-    def blind_guess(self) -> float:
+    def uniform_loss(self) -> float:
         """The loss of a model that knows nothing, in nats per token."""
         return float(np.log(self.checkpoint.model.config.vocab_size))
 
@@ -259,6 +259,6 @@ def pieces(window: Window, tokenizer) -> list[Piece]:
     return shown
 
 
-def level(loss: float | None, blind_guess: float) -> int:
+def level(loss: float | None, uniform_loss: float) -> int:
     """How hard a token was, from 0 to 4: in quarters of a blind guess, 4 is worse than that."""
-    return 0 if loss is None else min(4, int(4 * loss / blind_guess))
+    return 0 if loss is None else min(4, int(4 * loss / uniform_loss))

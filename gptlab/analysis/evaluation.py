@@ -25,7 +25,7 @@ from gptlab.inference.evaluate import (
     measure_tokens,
     sliding_windows,
 )
-from gptlab.interop.importing import read_model
+from gptlab.interop.read.models import read_model
 from gptlab.runs import Run, load_checkpoint
 
 # stage, windows done since the last call, windows in all
@@ -118,7 +118,7 @@ class HeldOut:
     label: str
     sha256: str
     ids: np.ndarray
-    counted: np.ndarray
+    loss_mask: np.ndarray
     bytes: int
 
 
@@ -135,7 +135,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
         )
     source = find([word], None, lambda sentence: None)
     begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
-    ids, counted, size = [], [], 0
+    ids, loss_mask, size = [], [], 0
     for document in source.documents(Reading()):
         text = "".join(document)
         own = tokenizer.encode_to_array(text).astype(np.int64)
@@ -149,11 +149,11 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
         else:
             own, marks = np.insert(own, 0, begin), np.insert(marks, 0, False)
         ids.append(own)
-        counted.append(marks)
+        loss_mask.append(marks)
     if not ids:
         raise DataError(f"{source.label} holds no text: name a file with text in it.")
     return HeldOut(
-        source.label, source.fingerprint, np.concatenate(ids), np.concatenate(counted), size
+        source.label, source.fingerprint, np.concatenate(ids), np.concatenate(loss_mask), size
     )
 
 
@@ -174,15 +174,15 @@ def evaluate_text(
     """
     name = display(checkpoint.path)
     text = read_text(word, checkpoint.tokenizer, name)
-    ids, counted, size = text.ids, text.counted, text.bytes
-    if max_tokens is not None and counted.sum() > max_tokens:
-        end = int(np.flatnonzero(counted)[max_tokens - 1]) + 1
-        ids, counted = ids[:end], counted[:end]
-        size = sum(map(len, map(checkpoint.tokenizer.token_bytes, ids[counted].tolist())))
+    ids, loss_mask, size = text.ids, text.loss_mask, text.bytes
+    if max_tokens is not None and loss_mask.sum() > max_tokens:
+        end = int(np.flatnonzero(loss_mask)[max_tokens - 1]) + 1
+        ids, loss_mask = ids[:end], loss_mask[:end]
+        size = sum(map(len, map(checkpoint.tokenizer.token_bytes, ids[loss_mask].tolist())))
     block_size, stride = _window(checkpoint, block_size, stride)
     windows = sliding_windows(len(ids), block_size, stride)
     measured = measure_tokens(
-        checkpoint.model, ids, windows, block_size, counted=counted, autocast=autocast,
+        checkpoint.model, ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     return Evaluation(
@@ -206,8 +206,8 @@ def evaluate_dataset(
     another tokenizer than the model's, or a dataset that does not tell its size in bytes.
     """
     dataset = open_dataset(name)
-    ours, theirs = checkpoint.tokenizer, dataset.tokenizer
-    if ours is not None and theirs is not None and ours.fingerprint != theirs.fingerprint:
+    ours, peer = checkpoint.tokenizer, dataset.tokenizer
+    if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
             f"{dataset.name} was prepared with another tokenizer than {display(checkpoint.path)} "
             "has: name the text itself with --data, which any model can read."
@@ -217,7 +217,7 @@ def evaluate_dataset(
             f"{dataset.name} has {dataset.vocab_size:,} ids and {display(checkpoint.path)} knows "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
-    part = "val" if dataset.val_counted is None else "val_counted"
+    part = "val" if dataset.val_loss_mask is None else "val_counted"
     size = (dataset.meta or {}).get(f"{part}_bytes")
     if not size:
         raise ConfigError(f"{dataset.name} does not tell the bytes of its text: use --data FILE.")
@@ -228,7 +228,7 @@ def evaluate_dataset(
         starts = evaluation_windows(len(dataset.val), block_size, max_tokens)
         windows = [(int(start), 0) for start in starts]
     measured = measure_tokens(
-        checkpoint.model, dataset.val, windows, block_size, counted=dataset.val_counted,
+        checkpoint.model, dataset.val, windows, block_size, loss_mask=dataset.val_loss_mask,
         autocast=autocast, progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     return Evaluation(

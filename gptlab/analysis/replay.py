@@ -16,7 +16,7 @@ from gptlab.errors import HardwareError, RunError
 from gptlab.files import display
 from gptlab.options import coerce
 from gptlab.runs import Run
-from gptlab.training.config import OPTIONS, Said
+from gptlab.training.config import OPTIONS, Overrides
 from gptlab.training.parallel import Parallel
 from gptlab.training.provenance import (
     DIGEST_STEPS,
@@ -92,14 +92,14 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
         )
     began, parallel = time.perf_counter(), Parallel()
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
-        said = _said(recorded, temporary)
+        overrides = _overrides(recorded, temporary)
         try:
-            session = prepare_session(said, parallel, started=began)
+            session = prepare_session(overrides, parallel, started=began)
             compile_if_wanted(session)
             now = describe(session)
             difference, digested, done = _compare(trace, _steps(session), progress)
         except HardwareError:
-            device, dtype = said.values["device"], said.values["dtype"]
+            device, dtype = overrides.values["device"], overrides.values["dtype"]
             raise RunError(
                 f"{display(run.folder)} was trained on {device} in {dtype}, which this machine "
                 "does not have: replay it where it was made."
@@ -111,7 +111,7 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
     return Replay(device, done, digested, difference, changed(recorded, now), code, unread)
 
 
-def _said(recorded: dict, out_dir: str) -> Said:
+def _overrides(recorded: dict, out_dir: str) -> Overrides:
     """The options of the run as if all of them had been said."""
     values = {
         name: coerce(OPTIONS[name], value)
@@ -121,7 +121,7 @@ def _said(recorded: dict, out_dir: str) -> Said:
     values |= {"out_dir": out_dir, "quiet": True, "log_to": "none"}
     if recorded["data"].get("train.bin"):
         values.pop("vocab_size", None)  # belongs to the data: if that changed, it shall be named
-    return Said(values, dict.fromkeys(values, "the run"))
+    return Overrides(values, dict.fromkeys(values, "the run"))
 
 
 def _steps(session: Session) -> Iterator[dict]:

@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
 from gptlab.files import atomic_write, display, home, out_home  # noqa: E402
-from gptlab.hardware_probe import accelerator_driver  # noqa: E402
+from gptlab.hardware.probe import accelerator_driver  # noqa: E402
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)  # those that torch 2.13 has wheels for
 OLDEST_PIP = (22, 2)  # the first that reports what it would install

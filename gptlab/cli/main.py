@@ -4,33 +4,46 @@ import importlib
 import logging
 import os
 import sys
-import time
 
+from gptlab.cli import started  # noqa: F401 - the clock of a time budget starts here
 from gptlab.errors import GPTLabError
 from gptlab.files import explain_os_error
 
-STARTED = time.perf_counter()  # what a time budget counts from: this file is the first to load
-
 COMMANDS = {
-    "train": ("gptlab.cli.train", "train a model"),
-    "generate": ("gptlab.cli.sample", "write text with a trained model"),
-    "info": ("gptlab.cli.info", "show the environment, the datasets and the runs"),
-    "dataset": ("gptlab.cli.dataset", "list, prepare, add, view and delete texts"),
-    "doctor": ("gptlab.cli.doctor", "check that a run will work, or what a run's curve shows"),
-    "hardware": ("gptlab.cli.hardware", "show what this machine has and what is recommended"),
-    "config": ("gptlab.cli.config", "make a recipe, show every value, compare two"),
-    "plan": ("gptlab.cli.plan", "what a training takes: memory, time and money"),
-    "report": ("gptlab.cli.report", "write a run, or several, as one page for a browser"),
-    "blame": ("gptlab.cli.blame", "show the text behind a step, with the loss of each token"),
-    "replay": ("gptlab.cli.replay", "take the first steps of a run again, and compare bit by bit"),
-    "import": ("gptlab.cli.import_model", "make a run of a model from elsewhere"),
-    "evaluate": ("gptlab.cli.evaluate", "measure a model on a text that it never saw"),
-    "export": ("gptlab.cli.export", "write a run in the files of other programs"),
-    "version": ("gptlab.cli.version", "show the releases of gptlab, Python and torch"),
+    "train": ("gptlab.cli.commands.train", "train a model"),
+    "generate": ("gptlab.cli.commands.sample", "write text with a trained model"),
+    "info": ("gptlab.cli.commands.info", "show the environment, the datasets and the runs"),
+    "dataset": ("gptlab.cli.commands.dataset", "list, prepare, add, view and delete texts"),
+    "doctor": (
+        "gptlab.cli.commands.doctor",
+        "check that a run will work, or what a run's curve shows",
+    ),
+    "hardware": (
+        "gptlab.cli.commands.hardware",
+        "show what this machine has and what is recommended",
+    ),
+    "config": ("gptlab.cli.commands.config", "make a recipe, show every value, compare two"),
+    "plan": ("gptlab.cli.commands.plan", "what a training takes: memory, time and money"),
+    "report": ("gptlab.cli.commands.report", "write a run, or several, as one page for a browser"),
+    "blame": (
+        "gptlab.cli.commands.blame",
+        "show the text behind a step, with the loss of each token",
+    ),
+    "replay": (
+        "gptlab.cli.commands.replay",
+        "take the first steps of a run again, and compare bit by bit",
+    ),
+    "import": ("gptlab.cli.commands.import_model", "make a run of a model from elsewhere"),
+    "evaluate": ("gptlab.cli.commands.evaluate", "measure a model on a text that it never saw"),
+    "export": ("gptlab.cli.commands.export", "write a run in the files of other programs"),
+    "version": ("gptlab.cli.commands.version", "show the releases of gptlab, Python and torch"),
 }
-SCRIPTS = {"prepare": "gptlab.cli.prepare", "sample": "gptlab.cli.sample"}  # never ask anything
+SCRIPTS = {
+    "prepare": "gptlab.cli.commands.prepare",
+    "sample": "gptlab.cli.commands.sample",
+}  # never ask anything
 # what `gpt.py COMMAND` runs without any option: questions, if a person is at the terminal
-ASKING = {"train": "gptlab.cli.wizard", "generate": "gptlab.cli.generate"}
+ASKING = {"train": "gptlab.cli.wizard", "generate": "gptlab.cli.commands.generate"}
 
 MENU = """\
 python gpt.py train

@@ -3,20 +3,20 @@
 python -m gptlab.cli.reference > docs/QUICK_REFERENCE.md
 """
 
-from gptlab.cli.blame import BlameOptions
-from gptlab.cli.config import ShowOptions
-from gptlab.cli.dataset import ViewOptions
-from gptlab.cli.evaluate import EvaluateOptions
-from gptlab.cli.export import ExportOptions
-from gptlab.cli.hardware import HardwareOptions
-from gptlab.cli.import_model import ImportOptions
-from gptlab.cli.info import InfoOptions
-from gptlab.cli.plan import PlanOptions
-from gptlab.cli.prepare import ListOptions
-from gptlab.cli.replay import ReplayOptions
-from gptlab.cli.report import ReportOptions
-from gptlab.cli.sample import SampleOptions
-from gptlab.cli.train import StartOptions
+from gptlab.cli.commands.blame import BlameOptions
+from gptlab.cli.commands.config import ShowOptions
+from gptlab.cli.commands.dataset import ViewOptions
+from gptlab.cli.commands.evaluate import EvaluateOptions
+from gptlab.cli.commands.export import ExportOptions
+from gptlab.cli.commands.hardware import HardwareOptions
+from gptlab.cli.commands.import_model import ImportOptions
+from gptlab.cli.commands.info import InfoOptions
+from gptlab.cli.commands.plan import PlanOptions
+from gptlab.cli.commands.prepare import ListOptions
+from gptlab.cli.commands.replay import ReplayOptions
+from gptlab.cli.commands.report import ReportOptions
+from gptlab.cli.commands.sample import SampleOptions
+from gptlab.cli.commands.train import StartOptions
 from gptlab.data.prepare import PrepareOptions
 from gptlab.inference.config import SamplingConfig
 from gptlab.model.arithmetic import count_parameters

@@ -6,23 +6,23 @@ and the training runs by the same options, so that the command does the same aga
 
 from pathlib import Path
 
-from gptlab.analysis import suggest
-from gptlab.analysis.planner import LENGTH, Plan, Planner, in_millions
-from gptlab.cli import explanations, questions
-from gptlab.cli.command_line import command_line, fresh_folder, program
-from gptlab.cli.config_builder import (
+from gptlab.cli.commands.dataset import ask_for_text, size_of
+from gptlab.cli.commands.prepare import prepare_sources
+from gptlab.cli.ui import explanations, questions
+from gptlab.cli.ui.command_line import command_line, fresh_folder, program
+from gptlab.cli.ui.questions import Back, Choice
+from gptlab.cli.ui.recipe_builder import (
     UNSAY,
     ask_recipe_name,
     parse_assignments,
     write_recipe,
 )
-from gptlab.cli.dataset import ask_for_text, size_of
-from gptlab.cli.prepare import prepare_sources
-from gptlab.cli.questions import Back, Choice
 from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, out_home
 from gptlab.model.arithmetic import count_parameters
+from gptlab.planning import suggest
+from gptlab.planning.planner import LENGTH, Plan, Planner, in_millions
 from gptlab.training.config import layer, plan_numbers
 from gptlab.training.memory import in_gigabytes, needed_memory
 
@@ -291,18 +291,18 @@ class Wizard:
                 raise ConfigError(f"{name} is not changed here: b goes back to earlier questions.")
         if not changes:
             return False
-        said = {**self.changed, **changes}
+        overrides = {**self.changed, **changes}
         if "minutes" in changes:
-            said.pop("max_iters", None)
+            overrides.pop("max_iters", None)
         elif "max_iters" in changes:
-            said.pop("minutes", None)
-        said = {name: value for name, value in said.items() if value != UNSAY}
+            overrides.pop("minutes", None)
+        overrides = {name: value for name, value in overrides.items() if value != UNSAY}
         before = self._unchanged.options
-        length = {name: said[name] for name in LENGTH if said.get(name) is not None}
+        length = {name: overrides[name] for name in LENGTH if overrides.get(name) is not None}
         length = length or {"max_iters": before["max_iters"]}
         model = {name: value for name, value in before.items() if name in ARCHITECTURE}
-        self.plan = self._planner.plan(model, **length, changed=said)
-        self.changed = said
+        self.plan = self._planner.plan(model, **length, changed=overrides)
+        self.changed = overrides
         return True
 
     def _show_summary(self) -> None:
@@ -394,7 +394,7 @@ class Wizard:
         print(command_line("train.py", {**options, "out_dir": display(again)}), flush=True)
         if not starts:
             return 0
-        from gptlab.cli.train import run_training
+        from gptlab.cli.commands.train import run_training
 
         print(flush=True)
         return run_training(layer(command_line={**options, "out_dir": display(folder)}))

@@ -55,7 +55,7 @@ def ngram_bits_per_byte(train: bytes, val: bytes, order: int) -> float:
     # A window's last `length` bytes are an n-gram of that length: sort by them for each length.
     for length in range(1, order + 1):
         mask = np.uint64((1 << 8 * length) - 1)
-        pairs, n_pair = _counted(grams & mask)
+        pairs, n_pair = _loss_mask(grams & mask)
         contexts = pairs >> np.uint64(8)
         first = np.flatnonzero(np.r_[True, contexts[1:] != contexts[:-1]])
         n_context = np.add.reduceat(n_pair, first)
@@ -80,7 +80,7 @@ def _windows(text: np.ndarray, size: int) -> np.ndarray:
     return packed
 
 
-def _counted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _loss_mask(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(distinct values, sorted; how often each occurs)."""
     values = np.sort(values)
     first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])

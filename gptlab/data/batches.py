@@ -122,7 +122,7 @@ class Batches:
     def __init__(
         self,
         tokens: np.ndarray,
-        counted: np.ndarray | None = None,
+        loss_mask: np.ndarray | None = None,
         *,
         vocab_size: int,
         block_size: int,
@@ -135,7 +135,7 @@ class Batches:
         path: str = "train.bin",
     ):
         check_length(len(tokens), block_size, "train", path)
-        self.tokens, self.counted = tokens, counted
+        self.tokens, self.loss_mask = tokens, loss_mask
         self.vocab_size, self.path = vocab_size, path
         self.block_size, self.batch_size = block_size, batch_size
         self.sequences_per_step, self.seed = sequences_per_step, seed
@@ -146,7 +146,7 @@ class Batches:
 
     def count(self, first: int) -> int:
         """Counted targets of the whole step, over all ranks, that begins with sequence `first`."""
-        if self.counted is None:
+        if self.loss_mask is None:
             return self.sequences_per_step * self.block_size
         numbers = np.arange(first, first + self.sequences_per_step)
         return max(1, sum(int(self._targets_count(s).sum()) for s in self._starts(numbers)))
@@ -166,7 +166,7 @@ class Batches:
         return starts[numbers - known.start]
 
     def _targets_count(self, start: int) -> np.ndarray:
-        return self.counted[start + 1 : start + self.block_size + 1]
+        return self.loss_mask[start + 1 : start + self.block_size + 1]
 
     def rows(self, first: int) -> np.ndarray:
         """This rank's sequence numbers, int64, of the step that begins with sequence `first`."""
@@ -184,7 +184,7 @@ class Batches:
                 check_ids(row, self.vocab_size, self.path, int(start))
         rows = rows.astype(np.int64)
         tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
-        if self.counted is not None:
+        if self.loss_mask is not None:
             targets[~np.stack([self._targets_count(start) for start in starts])] = -1
         return tokens, targets
 

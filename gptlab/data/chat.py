@@ -33,7 +33,7 @@ class Encoded:
     """A conversation as ids. counted: which of them the assistant said, its end mark included."""
 
     ids: list[int]
-    counted: list[bool]
+    loss_mask: list[bool]
 
 
 class ChatTemplate:
@@ -60,12 +60,12 @@ class ChatTemplate:
 
     def encode(self, messages: Sequence[dict], place: str = "The conversation") -> Encoded:
         """The ids of a whole conversation."""
-        ids, counted = [], []
-        for text, said in self._pieces(messages, False, place):
+        ids, loss_mask = [], []
+        for text, overrides in self._pieces(messages, False, place):
             own = [text] if isinstance(text, int) else self.tokenizer.encode(text)
             ids += own
-            counted += [said] * len(own)
-        return Encoded(ids, counted)
+            loss_mask += [overrides] * len(own)
+        return Encoded(ids, loss_mask)
 
     def prompt_ids(self, messages: Sequence[dict]) -> list[int]:
         """The ids after which the assistant's next message begins."""
@@ -77,8 +77,8 @@ class ChatTemplate:
     def end_id(self) -> int | None:
         """The special id that ends what the assistant says; None where there is none."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        said = [piece for piece, is_said in self._pieces(turns, False, "") if is_said]
-        return next((piece for piece in said if isinstance(piece, int)), None)
+        answers = [piece for piece, is_answer in self._pieces(turns, False, "") if is_answer]
+        return next((piece for piece in answers if isinstance(piece, int)), None)
 
     def _pieces(self, messages: Sequence[dict], is_prompt: bool, place: str):
         """(text or special id, whether the assistant said it), in order.
@@ -171,12 +171,12 @@ def write_conversations(
         for number, (text, _) in enumerate(store.pieces(split, can_be_cut=False), start=1):
             messages = json.loads(text)
             found = template.encode(messages, f"Conversation {number:,} of {path.stem}")
-            arrays = np.array(found.ids, dtype), np.array(found.counted, np.uint8)
+            arrays = np.array(found.ids, dtype), np.array(found.loss_mask, np.uint8)
             for out, digest, array in zip((file, mask), digests, arrays, strict=True):
                 out.write(array.tobytes())
                 digest.update(array.tobytes())
             sizes["tokens"] += len(found.ids)
-            sizes["counted_tokens"] += sum(found.counted)
+            sizes["counted_tokens"] += sum(found.loss_mask)
             for message in messages:
                 size = len(message["content"].encode())
                 sizes["characters"] += len(message["content"])

@@ -62,14 +62,14 @@ class Dataset:
     tokenizer: Tokenizer | None
     vocab_size: int
     # bool, as long as train and val: which tokens count as targets; None: all of them
-    train_counted: np.ndarray | None = None
-    val_counted: np.ndarray | None = None
+    train_loss_mask: np.ndarray | None = None
+    val_loss_mask: np.ndarray | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest: the same for the same tokens and tokenizer."""
         digest = hashlib.sha256()
-        masks = [] if self.train_counted is None else ["train.mask.bin", "val.mask.bin"]
+        masks = [] if self.train_loss_mask is None else ["train.mask.bin", "val.mask.bin"]
         for name in ["train.bin", "val.bin", *masks]:
             recorded = ((self.meta or {}).get("sha256") or {}).get(name)
             digest.update((recorded or sha256_file(self.folder / name)).encode())
@@ -334,16 +334,16 @@ def _prepare_again(name: str) -> str:
     return f"prepare it again (python prepare.py ... --dataset {name})"
 
 
-def _missing(said: str, folder: Path) -> DataError:
+def _missing(word: str, folder: Path) -> DataError:
     names = [name for name, _ in list_datasets()]
-    if said == "shakespeare":
+    if word == "shakespeare":
         command = "python prepare.py shakespeare"
-    elif Path(said).name == said:
-        command = f"python prepare.py YOUR_TEXT.txt --dataset {said}"
+    elif Path(word).name == word:
+        command = f"python prepare.py YOUR_TEXT.txt --dataset {word}"
     else:
         command = "python prepare.py YOUR_TEXT.txt"
     there = f"there is {', '.join(names)}" if names else "nothing is prepared yet"
     return DataError(
-        f"No prepared dataset {said!r} ({display(folder)} has no train.bin): {there}; "
+        f"No prepared dataset {word!r} ({display(folder)} has no train.bin): {there}; "
         f"`{command}` prepares one."
     )

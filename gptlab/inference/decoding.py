@@ -46,14 +46,14 @@ class Decoder:
         model: GPT,
         prompts: list[list[int]],
         native: NativeDecoder | None = None,
-        guesses: int = 0,
+        drafts: int = 0,
     ):
         self.model, self.native = model, native
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         # in 16 bits the likeliest tokens are often equal within rounding, which depends on how many
         # tokens torch computes at once: a guess would change the text
-        self.guesses = guesses if native or torch.finfo(self.dtype).bits >= 32 else 0
+        self.drafts = drafts if native or torch.finfo(self.dtype).bits >= 32 else 0
         self.lookup = None
         self.ahead = []  # (token, logits [1, V] behind it) of guesses that may come true
         self.contexts = [list(prompt[-model.config.block_size :]) for prompt in prompts]
@@ -74,23 +74,23 @@ class Decoder:
     def append(self, tokens: list[int]) -> None:
         """Add one token to each row, and compute the logits of the one after it."""
         lookup = self._lookup_of(tokens)
-        foreseen = bool(self.ahead) and self.ahead[0][0] == tokens[0]
-        if not foreseen:
+        accepted = bool(self.ahead) and self.ahead[0][0] == tokens[0]
+        if not accepted:
             self.ahead = []
             self._slide_full_rows()
         for context, token in zip(self.contexts, tokens, strict=True):
             context.append(token)
-        if foreseen:
+        if accepted:
             _, self.logits = self.ahead.pop(0)
             self.cache.advance(1)  # over the slot in which the guess lies
             return
         room = self.model.config.block_size - self.cache.lengths[0] - 1
-        guess = lookup.guess(room) if lookup else []
-        logits = self._step([[token, *guess] for token in tokens])
+        draft = lookup.draft(room) if lookup else []
+        logits = self._step([[token, *draft] for token in tokens])
         self.logits = logits[:, 0]
-        if guess:  # a row holds what was chosen: a wrong guess will be written over
-            self.cache.advance(-len(guess))
-            self.ahead = [(token, logits[:, n]) for n, token in enumerate(guess, start=1)]
+        if draft:  # a row holds what was chosen: a wrong guess will be written over
+            self.cache.advance(-len(draft))
+            self.ahead = [(token, logits[:, n]) for n, token in enumerate(draft, start=1)]
 
     def _step(self, tokens: list[list[int]]) -> torch.Tensor:
         """Logits [B, T, V] after each of T more tokens of each row."""
@@ -101,14 +101,14 @@ class Decoder:
 
     def _lookup_of(self, tokens: list[int]) -> PromptLookup | None:
         """What guesses behind these next tokens; None where nothing does."""
-        if not self.guesses or len(tokens) > 1:
+        if not self.drafts or len(tokens) > 1:
             return None
         if self.lookup is None:
             if self.native is not None:
                 cost = self.native.token_cost
             else:
                 cost = COST_ON_CPU if self.device.type == "cpu" else COST_ON_GPU
-            self.lookup = PromptLookup(self.contexts[0], self.guesses, cost)
+            self.lookup = PromptLookup(self.contexts[0], self.drafts, cost)
         self.lookup.add(tokens[0])
         return self.lookup
 

@@ -35,9 +35,9 @@ def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = 
     return np.arange(count, dtype=np.int64) * (n_targets - block_size) // max(1, count - 1)
 
 
-def check_counted(counted: np.ndarray | None, windows: np.ndarray, block_size: int) -> None:
+def check_loss_mask(loss_mask: np.ndarray | None, windows: np.ndarray, block_size: int) -> None:
     """DataError where no token of these windows counts as a target."""
-    if counted is None or any(counted[w + 1 : w + block_size + 1].any() for w in windows):
+    if loss_mask is None or any(loss_mask[w + 1 : w + block_size + 1].any() for w in windows):
         return
     raise DataError(
         f"No assistant speaks in the {len(windows) * block_size:,} tokens that an evaluation "
@@ -50,7 +50,7 @@ def read_windows(
     starts: np.ndarray,
     block_size: int,
     rows: int,
-    counted: np.ndarray | None = None,
+    loss_mask: np.ndarray | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of the windows at `starts`, int64 [rows, block_size] each.
 
@@ -63,8 +63,8 @@ def read_windows(
         window = data[start : start + block_size + 1].astype(np.int64)
         inputs[row, : len(window) - 1] = window[:-1]
         targets[row, : len(window) - 1] = window[1:]
-        if counted is not None:
-            left_out = ~counted[start + 1 : start + block_size + 1]
+        if loss_mask is not None:
+            left_out = ~loss_mask[start + 1 : start + block_size + 1]
             targets[row, : len(left_out)][left_out] = -1
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
@@ -79,7 +79,7 @@ def evaluate_loss(
     device: str | torch.device,
     autocast: Callable = nullcontext,
     progress: Callable[[int], object] | None = None,
-    counted: np.ndarray | None = None,
+    loss_mask: np.ndarray | None = None,
 ) -> float:
     """Mean cross-entropy in nats per predicted token of the windows that start at `windows`.
 
@@ -94,7 +94,7 @@ def evaluate_loss(
     with evaluating(model):
         for first in range(0, len(windows), batch_size):
             starts = windows[first : first + batch_size]
-            inputs, targets = read_windows(data, starts, block_size, batch_size, counted)
+            inputs, targets = read_windows(data, starts, block_size, batch_size, loss_mask)
             count += int((targets != -1).sum())
             with autocast():
                 _, loss = model(inputs.to(device), targets.to(device), reduction="sum")
@@ -167,7 +167,7 @@ def measure_tokens(
     windows: list[tuple[int, int]],
     block_size: int,
     *,
-    counted: np.ndarray | None = None,
+    loss_mask: np.ndarray | None = None,
     autocast: Callable = nullcontext,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> TokenLoss:
@@ -183,7 +183,7 @@ def measure_tokens(
         for first in range(0, len(windows), rows):
             part = windows[first : first + rows]
             starts = [start for start, _ in part]
-            inputs, targets = read_windows(ids, starts, block_size, len(part), counted)
+            inputs, targets = read_windows(ids, starts, block_size, len(part), loss_mask)
             for row, (_, known) in enumerate(part):
                 targets[row, :known] = -1
             with autocast():

@@ -47,15 +47,15 @@ class PromptLookup:
             self._match, self._agreeing = self._next.get(known), len(known)
         self._next.update((end, len(self.ids)) for end in ends)
 
-    def guess(self, room: int) -> list[int]:
+    def draft(self, room: int) -> list[int]:
         """The tokens to check behind the text, at most `room`: as many as are expected to pay.
 
         With each more the step takes `cost` more and writes as many tokens more as the chance is
         that all guesses up to it are right; it pays while that raises the tokens per time.
         """
-        guess, chance, written, time = [], 1.0, 1.0, 1.0
+        draft, chance, written, time = [], 1.0, 1.0, 1.0
         if self._match is None:
-            return guess
+            return draft
         for ahead in range(min(room, self.most)):
             chance *= self._rates[min(self._agreeing + ahead, LONGEST)]
             if chance * time <= self.cost * written:
@@ -63,5 +63,5 @@ class PromptLookup:
             written, time = written + chance, time + self.cost
             place = self._match + ahead
             known = len(self.ids)  # behind it the guess repeats itself
-            guess.append(self.ids[place] if place < known else guess[place - known])
-        return guess
+            draft.append(self.ids[place] if place < known else draft[place - known])
+        return draft

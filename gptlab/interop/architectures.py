@@ -59,8 +59,8 @@ _GGUF = {
     "blocks.{}.mlp.down_proj": "blk.{}.ffn_down",
 }
 _GGUF_GPT2 = _GGUF | {
-    f"blocks.{{}}.attention.{letter}_proj": ("blk.{}.attn_qkv", third)
-    for third, letter in enumerate("qkv")
+    f"blocks.{{}}.attention.{letter}_proj": ("blk.{}.attn_qkv", qkv_chunk)
+    for qkv_chunk, letter in enumerate("qkv")
 }
 
 
@@ -72,7 +72,7 @@ class Naming:
     modules: dict
     transposed: bool = False
 
-    def theirs(self, name: str) -> tuple[str, int | None]:
+    def peer_key(self, name: str) -> tuple[str, int | None]:
         """Their tensor for a parameter of ours, and which third of it (None: all of it)."""
         module, _, leaf = name.rpartition(".")
         layer = ""
@@ -80,10 +80,10 @@ class Naming:
             _, layer, rest = module.split(".", 2)
             module = f"blocks.{{}}.{rest}"
         known = self.modules[module]
-        known, third = known if isinstance(known, tuple) else (known, None)
-        return f"{known.format(layer)}.{leaf}", third
+        known, qkv_chunk = known if isinstance(known, tuple) else (known, None)
+        return f"{known.format(layer)}.{leaf}", qkv_chunk
 
-    def is_turned(self, name: str) -> bool:
+    def is_transposed(self, name: str) -> bool:
         """Whether their tensor is the transpose of our parameter."""
         return self.transposed and name.startswith("blocks.") and name.endswith("proj.weight")
 
@@ -279,7 +279,7 @@ def _is_tied(content: dict, names: Iterable[str], default: bool) -> bool:
 
 def _config_of_gpt2(settings: Settings, names: Iterable[str]) -> GPTConfig:
     content = settings.content
-    theirs = {
+    peer = {
         "gelu_new": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
         "gelu_fast": "gelu_tanh",
@@ -287,7 +287,7 @@ def _config_of_gpt2(settings: Settings, names: Iterable[str]) -> GPTConfig:
         "relu": "relu",
         "relu2": "relu2",
     }
-    settings.refuse_unless("activation_function", *theirs)
+    settings.refuse_unless("activation_function", *peer)
     settings.refuse_unless("scale_attn_weights", True)
     settings.refuse_unless("scale_attn_by_inverse_layer_idx", False)
     settings.refuse_unless("add_cross_attention", False)
@@ -303,7 +303,7 @@ def _config_of_gpt2(settings: Settings, names: Iterable[str]) -> GPTConfig:
         bias=True,
         use_rms_norm=False,
         use_swiglu=False,
-        activation=theirs[content.get("activation_function") or "gelu_new"],
+        activation=peer[content.get("activation_function") or "gelu_new"],
         position_encoding="learned",
         tie_weights=_is_tied(content, names, default=True),
         norm_eps=settings.number("layer_norm_epsilon", float, 1e-5),

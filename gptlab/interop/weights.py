@@ -7,16 +7,18 @@ from gptlab.errors import CheckpointError
 from gptlab.interop.architectures import Naming, shapes
 from gptlab.model.config import GPTConfig
 
+SAFETENSORS_INDEX = "model.safetensors.index.json"  # of weights in several files
 
-def to_theirs(weights: dict, config: GPTConfig, naming: Naming) -> dict:
+
+def to_peer(weights: dict, config: GPTConfig, naming: Naming) -> dict:
     """Our weights as another program names and shapes them; one copy of a tied matrix."""
     import torch
 
     parts: dict[str, dict] = {}
     for name in shapes(config):
         value = weights[name]
-        theirs, third = naming.theirs(name)
-        parts.setdefault(theirs, {})[third] = value.T if naming.is_turned(name) else value
+        peer, qkv_chunk = naming.peer_key(name)
+        parts.setdefault(peer, {})[qkv_chunk] = value.T if naming.is_transposed(name) else value
     found = {}
     for name, thirds in parts.items():
         if None in thirds:
@@ -27,7 +29,7 @@ def to_theirs(weights: dict, config: GPTConfig, naming: Naming) -> dict:
     return found
 
 
-def from_theirs(
+def from_peer(
     config: GPTConfig,
     naming: Naming,
     available: dict[str, tuple[int, ...]],
@@ -46,33 +48,33 @@ def from_theirs(
     found, used = {}, set()
     kinds = {_kind(name) for name in available}
     for name, shape in shapes(config).items():
-        theirs, third = naming.theirs(name)
-        used.add(theirs)
-        if theirs not in available:
+        peer, qkv_chunk = naming.peer_key(name)
+        used.add(peer)
+        if peer not in available:
             # Llama's attention and MLP have biases of their own switch, ours have one for both
-            if config.use_rms_norm and name.endswith("bias") and _kind(theirs) not in kinds:
+            if config.use_rms_norm and name.endswith("bias") and _kind(peer) not in kinds:
                 found[name] = torch.zeros(shape)
                 continue
-            raise CheckpointError(f"{where} is incomplete: it has no tensor {theirs}.")
-        whole = shape if third is None else (3 * shape[0], *shape[1:])
-        whole = whole[::-1] if naming.is_turned(name) else whole
-        if tuple(available[theirs]) != whole:
+            raise CheckpointError(f"{where} is incomplete: it has no tensor {peer}.")
+        whole = shape if qkv_chunk is None else (3 * shape[0], *shape[1:])
+        whole = whole[::-1] if naming.is_transposed(name) else whole
+        if tuple(available[peer]) != whole:
             raise CheckpointError(
-                f"{where} does not fit its own settings: {theirs} has the shape "
-                f"{tuple(available[theirs])} and should have {whole}."
+                f"{where} does not fit its own settings: {peer} has the shape "
+                f"{tuple(available[peer])} and should have {whole}."
             )
-        value = get(theirs)
+        value = get(peer)
         if not value.is_floating_point() or value.element_size() < 2:
             raise CheckpointError(
-                f"{where} holds {theirs} as {str(value.dtype).removeprefix('torch.')}: weights in "
+                f"{where} holds {peer} as {str(value.dtype).removeprefix('torch.')}: weights in "
                 "float32, float16 or bfloat16 can be imported."
             )
-        value = value.T if naming.is_turned(name) else value
+        value = value.T if naming.is_transposed(name) else value
         # a copy: three views of one storage could not be saved one by one
-        value = value if third is None else value.chunk(3)[third].clone()
+        value = value if qkv_chunk is None else value.chunk(3)[qkv_chunk].clone()
         found[name] = value.to(torch.float32).contiguous()
     if config.tie_weights:
-        used.add(naming.theirs("lm_head.weight")[0])  # a second copy of the same matrix
+        used.add(naming.peer_key("lm_head.weight")[0])  # a second copy of the same matrix
     extra = [n for n in available if n not in used and not n.endswith(tuple(ignored))]
     if extra:
         raise CheckpointError(

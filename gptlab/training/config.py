@@ -317,23 +317,23 @@ def _check_finetuning(config: TrainConfig) -> None:
 def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
     """The names of the projections that get adapters; ConfigError for one that no block has."""
     known = tuple(projections(config.model))
-    said = config.finetune.lora_targets.replace(",", " ").split()
-    if said == ["all"]:
+    names = config.finetune.lora_targets.replace(",", " ").split()
+    if names == ["all"]:
         return known
-    for name in said or [""]:
+    for name in names or [""]:
         if name not in known:
             raise ConfigError(
                 f"lora_targets {name!r} is no projection of this model: choose from "
                 f"{', '.join(known)}, or all."
             )
-    return tuple(name for name in known if name in said)
+    return tuple(name for name in known if name in names)
 
 
 # Layers -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Said:
+class Overrides:
     """What was said, by flat name, and where: "preset tiny", "config/x.py" or "command line"."""
 
     values: dict
@@ -355,26 +355,26 @@ def read_recipe(path) -> dict:
         raise ConfigError(
             f"The recipe {display(path)} cannot be run: {type(error).__name__}: {error}."
         ) from error
-    said = {}
+    overrides = {}
     for name, value in namespace.items():
         if name.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
             continue
         if name not in OPTIONS:
             raise ConfigError(unknown_name_sentence(f"{name} in {display(path)}", name, OPTIONS))
-        said[name] = coerce(OPTIONS[name], value)
-    return said
+        overrides[name] = coerce(OPTIONS[name], value)
+    return overrides
 
 
 def layer(
     recipe: Mapping | None = None, command_line: Mapping | None = None, recipe_name: str = "recipe"
-) -> Said:
+) -> Overrides:
     """Put the layers over each other: a preset's values lie below both the recipe's and these.
 
     max_iters and minutes exclude each other: the later layer wins, both in one is refused.
     """
     recipe, command_line = dict(recipe or {}), dict(command_line or {})
-    for said, where in ((recipe, recipe_name), (command_line, "the command line")):
-        if said.get("max_iters") is not None and said.get("minutes") is not None:
+    for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
+        if overrides.get("max_iters") is not None and overrides.get("minutes") is not None:
             raise ConfigError(f"{where} says both max_iters and minutes: say one of the two.")
     if command_line.get("max_iters") is not None:
         recipe.pop("minutes", None)
@@ -385,14 +385,14 @@ def layer(
     if name and name != "auto":
         layers.insert(0, (preset(name), f"preset {name}"))
     values, sources = {}, {}
-    for said, where in layers:
-        if "n_head" in said and "n_kv_head" not in said:  # heads that are said anew
+    for overrides, where in layers:
+        if "n_head" in overrides and "n_kv_head" not in overrides:  # heads that are said anew
             values.pop("n_kv_head", None)
-        if said.get("use_swiglu") is True and "activation" not in said:
+        if overrides.get("use_swiglu") is True and "activation" not in overrides:
             values.pop("activation", None)
-        values.update(said)
-        sources.update(dict.fromkeys(said, where))
-    return Said(values, sources)
+        values.update(overrides)
+        sources.update(dict.fromkeys(overrides, where))
+    return Overrides(values, sources)
 
 
 # Resolving ----------------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ class Resolved:
 
 
 def resolve(
-    said: Said,
+    overrides: Overrides,
     *,
     choice,
     can_compile: tuple[bool, str] = (False, "not tried"),
@@ -461,7 +461,7 @@ def resolve(
     it. decided: values of an earlier start of this run, which stand (a resume). fitting: the
     micro-batch that batch_size "auto" comes to, a divisor of the step's sequences. ConfigError.
     """
-    values, reasons = dict(said.values), {}
+    values, reasons = dict(overrides.values), {}
 
     def fill(name, value, reason):
         if values.get(name) in (None, "auto"):

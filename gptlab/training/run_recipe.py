@@ -8,7 +8,7 @@ from pathlib import Path
 from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.options import coerce
-from gptlab.training.config import OPTIONS, START_OPTIONS, Resolved, Said
+from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides, Resolved
 
 TITLE = "# What was said for this run. `python train.py --config THIS_FILE` does it again."
 _FOLLOWED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")
@@ -19,49 +19,51 @@ _MACHINE = "# Machine: "
 class RunRecipe:
     """What a run's config.py tells: `said`, and every option's final value with its source."""
 
-    said: Said
+    overrides: Overrides
     values: dict = field(default_factory=dict)
     sources: dict = field(default_factory=dict)
     machine: str = ""
 
 
-def as_recipe(said: Said, resolved: Resolved, machine: str = "") -> str:
+def as_recipe(overrides: Overrides, resolved: Resolved, machine: str = "") -> str:
     """The run as a recipe: what was said, and as comments what followed, with the reasons.
 
     machine: where the run is, in words.
     """
     lines = [TITLE, ""]
-    for name, value in said.values.items():
+    for name, value in overrides.values.items():
         if name not in START_OPTIONS:
-            lines.append(f"{name} = {value!r}  # {said.sources[name]}")
+            lines.append(f"{name} = {value!r}  # {overrides.sources[name]}")
     lines += ["", "# What followed from it:"]
-    values, sources = settings(said, resolved)
+    values, sources = settings(overrides, resolved)
     for name, value in values.items():
-        if name not in said.values or said.values[name] != value:
+        if name not in overrides.values or overrides.values[name] != value:
             lines.append(f"# {name} = {value!r}  ({sources[name]})")
     if machine:
         lines += ["", f"{_MACHINE}{machine}"]
     return "\n".join(lines) + "\n"
 
 
-def settings(said: Said, resolved: Resolved) -> tuple[dict, dict]:
+def settings(overrides: Overrides, resolved: Resolved) -> tuple[dict, dict]:
     """(values, sources) of every option but those of one start, by name, in the order of help."""
     values, sources = {}, {}
-    if "model_preset" in said.values:
-        values["model_preset"] = said.values["model_preset"]
+    if "model_preset" in overrides.values:
+        values["model_preset"] = overrides.values["model_preset"]
     for name, value in resolved.config.flat().items():
         if name not in START_OPTIONS:
             values[name] = value
     for name, value in values.items():
-        was_said = name in said.values and said.values[name] == value
-        sources[name] = said.sources[name] if was_said else resolved.reasons.get(name, "default")
+        was_given = name in overrides.values and overrides.values[name] == value
+        sources[name] = (
+            overrides.sources[name] if was_given else resolved.reasons.get(name, "default")
+        )
     return values, sources
 
 
 def read_run_recipe(path) -> RunRecipe:
     """Read what `as_recipe` wrote, without running it. ConfigError names a line that is foreign."""
     path = Path(path)
-    said, followed, machine = Said({}, {}), Said({}, {}), ""
+    overrides, followed, machine = Overrides({}, {}), Overrides({}, {}), ""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -77,18 +79,20 @@ def read_run_recipe(path) -> RunRecipe:
             elif line and not line.startswith("#"):
                 assignment, _, source = line.rpartition("  # ")
                 name, _, value = assignment.partition(" = ")
-                said.values[name] = _value(name, value)
-                said.sources[name] = source
+                overrides.values[name] = _value(name, value)
+                overrides.sources[name] = source
         except (ValueError, SyntaxError, LookupError, TypeError, RecursionError, ConfigError):
             raise ConfigError(
                 f"Line {number} of {display(path)} is not as a run writes it: use it as a recipe, "
                 "with --config."
             ) from None
-    values, sources = said.values | followed.values, said.sources | followed.sources
+    values, sources = overrides.values | followed.values, overrides.sources | followed.sources
     if not values:
         raise ConfigError(f"{display(path)} names no option: no run wrote it.")
     order = [name for name in ("model_preset", *OPTIONS) if name in values]
-    return RunRecipe(said, {n: values[n] for n in order}, {n: sources[n] for n in order}, machine)
+    return RunRecipe(
+        overrides, {n: values[n] for n in order}, {n: sources[n] for n in order}, machine
+    )
 
 
 def _value(name: str, text: str):

@@ -16,8 +16,8 @@ from gptlab.data.batches import Batches, check_length
 from gptlab.data.token_files import Dataset, check_ids, open_dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, out_home
-from gptlab.inference.evaluate import check_counted, evaluation_windows
-from gptlab.interop.importing import local_checkpoint
+from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
+from gptlab.interop.read.models import local_checkpoint
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
@@ -27,8 +27,8 @@ from gptlab.training.config import (
     MODEL_OPTIONS,
     START_OPTIONS,
     Measurements,
+    Overrides,
     Resolved,
-    Said,
     TrainConfig,
 )
 from gptlab.training.loss_band import LossBand
@@ -59,7 +59,7 @@ DECIDED = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_
 class Session:
     """A run that is ready to go on at `step`."""
 
-    said: Said
+    overrides: Overrides
     resolved: Resolved
     parallel: Parallel
     dataset: Dataset
@@ -77,7 +77,7 @@ class Session:
     best_step: int = 0
     skipped_steps: int = 0
     bad_in_a_row: int = 0  # steps that were skipped or whose loss is hopeless
-    is_hopeless: bool = False  # the loss of the newest step
+    is_diverged: bool = False  # the loss of the newest step
     unread_verdicts: list = field(default_factory=list)  # (skipped, hopeless) of each step
     trace: Trace = field(default_factory=Trace)  # what a replay of the first steps compares with
     band: LossBand | None = None  # where spike_rollback is on
@@ -110,31 +110,33 @@ class Session:
         return contextlib.nullcontext()
 
 
-def run_folder(said: Said, recipe_name: str = "") -> Path:
+def run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
     """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
-    out_dir = said.values.get("out_dir")
+    out_dir = overrides.values.get("out_dir")
     if out_dir:
         return Path(out_dir).expanduser()
-    stem = recipe_name or Path(said.values.get("dataset", configuration.RunOptions.dataset)).name
+    stem = (
+        recipe_name or Path(overrides.values.get("dataset", configuration.RunOptions.dataset)).name
+    )
     return out_home() / stem
 
 
 def prepare_session(
-    said: Said, parallel: Parallel, *, started: float, recipe_name: str = ""
+    overrides: Overrides, parallel: Parallel, *, started: float, recipe_name: str = ""
 ) -> Session:
     """Everything up to step 0, or up to the step of the checkpoint. Raises GPTLabError.
 
     started: time.perf_counter() of when the process began; a budget in minutes counts from there.
     """
-    run = Run(run_folder(said, recipe_name))
+    run = Run(run_folder(overrides, recipe_name))
     state = None
-    if said.values.get("resume"):
+    if overrides.values.get("resume"):
         state = run.load()
         check_complete(state, run)
-        said = continue_said(said, state)
-    elif not said.values.get("overwrite") and not said.values.get("dry_run"):
+        overrides = continue_overrides(overrides, state)
+    elif not overrides.values.get("overwrite") and not overrides.values.get("dry_run"):
         run.check_free()
-    values = said.values
+    values = overrides.values
     request = parallel.own_device(values.get("device", "auto"))
     report = hardware.detect(request if parallel.world_size > 1 else None)
     choice = hardware.choose(report, request, values.get("dtype", "auto"))
@@ -156,18 +158,18 @@ def prepare_session(
     if state is None and values.get("init_from", "scratch") != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(values["init_from"], logger.warning))
         start = load_checkpoint(path)
-        said = with_model_of(start, said, dataset)
+        overrides = with_model_of(start, overrides, dataset)
     if state is not None and state["dataset"]["fingerprint"] != dataset.fingerprint:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
             "now (or with another tokenizer): start a new run with another --out_dir, or prepare "
             "the data as it was."
         )
-    resolved = decide(said, report, choice, dataset, parallel, started, state, start)
+    resolved = decide(overrides, report, choice, dataset, parallel, started, state, start)
     if resolved.config.evaluation.sample_interval and dataset.tokenizer:
         dataset.tokenizer.encode(resolved.config.evaluation.sample_prompt)  # raises, if it must
     with explained_out_of_memory(resolved.config):
-        session = _build(said, resolved, run, parallel, dataset, state, start)
+        session = _build(overrides, resolved, run, parallel, dataset, state, start)
     session.machine = report.in_words(choice.device)
     if resolved.config.batch.max_minutes:
         session.deadline = started + 60 * resolved.config.batch.max_minutes
@@ -217,11 +219,13 @@ def keep_freed_memory() -> None:
                 mallopt(option, 32 << 20)  # older ones take no more
 
 
-def continue_said(said: Said, state: dict) -> Said:
+def continue_overrides(overrides: Overrides, state: dict) -> Overrides:
     """What was said at the run's first start, under what the command line says now."""
     stored = state["train_config"]
     fresh = {
-        name: value for name, value in said.values.items() if said.sources[name] == "command line"
+        name: value
+        for name, value in overrides.values.items()
+        if overrides.sources[name] == "command line"
     }
     for name in FIXED_OPTIONS:
         before = stored["values"].get(name, configuration.OPTIONS[name].default)
@@ -233,7 +237,7 @@ def continue_said(said: Said, state: dict) -> Said:
                 f"{name} cannot change at a resume (the run began with {before!r}, now it says "
                 f"{fresh[name]!r}): {instead}."
             )
-    recipe = {name: value for name, value in said.values.items() if name not in fresh}
+    recipe = {name: value for name, value in overrides.values.items() if name not in fresh}
     for name in {*recipe, *stored["values"]} - {"max_iters", "minutes", *START_OPTIONS}:
         source = stored["sources"].get(name, "")
         if not recipe or source == "command line" or source.startswith("preset"):
@@ -244,14 +248,14 @@ def continue_said(said: Said, state: dict) -> Said:
                 f"{stored['values'].get(name)!r}: leave --config out to continue the run as it is."
             )
     began = {name: value for name, value in stored["values"].items() if name not in START_OPTIONS}
-    if said.values.get("anneal"):
+    if overrides.values.get("anneal"):
         fresh = {**fresh, **annealing(state, fresh)}
     merged = configuration.layer(began, fresh, "as the run began")
     sources = {
         name: source if name in fresh else stored["sources"].get(name, source)
         for name, source in merged.sources.items()
     }
-    return Said(merged.values, sources)
+    return Overrides(merged.values, sources)
 
 
 def annealing(state: dict, fresh: dict) -> dict:
@@ -274,7 +278,7 @@ def annealing(state: dict, fresh: dict) -> dict:
     return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}
 
 
-def with_model_of(start, said: Said, dataset: Dataset) -> Said:
+def with_model_of(start, overrides: Overrides, dataset: Dataset) -> Overrides:
     """What was said, with the architecture of the checkpoint that init_from names."""
     stored = start.model.config.to_dict()
     known = start.tokenizer.vocab_size if start.tokenizer else stored["vocab_size"]
@@ -290,17 +294,17 @@ def with_model_of(start, said: Said, dataset: Dataset) -> Said:
         )
     free = CHANGEABLE_MODEL_OPTIONS | {"block_size", "vocab_size"}
     for name, value in stored.items():
-        if name not in free and said.values.get(name, value) != value:
+        if name not in free and overrides.values.get(name, value) != value:
             raise ConfigError(
-                f"{name} {said.values[name]!r} is not what init_from {display(start.path)} has "
-                f"({value!r}): leave {name} out."
+                f"{name} {overrides.values[name]!r} is not what init_from {display(start.path)} "
+                f"has ({value!r}): leave {name} out."
             )
     stored.pop("vocab_size")
-    sources = {**dict.fromkeys(stored, f"init_from {display(start.path)}"), **said.sources}
-    return Said({**stored, **said.values}, sources)
+    sources = {**dict.fromkeys(stored, f"init_from {display(start.path)}"), **overrides.sources}
+    return Overrides({**stored, **overrides.values}, sources)
 
 
-def decide(said, report, choice, dataset, parallel, started, state, start=None) -> Resolved:
+def decide(overrides, report, choice, dataset, parallel, started, state, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     compile_support = report.device(choice.device).compile
     # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
@@ -318,20 +322,20 @@ def decide(said, report, choice, dataset, parallel, started, state, start=None) 
     free = report.device(choice.device).memory_free
 
     def fitted() -> int:
-        rough = configuration.resolve(said, **arguments, measurements=no_matter).config
+        rough = configuration.resolve(overrides, **arguments, measurements=no_matter).config
         return fit_micro_batch(rough, choice, free, parallel)
 
-    if said.values.get("batch_size") == "auto":
+    if overrides.values.get("batch_size") == "auto":
         arguments["fitting"] = parallel.from_first(fitted)
 
     def measured() -> Measurements | None:
-        rough = configuration.resolve(said, **arguments, measurements=no_matter).config
+        rough = configuration.resolve(overrides, **arguments, measurements=no_matter).config
         for part in ("train", "val"):
             check_length(len(getattr(dataset, part)), rough.model.block_size, part, dataset.name)
         if warning := memory_warning(rough, free):
             logger.warning("%s", warning)
         wants_time = rough.batch.minutes is not None
-        asks_compile = said.values.get("compile_model", "auto") == "auto"
+        asks_compile = overrides.values.get("compile_model", "auto") == "auto"
         long_enough = False
         if asks_compile and compile_support.available and not wants_time:
             flops = rough.flops_per_token * rough.tokens_per_step * rough.batch.max_iters
@@ -344,7 +348,7 @@ def decide(said, report, choice, dataset, parallel, started, state, start=None) 
             return measure(rough, choice, parallel.world_size, started)
 
     measurements = parallel.from_first(measured)
-    resolved = configuration.resolve(said, **arguments, measurements=measurements)
+    resolved = configuration.resolve(overrides, **arguments, measurements=measurements)
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     if state is not None:
@@ -451,7 +455,7 @@ def make_optimizers(model: GPT, config: TrainConfig, dtype: str) -> Optimizers:
     return Optimizers(model, config, getattr(torch, dtype))
 
 
-def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
+def _build(overrides, resolved, run, parallel, dataset, state, start) -> Session:
     """Model, optimizer and the rest, wrapped in a fixed order and filled with the stored state."""
     config = resolved.config
     device = config.machine.device
@@ -462,7 +466,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     for first in windows:
         window = dataset.val[first : first + config.model.block_size + 1]
         check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
-    check_counted(dataset.val_counted, windows, config.model.block_size)
+    check_loss_mask(dataset.val_loss_mask, windows, config.model.block_size)
     torch.manual_seed(config.run.seed)
     if state is not None:
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
@@ -479,7 +483,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
     ema = Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None
     batches = Batches(
         dataset.train,
-        counted=dataset.train_counted,
+        loss_mask=dataset.train_loss_mask,
         vocab_size=dataset.vocab_size,
         block_size=config.model.block_size,
         batch_size=config.batch.batch_size,
@@ -499,7 +503,7 @@ def _build(said, resolved, run, parallel, dataset, state, start) -> Session:
         peak=peak and peak.value * parallel.world_size,
     )
     session = Session(
-        said, resolved, parallel, dataset, run, model, optimizers, precision, ema, batches,
+        overrides, resolved, parallel, dataset, run, model, optimizers, precision, ema, batches,
         windows, metrics,
     )  # fmt: skip
     if state is not None:
@@ -542,7 +546,7 @@ def _changed_options(session: Session, state: dict) -> list[str]:
         f"{name} {before.get(name)} -> {value}"
         for name, value in session.config.flat().items()
         if name not in skip and name in before and before[name] != value
-        and (name in MODEL_OPTIONS or session.said.sources.get(name) == "command line")
+        and (name in MODEL_OPTIONS or session.overrides.sources.get(name) == "command line")
     ]  # fmt: skip
 
 

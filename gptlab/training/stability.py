@@ -23,23 +23,23 @@ def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor, is_due: b
 
     is_due: whether an accelerator may be asked now, which waits for it.
     """
-    blind_guess = math.log(max(2, session.config.model.vocab_size))
-    hopeless = ~(loss < DIVERGED * blind_guess)  # true for a loss that is not a number
+    uniform_loss = math.log(max(2, session.config.model.vocab_size))
+    diverged = ~(loss < DIVERGED * uniform_loss)  # true for a loss that is not a number
     if session.precision.scaler is None:  # whose scale is the usual reason for skipping
-        hopeless = hopeless | (skipped > 0)
-    session.unread_verdicts.append(torch.stack((skipped, hopeless.float(), loss)))
+        diverged = diverged | (skipped > 0)
+    session.unread_verdicts.append(torch.stack((skipped, diverged.float(), loss)))
     if not (is_due or session.config.machine.device == "cpu"):
         return
-    for was_skipped, was_hopeless, value in torch.stack(session.unread_verdicts).tolist():
+    for was_skipped, was_diverged, value in torch.stack(session.unread_verdicts).tolist():
         session.skipped_steps += int(was_skipped)
-        session.bad_in_a_row = session.bad_in_a_row + 1 if was_skipped or was_hopeless else 0
-        session.is_hopeless = bool(was_hopeless)
+        session.bad_in_a_row = session.bad_in_a_row + 1 if was_skipped or was_diverged else 0
+        session.is_diverged = bool(was_diverged)
         _look_for_spike(session, value)
     session.unread_verdicts.clear()
     limit = MAX_BAD_IN_A_ROW if session.precision.scaler is None else MAX_BAD_WITH_SCALER
-    if session.bad_in_a_row < limit and not (session.is_hopeless and session.is_finished):
+    if session.bad_in_a_row < limit and not (session.is_diverged and session.is_finished):
         return
-    what = f"The loss is {float(loss):.3g} where a blind guess has {blind_guess:.3g}"
+    what = f"The loss is {float(loss):.3g} where a blind guess has {uniform_loss:.3g}"
     if was_skipped:
         what = "The loss or its gradient is not finite"
     kept = "there is no checkpoint yet"
@@ -95,7 +95,7 @@ def roll_back(session: Session) -> bool:
     restore(session, state)
     session.best_val_loss, session.best_step = best
     first, session.sequences_seen = session.sequences_seen, seen
-    session.bad_in_a_row, session.is_hopeless = 0, False
+    session.bad_in_a_row, session.is_diverged = 0, False
     if session.parallel.is_first:
         session.run.cut(session.step, with_evaluation=True)
     session.metrics.rolled_back(session.step, step, loss, (first, seen))

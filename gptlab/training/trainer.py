@@ -14,10 +14,10 @@ from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import evaluate_loss
 from gptlab.inference.generator import Generator
-from gptlab.interop.adapter import write_adapter
+from gptlab.interop.write.adapter import write_adapter
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.plots import plot_loss
-from gptlab.training.config import Said, TrainConfig, layer, plan_numbers
+from gptlab.training.config import Overrides, TrainConfig, layer, plan_numbers
 from gptlab.training.interruption import Interruption
 from gptlab.training.memory import check_space, explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
@@ -53,7 +53,7 @@ class Outcome:
 
 
 def train(
-    said: Said | None = None,
+    overrides: Overrides | None = None,
     *,
     started: float | None = None,
     recipe_name: str = "",
@@ -64,12 +64,12 @@ def train(
     said: layered options (`training.config.layer`); keyword options are the same names as on the
     command line. Returns where the run lies and how it ended. Raises GPTLabError.
     """
-    said = said or layer(command_line=options)
+    overrides = overrides or layer(command_line=options)
     parallel = Parallel()
     session = None
     try:
         session = prepare_session(
-            said, parallel, started=started or time.perf_counter(), recipe_name=recipe_name
+            overrides, parallel, started=started or time.perf_counter(), recipe_name=recipe_name
         )
         with explained_out_of_memory(session.config):
             return _train(session)
@@ -107,7 +107,7 @@ def _train(session: Session) -> Outcome:
         if session.step:
             run.cut(session.step)
         with atomic_write(run.recipe, "w") as file:
-            file.write(as_recipe(session.said, session.resolved, session.machine))
+            file.write(as_recipe(session.overrides, session.resolved, session.machine))
         tracker = make_tracker(config, run.folder)
     with Interruption() as interruption:
         compile_if_wanted(session)
@@ -137,7 +137,7 @@ def how_to_go_on(session: Session, signal_name: str) -> list[str]:
     cause = signal_name or "a signal to another process"
     if is_out_of_time(session) and not signal_name:
         cause = f"max_minutes {session.config.batch.max_minutes:g}"
-    saved = "" if session.is_hopeless else ", saved"
+    saved = "" if session.is_diverged else ", saved"
     command = f"  python train.py --out_dir {_quoted(display(session.run.folder))} --resume"
     lines = [f"Stopped by {cause} after step {session.step}{saved}. Continue with:", command]
     if session.config.schedule.schedule == "wsd" and session.step < decay_start(session.config):
@@ -321,7 +321,7 @@ def _validation_loss(session: Session) -> float:
             config.machine.device,
             session.precision.autocast,
             bar.update,
-            session.dataset.val_counted,
+            session.dataset.val_loss_mask,
         )
 
 
@@ -365,7 +365,7 @@ def save(session: Session) -> None:
     """Write the full training state, on the first process; never a state that has diverged."""
     if not session.parallel.is_first:
         return
-    if session.is_hopeless:
+    if session.is_diverged:
         logger.warning("Step %d was not saved: its loss is out of all bounds.", session.step)
         return
     session.trace.flush()
@@ -406,8 +406,8 @@ def _dataset_content(session: Session) -> dict:
 
 def _train_config_content(session: Session) -> dict:
     return {
-        "values": dict(session.said.values),
-        "sources": dict(session.said.sources),
+        "values": dict(session.overrides.values),
+        "sources": dict(session.overrides.sources),
         "resolved": session.config.flat(),
     }
 
@@ -447,7 +447,7 @@ def _plan(session: Session) -> list[str]:
         + (f", {session.parallel.world_size} processes" * (session.parallel.world_size > 1))
         + f", into {display(session.run.folder)}.",
     ]
-    if "minutes" in session.said.values and not session.step:
+    if "minutes" in session.overrides.values and not session.step:
         lines.append(f"Length: {session.resolved.reasons.get('max_iters', '')}.")
     if session.step:
         lines.append(f"Continuing after step {session.step}.")

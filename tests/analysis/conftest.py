@@ -55,13 +55,13 @@ def make_run(home):
             "dataset": "plays", "max_iters": 400, "block_size": 64, "batch_size": 8, "n_layer": 2,
             "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
         }  # fmt: skip
-        said = layer(recipe, typed, "config/own.py")
+        overrides = layer(recipe, typed, "config/own.py")
         resolved = resolve(
-            said, choice=CPU, vocab_size=66, train_tokens=1_003_854, val_tokens=111_540
+            overrides, choice=CPU, vocab_size=66, train_tokens=1_003_854, val_tokens=111_540
         )
         run = Run(home / "out" / name)
         run.folder.mkdir(parents=True)
-        run.recipe.write_text(as_recipe(said, resolved, "a machine"), encoding="utf-8")
+        run.recipe.write_text(as_recipe(overrides, resolved, "a machine"), encoding="utf-8")
         config, last = resolved.config, done or resolved.config.batch.max_iters
         bits = tokens_per_byte / math.log(2)
         for step in [1, *range(10, last + 1, 10)]:

@@ -106,7 +106,7 @@ def test_the_losses_are_those_of_the_plain_formula_and_sorted(train):
     losses = [window.loss for window in found.windows]
     assert losses == sorted(losses, reverse=True)
     assert found.loss == pytest.approx(np.mean(losses), abs=1e-4)
-    assert found.blind_guess == pytest.approx(math.log(found.dataset.vocab_size))
+    assert found.uniform_loss == pytest.approx(math.log(found.dataset.vocab_size))
 
 
 def test_the_losses_of_a_batch_do_not_depend_on_the_pieces_they_are_computed_in(monkeypatch):

@@ -12,7 +12,7 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import char_tokenizer_without_end, train_bpe
 from gptlab.errors import CheckpointError, ConfigError, DataError
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows, sliding_windows
-from gptlab.interop.export import export
+from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint

@@ -66,13 +66,13 @@ def test_the_loss_of_training_and_of_validation_is_that_of_the_answers(dataset):
     train(max_iters=1, eval_interval=1, learning_rate=1e-9, warmup_iters=0)
     model = load_checkpoint("out/talk").model
     batches = Batches(
-        dataset.train, dataset.train_counted, vocab_size=dataset.vocab_size, block_size=48,
+        dataset.train, dataset.train_loss_mask, vocab_size=dataset.vocab_size, block_size=48,
         batch_size=8, sequences_per_step=8, seed=1337,
     )  # fmt: skip
     windows = [batches.windows(np.arange(8))]
     starts = range(0, len(dataset.val) - 1, 48)
     pairs = [(np.array(d[s : s + 49]), c[s : s + 49]) for d, c in
-             [(dataset.val, dataset.val_counted)] for s in starts]  # fmt: skip
+             [(dataset.val, dataset.val_loss_mask)] for s in starts]  # fmt: skip
     val = [
         (ids[None, :-1].astype(int), np.where(mask[1:], ids[1:].astype(int), -1)[None])
         for ids, mask in pairs
@@ -115,7 +115,7 @@ def test_a_model_learns_to_answer_and_to_stop(dataset, monkeypatch, capsys):
     assert (code, out) == (0, "yes\nyes\n")
     assert main(["evaluate", "out/talk", "--dataset", "talk", "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["loss"] < 0.5 and found["tokens"] <= int(dataset.val_counted.sum())
+    assert found["loss"] < 0.5 and found["tokens"] <= int(dataset.val_loss_mask.sum())
 
 
 def test_the_template_travels_in_both_checkpoints_and_through_a_resume(dataset):

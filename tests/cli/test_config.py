@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from gptlab.analysis import plan as planning
-from gptlab.analysis.plan import Machine
-from gptlab.cli import config as command
+from gptlab.cli.commands import config as command
 from gptlab.errors import ConfigError, RunError
 from gptlab.hardware import choose, judge
-from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
-from gptlab.hardware_trials import Trial
+from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts
+from gptlab.hardware.trials import Trial
+from gptlab.planning import plan as planning
+from gptlab.planning.plan import Machine
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, START_OPTIONS, layer, resolve
 from gptlab.training.run_recipe import as_recipe
@@ -26,7 +26,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     machine = Machine(HARDWARE, choose(HARDWARE), 1e11)
-    monkeypatch.setattr(planning, "this_machine", lambda said: machine)
+    monkeypatch.setattr(planning, "this_machine", lambda overrides: machine)
     (tmp_path / "own.py").write_text(
         'model_preset = "tiny"\nn_layer = 3\nmax_iters = 200\nlearning_rate = 2e-3\n',
         encoding="utf-8",
@@ -38,12 +38,12 @@ def surroundings(tmp_path, monkeypatch):
 
 
 def make_run(folder, **typed):
-    said = layer({"n_layer": 2, "max_iters": 100}, typed, "own.py")
+    overrides = layer({"n_layer": 2, "max_iters": 100}, typed, "own.py")
     sizes = dict(vocab_size=66, train_tokens=100_000, val_tokens=10_000)
     run = Run(folder)
     run.folder.mkdir(parents=True)
-    resolved = resolve(said, choice=choose(HARDWARE), **sizes)
-    run.recipe.write_text(as_recipe(said, resolved), encoding="utf-8")
+    resolved = resolve(overrides, choice=choose(HARDWARE), **sizes)
+    run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")
 
 
 def shown(capsys, *words):

@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from gptlab.cli import config_builder as builder
-from gptlab.cli import questions
+from gptlab.cli.ui import questions
+from gptlab.cli.ui import recipe_builder as builder
 from gptlab.errors import ConfigError
 from gptlab.training.config import OPTIONS, read_recipe
 

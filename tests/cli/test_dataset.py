@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from gptlab.cli import dataset as command
-from gptlab.cli import questions
+from gptlab.cli.commands import dataset as command
 from gptlab.cli.main import main, run_command
+from gptlab.cli.ui import questions
 from gptlab.data.token_files import list_datasets, open_dataset
 
 LINES = "the quick brown fox jumps over the lazy dog, and line {n} is about something else {m}\n"

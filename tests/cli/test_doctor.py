@@ -14,7 +14,7 @@ from gptlab import hardware
 from gptlab.checkpoints import model_content
 from gptlab.cli.main import main
 from gptlab.data.prepare import PrepareOptions, prepare
-from gptlab.hardware_probe import probe
+from gptlab.hardware.probe import probe
 from gptlab.model.config import GPTConfig
 from gptlab.options import parse_command_line
 from gptlab.runs import Run
@@ -196,10 +196,10 @@ def test_a_run_in_trouble_is_named_with_its_command_and_ends_with_1(recorded, ho
     assert command[command.index("--dropout") + 1] == "0.2"
     options = command[2:]
     options = options[options.index("--out_dir") :]
-    said = parse_command_line(
+    overrides = parse_command_line(
         options, [PresetOption, *GROUPS.values()], prog="x", summary="", example=""
     )
-    assert said["early_stopping"] == 3
+    assert overrides["early_stopping"] == 3
 
 
 def test_a_run_that_was_too_short_is_continued(recorded, capsys):

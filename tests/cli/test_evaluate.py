@@ -40,13 +40,13 @@ def test_it_prints_the_figures_and_keeps_them_in_the_run(run, capsys):
     out = capsys.readouterr().out
     assert "bits per byte" in out and "tokens before" in out and f"{len(TEXT)} tokens" in out
     assert evaluate("out/run", "--data", "held_out.txt", "--stride", "4", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
     first, second = run.evaluated()
-    assert {name: second[name] for name in said} == said
-    assert first["stride"] == 8 and said["stride"] == 4 and said["step"] == 5
+    assert {name: second[name] for name in found} == found
+    assert first["stride"] == 8 and found["stride"] == 4 and found["step"] == 5
     assert first["data_sha256"] == second["data_sha256"]
     # of a character model on ASCII a token is a byte
-    assert said["bits_per_byte"] == pytest.approx(said["loss"] / 0.6931472)
+    assert found["bits_per_byte"] == pytest.approx(found["loss"] / 0.6931472)
 
 
 def test_a_checkpoint_and_a_folder_outside_are_evaluated_and_only_runs_written_to(
@@ -58,8 +58,8 @@ def test_a_checkpoint_and_a_folder_outside_are_evaluated_and_only_runs_written_t
     before = {path.name for path in (home / "hf").iterdir()}
     capsys.readouterr()
     assert evaluate("hf", "--data", "held_out.txt", "--json") == 0
-    theirs = json.loads(capsys.readouterr().out)
-    assert theirs["loss"] == pytest.approx(ours["loss"], abs=1e-6)
+    peer = json.loads(capsys.readouterr().out)
+    assert peer["loss"] == pytest.approx(ours["loss"], abs=1e-6)
     assert {path.name for path in (home / "hf").iterdir()} == before
     assert len(run.evaluated()) == 1
 
@@ -93,8 +93,8 @@ def test_lines_that_no_evaluation_writes_are_left_out(run):
 )
 def test_what_cannot_be_measured_is_one_sentence(run, words, sentence, capsys):
     assert evaluate(*words) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err and said.err.count("\n") == 1 and not said.out
+    printed = capsys.readouterr()
+    assert sentence in printed.err and printed.err.count("\n") == 1 and not printed.out
     assert not run.evaluations.exists()
 
 

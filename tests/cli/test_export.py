@@ -154,7 +154,7 @@ def test_a_failed_write_leaves_nothing(write_run, export, home, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gptlab.interop.huggingface.model_card", full)
+    monkeypatch.setattr("gptlab.interop.write.huggingface.model_card", full)
     code, _, err = export("mine")
     assert code == 2 and "The disk is full" in err
     assert sorted(home.rglob("*")) == before

@@ -6,12 +6,12 @@ import json
 import pytest
 from rich.console import Console
 
-from gptlab.cli import hardware as command
-from gptlab.cli import questions
+from gptlab.cli.commands import hardware as command
+from gptlab.cli.ui import questions
 from gptlab.errors import ConfigError
 from gptlab.hardware import Hardware, judge
-from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
-from gptlab.hardware_trials import Trial
+from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts
+from gptlab.hardware.trials import Trial
 
 WORKS = {dtype: Trial(flops=1e11) for dtype in DTYPES}
 

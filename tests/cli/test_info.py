@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from gptlab.cli import info as command
-from gptlab.cli import questions
+from gptlab.cli.commands import info as command
 from gptlab.cli.main import main
+from gptlab.cli.ui import questions
 from gptlab.hardware import Choice
 from gptlab.runs import Run
 from gptlab.training.config import layer, resolve
@@ -23,11 +23,11 @@ def make_run(home):
     """A run below out/ as its files show it; the weights are 1,000 bytes of nothing."""
 
     def make(name, steps=100, max_iters=100, age=0.0, **options):
-        said = layer(options, {"max_iters": max_iters}, "a recipe")
-        resolved = resolve(said, choice=CPU, vocab_size=66, train_tokens=9999, val_tokens=999)
+        overrides = layer(options, {"max_iters": max_iters}, "a recipe")
+        resolved = resolve(overrides, choice=CPU, vocab_size=66, train_tokens=9999, val_tokens=999)
         run = Run(home / "out" / name)
         run.folder.mkdir(parents=True)
-        run.recipe.write_text(as_recipe(said, resolved), encoding="utf-8")
+        run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")
         for step in range(10, steps + 1, 10):
             run.append({"step": step, "loss": 3.0, "learning_rate": 1e-3})
             run.append({"step": step, "val_loss": 4.0 - step / 100})

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from gptlab.analysis import plan as planning
-from gptlab.analysis.plan import Machine
 from gptlab.checkpoints import model_content
-from gptlab.cli import plan as command
-from gptlab.cli.plan import in_dollars, in_short, in_time
+from gptlab.cli.commands import plan as command
+from gptlab.cli.commands.plan import in_dollars, in_short, in_time
 from gptlab.errors import ConfigError
 from gptlab.hardware import choose, judge
-from gptlab.hardware_probe import DTYPES, DeviceFacts, Facts
-from gptlab.hardware_trials import Trial
+from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts
+from gptlab.hardware.trials import Trial
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.planning import plan as planning
+from gptlab.planning.plan import Machine
 from gptlab.runs import Run
 from gptlab.training.config import layer
 from gptlab.training.run_recipe import as_recipe
@@ -29,7 +29,7 @@ def surroundings(tmp_path, monkeypatch):
     processor = DeviceFacts("cpu", "cpu", "Some CPU [x]", 16 * 10**9, 8 * 10**9, trials=trials)
     report = judge(Facts((processor,), 2, "Linux", "3.12.1", "2.13.0"))
 
-    def look(said):
+    def look(overrides):
         return Machine(report, choose(report), 1e11)
 
     monkeypatch.setattr(planning, "this_machine", look)
@@ -80,13 +80,13 @@ def test_a_recipe_is_planned_under_what_is_typed(tmp_path, capsys):
 
 
 def test_a_run_is_planned_as_it_was_resolved_although_its_text_is_gone(surroundings, capsys):
-    said = layer(None, dict(dataset="gone", minutes=5.0, n_layer=2, n_head=2, n_embd=32))
+    overrides = layer(None, dict(dataset="gone", minutes=5.0, n_layer=2, n_head=2, n_embd=32))
     text = planning.TextSize(77, 10_000, 1_000, "then")
-    machine = planning.this_machine(said)
-    resolved, _ = planning.resolve_here(said, text, machine)
+    machine = planning.this_machine(overrides)
+    resolved, _ = planning.resolve_here(overrides, text, machine)
     run = Run(surroundings / "out" / "mine")
     run.folder.mkdir(parents=True)
-    run.recipe.write_text(as_recipe(said, resolved), encoding="utf-8")
+    run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")
     capsys.readouterr()
     command.main(["mine", "--json"])
     plan = json.loads(capsys.readouterr().out)

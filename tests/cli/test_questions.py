@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gptlab.cli import questions
-from gptlab.cli.questions import Back, Choice
+from gptlab.cli.ui import questions
+from gptlab.cli.ui.questions import Back, Choice
 from gptlab.errors import ConfigError
 
 CHOICES = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptlab.cli import report as command
+from gptlab.cli.commands import report as command
 from gptlab.errors import ConfigError, RunError
 from gptlab.runs import Run
 

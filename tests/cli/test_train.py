@@ -76,13 +76,13 @@ def command(*words):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_every_usual_spelling_says_the_same(monkeypatch, words, name, value):
-    said = []
+    layered = []
     outcome = trainer.Outcome(Path("run"), 0, 0, 0.0)
-    monkeypatch.setattr(trainer, "train", lambda layers, **_: said.append(layers) or outcome)
+    monkeypatch.setattr(trainer, "train", lambda layers, **_: layered.append(layers) or outcome)
     assert run_command("train", words) == 0
-    found = said[0].values[name]
+    found = layered[0].values[name]
     assert found == value and type(found) is type(value)
-    assert said[0].sources[name] == "command line"
+    assert layered[0].sources[name] == "command line"
 
 
 def test_the_recipe_lies_below_the_command_line_and_names_the_run(tmp_path):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import gptlab
-from gptlab.cli import version
+from gptlab.cli.commands import version
 from gptlab.cli.main import main
 from gptlab.errors import ConfigError
 

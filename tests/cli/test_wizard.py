@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from gptlab import hardware
-from gptlab.analysis import planner
-from gptlab.cli import questions
 from gptlab.cli.main import main, run_command
+from gptlab.cli.ui import questions
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.planning import planner
 from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.config import read_recipe

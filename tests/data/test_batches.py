@@ -168,10 +168,10 @@ def test_unsigned_token_files_become_int64_before_torch_sees_them(tmp_path, dtyp
 
 
 def test_masked_targets_are_minus_one_and_the_count_is_of_the_whole_step():
-    counted = np.zeros(len(TOKENS), dtype=bool)
-    counted[::3] = True
-    whole = batches(counted=counted)
-    parts = [batches(counted=counted, rank=rank, world_size=2) for rank in (0, 1)]
+    loss_mask = np.zeros(len(TOKENS), dtype=bool)
+    loss_mask[::3] = True
+    whole = batches(loss_mask=loss_mask)
+    parts = [batches(loss_mask=loss_mask, rank=rank, world_size=2) for rank in (0, 1)]
     targets = [m.targets for part in parts for m in part.micro_batches(8)]
     expected = sum(int((t != -1).sum()) for t in targets)
     assert whole.count(8) == parts[0].count(8) == parts[1].count(8) == expected > 0
@@ -183,7 +183,7 @@ def test_masked_targets_are_minus_one_and_the_count_is_of_the_whole_step():
 
 
 def test_a_step_without_any_counted_target_can_be_divided_by_its_count():
-    assert batches(counted=np.zeros(len(TOKENS), dtype=bool)).count(0) == 1
+    assert batches(loss_mask=np.zeros(len(TOKENS), dtype=bool)).count(0) == 1
 
 
 def test_an_id_outside_the_vocabulary_is_named_with_its_place(tmp_path):

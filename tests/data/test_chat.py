@@ -49,11 +49,11 @@ def test_the_assistants_words_and_its_end_count_and_nothing_else(chat_tokenizer)
     template = ChatTemplate(CHATML, chat_tokenizer)
     found = template.encode(TALK)
     pieces, before = [], None
-    for token, counted in zip(found.ids, found.counted, strict=True):
-        if counted != before:
+    for token, loss_mask in zip(found.ids, found.loss_mask, strict=True):
+        if loss_mask != before:
             pieces.append([])
         pieces[-1].append(token)
-        before = counted
+        before = loss_mask
     texts = [spelled(chat_tokenizer, piece) for piece in pieces]
     assert texts[1::2] == ["I am  a small model.<|im_end|>", "<|im_end|> it is<|im_end|>"]
     assert texts[0].endswith("<|im_end|>\n<|im_start|>assistant\n") and texts[-1] == "\n"
@@ -69,12 +69,12 @@ def test_the_ids_are_those_of_transformers(chat_tokenizer, tmp_path):
     """Where no text spells a mark; the assistant's text is a piece of its own in both."""
     transformers = pytest.importorskip("transformers")
     (tmp_path / "tokenizer.json").write_text(chat_tokenizer.to_plain_json(), encoding="utf-8")
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    peer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
     template = ChatTemplate(CHATML, chat_tokenizer)
     talk = [*TALK[:2], {"role": "user", "content": "Naïve: 12 + 3?\nyes "}]
     for messages in (talk[:1], talk, [{"role": "system", "content": "Be brief."}, *talk]):
         for is_prompt in (False, True):
-            wanted = theirs.apply_chat_template(
+            wanted = peer.apply_chat_template(
                 messages, chat_template=CHATML, add_generation_prompt=is_prompt,
                 tokenize=True, return_dict=False,
             )  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_prompt_is_what_stands_before_the_answer_in_training(chat_tokenizer):
     whole = template.encode(TALK[:2])
     prompt = template.prompt_ids(TALK[:1])
     assert whole.ids[: len(prompt)] == prompt
-    assert not any(whole.counted[: len(prompt)]) and whole.counted[len(prompt)]
+    assert not any(whole.loss_mask[: len(prompt)]) and whole.loss_mask[len(prompt)]
     assert template.end_id() == chat_tokenizer.special_ids["<|im_end|>"]
 
 
@@ -98,8 +98,10 @@ def test_a_model_without_a_template_gets_the_plain_one():
     assert spelled(tokenizer, found.ids) == (
         "User:\nHello, who are you?<|endoftext|>\nAssistant:\nI am  a small model.<|endoftext|>\n"
     )
-    said = [token for token, counted in zip(found.ids, found.counted, strict=True) if counted]
-    assert spelled(tokenizer, said) == "I am  a small model.<|endoftext|>"
+    learned = [
+        token for token, loss_mask in zip(found.ids, found.loss_mask, strict=True) if loss_mask
+    ]
+    assert spelled(tokenizer, learned) == "I am  a small model.<|endoftext|>"
     assert template.end_id() == tokenizer.eot_id
     assert spelled(tokenizer, template.prompt_ids(TALK[:1])).endswith("<|endoftext|>\nAssistant:\n")
 
@@ -145,13 +147,13 @@ def test_messages_become_a_dataset_whose_mask_travels_with_the_tokens(conversati
     rows = [json.loads(line)["messages"] for line in conversations.read_text().splitlines()]
     answers = {talk[1]["content"] for talk in rows}
     seen = []
-    for ids, counted in (
-        (dataset.train, dataset.train_counted), (dataset.val, dataset.val_counted),
+    for ids, loss_mask in (
+        (dataset.train, dataset.train_loss_mask), (dataset.val, dataset.val_loss_mask),
     ):  # fmt: skip
-        assert counted.dtype == bool and len(counted) == len(ids)
-        said = dataset.tokenizer.decode(np.array(ids)[counted], keep_special=False)
-        seen += [a for a in answers if a in said]
-        assert (np.array(ids)[counted] == end).sum() == (np.array(ids) == end).sum() / 2
+        assert loss_mask.dtype == bool and len(loss_mask) == len(ids)
+        learned = dataset.tokenizer.decode(np.array(ids)[loss_mask], keep_special=False)
+        seen += [a for a in answers if a in learned]
+        assert (np.array(ids)[loss_mask] == end).sum() == (np.array(ids) == end).sum() / 2
     assert set(seen) == answers
     meta = dataset.meta
     sizes = [meta[f"{split}_counted_bytes"] for split in ("train", "val")]

@@ -134,9 +134,9 @@ def test_few_documents_are_split_by_the_tail_and_many_by_document_unless_said(wr
     for i in range(3):
         write(f"few/{i}.txt", f"{i} words\n" * 100)
     assert prepare("few").dataset.meta["split"]["how"] == "tail"
-    said = prepare("few", PrepareOptions(dataset="said", split="document")).dataset
-    assert said.meta["split"]["how"] == "document"
-    assert (said.meta["train_documents"], said.meta["val_documents"]) == (2, 1)
+    explicit = prepare("few", PrepareOptions(dataset="said", split="document")).dataset
+    assert explicit.meta["split"]["how"] == "document"
+    assert (explicit.meta["train_documents"], explicit.meta["val_documents"]) == (2, 1)
     rows = [json.dumps({"text": f"row {i} of many"}) for i in range(300)]
     write("many.jsonl", "\n".join(rows))
     assert prepare("many.jsonl").dataset.meta["split"]["how"] == "document"

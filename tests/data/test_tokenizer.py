@@ -100,9 +100,9 @@ def test_a_bpe_learns_the_frequent_words_of_its_text(bpe):
 
 def independent(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     """The same tokenizer.json in Hugging Face's own library."""
-    theirs = tokenizers.Tokenizer.from_str(tokenizer.to_json())
-    theirs.encode_special_tokens = True
-    return theirs
+    peer = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    peer.encode_special_tokens = True
+    return peer
 
 
 def test_ids_are_the_sorted_alphabet_and_then_the_end_of_text():
@@ -245,10 +245,10 @@ def gpt2_like_spec(**changes) -> dict:
 def test_a_tokenizer_that_differs_in_one_rule_goes_through_its_own_library(changes):
     spec = gpt2_like_spec(**changes)
     imported = Tokenizer.from_json(json.dumps(spec))
-    theirs = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    peer = tokenizers.Tokenizer.from_str(json.dumps(spec))
     assert imported.kind == "imported"
     text = "They'll see cafe\u0301 and more times"
-    assert imported.encode(text) == theirs.encode(text).ids
+    assert imported.encode(text) == peer.encode(text).ids
 
 
 def wordpiece_like() -> tokenizers.Tokenizer:
@@ -264,11 +264,11 @@ def wordpiece_like() -> tokenizers.Tokenizer:
         byte_fallback=True,
         fuse_unk=True,
     )
-    theirs = tokenizers.Tokenizer(model)
-    theirs.normalizer = tokenizers.normalizers.Sequence(
+    peer = tokenizers.Tokenizer(model)
+    peer.normalizer = tokenizers.normalizers.Sequence(
         [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
     )
-    theirs.decoder = tokenizers.decoders.Sequence(
+    peer.decoder = tokenizers.decoders.Sequence(
         [
             tokenizers.decoders.Replace("▁", " "),
             tokenizers.decoders.ByteFallback(),
@@ -276,20 +276,20 @@ def wordpiece_like() -> tokenizers.Tokenizer:
             tokenizers.decoders.Strip(" ", 1, 0),
         ]
     )
-    theirs.add_special_tokens(["<s>", "</s>"])
-    theirs.post_processor = tokenizers.processors.TemplateProcessing(
+    peer.add_special_tokens(["<s>", "</s>"])
+    peer.post_processor = tokenizers.processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
-    return theirs
+    return peer
 
 
 def test_an_imported_tokenizer_is_the_one_of_its_model_without_added_tokens():
-    theirs = wordpiece_like()
-    imported = Tokenizer.from_json(theirs.to_str())
+    peer = wordpiece_like()
+    imported = Tokenizer.from_json(peer.to_str())
     assert imported.kind == "imported"
     assert imported.eot_id == 2
-    assert imported.vocab_size == theirs.get_vocab_size()
-    assert imported.encode("ab é") == theirs.encode("ab é", add_special_tokens=False).ids
+    assert imported.vocab_size == peer.get_vocab_size()
+    assert imported.encode("ab é") == peer.encode("ab é", add_special_tokens=False).ids
     assert imported.decode([*imported.encode("ab é"), 2]) == "ab é"
     assert not imported.can_be_cut
     spelled = b"".join(map(imported.token_bytes, imported.encode("ab é")))
@@ -303,7 +303,7 @@ def test_gpt2_ids_are_those_of_tiktoken(gpt2_files):
     merges, encoder = gpt2_files
     lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
     ours = byte_level_bpe([tuple(line.split(" ")) for line in lines])
-    theirs = tiktoken.Encoding(
+    peer = tiktoken.Encoding(
         "gpt2",
         pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
         mergeable_ranks=tiktoken_load.data_gym_to_mergeable_bpe_ranks(str(merges), str(encoder)),
@@ -313,7 +313,7 @@ def test_gpt2_ids_are_those_of_tiktoken(gpt2_files):
     rng = random.Random(1)
     letters = [chr(rng.randrange(0x20, 0x3000)) for _ in range(3000)]
     for text in [*TRICKY, ASCII_TEXT, "".join(letters), " ".join(letters)]:
-        ids = theirs.encode(text, disallowed_special=())
+        ids = peer.encode(text, disallowed_special=())
         assert ours.encode(text) == ids
         assert ours.decode(ids) == text
     assert Tokenizer.from_json(ours.to_json()).kind == "gpt2"

@@ -201,14 +201,14 @@ class Page:
         self._provide(name, argv)
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
         code = self._call(name, [*argv, *self._tiny(name, argv)])
-        said = capsys.readouterr()
+        printed = capsys.readouterr()
         if output:
-            Path(output).write_text(said.out, encoding="utf-8")
-        if code == 2 and "Nobody is at a terminal to be asked: " in said.err:
+            Path(output).write_text(printed.out, encoding="utf-8")
+        if code == 2 and "Nobody is at a terminal to be asked: " in printed.err:
             return None  # it asks, which tests/cli proves at a terminal, and says what to pass
         command = argv[0] if name == "gpt.py" and argv else ""
-        assert code in (0, ALSO_FINE.get(command, 0)), f"exit code {code}: {said.err.strip()}"
-        assert "Traceback" not in said.err
+        assert code in (0, ALSO_FINE.get(command, 0)), f"exit code {code}: {printed.err.strip()}"
+        assert "Traceback" not in printed.err
         return None
 
     def _call(self, name: str, argv: list[str]) -> int:
@@ -241,11 +241,11 @@ class Page:
                 write_text(Path(word, "tuesday.txt"), column)
         if self.on_its_own:
             return
-        said = " ".join(argv)
-        for dataset in re.findall(r"--dataset[ =]([\w-]+)", said) if not reads_folders else []:
+        typed = " ".join(argv)
+        for dataset in re.findall(r"--dataset[ =]([\w-]+)", typed) if not reads_folders else []:
             self.put("data/shakespeare", f"data/{dataset}")
         begins = name == "train.py" and "--resume" not in argv
-        for run in re.findall(r"(?:--out_dir[ =])?out/[\w.-]+", said):
+        for run in re.findall(r"(?:--out_dir[ =])?out/[\w.-]+", typed):
             if not (begins and run.startswith("--out_dir")):
                 where = run[run.index("out/") :]
                 self.put("out/quick_test", where)

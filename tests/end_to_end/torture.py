@@ -40,13 +40,13 @@ class Moments:
         function = getattr(owner, name)
 
         @functools.wraps(function)
-        def counted(*args, **options):
+        def loss_mask(*args, **options):
             self.seen[name] = self.seen.get(name, 0) + 1
             if name == self.kind and self.seen[name] == self.last:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **options)
 
-        setattr(owner, name, counted)
+        setattr(owner, name, loss_mask)
 
     def install(self):
         for owner, name in (

@@ -208,12 +208,12 @@ class Fuzz:
             except SystemExit as leaving:  # --help
                 code = leaving.code
             err.flush()
-            said = err.buffer.getvalue().decode()
-        assert code in (0, 1, 2), (argv, code, said)
-        assert "Traceback" not in said
+            printed = err.buffer.getvalue().decode()
+        assert code in (0, 1, 2), (argv, code, printed)
+        assert "Traceback" not in printed
         if code == 2:
-            last = said.rstrip("\n").split("\n")[-1]
-            assert last.startswith("gptlab: ") and last.endswith((".", "`", "?")), said
+            last = printed.rstrip("\n").split("\n")[-1]
+            assert last.startswith("gptlab: ") and last.endswith((".", "`", "?")), printed
             assert not names or any(name in last for name in names), last
         if code or not writes:
             assert self._files() == before, argv

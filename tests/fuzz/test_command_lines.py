@@ -46,8 +46,8 @@ def only_parsing(monkeypatch):
     real = options.parse_command_line
 
     def parse(*args, **kwargs):
-        said = real(*args, **kwargs)
-        raise ReadError(f"read {len(said)} options.")
+        options = real(*args, **kwargs)
+        raise ReadError(f"read {len(options)} options.")
 
     for module in PROGRAMS.values():
         room = importlib.import_module(module)

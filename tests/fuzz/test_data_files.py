@@ -63,21 +63,21 @@ def test_a_malformed_tokenizer_json_is_refused_by_name(fuzz, tmp_path):
 def test_a_malformed_token_file_is_refused_by_name(fuzz):
     folder = fuzz.home / "data" / "plays"
     path, meta = folder / "train.bin", folder / "meta.json"
-    valid, said = path.read_bytes(), json.loads(meta.read_text(encoding="utf-8"))
+    valid, meta_content = path.read_bytes(), json.loads(meta.read_text(encoding="utf-8"))
 
     def attempt(case):
         content, how = case
         path.write_bytes(content)
-        meta.write_text(json.dumps(said), encoding="utf-8")
+        meta.write_text(json.dumps(meta_content), encoding="utf-8")
         if how == "unhashed":  # as an older or another program would have written it
             tokens = len(content) // 2
-            changed = {**said, "train_tokens": tokens, "sha256": None}
+            changed = {**meta_content, "train_tokens": tokens, "sha256": None}
             meta.write_text(json.dumps(changed), encoding="utf-8")
         elif how == "bare":
             meta.unlink()
 
         def use():
-            dataset = open_dataset("plays", None if how != "bare" else said["vocab_size"])
+            dataset = open_dataset("plays", None if how != "bare" else meta_content["vocab_size"])
             batches = Batches(
                 dataset.train, vocab_size=dataset.vocab_size, block_size=16, batch_size=2,
                 sequences_per_step=2, seed=1, path=str(path),

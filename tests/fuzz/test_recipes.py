@@ -18,8 +18,8 @@ BROKEN = ["x = ", "def", "1/0", "import nothing_of_that_name", "raise KeyError",
 
 
 def lines():
-    said = st.builds("{} = {}".format, st.sampled_from(NAMES), st.sampled_from(VALUES))
-    return st.one_of(said, said, said, st.sampled_from(BROKEN))
+    line = st.builds("{} = {}".format, st.sampled_from(NAMES), st.sampled_from(VALUES))
+    return st.one_of(line, line, line, st.sampled_from(BROKEN))
 
 
 def test_a_malformed_recipe_is_refused_by_name(fuzz):
@@ -29,8 +29,8 @@ def test_a_malformed_recipe_is_refused_by_name(fuzz):
         path.write_bytes(content)
 
         def use():
-            said = layer(read_recipe(path), {}, "odd.py")
-            build({k: v for k, v in said.values.items() if k != "model_preset"})
+            overrides = layer(read_recipe(path), {}, "odd.py")
+            build({k: v for k, v in overrides.values.items() if k != "model_preset"})
 
         # a value that is refused is named by its option
         fuzz.survives(use, "odd.py", "preset", *OPTIONS)
@@ -50,9 +50,9 @@ def test_commands_refuse_a_malformed_recipe(fuzz):
         argv = [*command, "odd.py"]
         fuzz.command(*argv)
 
-    said = st.builds("{} = {}".format, st.sampled_from(NAMES), st.sampled_from(VALUES))
+    line = st.builds("{} = {}".format, st.sampled_from(NAMES), st.sampled_from(VALUES))
     commands = st.sampled_from(
         [("config", "show"), ("config", "diff", "odd.py"), ("plan",), ("doctor", "--config")]
     )
-    cases = st.tuples(st.lists(said, max_size=2), commands)
+    cases = st.tuples(st.lists(line, max_size=2), commands)
     fuzz.run("recipes, through commands", cases, attempt, 15)

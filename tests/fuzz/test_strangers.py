@@ -65,8 +65,8 @@ def test_a_pickle_that_runs_code_is_refused_by_every_command(fuzz_once, sprung, 
     for path in folder.glob("*.pt"):
         path.unlink()
     (folder / name).write_bytes(wrap(pickle.dumps({"model": Trap(sprung)}, protocol=2)))
-    said = [word.replace("FILE", f"out/plays/{name}") for word in argv]
-    code = fuzz_once.command(*said, names=(name, "no run to resume", "is no checkpoint"))
+    words = [word.replace("FILE", f"out/plays/{name}") for word in argv]
+    code = fuzz_once.command(*words, names=(name, "no run to resume", "is no checkpoint"))
     assert code == 2 and not sprung.exists()
 
 

@@ -170,11 +170,11 @@ def test_it_is_compiled_once_and_named_by_its_source(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls, run = [], subprocess.run
 
-    def counted(*args, **options):
+    def loss_mask(*args, **options):
         calls.append(args)
         return run(*args, **options)
 
-    monkeypatch.setattr(native.subprocess, "run", counted)
+    monkeypatch.setattr(native.subprocess, "run", loss_mask)
     native.library.cache_clear()
     try:
         for _ in range(2):

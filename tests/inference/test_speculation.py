@@ -23,12 +23,12 @@ def lookup_of(text: str, most: int = 10, cost: float = 0.01) -> PromptLookup:
 
 
 def guess_of(lookup: PromptLookup, room: int = 100) -> str:
-    return "".join(map(chr, lookup.guess(room)))
+    return "".join(map(chr, lookup.draft(room)))
 
 
-def greedy(model, prompt, count, native=None, guesses=0, lookup=None):
+def greedy(model, prompt, count, native=None, drafts=0, lookup=None):
     """(tokens, logits before each, passes through the model) of a greedy text of one row."""
-    decoder = Decoder(model, [prompt], native, guesses)
+    decoder = Decoder(model, [prompt], native, drafts)
     decoder.lookup = lookup
     passes, step = [], decoder._step
     decoder._step = lambda tokens: passes.append(len(tokens[0])) or step(tokens)
@@ -57,14 +57,14 @@ def greedy(model, prompt, count, native=None, guesses=0, lookup=None):
         ("", ""),
     ],
 )
-def test_what_followed_the_same_tokens_before_is_guessed(text, guess):
-    assert guess_of(lookup_of(text, cost=0)) == guess
+def test_what_followed_the_same_tokens_before_is_guessed(text, draft):
+    assert guess_of(lookup_of(text, cost=0)) == draft
 
 
 @pytest.mark.parametrize("room", [-1, 0, 1, 3])
 def test_a_guess_fits_the_room_and_the_most(room):
-    assert len(lookup_of("ababab", cost=0).guess(room)) == max(0, room)
-    assert len(lookup_of("ababab", most=2, cost=0).guess(100)) == 2
+    assert len(lookup_of("ababab", cost=0).draft(room)) == max(0, room)
+    assert len(lookup_of("ababab", most=2, cost=0).draft(100)) == 2
 
 
 @pytest.mark.parametrize("cost", [0.02, 0.1, 0.3, 0.6, 1.0])
@@ -76,22 +76,22 @@ def test_a_guess_is_as_long_as_gives_the_most_tokens_per_time(cost):
         chances = itertools.accumulate(lookup._rates[4:14], lambda a, b: a * b)
         written = [1.0, *itertools.accumulate(chances, initial=1.0)][1:]
         speeds = [tokens / (1 + cost * length) for length, tokens in enumerate(written)]
-        assert speeds[len(lookup.guess(100))] == pytest.approx(max(speeds))
+        assert speeds[len(lookup.draft(100))] == pytest.approx(max(speeds))
 
 
 def test_where_nothing_comes_true_guessing_stops_and_begins_again_where_it_does():
     lookup = lookup_of("", cost=0.2)
-    guessed = 0
+    drafted = 0
     for number in range(200):  # "ab" often, and each time another token behind it
         for token in (ord("a"), ord("b"), 1000 + number):
             lookup.add(token)
-            guessed += len(lookup.guess(100)) if number >= 20 else 0
-    assert guessed == 0
+            drafted += len(lookup.draft(100)) if number >= 20 else 0
+    assert drafted == 0
     passage = [*range(2000, 2100)]
     for token in [*passage, *passage[:20]]:
         lookup.add(token)
-    guess = lookup.guess(100)
-    assert len(guess) > 2 and guess == passage[20 : 20 + len(guess)]
+    draft = lookup.draft(100)
+    assert len(draft) > 2 and draft == passage[20 : 20 + len(draft)]
 
 
 # That no text changes -----------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Wild:
         assert token == self.truth[self.added]
         self.added += 1
 
-    def guess(self, room):
+    def draft(self, room):
         right = self.truth[self.added :][: self.random.randrange(5)]
         wrong = [self.random.randrange(self.vocab_size) for _ in range(self.random.randrange(6))]
         return [*right, *wrong][: max(0, room)]
@@ -142,7 +142,7 @@ def test_whatever_is_guessed_the_text_is_the_plain_one_through_sliding_windows(
 
 def test_a_text_that_repeats_takes_fewer_passes(reciting):
     model = reciting(list(range(8)), 8, block_size=200)  # 0 to 7, and again from 0
-    assert len(greedy(model, [0, 1, 2], 100, guesses=10)[2]) < 50
+    assert len(greedy(model, [0, 1, 2], 100, drafts=10)[2]) < 50
 
 
 @pytest.mark.parametrize(
@@ -162,20 +162,20 @@ def test_a_generator_writes_and_streams_the_same_with_it(make_model, settings):
             found.append(generator.generate("abcabdabc", config)[0])
             pieces = list(generator.stream("abcabdabc", config))
             assert "".join(pieces) == found[-1].text
-        plain, guessed = found
-        assert guessed.token_ids == plain.token_ids and guessed.text == plain.text
-        assert guessed.stopped_by == plain.stopped_by
-        assert guessed.log_probs == pytest.approx(plain.log_probs, abs=1e-4)
+        plain, drafted = found
+        assert drafted.token_ids == plain.token_ids and drafted.text == plain.text
+        assert drafted.stopped_by == plain.stopped_by
+        assert drafted.log_probs == pytest.approx(plain.log_probs, abs=1e-4)
 
 
 def test_rows_that_are_chosen_anew_forget_what_was_guessed(make_model):
     model = make_model()
     decoder, plain = (
-        Decoder(model, [[1, 2, 3, 1, 2]], guesses=10),
+        Decoder(model, [[1, 2, 3, 1, 2]], drafts=10),
         Decoder(model, [[1, 2, 3, 1, 2]]),
     )
     decoder.lookup = Wild([3, 4, 5, 6])
-    decoder.lookup.guess = lambda room: [4, 5, 6]
+    decoder.lookup.draft = lambda room: [4, 5, 6]
     for each in (decoder, plain):
         each.append([3])
         each.select([0, 0])
@@ -187,7 +187,7 @@ def test_rows_that_are_chosen_anew_forget_what_was_guessed(make_model):
 
 def test_in_sixteen_bits_torch_guesses_nothing_since_rounding_decides_ties(make_model):
     model = make_model().bfloat16()
-    assert set(greedy(model, [1, 2] * 5, 20, guesses=10)[2]) == {1}
+    assert set(greedy(model, [1, 2] * 5, 20, drafts=10)[2]) == {1}
 
 
 @pytest.mark.parametrize("most", [-1, 16])

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from gptlab.interop.adapter import write_adapter
-from gptlab.interop.export import export
+from gptlab.interop.write.adapter import write_adapter
+from gptlab.interop.write.export import export
 from gptlab.model.arithmetic import Trained, projections
 from gptlab.model.lora import LoRALinear, is_adapter, train_only
 
@@ -55,11 +55,11 @@ def test_peft_computes_the_same_from_the_base_and_the_adapter(
     export(make_run(plain, bpe), "hf", tmp_path / "base")
     assert write_adapter(model, tmp_path / "adapter", "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    assert set(theirs.peft_config["default"].target_modules)
+    peer = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert set(peer.peft_config["default"].target_modules)
     tokens = torch.randint(400, (2, 50))
     with torch.no_grad():
-        wanted, found = model(tokens)[0], theirs(tokens).logits
+        wanted, found = model(tokens)[0], peer(tokens).logits
     assert (wanted - plain(tokens)[0]).abs().max() > 0.1
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 

@@ -11,8 +11,8 @@ from gptlab.data.tokenizer import train_bpe
 from gptlab.errors import CheckpointError, ConfigError, GPTLabError, TokenizerError
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
-from gptlab.interop.gguf import read
-from gptlab.interop.importing import import_model
+from gptlab.interop.read.gguf import read
+from gptlab.interop.read.models import import_model
 from gptlab.runs import load_checkpoint
 
 GPT2 = dict(
@@ -56,8 +56,8 @@ def test_llama_cpp_writes_the_same_greedy_text_from_the_same_file(
     imported = load_checkpoint(import_model(str(tmp_path / "model.gguf"), tmp_path / "run"))
     config = SamplingConfig(temperature=0, max_tokens=60)
     ours = Generator(imported.model, imported.tokenizer).generate("Hello, world", config)[0]
-    theirs = llama_cpp(tmp_path / "model.gguf").greedy("Hello, world", 60)
-    assert len(ours.text) > 20 and theirs.rstrip("\ufffd") == ours.text.rstrip("\ufffd")
+    peer = llama_cpp(tmp_path / "model.gguf").greedy("Hello, world", 60)
+    assert len(ours.text) > 20 and peer.rstrip("\ufffd") == ours.text.rstrip("\ufffd")
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "F16", "BF16"])
@@ -85,9 +85,9 @@ def test_ids_are_those_of_llama_cpp_for_every_split_rule_that_is_known(
     model = random_model(vocab_size=tokenizer.vocab_size, block_size=512)
     path = tmp_path / "model.gguf"
     write_gguf(path, model, "llama", fields_of(tokenizer, pre))
-    ours, theirs = read(path).tokenizer, llama_cpp(path)
+    ours, peer = read(path).tokenizer, llama_cpp(path)
     for line in [*mixed, "a.\n\nb", "x 12345 y", "it's IT'S", " \n  z", "\r\n\r\n"]:
-        assert ours.encode(line) == theirs.ids(line), line
+        assert ours.encode(line) == peer.ids(line), line
         assert ours.decode(ours.encode(line)) == line
     assert ours.kind == ("bpe" if pre == "gpt-2" else "imported")
     assert ours.eot_id == tokenizer.eot_id
@@ -117,12 +117,12 @@ def test_a_sentence_piece_vocabulary_gives_the_ids_of_llama_cpp(
     path = tmp_path / "model.gguf"
     model = random_model(vocab_size=len(SENTENCE_PIECE["tokens"]), block_size=1024)
     write_gguf(path, model, "llama", SENTENCE_PIECE)
-    ours, theirs = read(path).tokenizer, llama_cpp(path, n_ctx=1024)
+    ours, peer = read(path).tokenizer, llama_cpp(path, n_ctx=1024)
     for line in [*mixed, "then there in the other", "  the  therein ", "é漢 tt hh"]:
         if not line:
             continue
         ids = ours.encode(line)
-        assert ids == theirs.ids(line), line
+        assert ids == peer.ids(line), line
         assert ours.decode(ids) == line
     assert (ours.bos_id, ours.eot_id, ours.can_be_cut) == (1, 2, False)
     spelled = b"".join(map(ours.token_bytes, ours.encode("the é漢🙂")))

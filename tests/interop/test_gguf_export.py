@@ -19,9 +19,9 @@ from gptlab.data.tokenizer import (
 from gptlab.errors import ConfigError, DownloadError
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
-from gptlab.interop.export import export
-from gptlab.interop.gguf import open_file, read
-from gptlab.interop.gguf_tokenizer import split_of
+from gptlab.interop.read.gguf import open_file, read
+from gptlab.interop.read.gguf_tokenizer import split_of
+from gptlab.interop.write.export import export
 
 GPT2 = dict(
     position_encoding="learned",
@@ -109,8 +109,8 @@ def test_ids_are_those_of_llama_cpp_on_a_thousand_mixed_lines(
     tokenizer = alphabet_of(texts) if kind == "char" else train_bpe(texts, 2000)
     model = random_model(vocab_size=tokenizer.vocab_size, block_size=512, n_layer=1)
     path = export(make_run(model, tokenizer), "gguf", tmp_path / "model.gguf")
-    theirs = llama_cpp(path)
-    differ = [text for text in texts if theirs.ids(text) != tokenizer.encode(text)]
+    peer = llama_cpp(path)
+    differ = [text for text in texts if peer.ids(text) != tokenizer.encode(text)]
     assert not differ
     if kind == "char":  # of every length that UTF-8 has
         assert {len(c.encode()) for c in tokenizer.alphabet} == {1, 2, 3, 4}
@@ -133,11 +133,11 @@ def test_gpt2s_own_vocabulary_gives_the_same_ids_and_text(
     checkpoint = make_run(model, tokenizer)
     path = export(checkpoint, "gguf", tmp_path / "model.gguf")
     assert open_file(path)[1]["token_embd.weight"].shape.tolist() == [32, 50257]
-    theirs = llama_cpp(path)
+    peer = llama_cpp(path)
     ours = greedy(checkpoint, "Hello, world", 40)
-    assert theirs.greedy("Hello, world", 40).rstrip("\ufffd") == ours
+    assert peer.greedy("Hello, world", 40).rstrip("\ufffd") == ours
     for text in lines(mixed, 1000):
-        assert theirs.ids(text) == tokenizer.encode(text)
+        assert peer.ids(text) == tokenizer.encode(text)
 
 
 def read_back(path):
@@ -244,9 +244,9 @@ def test_a_vocabulary_from_elsewhere_keeps_its_split_rule(
     model = random_model(vocab_size=410, block_size=512)
     path = export(make_run(model, tokenizer), "gguf", tmp_path / "model.gguf")
     assert open_file(path)[0]["tokenizer.ggml.pre"] == rule
-    theirs = llama_cpp(path)
+    peer = llama_cpp(path)
     for line in [*mixed, "a.\n\nb", "x 12345 y", "it's IT'S", " \n  z"]:
-        assert theirs.ids(line) == tokenizer.encode(line), line
+        assert peer.ids(line) == tokenizer.encode(line), line
 
 
 def test_a_begin_token_is_put_before_a_text_there_as_here(

@@ -20,8 +20,8 @@ from gptlab.data.tokenizer import Tokenizer, byte_level_bpe, char_tokenizer, tra
 from gptlab.errors import ConfigError, DownloadError
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
-from gptlab.interop import html_page
-from gptlab.interop.export import export
+from gptlab.interop.write import html as html_page
+from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 
@@ -140,9 +140,9 @@ def test_the_logits_of_every_setting_are_ours(random_model, make_run, bpe, tmp_p
         encoding="utf-8",
     )
     found = json.loads(Parts(browse(tmp_path / "all.html")).found["out"])
-    for name, ours, theirs in zip(SETTINGS, expected, found, strict=True):
+    for name, ours, peer in zip(SETTINGS, expected, found, strict=True):
         torch.testing.assert_close(
-            torch.tensor(theirs), ours, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            torch.tensor(peer), ours, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 

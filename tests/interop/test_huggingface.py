@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
-from gptlab.interop import huggingface
 from gptlab.interop.architectures import architecture_of, shapes
-from gptlab.interop.export import export
-from gptlab.interop.importing import import_model
+from gptlab.interop.read import huggingface
+from gptlab.interop.read.models import import_model
+from gptlab.interop.write.export import export
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -58,11 +58,11 @@ def test_transformers_computes_the_same_logits_at_200_positions(
 ):
     model = random_model(**settings)
     export(make_run(model, bpe), "hf", tmp_path / "hf")
-    theirs = opened(tmp_path / "hf")
-    assert theirs.dtype == torch.float32
+    peer = opened(tmp_path / "hf")
+    assert peer.dtype == torch.float32
     tokens = torch.randint(400, (2, 200))
     with torch.no_grad():
-        ours, reference = model(tokens)[0], theirs(tokens).logits
+        ours, reference = model(tokens)[0], peer(tokens).logits
     assert ours.std() > 0.1  # not equal for being flat
     torch.testing.assert_close(ours, reference, atol=1e-4, rtol=0)
 
@@ -76,9 +76,9 @@ def test_a_model_comes_back_bitwise_with_its_settings_and_tokenizer(
     after = load_checkpoint(import_model(str(tmp_path / "hf"), tmp_path / "back"))
     assert after.model.config == before.model.config
     assert after.tokenizer.fingerprint == bpe.fingerprint
-    theirs = after.model.state_dict()
+    peer = after.model.state_dict()
     for name, value in before.model.state_dict().items():
-        assert torch.equal(theirs[name], value), name
+        assert torch.equal(peer[name], value), name
     tied = after.model.lm_head.weight is after.model.token_embedding.weight
     assert tied == before.model.config.tie_weights
 
@@ -112,7 +112,7 @@ def test_autotokenizer_gives_the_same_ids_and_decodes_exactly(
     tokenizer = request.getfixturevalue(kind)
     model = random_model(vocab_size=tokenizer.vocab_size)
     export(make_run(model, tokenizer), "hf", tmp_path / "hf")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf", local_files_only=True)
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf", local_files_only=True)
     lines = request.getfixturevalue("mixed")
     if kind == "characters":
         alphabet = set(tokenizer.alphabet)
@@ -120,11 +120,11 @@ def test_autotokenizer_gives_the_same_ids_and_decodes_exactly(
     for line in lines:
         line = line.replace("<|endoftext|>", "")  # there it is a command, here it is text
         ids = tokenizer.encode(line)
-        assert theirs(line)["input_ids"] == ids
-        assert theirs.decode(ids) == line
-    assert theirs.eos_token_id == theirs.pad_token_id == tokenizer.eot_id
-    assert len(theirs) == tokenizer.vocab_size
-    assert set(theirs("a")) == {"input_ids", "attention_mask"}  # as the models take it
+        assert peer(line)["input_ids"] == ids
+        assert peer.decode(ids) == line
+    assert peer.eos_token_id == peer.pad_token_id == tokenizer.eot_id
+    assert len(peer) == tokenizer.vocab_size
+    assert set(peer("a")) == {"input_ids", "attention_mask"}  # as the models take it
 
 
 def test_greedy_text_is_the_same_there(random_model, make_run, bpe, tmp_path):
@@ -177,8 +177,8 @@ def test_weights_beyond_the_limit_are_sharded_and_come_back_whole(
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
     tokens = torch.randint(400, (1, 50))
     with torch.no_grad():
-        theirs = opened(tmp_path / "hf")(tokens).logits
-        torch.testing.assert_close(theirs, model(tokens)[0], atol=1e-4, rtol=0)
+        peer = opened(tmp_path / "hf")(tokens).logits
+        torch.testing.assert_close(peer, model(tokens)[0], atol=1e-4, rtol=0)
     back = load_checkpoint(import_model(str(tmp_path / "hf"), tmp_path / "back")).model
     for name, value in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], value)
@@ -207,11 +207,11 @@ def test_a_folder_that_transformers_wrote_is_read_with_equal_logits(tmp_path, bp
         "qwen3": lambda: transformers.Qwen3Config(**sizes, **llama, head_dim=16),
         "gpt2": lambda: transformers.GPT2Config(**sizes, n_embd=32, n_positions=64),
     }[name]()
-    theirs = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    peer = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in peer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    theirs.save_pretrained(tmp_path / "theirs")
+    peer.save_pretrained(tmp_path / "theirs")
     bpe.save(tmp_path / "theirs" / "tokenizer.json")
     folder = import_model(str(tmp_path / "theirs"), tmp_path / "ours")
     ours = load_checkpoint(folder).model
@@ -399,8 +399,8 @@ def test_the_end_of_text_is_the_one_that_the_model_names(folder, bpe, how):
     assert end not in tokenizer.encode("a <|im_end|> b")  # text is text
     assert tokenizer.decode(tokenizer.encode("a <|im_end|> b")) == "a <|im_end|> b"
     export(checkpoint, "hf", folder.parent / "again")
-    theirs = transformers.AutoTokenizer.from_pretrained(folder.parent / "again")
-    assert theirs.eos_token == "<|im_end|>" and theirs.eos_token_id == end
+    peer = transformers.AutoTokenizer.from_pretrained(folder.parent / "again")
+    assert peer.eos_token == "<|im_end|>" and peer.eos_token_id == end
     assert '"end_of_text"' not in (folder.parent / "again" / "tokenizer.json").read_text("utf-8")
     again = import_model(str(folder.parent / "again"), folder.parent / "again-back")
     assert load_checkpoint(again).tokenizer.fingerprint == tokenizer.fingerprint

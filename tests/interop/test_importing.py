@@ -19,9 +19,9 @@ from gptlab.errors import (
     RunError,
     TokenizerError,
 )
-from gptlab.interop import hub, smollm2
-from gptlab.interop.export import export
-from gptlab.interop.importing import default_folder, import_model, local_checkpoint
+from gptlab.interop.read import hub, smollm2
+from gptlab.interop.read.models import default_folder, import_model, local_checkpoint
+from gptlab.interop.write.export import export
 from gptlab.runs import load_checkpoint
 
 

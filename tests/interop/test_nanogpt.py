@@ -8,7 +8,7 @@ import torch
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.errors import CheckpointError, ConfigError, GPTLabError, TokenizerError
 from gptlab.files import remove_folder
-from gptlab.interop.importing import import_model, local_checkpoint
+from gptlab.interop.read.models import import_model, local_checkpoint
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -93,9 +93,9 @@ def test_the_logits_are_those_of_the_trained_model(reference, save, home, bias, 
     checkpoint = load_checkpoint(folder)
     tokens = torch.randint(len(ALPHABET), (2, 64))
     with torch.no_grad():
-        ours, theirs = checkpoint.model(tokens)[0], model(tokens).logits
+        ours, peer = checkpoint.model(tokens)[0], model(tokens).logits
     assert ours.std() > 0.1
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, peer, atol=1e-4, rtol=0)
     assert checkpoint.model.config.bias is bias
     assert checkpoint.step == 2000 and checkpoint.val_loss == pytest.approx(1.47)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gptlab.errors import ConfigError
-from gptlab.interop.export import export
+from gptlab.interop.write.export import export
 
 SETTINGS = {
     "qwen3": dict(n_kv_head=2, qk_norm=True, tie_weights=False),
@@ -31,9 +31,9 @@ def test_onnxruntime_computes_our_logits_at_every_length(
     )
     for batch, length in [(1, 1), (2, 17), (3, 64)]:
         tokens = torch.randint(400, (batch, length))
-        theirs = torch.from_numpy(session.run(None, {"tokens": tokens.numpy()})[0])
+        peer = torch.from_numpy(session.run(None, {"tokens": tokens.numpy()})[0])
         with torch.no_grad():
-            torch.testing.assert_close(theirs, checkpoint.model(tokens)[0], atol=1e-4, rtol=0)
+            torch.testing.assert_close(peer, checkpoint.model(tokens)[0], atol=1e-4, rtol=0)
 
 
 def test_without_the_exporter_it_says_what_to_install(

@@ -9,9 +9,9 @@ from gptlab.cli.main import run_command
 from gptlab.errors import DownloadError
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
-from gptlab.interop import gguf, smollm2
-from gptlab.interop.export import export
-from gptlab.interop.imported import write_run
+from gptlab.interop.read import gguf, smollm2
+from gptlab.interop.read.imported_model import write_run
+from gptlab.interop.write.export import export
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -66,7 +66,7 @@ def in_llama_cpp(checkpoint, gguf_file, write_gguf, llama_cpp):
 def test_it_knows_the_capital_of_france_from_the_command_line(
     gguf_file, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("gptlab.interop.importing.smollm2_file", lambda *_: gguf_file)
+    monkeypatch.setattr("gptlab.interop.read.models.smollm2_file", lambda *_: gguf_file)
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert run_command("import", ["smollm2-135m"]) == 0
@@ -79,8 +79,8 @@ def test_the_logits_are_those_of_transformers_at_200_positions(checkpoint, in_tr
     torch.manual_seed(0)
     tokens = torch.randint(checkpoint.tokenizer.vocab_size, (1, 200))
     with torch.no_grad():
-        ours, theirs = checkpoint.model(tokens)[0], in_transformers(tokens).logits
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+        ours, peer = checkpoint.model(tokens)[0], in_transformers(tokens).logits
+    torch.testing.assert_close(ours, peer, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -90,8 +90,8 @@ def test_greedy_text_is_the_same_in_all_three_programs(
     config = SamplingConfig(temperature=0, max_tokens=32)
     ours = Generator(checkpoint.model, checkpoint.tokenizer).generate(prompt, config)[0]
     ids = hf_tokenizer(prompt, return_tensors="pt")
-    theirs = in_transformers.generate(**ids, max_new_tokens=32, do_sample=False)
-    assert theirs[0, ids["input_ids"].size(1) :].tolist() == ours.token_ids
+    peer = in_transformers.generate(**ids, max_new_tokens=32, do_sample=False)
+    assert peer[0, ids["input_ids"].size(1) :].tolist() == ours.token_ids
     assert in_llama_cpp.greedy(prompt, 32) == ours.text
 
 

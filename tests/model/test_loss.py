@@ -57,9 +57,9 @@ def test_the_loss_in_chunks_is_the_plain_cross_entropy(
     assert logits is None
     torch.testing.assert_close(loss, expected)
     assert (loss.item() == 0) == (kind == "all ignored")
-    ours, theirs = gradients(model, loss), gradients(model, expected)
-    for name in theirs:
-        torch.testing.assert_close(ours[name], theirs[name], msg=name)
+    ours, peer = gradients(model, loss), gradients(model, expected)
+    for name in peer:
+        torch.testing.assert_close(ours[name], peer[name], msg=name)
 
 
 def test_the_mean_of_float32_agrees_with_torch_itself(random_model, chunked):

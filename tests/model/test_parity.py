@@ -63,7 +63,7 @@ def gpt2_weights(model):
     def turned(value):
         return value.T if value.dim() == 2 else value
 
-    theirs = {
+    peer = {
         "transformer.wte.weight": ours["token_embedding.weight"],
         "transformer.wpe.weight": ours["position_embedding.weight"],
         "transformer.ln_f.weight": ours["final_norm.weight"],
@@ -81,10 +81,10 @@ def gpt2_weights(model):
         block, h = f"blocks.{layer}.", f"transformer.h.{layer}."
         for leaf in ("weight", "bias"):
             qkv = torch.cat([ours[f"{block}attention.{x}_proj.{leaf}"] for x in "qkv"])
-            theirs[f"{h}attn.c_attn.{leaf}"] = turned(qkv)
+            peer[f"{h}attn.c_attn.{leaf}"] = turned(qkv)
             for our_name, their_name in pairs.items():
-                theirs[f"{h}{their_name}.{leaf}"] = turned(ours[f"{block}{our_name}.{leaf}"])
-    return theirs
+                peer[f"{h}{their_name}.{leaf}"] = turned(ours[f"{block}{our_name}.{leaf}"])
+    return peer
 
 
 def as_gpt2(model):
@@ -110,10 +110,10 @@ def as_gpt2(model):
 def assert_same_logits(model, reference):
     tokens = torch.randint(model.config.vocab_size, (3, model.config.block_size))
     with torch.no_grad():
-        ours, theirs = model(tokens)[0], reference(tokens).logits
-    assert ours.shape == theirs.shape
+        ours, peer = model(tokens)[0], reference(tokens).logits
+    assert ours.shape == peer.shape
     assert ours.std() > 0.1  # not equal for being flat
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, peer, atol=1e-4, rtol=0)
 
 
 LLAMAS = {
@@ -170,9 +170,9 @@ def test_the_gradients_of_a_llama_are_those_of_transformers(random_model, tie_we
     model(tokens[:, :-1], tokens[:, 1:])[1].backward()
     logits = reference(tokens[:, :-1]).logits
     F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    theirs = dict(reference.named_parameters())
+    peer = dict(reference.named_parameters())
     for name, parameter in model.named_parameters():
-        grad = theirs[llama_name(name)].grad
+        grad = peer[llama_name(name)].grad
         assert grad.abs().max() > 1e-3
         torch.testing.assert_close(parameter.grad, grad, atol=1e-5, rtol=1e-4, msg=name)
 
@@ -184,9 +184,9 @@ def test_the_gradients_of_a_gpt2_are_those_of_transformers(random_model):
     model(tokens[:, :-1], tokens[:, 1:])[1].backward()
     logits = reference(tokens[:, :-1]).logits
     F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    theirs = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    theirs["lm_head.weight"] = theirs["transformer.wte.weight"]  # tied: one tensor, two names
+    peer = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    peer["lm_head.weight"] = peer["transformer.wte.weight"]  # tied: one tensor, two names
     for parameter in model.parameters():
         parameter.data = parameter.grad  # so that gpt2_weights renames gradients
     for name, grad in gpt2_weights(model).items():
-        torch.testing.assert_close(grad, theirs[name], atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(grad, peer[name], atol=1e-5, rtol=1e-4, msg=name)

@@ -275,8 +275,8 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(random_model, li
         loss.backward()
         losses.append(loss.item())
     assert losses[0] == losses[1]
-    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad)
+    for ours, peer in zip(saving.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, peer.grad)
     assert kept[1] < kept[0] / 3
 
 

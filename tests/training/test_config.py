@@ -45,21 +45,23 @@ def values(command_line=None, recipe=None, **arguments):
 
 
 def test_each_layer_lies_over_the_one_below_and_is_named_as_the_source():
-    said = layer(
+    overrides = layer(
         {"model_preset": "small", "n_layer": 3, "batch_size": 7}, {"n_layer": 2}, "config/own.py"
     )
-    assert said.values["n_layer"] == 2 and said.sources["n_layer"] == "command line"
-    assert said.values["batch_size"] == 7 and said.sources["batch_size"] == "config/own.py"
-    assert said.values["n_embd"] == PRESETS["small"]["n_embd"]
-    assert said.sources["n_embd"] == "preset small"
-    assert "learning_rate" not in said.values  # nobody said it
-    assert build(said.values).optimizer.learning_rate == OPTIONS["learning_rate"].default
+    assert overrides.values["n_layer"] == 2 and overrides.sources["n_layer"] == "command line"
+    assert (
+        overrides.values["batch_size"] == 7 and overrides.sources["batch_size"] == "config/own.py"
+    )
+    assert overrides.values["n_embd"] == PRESETS["small"]["n_embd"]
+    assert overrides.sources["n_embd"] == "preset small"
+    assert "learning_rate" not in overrides.values  # nobody said it
+    assert build(overrides.values).optimizer.learning_rate == OPTIONS["learning_rate"].default
 
 
 def test_a_preset_on_the_command_line_replaces_the_recipe_s_preset_below_the_recipe():
-    said = layer({"model_preset": "small", "n_layer": 3}, {"model_preset": "tiny"})
-    assert said.values["n_layer"] == 3
-    assert said.values["n_embd"] == PRESETS["tiny"]["n_embd"]
+    overrides = layer({"model_preset": "small", "n_layer": 3}, {"model_preset": "tiny"})
+    assert overrides.values["n_layer"] == 3
+    assert overrides.values["n_embd"] == PRESETS["tiny"]["n_embd"]
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "auto"])
@@ -114,16 +116,16 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_is_python_and_its_values_take_the_option_s_own_type(recipe):
-    said = recipe(
+    overrides = recipe(
         '"""Words."""\nimport math\n_rows = 4\nbatch_size = _rows * 2\nmax_iters = 1e3\n'
         'def helper():\n    return 1\nlearning_rate = "3e-4"\nbias = "false"\n'
         "use_swiglu = 1\nout_dir = None\ndropout = 0\n"
     )
-    assert said == dict(
+    assert overrides == dict(
         batch_size=8, max_iters=1000, dropout=0.0, learning_rate=3e-4, bias=False, use_swiglu=True,
         out_dir=None,
     )  # fmt: skip
-    assert isinstance(said["dropout"], float) and isinstance(said["max_iters"], int)
+    assert isinstance(overrides["dropout"], float) and isinstance(overrides["max_iters"], int)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_a_missing_recipe_is_a_sentence():
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("overrides", "sentence"),
     [
         (dict(batch_size=0), "batch_size is 0: it must be at least 1"),
         (dict(gradient_accumulation_steps=0), "gradient_accumulation_steps is 0"),
@@ -184,16 +186,16 @@ def test_a_missing_recipe_is_a_sentence():
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
-def test_an_impossible_value_or_combination_is_refused_by_name(said, sentence):
+def test_an_impossible_value_or_combination_is_refused_by_name(overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        resolved(said, measurements=Measurements(step=0.1))
+        resolved(overrides, measurements=Measurements(step=0.1))
 
 
 # Resolving ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "said",
+    "overrides",
     [
         {},
         {"model_preset": "auto"},
@@ -207,19 +209,19 @@ def test_an_impossible_value_or_combination_is_refused_by_name(said, sentence):
     ids=str,
 )
 @pytest.mark.parametrize("choice", [CPU, CARD], ids=["cpu", "card"])
-def test_every_auto_and_none_dies_and_has_a_reason(said, choice):
+def test_every_auto_and_none_dies_and_has_a_reason(overrides, choice):
     result = resolved(
-        said, choice=choice, can_compile=CAN, measurements=Measurements(5.0, 0.1, 1e-5, 0.1)
+        overrides, choice=choice, can_compile=CAN, measurements=Measurements(5.0, 0.1, 1e-5, 0.1)
     )
     open_ones = {name for name, v in result.config.flat().items() if v is None or v == "auto"}
     assert open_ones <= STAYS_OPEN
     filled = [n for n in OPTIONS if OPTIONS[n].default in (None, "auto") and n not in STAYS_OPEN]
     model = {field.name for field in dataclasses.fields(GROUPS["model"])}
     for name in set(filled) - model:
-        if said.get(name) is None:
+        if overrides.get(name) is None:
             assert result.reasons[name], name
     assert resolve(
-        layer(None, said), choice=choice, can_compile=CAN, **DATA,
+        layer(None, overrides), choice=choice, can_compile=CAN, **DATA,
         measurements=Measurements(5.0, 0.1, 1e-5, 0.1),
     ) == result  # fmt: skip
 
@@ -231,8 +233,8 @@ def test_what_nobody_said_follows_from_the_length_of_the_run():
     assert (short["eval_interval"], long["eval_interval"]) == (10, 10_000)
     assert values({"learning_rate": 0.02})["min_lr"] == pytest.approx(0.002)
     assert values()["max_iters"] == 2000
-    said = dict(max_iters=50, warmup_iters=0, lr_decay_iters=40, min_lr=0.0, eval_interval=7)
-    assert said.items() <= values(said).items()
+    overrides = dict(max_iters=50, warmup_iters=0, lr_decay_iters=40, min_lr=0.0, eval_interval=7)
+    assert overrides.items() <= values(overrides).items()
 
 
 def test_an_evaluation_costs_a_tenth_of_the_training_and_has_an_upper_limit():
@@ -253,8 +255,8 @@ def test_an_evaluation_costs_a_tenth_of_the_training_and_has_an_upper_limit():
 @pytest.mark.parametrize("n_head", [None, 2, 4])
 @pytest.mark.parametrize("tokens", [0, 50_000, 200_000, 10**6, 10**9])
 def test_auto_sizes_the_model_from_the_text_and_what_was_said_stands(tokens, n_head):
-    said = {"model_preset": "auto"} | ({"n_head": n_head} if n_head else {})
-    found = values(said, **DATA | dict(train_tokens=tokens))
+    overrides = {"model_preset": "auto"} | ({"n_head": n_head} if n_head else {})
+    found = values(overrides, **DATA | dict(train_tokens=tokens))
     assert found["n_layer"] == size_from_text(tokens)["n_layer"]
     assert found["n_head"] == (n_head or size_from_text(tokens)["n_head"])
     assert found["n_kv_head"] == found["n_head"]
@@ -268,9 +270,9 @@ def test_larger_texts_get_larger_models():
 # Compiling ----------------------------------------------------------------------------------------
 
 
-def compiles(said, can_compile=CAN, choice=CPU, **measured):
+def compiles(overrides, can_compile=CAN, choice=CPU, **measured):
     measurements = Measurements(**measured) if measured else None
-    result = resolved(said, choice=choice, can_compile=can_compile, measurements=measurements)
+    result = resolved(overrides, choice=choice, can_compile=can_compile, measurements=measurements)
     return result.config.machine.compile_model
 
 
@@ -320,12 +322,12 @@ def seconds_of(config, measured, compiled):
 def test_a_run_in_minutes_takes_its_time_and_hardly_more_or_less(
     minutes, step, eval_share, save, elapsed, interval, available
 ):
-    said = {"minutes": minutes, "batch_size": 16, "block_size": 128}
+    overrides = {"minutes": minutes, "batch_size": 16, "block_size": 128}
     if interval:
-        said["eval_interval"] = interval
+        overrides["eval_interval"] = interval
     # one token costs a forward pass, which is a third of a step or more
     measured = Measurements(elapsed, step, step / (16 * 128) * eval_share, save)
-    config = resolved(said, can_compile=(available, "why"), measurements=measured).config
+    config = resolved(overrides, can_compile=(available, "why"), measurements=measured).config
     taken, each = seconds_of(config, measured, config.machine.compile_model)
     # what is kept free: pictures, the last save, and an evaluation that one more step would bring
     assert taken <= 60 * minutes + step
@@ -365,7 +367,7 @@ def test_a_slow_wish_is_obeyed_with_a_warning():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "overrides",
     [
         {"max_iters": 30, "dropout": 0.0, "bias": True, "learning_rate": 1e-2},
         {"model_preset": "small", "n_head": 4},
@@ -376,9 +378,9 @@ def test_a_slow_wish_is_obeyed_with_a_warning():
     ],
     ids=str,
 )
-def test_a_run_written_as_a_recipe_gives_the_same_run(tmp_path, said):
+def test_a_run_written_as_a_recipe_gives_the_same_run(tmp_path, overrides):
     measured = Measurements(5.0, 0.1, 1e-5, 0.1)
-    first = layer(None, said)
+    first = layer(None, overrides)
     result = resolve(first, choice=CPU, **DATA, measurements=measured)
     path = tmp_path / "config.py"
     path.write_text(as_recipe(first, result), encoding="utf-8")

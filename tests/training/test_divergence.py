@@ -52,7 +52,7 @@ def verdicts(*steps, scaler=None, device="cpu"):
             optimizer=SimpleNamespace(learning_rate=1e-3, spike_rollback=0.0),
         ),
         run=Run("nowhere"), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
-        skipped_steps=0, bad_in_a_row=0, is_hopeless=False, is_finished=False, step=0,
+        skipped_steps=0, bad_in_a_row=0, is_diverged=False, is_finished=False, step=0,
         metrics=SimpleNamespace(diverged=lambda step, loss: None),
     )  # fmt: skip
     for skipped, loss in steps:
@@ -64,7 +64,7 @@ def verdicts(*steps, scaler=None, device="cpu"):
 
 def test_a_spike_that_recovers_does_not_end_a_run():
     session = verdicts(*[(False, 1e3)] * 4, (False, 3.0), *[(False, 1e3)] * 4, (False, 3.0))
-    assert (session.bad_in_a_row, session.is_hopeless) == (0, False)
+    assert (session.bad_in_a_row, session.is_diverged) == (0, False)
 
 
 def test_the_loss_of_an_untrained_or_foreign_model_is_no_divergence():

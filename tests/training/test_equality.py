@@ -19,7 +19,7 @@ def losses(folder):
     return [r["loss"] for r in Run(folder).records() if "loss" in r]
 
 
-def reference_losses(n_steps, sequences, counted=None):
+def reference_losses(n_steps, sequences, loss_mask=None):
     """The same training as a plain loop: no micro-batches, torch's own loss and optimizer."""
     data = open_dataset("tiny")
     torch.manual_seed(1337)
@@ -37,8 +37,8 @@ def reference_losses(n_steps, sequences, counted=None):
         starts = sequence_starts(numbers, len(data.train), 16, seed=1337)
         rows = np.stack([data.train[s : s + 17] for s in starts]).astype(np.int64)
         targets = torch.from_numpy(rows[:, 1:].copy())
-        if counted is not None:
-            kept = np.stack([counted[s + 1 : s + 17] for s in starts])
+        if loss_mask is not None:
+            kept = np.stack([loss_mask[s + 1 : s + 17] for s in starts])
             targets[~torch.from_numpy(kept)] = -1
         logits, _ = model(torch.from_numpy(rows[:, :-1].copy()))
         loss = torch.nn.functional.cross_entropy(
@@ -60,17 +60,17 @@ def reference_losses(n_steps, sequences, counted=None):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_1x16_4x4_and_16x1_give_the_losses_of_a_plain_loop(train, tmp_path, monkeypatch, masked):
-    counted = None
+    loss_mask = None
     if masked:  # very unevenly, so that a mean of means would be another number
-        counted = np.random.default_rng(0).random(len(open_dataset("tiny").train)) < 0.4
-        counted[::2] = False
-        counted[: len(counted) // 2] &= np.arange(len(counted) // 2) % 7 == 0
+        loss_mask = np.random.default_rng(0).random(len(open_dataset("tiny").train)) < 0.4
+        loss_mask[::2] = False
+        loss_mask[: len(loss_mask) // 2] &= np.arange(len(loss_mask) // 2) % 7 == 0
         monkeypatch.setattr(
             session,
             "Batches",
-            lambda *args, **named: Batches(*args, **named | {"counted": counted}),
+            lambda *args, **named: Batches(*args, **named | {"loss_mask": loss_mask}),
         )
-    expected = reference_losses(12, 16, counted)
+    expected = reference_losses(12, 16, loss_mask)
     for batch_size, steps in ((1, 16), (4, 4), (16, 1), (5, 2)):
         name = f"{batch_size}x{steps}"
         train(name, **SETTINGS, batch_size=batch_size, gradient_accumulation_steps=steps)

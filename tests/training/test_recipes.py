@@ -16,10 +16,10 @@ VOCABULARIES = {"shakespeare": 66, "shakespeare_bpe": 1024, "openwebtext": 50257
 
 
 def resolved_config(recipe):
-    said = layer(recipe)
-    vocab_size = VOCABULARIES.get(said.values.get("dataset"), 66)
+    overrides = layer(recipe)
+    vocab_size = VOCABULARIES.get(overrides.values.get("dataset"), 66)
     return resolve(
-        said, choice=Choice("cpu", "float32", False, "a test"), vocab_size=vocab_size,
+        overrides, choice=Choice("cpu", "float32", False, "a test"), vocab_size=vocab_size,
         train_tokens=1_000_000, val_tokens=100_000,
     ).config  # fmt: skip
 
@@ -61,5 +61,5 @@ def test_training_starts_from_a_blind_guess(path):
     tokens = torch.randint(config.model.vocab_size, (4, min(64, config.model.block_size) + 1))
     with torch.no_grad():
         loss = model(tokens[:, :-1], tokens[:, 1:])[1].item()
-    guess = math.log(config.model.vocab_size)
-    assert guess - 0.05 < loss < guess + 0.25
+    draft = math.log(config.model.vocab_size)
+    assert draft - 0.05 < loss < draft + 0.25

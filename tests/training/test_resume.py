@@ -256,8 +256,8 @@ def test_a_repeated_recipe_must_be_the_one_that_the_run_began_with(tmp_path, mon
 
     def start(**command_line):
         command_line = dict(out_dir=str(tmp_path / "run"), quiet=True, device="cpu", **command_line)
-        said = layer(read_recipe(recipe), command_line, "own.py")
-        return trainer.train(said, recipe_name="own")
+        overrides = layer(read_recipe(recipe), command_line, "own.py")
+        return trainer.train(overrides, recipe_name="own")
 
     monkeypatch.setattr(trainer, "plot", lambda session: None)
     start(max_iters=4, batch_size=3)  # the command line's word lies over the recipe's

@@ -62,9 +62,9 @@ def test_a_spike_goes_back_to_the_checkpoint_and_past_the_sequences_since(
 ):
     outcome = train(quiet=False, **OPTIONS)
     assert (outcome.step, outcome.exit_code) == (90, 0)
-    said = capsys.readouterr().out
-    assert f"at step {SPIKE}: back to the checkpoint of step 60" in said
-    assert "past the 28 sequences since (240 to 267)" in said
+    overrides = capsys.readouterr().out
+    assert f"at step {SPIKE}: back to the checkpoint of step 60" in overrides
+    assert "past the 28 sequences since (240 to 267)" in overrides
     records = Run(tmp_path / "run").records()
     steps = [record["step"] for record in records if "loss" in record]
     assert steps == list(range(1, 91))

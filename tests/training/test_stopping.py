@@ -36,8 +36,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     outcome = train(quiet=False)
     assert (outcome.step, outcome.exit_code) == (7, code)
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 7
-    said = capsys.readouterr().out
-    assert f"Stopped by {name} after step 7, saved." in said and "--resume" in said
+    overrides = capsys.readouterr().out
+    assert f"Stopped by {name} after step 7, saved." in overrides and "--resume" in overrides
 
 
 def test_a_time_limit_stops_and_saves_and_a_resume_has_its_own(train, tmp_path, capsys):

@@ -1,0 +1,187 @@
+"""`python gpt.py blame`: the text behind a step, with the loss of each token."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gptlab.cli.ui.console import make_console
+from gptlab.errors import ConfigError
+from gptlab.files import atomic_write, display
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+python gpt.py blame out/shakespeare_char --step 480
+python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html"""
+
+SUMMARY = """\
+Show what a step trained on: its sequences with the loss of each token, the hardest first, and the
+file and line that they come from. No run records what it reads: the order of the text follows from
+its seed. The losses are those of the checkpoint, the model as it is now."""
+
+HARDEST = 5  # tokens of a window that are listed with their loss
+STYLES = ("", "yellow", "red", "black on yellow", "bold white on red")
+
+
+@dataclass(frozen=True)
+class BlameOptions:
+    """Blame"""
+
+    step: Annotated[int | None, "the step to explain, from 1 on"] = None
+    top: Annotated[int, "how many of its sequences to show"] = 8
+    html: Annotated[str | None, "write them to this file as a page for a browser as well"] = None
+    checkpoint: Annotated[
+        Literal["best", "ckpt"] | None, "whose losses [best.pt, else ckpt.pt]"
+    ] = None
+    device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
+
+
+def main(argv: list[str]) -> int:
+    """Print the text behind a step; the exit code."""
+    overrides = parse_command_line(
+        argv,
+        [BlameOptions],
+        prog="gpt.py blame",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
+    )
+    word = overrides.pop("run", None)
+    options = BlameOptions(**overrides)
+    if options.step is None:
+        raise ConfigError("blame needs a step: say which with --step N.")
+    if options.top < 1:
+        raise ConfigError(f"--top is {options.top}: it must be at least 1.")
+    path = Path(options.html).expanduser() if options.html else None
+    if path and path.is_dir():
+        raise ConfigError(f"{display(path)} is a folder: name a file with --html.")
+    from gptlab.runs import newest_run
+    from gptlab.training.run_or_recipe import run_folder
+
+    folder = run_folder(word) if word else newest_run()
+    from gptlab.analysis.blame import blame
+
+    with _bar() as progress:
+        found = blame(
+            folder, options.step, options.top, options.checkpoint, options.device, progress
+        )
+    sentences = describe(found, folder)
+    if path:
+        from gptlab.reports.blame_page import make_page
+
+        html = make_page(found, folder.resolve().name, sentences)
+        with atomic_write(path, "w") as file:
+            file.write(html)
+    _show(found, sentences)
+    if path:
+        print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
+    return 0
+
+
+def describe(found, folder) -> list[str]:
+    """What was read, what was recorded then, and whose losses these are."""
+    last = found.first + found.count - 1
+    which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"
+    return [
+        f"Step {found.step:,} of {display(folder)} trained on {which} ({found.block_size:,} tokens "
+        f"each) of {found.dataset.name}.",
+        _recorded(found),
+        f"The losses here are those of {display(found.checkpoint.path)} (step "
+        f"{found.checkpoint.step:,}), the model now and not at that step: {found.loss:.3f} nats "
+        f"per token over the whole batch; a blind guess has {found.uniform_loss:.3f}.",
+    ]
+
+
+def _recorded(found) -> str:
+    record = found.record
+    if record is None:
+        return "The run recorded no loss of any step."
+    loss, norm = (
+        "not a number" if record.get(name) is None else f"{record[name]:.4g}"
+        for name in ("loss", "grad_norm")
+    )
+    numbers = f"loss {loss}, gradient norm {norm}"
+    if record["step"] == found.step:
+        return f"The run recorded then: {numbers}."
+    return f"The run recorded nothing of this very step; of step {record['step']:,}: {numbers}."
+
+
+def _show(found, sentences: list[str]) -> None:
+    from rich.text import Text
+
+    from gptlab.analysis.blame import pieces
+
+    console = make_console()
+    for sentence in sentences:
+        console.print(Text(sentence), soft_wrap=True)
+    if console.is_terminal and not console.no_color:
+        console.print(_scale())
+    for rank, window in enumerate(found.windows, start=1):
+        console.print()
+        heading = f"{rank}. sequence {window.sequence:,}: {window.loss:.3f} nats per token"
+        if window.places:
+            heading += f", from {', '.join(map(str, window.places))}"
+        else:
+            heading += f", from token {window.start:,} of train.bin on, its source is unknown"
+        console.print(Text(heading, "bold"), soft_wrap=True)
+        shown = pieces(window, found.dataset.tokenizer)
+        console.print(_coloured(shown, found.uniform_loss), soft_wrap=True)
+        console.print(Text(f"hardest: {_hardest(shown)}", "dim"), soft_wrap=True)
+
+
+def _scale():
+    from rich.text import Text
+
+    from gptlab.reports.blame_page import LEVELS
+
+    text = Text("Loss as a share of a blind guess: ")
+    for style, words in zip(STYLES, LEVELS, strict=True):
+        text.append(words, style)
+        text.append("  ")
+    return text
+
+
+def _coloured(shown, uniform_loss: float):
+    """The text of a window; characters that would steer a terminal are replaced."""
+    from rich.text import Text
+
+    from gptlab.analysis.blame import level
+    from gptlab.training.metrics import CONTROL
+
+    text = Text()
+    for piece in shown:
+        if piece.is_end:
+            text.append("<end of text>\n", "dim")
+        else:
+            style = STYLES[level(piece.loss, uniform_loss)]
+            text.append(CONTROL.sub("\ufffd", piece.text), style)
+    text.rstrip()
+    return text
+
+
+def _hardest(shown) -> str:
+    from gptlab.cli.commands.dataset import shown_token
+
+    known = sorted((p for p in shown if p.loss is not None), key=lambda p: -p.loss)[:HARDEST]
+    return "  ".join(
+        f"{shown_token(p.text.encode()) if p.text else '<end of text>'} {p.loss:.2f}" for p in known
+    )
+
+
+class _bar:
+    """A progress bar at a terminal, where it takes longer than a second; a context."""
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self._tqdm = tqdm(
+            desc="reading", unit="sequence", leave=False, disable=not sys.stderr.isatty(), delay=1.0
+        )
+        return self._progress
+
+    def _progress(self, done: int, count: int) -> None:
+        self._tqdm.total = count
+        self._tqdm.update(done - self._tqdm.n)
+
+    def __exit__(self, *_):
+        self._tqdm.close()

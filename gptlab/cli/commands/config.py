@@ -1,0 +1,158 @@
+"""`python gpt.py config`: make a recipe, show every value with its source, compare two."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.cli.ui.console import (
+    in_words,
+    leading_words,
+    make_console,
+    make_table,
+    note,
+    print_table,
+)
+from gptlab.errors import ConfigError
+from gptlab.options import parse_command_line
+from gptlab.training.config import GROUPS, OPTIONS, PresetOption
+
+EXAMPLE = """\
+python gpt.py config show config/shakespeare_char.py --max_iters 50
+python gpt.py config show out/shakespeare_char
+python gpt.py config diff config/shakespeare_char.py config/speedrun.py"""
+
+SUMMARY = """\
+Without a word: make a recipe by questions, at a terminal.
+show FILE|RUN [--option ...]: every option's value and where it is from: default, preset, recipe,
+command line, or what it was resolved to here and why.
+diff A B: the options in which two recipes or runs differ."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Output"""
+
+    json: Annotated[bool, "print it as JSON"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Show or compare configurations; the exit code."""
+    words, rest = leading_words(argv)
+    classes = [ShowOptions, PresetOption, *GROUPS.values()]
+    overrides = parse_command_line(
+        rest, classes, prog="gpt.py config", summary=SUMMARY, example=EXAMPLE
+    )
+    as_json = overrides.pop("json", False)
+    match words:
+        case ["show", target]:
+            show(target, overrides, as_json)
+        case ["diff", first, second]:
+            diff(first, second, overrides, as_json)
+        case ["show", *_]:
+            raise ConfigError("config show takes one recipe or run: see gpt.py config --help.")
+        case ["diff", *_]:
+            raise ConfigError("config diff takes two recipes or runs: see gpt.py config --help.")
+        case [] if not overrides:
+            from gptlab.cli.ui.recipe_builder import build_recipe
+
+            build_recipe()
+        case []:
+            raise ConfigError("Say config show FILE or config diff A B: see gpt.py config --help.")
+        case [word, *_]:
+            raise ConfigError(f"config cannot {word!r}: say config show FILE or config diff A B.")
+    return 0
+
+
+def show(word: str, overrides: dict, as_json: bool) -> None:
+    """Print every option of a recipe or a run."""
+    from gptlab.training.config_diff import final_settings
+    from gptlab.training.run_or_recipe import open_target
+
+    started = time.perf_counter()
+    target = open_target(word, overrides)
+    remark = ""
+    if target.run is not None and not overrides:
+        values, sources = final_settings(target)
+        remark = "Values as the run resolved them."
+    else:
+        values, sources, remark = _resolved_here(target, started)
+    if as_json:
+        rows = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
+        print(json.dumps(rows, indent=2))
+        return
+    _print_settings(target.name, values, sources, remark)
+
+
+def _resolved_here(target, started: float) -> tuple[dict, dict, str]:
+    """(values, sources, where they are from) as training on this machine would resolve them."""
+    from gptlab.planning.plan import resolve_here, text_size, this_machine
+    from gptlab.training.run_recipe import settings
+
+    decided = target.run.values if target.run else None
+    note("Looking at this machine ...")
+    text = text_size(target.overrides, (decided or {}).get("vocab_size"))
+    machine = this_machine(target.overrides)
+    resolved, _ = resolve_here(target.overrides, text, machine, decided=decided, started=started)
+    values, sources = settings(target.overrides, resolved)
+    sources["vocab_size"] = text.source
+    remark = f"Resolved for {machine.choice.device}, {text.source}. {machine.note}".strip()
+    return values, sources, remark
+
+
+def _print_settings(title: str, values: dict, sources: dict, remark: str) -> None:
+    from rich.text import Text
+
+    console = make_console()
+    console.print(Text(title, style="bold"))
+    if remark:
+        console.print(Text(remark, style="dim"))
+    by_group: dict[str, list[str]] = {}
+    for name in values:
+        by_group.setdefault(OPTIONS[name].group, []).append(name)
+    width = max(map(len, values))
+    for group, names in by_group.items():
+        table = make_table("option", "value", "source")
+        table.columns[0].min_width = width
+        table.columns[1].min_width = 12
+        for name in names:
+            style = "dim" if sources[name] == "default" else ""
+            value = Text(in_words(values[name]), style="" if style else "bold")
+            table.add_row(Text(name), value, Text(sources[name]), style=style)
+        print_table(console, group, table)
+
+
+def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
+    """Print the options in which two recipes or runs differ."""
+    from rich.text import Text
+
+    from gptlab.training.config_diff import differences
+    from gptlab.training.run_or_recipe import open_target
+
+    if overrides:
+        raise ConfigError(
+            f"config diff compares what is in the files: leave --{next(iter(overrides))} out."
+        )
+    targets = [open_target(word) for word in (first, second)]
+    found = differences(*targets)
+    if as_json:
+        rows = {}
+        for d in found:
+            pairs = zip(d.values, d.sources, strict=True)
+            rows[d.name] = [{"value": value, "source": source} for value, source in pairs]
+        print(json.dumps(rows, indent=2))
+        return
+    names = [target.name for target in targets]
+    if not found:
+        print(f"{names[0]} and {names[1]} say the same.")
+        return
+    resolved = all(target.run is not None for target in targets)
+    table = make_table("option", *names)
+    for difference in found:
+        cells = []
+        for value, source in zip(difference.values, difference.sources, strict=True):
+            cells.append(Text.assemble((in_words(value), "bold"), (f"  {source}", "dim")))
+        table.add_row(Text(difference.name), *cells)
+    as_what = "resolved" if resolved else "said"
+    title = f"Different in {len(found)} options, as they were {as_what}"
+    print_table(make_console(), title, table)

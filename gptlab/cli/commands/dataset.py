@@ -1,0 +1,354 @@
+"""`python gpt.py dataset`: list, prepare, add, view and delete prepared texts."""
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.cli.commands.prepare import ListOptions, listing, prepare_sources
+from gptlab.cli.ui import questions
+from gptlab.cli.ui.command_line import program
+from gptlab.cli.ui.questions import Choice
+from gptlab.data.prepare import PrepareOptions
+from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import data_home, display, in_bytes, remove_folder
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+Examples:
+  python gpt.py dataset list                         what is prepared
+  python gpt.py dataset prepare shakespeare          a corpus known by name
+  python gpt.py dataset add my_text.txt              a text of your own: file, folder, table, hf:
+  python gpt.py dataset view shakespeare             numbers, frequent tokens, excerpts
+  python gpt.py dataset delete my_text               asks first
+"""
+SUMMARY = """\
+Without any word, asks at a terminal. `prepare` and `add` take the options below; the word may be
+left out before a text."""
+WORDS = ("list", "prepare", "add", "view", "delete")
+EXCERPT_TOKENS = 80
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Looking (view), deleting (delete)"""
+
+    top: Annotated[int, "view: how many of the most frequent tokens to show"] = 20
+    excerpts: Annotated[int, "view: how many excerpts to show"] = 3
+    yes: Annotated[bool, "delete: do not ask"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if not argv:
+        questions.refuse_without_terminal(
+            f"write {program('gpt.py')} dataset list, prepare, add FILE, view NAME or delete NAME"
+        )
+        return _ask()
+    word, rest = (argv[0], argv[1:]) if argv[0] in WORDS else ("prepare", argv)
+    said = parse_command_line(
+        rest,
+        [ListOptions, PrepareOptions, ViewOptions],
+        prog="gpt.py dataset",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("names", "*", "a text to prepare, or a prepared dataset to view or delete")],
+    )
+    names = said.pop("names", [])
+    if word == "list" or said.pop("list", False):
+        print(listing())
+        return 0
+    view = {name: said.pop(name) for name in ViewOptions.__dataclass_fields__ if name in said}
+    if word in ("view", "delete"):
+        name = _only_name(word, names)
+        if said:
+            raise ConfigError(f"--{next(iter(said))} belongs to preparing, not to {word}.")
+        return show(name, ViewOptions(**view)) if word == "view" else delete(name, **view)
+    if view:
+        raise ConfigError(f"--{next(iter(view))} belongs to view and delete, not to {word}.")
+    if word == "add" and not names:
+        raise ConfigError(
+            "dataset add needs a text: name a file, a folder, a pattern such as 'books/*.txt', a "
+            "table (.jsonl, .csv, .parquet) or hf:OWNER/NAME."
+        )
+    prepare_sources(names or ["shakespeare"], PrepareOptions(**said))
+    return 0
+
+
+def _only_name(word: str, names: list[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    there = ", ".join(name for name, _ in list_datasets()) or "nothing yet"
+    raise ConfigError(f"dataset {word} takes one name; prepared here: {there}.")
+
+
+# Asking -------------------------------------------------------------------------------------------
+
+
+def _ask() -> int:
+    """What to do, as questions; the exit code."""
+    console = questions.open_console()
+    while True:
+        console.print(listing().split("\nKnown by name")[0], markup=False)
+        has_any = bool(list_datasets())
+        nothing = "" if has_any else "Nothing is prepared yet: prepare Shakespeare or add a text."
+        try:
+            word = questions.choose(
+                console,
+                "What shall be done?",
+                [
+                    Choice("leave", "leave", "nothing is changed"),
+                    Choice("shakespeare", "prepare Shakespeare", "the customary first try, 1 MB"),
+                    Choice("add", "add my own text", "a file, a folder, a table, or hf:"),
+                    Choice("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
+                    Choice("delete", "delete one", "asks once more", refusal=nothing),
+                ],
+                default=0 if has_any else 1,
+                explanation="A dataset is a text, turned into numbers that a model can learn from.",
+            )
+            if word == "leave":
+                return 0
+            if word == "shakespeare":
+                questions.attempt(console, lambda: prepare_sources(["shakespeare"]))
+            elif word == "add":
+                ask_for_text(console)
+            elif word == "view":
+                show(_ask_for_name(console), ViewOptions())
+            else:
+                delete(_ask_for_name(console))
+        except questions.Back:
+            continue
+
+
+def ask_for_text(console) -> Dataset:
+    """Ask for a text until one can be prepared; the dataset. Raises Back."""
+    from gptlab.cli.ui.explanations import OWN_TEXT
+
+    def convert(line: str) -> Dataset:
+        return prepare_sources(questions.typed_paths(line)).dataset
+
+    with questions.path_completion():
+        return questions.ask(
+            console,
+            "Which text? Type or drop a file or a folder.",
+            convert,
+            explanation=OWN_TEXT,
+        )
+
+
+def _ask_for_name(console) -> str:
+    choices = [Choice(name, name, size_of(meta)) for name, meta in list_datasets()]
+    return questions.choose(console, "Which one?", choices)
+
+
+def size_of(meta: dict | None) -> str:
+    """The size of a prepared text, in words."""
+    if meta is None:
+        return "token files without a readable meta.json"
+    tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+    size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
+    kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
+    return f"{in_bytes(size)}, {tokens:,} tokens ({kind})"
+
+
+# Viewing ------------------------------------------------------------------------------------------
+
+
+def show(name: str, options: ViewOptions) -> int:
+    """Print what a dataset holds; 0."""
+    from gptlab.analysis import dataset_statistics as view
+
+    if options.top < 0 or options.excerpts < 0:
+        raise ConfigError("--top and --excerpts are numbers from 0 on.")
+    dataset = open_dataset(name)
+    console = questions.open_console()
+    with _bar(dataset) as progress:
+        counts = view.count_tokens(dataset, progress)
+        documents = view.count_documents(dataset, progress)
+        overlap = view.find_overlap(dataset, progress)
+    console.print(_statistics(dataset, counts, documents))
+    if dataset.tokenizer is not None:
+        if options.top:
+            console.print(_frequent(dataset, counts, options.top))
+        _print_excerpts(console, dataset, options.excerpts)
+    if documents and documents.repeated:
+        share = documents.repeated / documents.total
+        console.print(
+            f"Repeated documents: {documents.repeated:,} of {documents.total:,} ({share:.1%}) "
+            "equal one before them; the model reads them again and again.",
+            style="yellow" if share > 0.01 else "",
+        )
+    _print_overlap(console, dataset, overlap)
+    return 0
+
+
+def _statistics(dataset: Dataset, counts, documents):
+    from rich.table import Table
+    from rich.text import Text
+
+    meta = dataset.meta or {}
+    kind = dataset.tokenizer.kind if dataset.tokenizer else "unknown"
+    used = int((counts > 0).sum())
+    rows = {
+        "from": (meta.get("source") or {}).get("label", "unknown"),
+        "folder": display(dataset.folder),
+        "vocabulary": f"{kind}, {dataset.vocab_size:,} ids, of which {used:,} occur",
+    }
+    for split in ("train", "val"):
+        tokens = len(getattr(dataset, split))
+        size = meta.get(f"{split}_bytes")
+        per_token = f", {size / tokens:.2f} bytes per token" if size and tokens else ""
+        rows[split] = f"{tokens:,} tokens" + (f", {in_bytes(size)}{per_token}" if size else "")
+    if documents:
+        rows["documents"] = f"{documents.total:,}, of which {documents.repeated:,} are repeated"
+    bits = meta.get("baselines") or {}
+    if bits:
+        rows["baselines"] = (
+            ", ".join(
+                f"{label} {bits[key]:.2f}"
+                for key, label in (("lzma", "lzma"), ("unigram", "unigram"), ("5gram", "5-gram"))
+                if bits.get(key)
+            )
+            + " bits per byte"
+        )
+    table = Table(title=dataset.name, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in rows.items():
+        table.add_row(label, Text(value))
+    return table
+
+
+def _frequent(dataset: Dataset, counts, number: int):
+    from rich.table import Table
+    from rich.text import Text
+
+    from gptlab.analysis.dataset_statistics import most_frequent
+
+    total = max(1, int(counts.sum()))
+    table = Table(title="Most frequent tokens", title_justify="left", title_style="bold")
+    table.add_column("id", justify="right")
+    table.add_column("token", overflow="fold")
+    table.add_column("occurs", justify="right")
+    table.add_column("share", justify="right")
+    for token in most_frequent(dataset, counts, number):
+        shown = shown_token(token.text) if token.text else "(end of text)"
+        table.add_row(
+            str(token.token_id), Text(shown), f"{token.count:,}", f"{token.count / total:.1%}"
+        )
+    return table
+
+
+def shown_token(data: bytes) -> str:
+    """A token's bytes so that each can be seen: spaces as ␣, line ends as ↵, half letters as <E6>.
+
+    The bytes of half a letter, which BPE tokens may hold, are no text by themselves.
+    """
+    shown = ""
+    for character in data.decode("utf-8", errors="surrogateescape"):
+        if "\udc80" <= character <= "\udcff":
+            shown += f"<{ord(character) - 0xDC00:02X}>"
+        elif character in " \n\t\r":
+            shown += {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}[character]
+        else:
+            shown += character if character.isprintable() else f"<U+{ord(character):04X}>"
+    return shown
+
+
+def _print_excerpts(console, dataset: Dataset, number: int) -> None:
+    """Print excerpts whose tokens have two colours by turns, or bars between them."""
+    from rich.text import Text
+
+    from gptlab.analysis.dataset_statistics import excerpts
+
+    per_token = (dataset.meta or {}).get("train_bytes", 1) / max(1, len(dataset.train))
+    length = max(40, round(240 / max(1.0, per_token)))
+    colours = ("black on bright_cyan", "black on bright_yellow")
+    in_colour = console.is_terminal and not console.no_color
+    for i, ids in enumerate(excerpts(dataset, number, length), start=1):
+        text = Text()
+        for n, token in enumerate(ids.tolist()):
+            data = dataset.tokenizer.token_bytes(token)
+            shown = shown_token(data) if data else "<end of text>"
+            text.append(shown, colours[n % 2] if in_colour else "")
+            if not in_colour:
+                text.append("|")
+            if data.endswith(b"\n"):
+                text.append("\n")
+        console.print()
+        console.print(Text(f"Excerpt {i}: {len(ids)} tokens", "bold"))
+        console.print(text)
+    console.print()
+
+
+def _print_overlap(console, dataset: Dataset, overlap) -> None:
+    if not overlap.passages:
+        return
+    unit = "characters" if dataset.tokenizer and dataset.tokenizer.kind == "char" else "tokens"
+    counted = (
+        f"{overlap.found:,} of {overlap.passages:,} validation passages of {overlap.length} {unit} "
+        "occur verbatim in the training text"
+    )
+    if not overlap.found:
+        console.print(f"Validation: {counted}.", markup=False)
+        return
+    console.print(
+        f"Warning: {counted} ({overlap.share:.1%}); there the validation loss measures memory, "
+        "and is lower than it would be on new text.",
+        style="yellow",
+        markup=False,
+    )
+    if dataset.tokenizer is not None:
+        example = dataset.tokenizer.decode(overlap.example)
+        console.print(f"  for example: {example!r}", markup=False)
+
+
+class _bar:
+    """A progress bar over three readings of a dataset, on a terminal; a context."""
+
+    def __init__(self, dataset: Dataset):
+        self._total = 3 * len(dataset.train) + 2 * len(dataset.val)
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self._tqdm = tqdm(
+            total=self._total, desc="reading", unit="token", unit_scale=True, leave=False,
+            disable=not sys.stderr.isatty(), delay=0.5,
+        )  # fmt: skip
+        return self._tqdm.update
+
+    def __exit__(self, *_):
+        self._tqdm.close()
+
+
+# Deleting -----------------------------------------------------------------------------------------
+
+
+def delete(name: str, yes: bool = False) -> int:
+    """Delete a prepared dataset after a yes; 0, or 1 when it stays."""
+    folder = dataset_folder(name)
+    names = [known for known, _ in list_datasets()]
+    if folder.parent != data_home() or name not in names:
+        there = f"there is {', '.join(names)}" if names else "nothing is prepared"
+        raise DataError(
+            f"There is no prepared dataset {name!r} in {display(data_home())}: {there}."
+        )
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    others = sorted(set(os.listdir(folder)) - OUR_FILES)
+    if not yes:
+        questions.refuse_without_terminal(f"add --yes to delete {name}")
+        more = f", with {', '.join(others[:3])}, which gptlab did not write" if others else ""
+        console = questions.open_console()
+        console.print("Runs that were trained on it keep their own tokenizer and stay usable.")
+        title = f"Delete {display(folder)} ({in_bytes(size)}){more}?"
+        if not questions.confirm(console, title):
+            print("Nothing was deleted.")
+            return 1
+    remove_folder(folder)
+    print(f"Deleted {display(folder)} ({in_bytes(size)}).")
+    return 0
+
+
+OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", "documents.json"}

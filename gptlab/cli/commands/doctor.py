@@ -1,0 +1,211 @@
+"""`python gpt.py doctor`: will a run work here; `doctor RUN`: what does its curve show?"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptlab.analysis.health import Check
+from gptlab.cli.ui.command_line import command_to_try, program
+from gptlab.cli.ui.questions import open_console
+from gptlab.errors import GPTLabError
+from gptlab.files import data_home, display, out_home
+from gptlab.options import parse_command_line
+from gptlab.runs import Run, list_runs
+from gptlab.training.config import GROUPS, Overrides, PresetOption, layer, read_recipe
+from gptlab.training.run_or_recipe import run_folder
+
+EXAMPLE = """\
+python gpt.py doctor
+python gpt.py doctor --config config/shakespeare_char.py
+python gpt.py doctor out/mytext"""
+
+SUMMARY = """\
+Without a run: checks packages, write access, disk space, device, attention, compiler, prepared
+datasets and checkpoints, and says how to mend what fails; it takes the options of train.py, and
+checks for that training. With a run first: reads what it recorded, says what its curve shows, and
+names one command to try. Exit code 1 when something was found."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the checks or the diagnosis; 1 when something was found."""
+    from gptlab.cli.commands.train import StartOptions
+
+    name = argv[0] if argv and not argv[0].startswith("-") else None
+    overrides = parse_command_line(
+        argv[1:] if name else argv,
+        [StartOptions, PresetOption, *GROUPS.values()],
+        prog="gpt.py doctor",
+        summary=SUMMARY,
+        example=EXAMPLE,
+    )
+    if name:
+        return examine_run(run_folder(name))
+    recipe_path = overrides.pop("config", None)
+    recipe = read_recipe(recipe_path) if recipe_path else {}
+    layered = layer(recipe, overrides, recipe_path or "recipe")
+    stem = Path(recipe_path).stem if recipe_path else ""
+    return report(checks(layered, stem, everything=not overrides and not recipe))
+
+
+# The machine and the plan -------------------------------------------------------------------------
+
+
+def checks(overrides: Overrides, recipe_name: str, everything: bool) -> Iterator[Check]:
+    """The checks of a training with these options; of all datasets and runs where none was said."""
+    from gptlab.analysis import health
+
+    yield health.check_versions(health.read_requirements())
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        yield Check(
+            "torch", False, f"it cannot be imported ({error})", "pip install -r requirements.txt"
+        )
+        return
+    out_dir = overrides.values.get("out_dir")
+    stem = recipe_name or Path(str(overrides.values.get("dataset", "shakespeare"))).name
+    folder = Path(out_dir).expanduser() if out_dir else out_home() / stem
+    yield health.check_writable("out_dir", folder if out_dir else out_home(), "--out_dir")
+    yield health.check_writable("data", data_home(), "the variable GPTLAB_HOME")
+    yield from _checks_of_machine(overrides, folder)
+    yield from _checks_of_datasets(overrides, everything)
+    runs = list_runs() if everything else [folder] if Run(folder).exists() else []
+    for run in runs:
+        yield from health.check_run(run)
+
+
+def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
+    from gptlab import hardware
+    from gptlab.analysis import health
+
+    machine = hardware.detect()
+    try:
+        choice = hardware.choose(
+            machine, overrides.values.get("device", "auto"), overrides.values.get("dtype", "auto")
+        )
+        config = _planned(overrides, choice)
+    except GPTLabError as error:
+        problem, _, fix = str(error).rstrip(".").partition(": ")
+        yield Check("options", False, problem, fix or "change the option")
+        return
+    device = machine.device(choice.device)
+    yield health.check_device(choice, device, config)
+    for note in machine.notes:
+        yield Check("accelerator", False, note.split(": ")[0], note.partition(": ")[2])
+    yield health.check_attention(choice, config.model.head_dim)
+    yield health.check_compiler(device, overrides.values.get("compile_model", "auto") is not False)
+    yield health.check_space(config, folder)
+
+
+def _planned(overrides: Overrides, choice):
+    """The configuration of these options, for a vocabulary and a text as far as they are known."""
+    from gptlab.data.token_files import dataset_folder, read_meta
+    from gptlab.training.config import Measurements, resolve
+
+    try:
+        meta = read_meta(dataset_folder(overrides.values.get("dataset", "shakespeare")))
+    except (OSError, GPTLabError):
+        meta = {}
+    return resolve(
+        overrides,
+        choice=choice,
+        vocab_size=meta.get("vocab_size") or overrides.values.get("vocab_size") or 8192,
+        train_tokens=meta.get("train_tokens") or 1_000_000,
+        val_tokens=meta.get("val_tokens") or 100_000,
+        measurements=Measurements(step=1.0, eval_token=1e-4),
+    ).config
+
+
+def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Check]:
+    from gptlab.analysis import health
+    from gptlab.data.token_files import list_datasets
+
+    prepared = dict(list_datasets())
+    if everything:
+        names = list(prepared)
+        if not names:
+            fix = f"prepare one: {program('prepare.py')} shakespeare"
+            yield Check("dataset", False, "nothing is prepared to train on", fix)
+    else:
+        names = [overrides.values.get("dataset", "shakespeare")]
+    for name in names:
+        meta = prepared.get(name) or {}
+        with _bar(name, health.dataset_bytes(meta)) as progress:
+            check = health.check_dataset(name, overrides.values.get("vocab_size"), progress)
+        yield check
+
+
+def _bar(name: str, total: int):
+    """A tqdm bar of bytes on a terminal, as a context that yields its update function."""
+    import contextlib
+
+    from tqdm import tqdm
+
+    @contextlib.contextmanager
+    def bar():
+        with tqdm(
+            total=total, desc=f"checking {name}", unit="B", unit_scale=True, leave=False,
+            disable=not sys.stderr.isatty(), delay=1.0,
+        ) as shown:  # fmt: skip
+            yield shown.update
+
+    return bar()
+
+
+def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:
+    """Print each check as it is done, and a sentence when none failed; 1 when one did."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = open_console()
+    failed = 0
+    for check in found:
+        mark = Text("ok  ", "green") if check.ok else Text("FAIL", "bold red")
+        line = Text.assemble(mark, "  ", (check.name, "bold"), f": {check.detail}")
+        console.print(line)
+        if not check.ok:
+            failed += 1
+            console.print(Padding(Text(f"to do: {check.fix}", "yellow"), (0, 0, 0, 6)))
+    if failed:
+        what = "1 check needs" if failed == 1 else f"{failed} checks need"
+        console.print(f"\n{what} attention.", style="bold")
+        return 1
+    console.print(f"\n{all_well}", style="bold green")
+    return 0
+
+
+# A run --------------------------------------------------------------------------------------------
+
+
+def examine_run(folder: Path) -> int:
+    """Print what a run's curve shows, and check its checkpoints; 1 when something was found."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from gptlab.analysis.diagnosis import diagnose, read_run, summary
+    from gptlab.analysis.health import check_run
+
+    run = read_run(folder)
+    console = open_console()
+    console.print(Text(display(folder), "bold"))
+    for line in summary(run):
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    findings = diagnose(run)
+    for finding in findings:
+        console.print()
+        console.print(Text(f"{finding.name[0].upper()}{finding.name[1:]}", "bold yellow"))
+        console.print(Padding(Text(finding.sentence), (0, 0, 0, 2)))
+        console.print(Padding(Text("Try:"), (0, 0, 0, 2)))
+        console.print(Text(f"  {command_to_try(run, finding)}", "cyan"), soft_wrap=True)
+    if not findings:
+        console.print("  The curve shows no trouble.", style="green")
+        if run.state == "interrupted":
+            console.print(
+                Text(f"  {program('train.py')} --out_dir {display(folder)} --resume  goes on."),
+                soft_wrap=True,
+            )
+    console.print()
+    damaged = 0
+    if Run(folder).exists():
+        damaged = report(check_run(folder), "Its checkpoints are whole.")
+    return 1 if findings or damaged else 0

@@ -1,0 +1,95 @@
+"""`python gpt.py export`: a trained model in the files of other programs."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gptlab.cli.ui.progress import Bars
+from gptlab.errors import ConfigError
+from gptlab.files import display, in_bytes
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+python gpt.py export out/shakespeare_char --format hf --output my_model
+python gpt.py export out/shakespeare_char --format gguf --quantize q8_0
+python gpt.py export out/shakespeare_char --format html"""
+
+SUMMARY = """\
+Write a run for other programs, its tokenizer included: a folder that transformers opens
+(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
+that llama.cpp runs, or one page in which a small model writes in any browser, offline. A setting
+that the format does not have is refused by name."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Output."""
+
+    format: Annotated[
+        Literal["hf", "gguf", "html", "onnx"],
+        "hf: Hugging Face folder (config, safetensors, tokenizer); gguf: a file for "
+        "llama.cpp; html: a page that writes in any browser; onnx: a graph without a cache",
+    ] = "hf"
+    output: Annotated[str | None, "where to [RUN/hf, RUN/NAME.gguf, RUN/NAME.html, RUN/onnx]"] = (
+        None
+    )
+    quantize: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
+    ] = None
+    overwrite: Annotated[bool, "replace an earlier export of that name"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Export; the exit code."""
+    overrides = parse_command_line(
+        argv,
+        [ExportOptions],
+        prog="gpt.py export",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("run", "?", "run directory, name under out/, or checkpoint [the newest]")],
+    )
+    word = overrides.pop("run", None)
+    options = ExportOptions(**overrides)
+    if options.quantize and options.format != "gguf":
+        raise ConfigError(f"--quantize is an option of --format gguf, not of {options.format}.")
+    from gptlab.interop.write.export import DEFAULT_NAMES, export
+    from gptlab.runs import load_checkpoint, newest_run
+    from gptlab.training.run_or_recipe import run_folder
+
+    if word is None:
+        path = newest_run()
+    else:
+        path = Path(word).expanduser()
+        path = path if path.is_file() else run_folder(word)
+    folder = path.parent if path.is_file() else path
+    output = folder / DEFAULT_NAMES[options.format].format(folder.resolve().name)
+    if options.output is not None:
+        output = Path(options.output).expanduser()
+    if output.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ConfigError(f"{display(output)} holds the run itself: choose another --output.")
+    checkpoint = load_checkpoint(path)
+    with Bars() as bars:
+        written = export(
+            checkpoint,
+            options.format,
+            output,
+            overwrite=options.overwrite,
+            progress=bars.progress,
+            **({"quantize": options.quantize} if options.quantize else {}),
+        )
+    files = [file for file in [written, *written.rglob("*")] if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    print(f"Wrote {display(written)} ({in_bytes(size)}): {_how_to_open(options.format, written)}")
+    return 0
+
+
+def _how_to_open(format: str, written: Path) -> str:
+    ways = {
+        "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
+        "gguf": f"llama-cli -m {shlex.quote(display(written))} runs it.",
+        "onnx": "tokens [B, T] -> logits [B, T, V], for onnxruntime and others.",
+        "html": "open it in any browser, or send it to somebody.",
+    }
+    return ways[format]

@@ -1,0 +1,76 @@
+"""`python gpt.py generate` without options: three questions, then text."""
+
+import time
+
+from gptlab.cli.commands.info import age
+from gptlab.cli.ui import questions
+from gptlab.cli.ui.command_line import command_line, program
+from gptlab.cli.ui.questions import Choice
+from gptlab.errors import RunError
+from gptlab.files import display, out_home
+from gptlab.runs import Run, list_runs
+
+RUN = """\
+Each folder below out/ is a run: a model that was trained, with the text that it learned from in its
+memory of patterns. The newest one stands first."""
+
+PROMPT = """\
+The model continues what you type: the beginning of a sentence, a name, a line of a poem. Enter
+alone lets it begin by itself. It only knows the kind of text that it was trained on."""
+
+LENGTH = """\
+A token is a character or a piece of a word. 200 tokens are a few lines; more take longer."""
+
+
+def main(argv: list[str]) -> int:
+    """Ask, write the text, and say the command that asks nothing; the exit code."""
+    questions.refuse_without_terminal(
+        f"write {program('gpt.py')} generate --prompt TEXT (--prompt - reads standard input)"
+    )
+    runs = list_runs()
+    if not runs:
+        raise RunError(
+            f"There is no trained model in {display(out_home())}: train one first with "
+            f"{program('gpt.py')} train."
+        )
+    console = questions.open_console()
+    options: dict = {}
+
+    def run() -> None:
+        choices = [Choice(display(folder), folder.name, _written(folder)) for folder in runs]
+        options["out_dir"] = questions.choose(
+            console, "1/3  Which model shall write?", choices, 0, RUN
+        )
+
+    def prompt() -> None:
+        options["prompt"] = questions.ask(
+            console,
+            "2/3  What shall it continue?",
+            str,
+            "",
+            PROMPT,
+            "begin by itself",
+            verbatim=True,
+        )
+
+    def length() -> None:
+        options["max_tokens"] = questions.ask(
+            console,
+            "3/3  How many tokens?",
+            questions.whole_number("The number of tokens", 1, 1_000_000),
+            "200",
+            LENGTH,
+        )
+
+    questions.walk([run, prompt, length])
+    from gptlab.cli.commands import sample
+
+    console.print("\nThe same without questions:", style="bold")
+    print(command_line("sample.py", options) + "\n", flush=True)
+    return sample.main([f"--{name}={value}" for name, value in options.items()])
+
+
+def _written(folder) -> str:
+    run = Run(folder)
+    path = next(path for path in (run.best, run.checkpoint) if path.exists())
+    return f"written {age(time.time() - path.stat().st_mtime)} ago"

@@ -1,0 +1,185 @@
+"""`python gpt.py hardware`: what this machine has, and what follows from it."""
+
+import json
+import platform
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.cli.ui.console import make_console
+from gptlab.hardware import KIND_NAMES, Device, Hardware, Precision, detect
+from gptlab.hardware.trials import describe_error, measure_flops
+from gptlab.options import parse_command_line
+
+COLOURS = {"yes": "green", "fast": "green", "slow": "yellow", "no": "red"}
+SHARE_OF_PEAK = 0.4  # of it that a training step of a 10M-parameter model reaches, roughly
+
+
+@dataclass(frozen=True)
+class HardwareOptions:
+    """Output"""
+
+    json: Annotated[bool, "print the whole report as JSON"] = False
+    recommended: Annotated[bool, "print only what `auto` means here, and why"] = False
+    interactive: Annotated[bool, "choose a device, and measure its speed in each precision"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Print the report on this machine to stdout."""
+    overrides = parse_command_line(
+        argv,
+        [HardwareOptions],
+        prog="gpt.py hardware",
+        summary="Show this machine's devices, the precisions they are fast in, and what is chosen.",
+        example="python gpt.py hardware",
+    )
+    if overrides.get("interactive"):
+        return _ask()
+    show_hardware(overrides.get("json", False), overrides.get("recommended", False))
+    return 0
+
+
+def show_hardware(as_json: bool = False, only_recommended: bool = False) -> None:
+    """Detect and print; `train.py --show-hardware` calls it too."""
+    hardware = detect()
+    if as_json:
+        report = hardware.to_dict()
+        print(json.dumps(report["recommended"] if only_recommended else report, indent=2))
+        return
+    console = make_console()
+    if not only_recommended:
+        for device in hardware.devices:
+            console.print(_device_table(device))
+        console.print(_absent_table(hardware))
+        console.print(
+            f"{hardware.cores} usable cores, Python {hardware.python_version}, "
+            f"torch {hardware.torch_version}, {hardware.system}"
+        )
+        for note in hardware.notes:
+            console.print(note, style="yellow", markup=False)
+    console.print(_recommendation_table(hardware))
+    if not only_recommended:
+        chosen = hardware.recommended
+        console.print(f"Measured: {_speed(chosen.device, chosen.dtype)}", markup=False)
+
+
+def _ask() -> int:
+    """Devices by number, each with its table and its measured speeds; 0."""
+    from gptlab.cli.ui import questions
+    from gptlab.cli.ui.questions import Choice
+
+    questions.refuse_without_terminal("leave --interactive out, or write --json")
+    console = questions.open_console()
+    hardware = detect()
+    choices = [Choice(device, device.name, device.description) for device in hardware.devices]
+    while True:
+        try:
+            device = questions.choose(
+                console,
+                "Which device shall be shown and measured?",
+                [Choice(None, "leave"), *choices],
+                1,
+                "A device does the multiplications that training is made of. A second is needed to "
+                "measure how many it does in each precision.",
+            )
+        except questions.Back:
+            device = None
+        if device is None:
+            return 0
+        console.print(_device_table(device))
+        for precision in device.precisions:
+            if device.usable and precision.supported:
+                console.print(_speed(device.name, precision.dtype), markup=False)
+
+
+def _speed(device: str, dtype: str) -> str:
+    """The speed of matrix products, measured in tenths of a second, in words."""
+    try:
+        flops = measure_flops(device, dtype)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        return f"{device} in {dtype} could not be measured ({describe_error(error)})"
+    unit, size = ("TFLOP/s", 1e12) if flops >= 1e12 else ("GFLOP/s", 1e9)
+    tokens = SHARE_OF_PEAK * flops / (6 * 10e6)
+    return (
+        f"{device} multiplies matrices in {dtype} at {flops / size:,.3g} {unit}, enough to train a "
+        f"model of 10 million parameters on about {float(f'{tokens:.2g}'):,.0f} tokens/s"
+    )
+
+
+def _absent_table(hardware: Hardware):
+    """The kinds of accelerator that are not here, each with the reason."""
+    from rich.text import Text
+
+    table = _table("Not available here")
+    present = {device.kind for device in hardware.devices}
+    for kind, name in KIND_NAMES.items():
+        if kind not in present:
+            table.add_row(Text(name, "red"), Text(_why_absent(kind, hardware)))
+    return table
+
+
+def _why_absent(kind: str, hardware: Hardware) -> str:
+    """Why torch shows no device of this kind."""
+    import torch
+
+    if kind == "mps":
+        apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+        return "this torch does not see it" if apple else "only Macs with Apple silicon have it"
+    built = {"cuda": torch.version.cuda, "rocm": torch.version.hip, "xpu": torch.version.xpu}[kind]
+    if not built:
+        return f"torch {hardware.torch_version} is a build without {KIND_NAMES[kind]}"
+    return "torch is built for it and finds no device or driver"
+
+
+def _table(title: str):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+    return table
+
+
+def _device_table(device: Device):
+    from rich.text import Text
+
+    table = _table(f"{device.name}  {device.description} ({KIND_NAMES[device.kind]})")
+    rows = {
+        "available": f"{'yes' if device.usable else 'no'}: {device.reason}",
+        "memory": _memory(device),
+        "capability": ".".join(map(str, device.capability or ())) or device.architecture,
+        "instructions": ", ".join(device.instruction_sets),
+    }
+    rows |= {precision.dtype: _precision(precision) for precision in device.precisions}
+    rows["attention"] = ", ".join(device.attention_kernels)
+    rows["compile"] = f"{'yes' if device.compile.available else 'no'}: {device.compile.reason}"
+    for name, value in rows.items():
+        if value:
+            text = Text(value)  # not a str: a name such as "[x]" is no markup
+            word = value.partition(":")[0]
+            text.stylize(COLOURS.get(word, ""), 0, len(word) if word in COLOURS else 0)
+            table.add_row(name, text)
+    return table
+
+
+def _recommendation_table(hardware: Hardware):
+    from rich.text import Text
+
+    chosen = hardware.recommended
+    table = _table("Recommended (what `auto` means here)")
+    table.add_row("device", Text(chosen.device_reason))
+    table.add_row("dtype", Text(chosen.dtype_reason))
+    table.add_row("compile", Text(f"{'yes' if chosen.compile else 'no'}: {chosen.compile_reason}"))
+    return table
+
+
+def _precision(precision: Precision) -> str:
+    word = "fast" if precision.fast else "slow" if precision.supported else "no"
+    return f"{word}: {precision.reason}"
+
+
+def _memory(device: Device) -> str:
+    if device.memory_total is None:
+        return ""
+    free = "" if device.memory_free is None else f", {device.memory_free / 2**30:.1f} GiB free"
+    return f"{device.memory_total / 2**30:.1f} GiB{free}"

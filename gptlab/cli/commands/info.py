@@ -1,0 +1,277 @@
+"""`python gpt.py info`: environment, datasets and runs on one screen (no torch)."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from gptlab import __version__
+from gptlab.analysis.diagnosis import RunRecord, read_run
+from gptlab.cli.commands.dataset import size_of
+from gptlab.cli.ui import questions
+from gptlab.cli.ui.command_line import program
+from gptlab.cli.ui.questions import Choice
+from gptlab.data.corpora import dataset_name
+from gptlab.data.token_files import list_datasets
+from gptlab.errors import ConfigError, GPTLabError, RunError
+from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
+from gptlab.options import parse_command_line
+from gptlab.runs import Run, list_runs
+
+EXAMPLE = """\
+python gpt.py info
+python gpt.py info --runs
+python gpt.py info --rename shakespeare_2 --to plays
+python gpt.py info --delete shakespeare_3"""
+
+SUMMARY = """\
+Show the environment, the prepared datasets and the runs. With --runs also the disk that each run
+takes, and at a terminal runs can be renamed and deleted."""
+
+MOST_ROWS = 8  # of a table on the one screen; --runs shows all
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Runs."""
+
+    runs: Annotated[bool, "all runs with their disk use; at a terminal: rename, delete"] = False
+    rename: Annotated[str | None, "the run that gets the name of --to"] = None
+    to: Annotated[str | None, "the new name, with --rename"] = None
+    delete: Annotated[str | None, "delete this run, after a question"] = None
+    yes: Annotated[bool, "with --delete: do not ask"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    overrides = parse_command_line(
+        argv, [InfoOptions], prog="gpt.py info", summary=SUMMARY, example=EXAMPLE
+    )
+    options = InfoOptions(**overrides)
+    if (options.rename is None) != (options.to is None):
+        raise ConfigError("--rename OLD and --to NEW belong together: say both.")
+    if options.yes and options.delete is None:
+        raise ConfigError("--yes belongs to --delete: say which run.")
+    if options.rename is not None:
+        return rename(options.rename, options.to)
+    if options.delete is not None:
+        return delete(options.delete, options.yes)
+    console = questions.open_console()
+    if options.runs:
+        return _manage(console)
+    _show_environment(console)
+    _show_datasets(console)
+    _show_runs(console, list_all_runs()[:MOST_ROWS])
+    return 0
+
+
+# One screen ---------------------------------------------------------------------------------------
+
+
+def _show_environment(console) -> None:
+    from rich.text import Text
+
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch = "not installed"
+    console.print(
+        f"gptlab {__version__}, Python {platform.python_version()}, torch {torch}, "
+        f"{platform.system()} {platform.machine()}"
+    )
+    place = home()
+    free = shutil.disk_usage(nearest_existing(place)).free
+    from_variable = " (GPTLAB_HOME)" if os.environ.get("GPTLAB_HOME") else ""
+    console.print(Text(f"data/ and out/ in {place}{from_variable}, {in_bytes(free)} free"))
+
+
+def _table(title: str):
+    from rich.table import Table
+
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
+
+
+def _show_datasets(console) -> None:
+    from rich.text import Text
+
+    console.print()
+    datasets = list_datasets()
+    if not datasets:
+        console.print(f"No dataset yet: {program('prepare.py')} shakespeare prepares one.")
+        return
+    table = _table("Datasets")
+    table.add_column("name", overflow="fold", style="cyan")
+    table.add_column("size")
+    for name, meta in datasets[:MOST_ROWS]:
+        table.add_row(Text(name), size_of(meta))
+    console.print(table)
+    if len(datasets) > MOST_ROWS:
+        more = len(datasets) - MOST_ROWS
+        console.print(f"... and {more} more: {program('gpt.py')} dataset list")
+
+
+def list_all_runs() -> list[Path]:
+    """The runs below out/ with a checkpoint or records, the newest first."""
+    found = {folder: _last_written(folder) for folder in list_runs()}
+    if out_home().is_dir():
+        for folder in out_home().iterdir():
+            if not folder.name.startswith(".") and Run(folder).metrics.exists():
+                found.setdefault(folder, _last_written(folder))
+    return sorted(found, key=found.get, reverse=True)
+
+
+def _last_written(folder: Path) -> float:
+    run = Run(folder)
+    files = (run.checkpoint, run.best, run.metrics)
+    return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
+
+
+def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
+    from rich.text import Text
+
+    console.print()
+    if not folders:
+        console.print(f"No run yet: {program('gpt.py')} train starts one.")
+        return
+    table = _table("Runs")
+    if numbered:
+        table.add_column("", justify="right", style="cyan")
+    table.add_column("name", overflow="fold", style="cyan")
+    table.add_column("state")
+    table.add_column("step", justify="right")
+    table.add_column("val loss", justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("age", justify="right")
+    colours = {"running": "bold green", "interrupted": "yellow"}
+    for number, folder in enumerate(folders, start=1):
+        run = _read(folder)
+        best = f"{run.best[1]:.4f}" if run.best else "-"
+        state = Text(run.state, colours.get(run.state, ""))
+        row = [Text(folder.name), state, f"{run.step:,}", best]
+        row += [in_bytes(disk_use(folder)), age(time.time() - _last_written(folder))]
+        table.add_row(*([str(number)] if numbered else []), *row)
+    console.print(table)
+    total = len(list_all_runs())
+    if not numbered and total > len(folders):
+        console.print(f"... and {total - len(folders)} more: {program('gpt.py')} info --runs")
+
+
+def _read(folder: Path) -> RunRecord:
+    try:
+        return read_run(folder)
+    except GPTLabError:  # no records: another program's, or they were deleted
+        return RunRecord(folder, [], {}, {}, Run(folder).is_running())
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes of all files below a folder; ckpt.prev.pt may be the same file as another name."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if path.is_file() and not path.is_symlink():
+            sizes[status.st_dev, status.st_ino or str(path)] = status.st_size
+    return sum(sizes.values())
+
+
+def age(seconds: float) -> str:
+    """How long ago, in the largest unit that makes sense."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (unit == "min" and seconds >= size):
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+# Rename and delete --------------------------------------------------------------------------------
+
+
+def _manage(console) -> int:
+    """Show all runs with their disk use; at a terminal ask what to rename or delete."""
+    while True:
+        folders = list_all_runs()
+        _show_runs(console, folders, numbered=True)
+        if not folders:
+            return 0
+        console.print(f"{in_bytes(sum(map(disk_use, folders)))} in all, in {display(out_home())}")
+        if not questions.at_terminal():
+            return 0
+        try:
+            what = questions.choose(
+                console,
+                "What shall be done?",
+                [
+                    Choice("leave", "leave", "nothing is changed"),
+                    Choice("rename", "rename a run"),
+                    Choice("delete", "delete a run", "asks once more"),
+                ],
+                explanation="A run is a folder below out/ with a trained model and its records.",
+            )
+            if what == "leave":
+                return 0
+            choices = [Choice(folder.name, folder.name) for folder in folders]
+            name = questions.choose(console, f"Which run is to {what}?", choices)
+            if what == "delete":
+                questions.attempt(console, lambda name=name: delete(name))
+            else:
+                questions.ask(
+                    console, f"The new name of {name}?", lambda word, name=name: rename(name, word)
+                )
+        except questions.Back:
+            continue
+
+
+def _find(name: str) -> Path:
+    """A run below out/ by its name, or by its path. RunError."""
+    folders = list_all_runs()
+    for folder in folders:
+        if name == folder.name or Path(name).absolute() == folder.absolute():
+            return folder
+    there = ", ".join(folder.name for folder in folders[:8]) or "none"
+    raise RunError(f"There is no run {name!r} in {display(out_home())}; there is: {there}.")
+
+
+def _refuse_running(folder: Path) -> None:
+    if Run(folder).is_running():
+        raise RunError(
+            f"{display(folder)} is being trained right now: stop the training first (Ctrl-C)."
+        )
+
+
+def rename(old: str, new: str) -> int:
+    """Give a run another name; 0."""
+    folder = _find(old)
+    if dataset_name(new) != new:
+        raise ConfigError(
+            f"A run cannot be called {new!r}: a name has letters, digits, - _ and . only; for "
+            f"example {dataset_name(new)}."
+        )
+    target = folder.with_name(new)
+    if target.exists():
+        raise RunError(f"{display(target)} exists already: choose another name.")
+    _refuse_running(folder)
+    os.rename(folder, target)
+    print(f"{display(folder)} is {display(target)} now.")
+    return 0
+
+
+def delete(name: str, yes: bool = False) -> int:
+    """Delete a run after a yes; 0, or 1 when it stays."""
+    folder = _find(name)
+    _refuse_running(folder)
+    size = in_bytes(disk_use(folder))
+    if not yes:
+        questions.refuse_without_terminal(f"add --yes to delete {name}")
+        run = _read(folder)
+        loss = f", validation loss {run.best[1]:.4f}" if run.best else ""
+        title = f"Delete {display(folder)} ({size}, {run.step:,} steps{loss})?"
+        if not questions.confirm(questions.open_console(), title):
+            print("Nothing was deleted.")
+            return 1
+    remove_folder(folder)
+    print(f"Deleted {display(folder)} ({size}).")
+    return 0

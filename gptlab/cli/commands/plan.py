@@ -1,0 +1,210 @@
+"""`python gpt.py plan`: the arithmetic of a training before it starts."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from gptlab.cli.started import STARTED
+from gptlab.cli.ui.console import leading_words, make_console, make_table, note, print_table
+from gptlab.errors import ConfigError
+from gptlab.options import parse_command_line
+from gptlab.training.config import GROUPS, PresetOption
+
+EXAMPLE = """\
+python gpt.py plan --model_preset gpt2
+python gpt.py plan --config config/shakespeare_char.py --measure
+python gpt.py plan out/shakespeare_char --max_iters 20000"""
+
+SUMMARY = """\
+plan [RUN|RECIPE] [--option ...]: what a training amounts to: parameters, FLOPs, memory, the largest
+batch that fits, time here and on rented GPUs, and the tokens that a model of this size is worth.
+Takes the options of train.py. Nothing is trained."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Plan."""
+
+    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+        None
+    )
+    measure: Annotated[bool, "time a few steps here instead of estimating from the FLOPs"] = False
+    json: Annotated[bool, "print it as JSON"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Print the plan of what the command line describes; the exit code."""
+    words, rest = leading_words(argv)
+    classes = [PlanOptions, PresetOption, *GROUPS.values()]
+    overrides = parse_command_line(
+        rest, classes, prog="gpt.py plan", summary=SUMMARY, example=EXAMPLE
+    )
+    if recipe := overrides.pop("config", None):
+        words.append(recipe)
+    if len(words) > 1:
+        raise ConfigError(f"plan takes one run or recipe, and these are {len(words)}.")
+    as_json, measure = overrides.pop("json", False), overrides.pop("measure", False)
+    from gptlab.training.config import layer
+    from gptlab.training.run_or_recipe import Target, open_target, recipe_target
+
+    if recipe:
+        target = recipe_target(recipe, overrides)
+    elif words:
+        target = open_target(words[0], overrides)
+    else:
+        target = Target("the defaults" if not overrides else "", layer(None, overrides))
+    note("Measuring a few steps ..." if measure else "Looking at this machine ...")
+    from gptlab.planning.plan import make_plan, text_size, this_machine, with_start
+
+    target = replace(target, overrides=with_start(target.overrides))
+    decided = target.run.values if target.run else None
+    text = text_size(target.overrides, (decided or {}).get("vocab_size"))
+    machine = this_machine(target.overrides)
+    plan = make_plan(
+        target.overrides, text, machine, decided=decided, measure=measure, started=STARTED
+    )
+    if as_json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        show(plan, target.name)
+    sys.stdout.flush()
+    return 0
+
+
+def show(plan, name: str) -> None:
+    """Print a plan as tables."""
+    from rich.text import Text
+
+    from gptlab.planning.gpus import assumed_share
+
+    console = make_console()
+    model = plan.config.model
+    heading = f"{plan.total_parameters:,} parameters"
+    console.print(Text(f"{name}: {heading}" if name else heading, style="bold"))
+    kv = f" ({model.n_kv_head} for keys and values)" if model.n_kv_head != model.n_head else ""
+    console.print(
+        Text(
+            f"{model.n_layer} layers, {model.n_head} heads{kv}, {model.n_embd} channels, "
+            f"block_size {model.block_size:,}, vocabulary {model.vocab_size:,} "
+            f"({plan.text.source})"
+        )
+    )
+    size = plan.config.batch.batch_size
+    sequences = "1 sequence" if size == 1 else f"{size} sequences"
+    share = assumed_share(model)
+    for title, table in (
+        ("Parameters", _parameters(plan)),
+        ("The training", _work(plan)),
+        (f"Memory of a step on {plan.device}, micro-batches of {sequences}", _memory(plan)),
+        (f"The same training on one rented GPU (assumed: {share:.0%} of its peak)", _gpus(plan)),
+    ):
+        print_table(console, title, table)
+    for sentence in plan.notes:
+        console.print(Text(f"Note: {sentence}"))
+
+
+def _parameters(plan):
+    columns = ("component", "parameters", "share")
+    table = make_table(*columns, numbers=columns[1:])
+    total = plan.total_parameters
+    for component, count in plan.parameters.items():
+        if count:
+            table.add_row(component, f"{count:,}", f"{count / total:.1%}")
+    if not plan.parameters["output head"]:
+        table.add_row("output head", "tied", "", style="dim")
+    table.add_row("total", f"{total:,}", "", style="bold")
+    if plan.trained != total:
+        what = "adapters, trained" if plan.config.finetune.lora_rank else "of these trained"
+        table.add_row(what, f"{plan.trained:,}", f"{plan.trained / total:.1%}")
+    return table
+
+
+def _work(plan):
+    from rich.text import Text
+
+    config = plan.config
+    table = make_table("", "")
+    rows = {
+        "length": f"{config.batch.max_iters:,} steps of {config.tokens_per_step:,} tokens "
+        f"= {in_short(plan.tokens)} tokens",
+        "epochs": f"{plan.epochs:.2f}" if plan.epochs is not None else "",
+        "FLOPs": f"{in_short(plan.flops_per_token)} per token, "
+        f"{in_short(plan.flops_per_token * plan.tokens)} in all",
+        "tokens per parameter": f"{plan.tokens / plan.total_parameters:.2g}",
+        "compute-optimal": f"about {in_short(plan.optimal_tokens)} tokens, or "
+        f"{-(-plan.optimal_tokens // config.tokens_per_step):,} steps, for a model of this size "
+        "(20 per parameter, Hoffmann et al. 2022)",
+        "time here": f"{in_time(plan.seconds)} on {plan.description} in {config.machine.dtype}"
+        f"{', compiled' if config.machine.compile_model else ''} ({plan.time_basis})",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value))  # Text: a product's name may have brackets
+    return table
+
+
+def _memory(plan):
+    from gptlab.files import in_bytes
+
+    table = make_table("", "")
+    table.columns[1].justify = "right"
+    for name, held in plan.memory.items():
+        if held:
+            table.add_row(name, in_bytes(held) if held > 0 else f"-{in_bytes(-held)}")
+    table.add_row("total", in_bytes(plan.needed), style="bold")
+    table.add_section()
+    if plan.free is not None:
+        fits = f"{plan.largest_batch_size:,}" if plan.largest_batch_size else "none"
+        table.add_row("free here", in_bytes(plan.free))
+        table.add_row("largest batch_size that fits", fits)
+    cache = plan.kv_bytes_per_token
+    table.add_row("KV cache of a token, when it writes", in_bytes(cache))
+    table.add_row("KV cache of a full window", in_bytes(cache * plan.config.model.block_size))
+    if plan.most_generated is not None:
+        table.add_row("texts of a full window at once", f"{plan.most_generated:,}")
+    return table
+
+
+def _gpus(plan):
+    columns = ("GPU", "memory", "batch_size", "time", "$ per hour", "cost", "listed")
+    table = make_table(*columns, numbers=columns[1:])
+    for gpu in plan.gpus:
+        if gpu.batch_size:
+            size = f"{gpu.batch_size:,}"
+            row = (
+                size,
+                in_time(gpu.seconds),
+                f"{gpu.dollars_per_hour:.2f}",
+                in_dollars(gpu.dollars),
+            )
+        else:
+            row = ("too small", "", f"{gpu.dollars_per_hour:.2f}", "")
+        table.add_row(gpu.name, f"{gpu.memory >> 30} GB", *row, gpu.seen)
+    return table
+
+
+def in_dollars(amount: float) -> str:
+    """US dollars with the digits that an estimate can have."""
+    if amount < 0.01:
+        return "< $0.01"
+    return f"${amount:.2f}" if amount < 10 else f"${amount:,.0f}"
+
+
+def in_time(seconds: float) -> str:
+    """Seconds as a person says them, to two units at most; days from two days on."""
+    from gptlab.training.metrics import duration
+
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def in_short(number: float) -> str:
+    """A large number with three digits: 2.05M, 31.2G, 1.5e21."""
+    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 1e15:
+            return f"{number:.3g}"
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"

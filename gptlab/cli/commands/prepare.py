@@ -1,0 +1,118 @@
+"""`prepare.py`: a text becomes a dataset under data/."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.cli.ui.progress import Bars
+from gptlab.data.corpora import KNOWN
+from gptlab.data.prepare import Prepared, PrepareOptions, prepare
+from gptlab.data.token_files import list_datasets
+from gptlab.files import data_home, display
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+python prepare.py                                  the default corpus, Shakespeare
+python prepare.py my_text.txt                      a text of your own
+python prepare.py books/ --tokenizer bpe           every text below a folder
+python prepare.py posts.jsonl --column body        one document per row of a table
+python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
+python prepare.py --list                           what is prepared already
+"""
+SUMMARY = "Reads text, learns or takes a vocabulary, and writes data/NAME for training."
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    overrides = parse_command_line(
+        argv,
+        [PrepareOptions, ListOptions],
+        prog="prepare.py",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME")],
+    )
+    if overrides.pop("list", False):
+        print(listing())
+        return 0
+    sources = overrides.pop("sources", None) or ["shakespeare"]
+    prepare_sources(sources, PrepareOptions(**overrides))
+    return 0
+
+
+def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = None) -> Prepared:
+    """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
+    with Bars() as bars:
+        done = prepare(sources, options, bars.progress, bars.note)
+    print(_summary(done))
+    return done
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Looking"""
+
+    list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
+
+
+def _summary(done: Prepared) -> str:
+    """What was prepared, in a few lines, and the command to type next."""
+    dataset, meta = done.dataset, done.dataset.meta
+    tokens = meta["train_tokens"] + meta["val_tokens"]
+    size = meta["train_bytes"] + meta["val_bytes"]
+    split = meta["split"]
+    how = "whole documents" if split["how"] == "document" else "the end of the text"
+    share = meta["val_bytes"] / size
+    state = "already prepared, nothing to do (--overwrite prepares it anew)" if done.skipped else ""
+    lines = [
+        f"{dataset.name}: {state or meta['source']['label']}",
+        f"  text        {size:,} bytes, {meta['characters']:,} characters, "
+        f"{_plural(meta['documents'], 'document')}",
+        f"  vocabulary  {meta['tokenizer']['kind']}, {dataset.vocab_size:,} ids",
+        f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
+        f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
+        f"validation ({how}, {share:.1%})",
+        _yardstick(meta),
+        f"  written     {display(dataset.folder)}",
+        f"Next: python train.py --dataset {dataset.name}",
+    ]
+    return "\n".join(lines)
+
+
+def _yardstick(meta: dict) -> str:
+    if meta.get("chat_template") is not None:
+        share = meta["train_counted_tokens"] / meta["train_tokens"]
+        return f"  counted     {share:.0%} of the tokens: what the assistant says, and its end"
+    bits = meta["baselines"]
+    return (
+        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
+        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
+    )
+
+
+def listing() -> str:
+    """The prepared datasets with their sizes, and the corpora known by name."""
+    rows = []
+    for name, meta in list_datasets():
+        if meta is None:
+            rows.append(f"  {name:20}  token files without a readable meta.json")
+            continue
+        tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+        size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
+        kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
+        label = (meta.get("source") or {}).get("label", "unknown")
+        rows.append(
+            f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
+            f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
+        )
+    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
+    return "\n".join(
+        [f"Prepared, in {display(data_home())}:"]
+        + (rows or ["  nothing yet"])
+        + ["Known by name (python prepare.py NAME):"]
+        + known
+    )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,147 @@
+"""`python gpt.py replay`: the first steps of a run once more, bit for bit."""
+
+import itertools
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from gptlab.errors import ConfigError
+from gptlab.files import display
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+python gpt.py replay out/shakespeare_char
+python gpt.py replay out/shakespeare_char --steps 10"""
+
+SUMMARY = """\
+Take the first steps of a run again, from the options that it recorded and in a temporary folder,
+and say that they are bitwise equal, or name the first step and tensor that differ, and what has
+changed since: versions, threads, processor, options, data, and the lines of gptlab's own code. Exit
+code 1 when something differs."""
+
+SHOWN = 5  # tensors that are listed, and changed places of a file
+CAUSES = {
+    "loss": "the weights before it were equal, so the text or the forward pass is another",
+    "grad_norm": "its loss is equal, so the backward pass is another",
+    "weights": "its loss and gradient norm are equal, so it is the update or single gradients",
+}
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """Replay"""
+
+    steps: Annotated[int, "how many steps, at most the 50 that a run records"] = 50
+
+
+def main(argv: list[str]) -> int:
+    """Replay a run and print what came of it; 1 when it differs."""
+    overrides = parse_command_line(
+        argv,
+        [ReplayOptions],
+        prog="gpt.py replay",
+        summary=SUMMARY,
+        example=EXAMPLE,
+        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
+    )
+    steps = overrides.get("steps", ReplayOptions.steps)
+    if steps < 1:
+        raise ConfigError(f"--steps is {steps}: it must be at least 1.")
+    from gptlab.runs import newest_run
+    from gptlab.training.run_or_recipe import run_folder
+
+    folder = run_folder(overrides["run"]) if "run" in overrides else newest_run()
+    from gptlab.analysis.replay import replay
+
+    with _bar(steps) as progress:
+        result = replay(folder, steps, progress)
+    print("\n".join(_in_words(result, display(folder))))
+    return 1 if result.difference else 0
+
+
+class _bar:
+    """A progress bar at a terminal, where it takes longer than a second; a context."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self._tqdm = tqdm(
+            total=self._steps, desc="replaying", unit="step", leave=False,
+            disable=not sys.stderr.isatty(), delay=1.0,
+        )  # fmt: skip
+        return lambda step: self._tqdm.update(step - self._tqdm.n)
+
+    def __exit__(self, *_):
+        self._tqdm.close()
+
+
+def _in_words(result, name: str) -> list[str]:
+    """The lines to print."""
+    changes = _changes(result)
+    if result.difference is None:
+        steps = f"The first {result.steps} steps" if result.steps > 1 else "The first step"
+        equal = f"{steps} of {name}: bitwise equal"
+        rest = (
+            "Compared: every loss and gradient norm, and the weights after steps "
+            f"{', '.join(map(str, result.digested))}."
+        )
+        return [f"{equal}, although:", *changes, rest] if changes else [f"{equal}.", rest]
+    lines = _difference(result.difference, name)
+    if changes:
+        return [*lines, "Changed since the run:", *changes]
+    why = ""
+    if result.device != "cpu":
+        why = f", and on {result.device} sums may be added in another order each time"
+    return [*lines, f"Nothing that a run records has changed since{why}."]
+
+
+def _difference(difference, name: str) -> list[str]:
+    step, what = difference.step, difference.what
+    if what == "weights":
+        where = f"the weights after step {step}" if step else "the initial weights"
+        cause = CAUSES[what] if step else "the random numbers or the initialisation are others"
+        lines = [f"{name} differs first in {where}: {cause}."]
+    else:
+        before, after = (float.fromhex(v) for v in (difference.before, difference.after))
+        words = "loss" if what == "loss" else "gradient norm"
+        lines = [f"{name} differs first in the {words} of step {step}: {CAUSES[what]}."]
+        lines.append(f"  {words}: {before!r} -> {after!r}")
+    if difference.tensors:
+        shown = ", ".join(difference.tensors[:SHOWN])
+        if len(difference.tensors) > SHOWN:
+            shown += f" and {len(difference.tensors) - SHOWN} more"
+        lines.append(f"  tensors that differ at step {difference.tensors_step}: {shown}")
+        lines[-1] += f" (of {difference.total})"
+    return lines
+
+
+def _changes(result) -> list[str]:
+    lines = []
+    for what, before, after in result.changes:
+        cure = f" (OMP_NUM_THREADS={before} brings them back)" if what == "threads" else ""
+        lines.append(f"  {what}: {before} -> {after}{cure}")
+    by_file = itertools.groupby(sorted(result.code, key=_by_room), lambda place: place.path)
+    for path, places in by_file:
+        lines += _code_lines(path, list(places), SHOWN if result.difference else 1)
+    lines += [f"  {path}: changed, and its former text is gone" for path in result.unread_code]
+    return lines
+
+
+def _by_room(place) -> tuple:
+    """The model first: there people change lines."""
+    return not place.path.startswith("gptlab/model/"), place.path, place.line
+
+
+def _code_lines(path: str, places: list, most: int) -> list[str]:
+    lines = []
+    for place in places[:most]:
+        change = f"`{place.before}` -> `{place.after}`"
+        if not place.before or not place.after:
+            change = f"added `{place.after}`" if place.after else f"without `{place.before}`"
+        lines.append(f"  {path}:{place.line}: {change}")
+    if len(places) > most:
+        lines[-1] += f" (and {len(places) - most} more in this file)"
+    return lines

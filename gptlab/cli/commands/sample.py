@@ -1,0 +1,263 @@
+"""`sample.py`: text from a trained model."""
+
+import contextlib
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from gptlab.errors import GenerationError
+from gptlab.files import display
+from gptlab.inference.config import SamplingConfig
+from gptlab.options import parse_command_line
+
+EXAMPLE = """\
+Examples:
+  python sample.py --prompt "ROMEO:"                 the newest run continues a prompt
+  python sample.py --out_dir out/mine --num_samples 3 --seed 1
+  python sample.py --temperature 0 --stop "END"      always the likeliest token, up to a word
+  python sample.py --interactive                     one prompt after the other
+  python sample.py --chat --out_dir out/smollm2-135m talk with a chat model; it remembers
+  printf 'Once upon' | python sample.py              the prompt from standard input
+"""
+SUMMARY = """\
+Writes the prompt and what the model makes of it to stdout, notes to stderr. The first note says
+which checkpoint it is. A prompt from a file or from standard input is taken as it is, its final
+newline included; only a byte-order mark is removed, and line ends become \\n as in preparation."""
+
+# what a search for the likeliest text does not look at
+DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Prompt and model."""
+
+    prompt: Annotated[
+        str | None, "text to continue; - reads standard input [the start of a document]"
+    ] = None
+    prompt_file: Annotated[str | None, "read the prompt from this file (UTF-8)"] = None
+    interactive: Annotated[
+        bool, "ask for prompts; Ctrl-C stops a text, Ctrl-D (Windows: Ctrl-Z Enter) the program"
+    ] = False
+    chat: Annotated[
+        bool, "talk: a prompt is a message, and the model answers in its chat template"
+    ] = False
+    system: Annotated[str | None, "with --chat: what the model is told before the talk"] = None
+    out_dir: Annotated[str | None, "the run: its best.pt, else its ckpt.pt [the newest run]"] = None
+    checkpoint: Annotated[str | None, "one checkpoint file, instead of --out_dir"] = None
+    device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16", "int8", "auto"],
+        "float32 writes the same text on every device; bfloat16 and, on a CPU, int8 weights are "
+        "read faster; auto as train",
+    ] = "float32"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    overrides = parse_command_line(
+        argv, [SampleOptions, SamplingConfig], prog="sample.py", summary=SUMMARY, example=EXAMPLE
+    )
+    _refuse_what_contradicts(overrides)
+    names = SampleOptions.__dataclass_fields__
+    options = SampleOptions(
+        **{name: overrides.pop(name) for name in list(overrides) if name in names}
+    )
+    config = SamplingConfig(**overrides)
+    if options.chat and options.prompt is None and options.prompt_file is None:
+        options = replace(options, interactive=options.interactive or sys.stdin.isatty())
+    prompt = _given_prompt(options)
+    generator, attention, template = _load(options, config.max_tokens * config.num_samples)
+    write = write_streaming
+    if options.chat:
+        from gptlab.cli.ui.conversation import Talk
+
+        write = Talk(generator, template, options.system).write
+    if prompt is None and not options.interactive:
+        _note("Reading the prompt from standard input.")
+        prompt = _as_text(sys.stdin.buffer.read(), "Standard input")
+    with attention:
+        if options.interactive:
+            from gptlab.cli.ui.conversation import converse
+
+            converse(generator, config, write, prompt)
+        elif config.num_samples == 1:
+            write(generator, prompt, config)
+        else:
+            _write_samples(generator, prompt, config)
+    return 0
+
+
+def _refuse_what_contradicts(overrides: dict) -> None:
+    """Raise GenerationError for two options of which one would be ignored."""
+    for first, second in (("prompt", "prompt_file"), ("out_dir", "checkpoint")):
+        if overrides.get(first) is not None and overrides.get(second) is not None:
+            raise GenerationError(f"--{first} and --{second} exclude each other: say one of them.")
+    if overrides.get("interactive") and overrides.get("prompt") == "-":
+        raise GenerationError(
+            "--prompt - and --interactive both want standard input: say one of them."
+        )
+    for name in ("interactive", "chat"):
+        if overrides.get(name) and overrides.get("num_samples", 1) > 1:
+            raise GenerationError(
+                f"--{name} shows one text at a time: leave --num_samples out, or --{name}."
+            )
+    if overrides.get("system") is not None and not overrides.get("chat"):
+        raise GenerationError("--system belongs to a talk: say --chat as well.")
+    if overrides.get("beam_width", 1) > 1:
+        for name in DRAWING_OPTIONS:
+            if name in overrides:
+                raise GenerationError(
+                    f"--beam_width {overrides['beam_width']} searches for the likeliest text and "
+                    f"draws nothing, so --{name} has no effect: leave one of the two out."
+                )
+
+
+def _given_prompt(options: SampleOptions) -> str | None:
+    """The prompt of the command line or of a file; None where it comes from standard input."""
+    if options.prompt_file is not None:
+        return _as_text(Path(options.prompt_file).read_bytes(), display(options.prompt_file))
+    if options.prompt not in (None, "-"):
+        return options.prompt
+    if options.prompt == "-" or options.interactive or not sys.stdin.isatty():
+        return None
+    return ""  # nothing was piped in: the start of a document
+
+
+def _as_text(data: bytes, name: str) -> str:
+    """Bytes as text, by the same rules as a corpus: no byte-order mark, line ends as \\n."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GenerationError(
+            f"{name} is not UTF-8 at byte {error.start:,}: save the prompt as UTF-8."
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _load(options: SampleOptions, tokens: int):
+    """(Generator of the checkpoint that was asked for, context it writes in, chat template).
+
+    tokens: how many it will write.
+    """
+    from gptlab.runs import load_checkpoint, newest_run
+
+    path = options.checkpoint or options.out_dir or newest_run()
+    if sys.stderr.isatty():
+        print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
+    import torch
+
+    from gptlab.inference.generator import Generator
+
+    choice = _choose(options.device, options.dtype)
+    checkpoint = load_checkpoint(path, choice.device)
+    dtype = "int8" if options.dtype == "int8" else choice.dtype
+    _note(_describe(checkpoint, dtype, choice.device))
+    if choice.slow:
+        _note(f"{choice.reason}.")
+    if checkpoint.tokenizer is None:
+        raise GenerationError(
+            f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it can "
+            "read and write no text: put a tokenizer.json beside its train.bin and train again."
+        )
+    model, native = checkpoint.model, None
+    if choice.device == "cpu" and choice.dtype != "float16":
+        from gptlab.inference.native import NativeDecoder
+        from gptlab.model.quantization import round_weights
+
+        round_weights(model, dtype)
+        native = NativeDecoder.worth_it(model, dtype, tokens)
+    if native is None:
+        model = model.to(getattr(torch, choice.dtype))
+    generator = Generator(model, checkpoint.tokenizer, native)
+    template = checkpoint.content.get("chat_template")
+    return generator, _attention(choice, model.config.head_dim), template
+
+
+def _choose(device: str, dtype: str):
+    """The device and precision; nothing is tried that does not matter: the text shall come soon."""
+    from gptlab.hardware import choose, detect
+
+    untried = choose(detect(only=""), device, "auto" if dtype == "auto" else "float32")
+    if untried.device == "cpu" and dtype in ("float32", "int8"):
+        return untried
+    if dtype == "int8":
+        raise GenerationError(
+            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}: say "
+            "--device cpu, or --dtype bfloat16."
+        )
+    return choose(detect(), device, dtype)
+
+
+def _describe(checkpoint, dtype: str, device: str) -> str:
+    loss = checkpoint.val_loss
+    parts = [
+        f"{display(checkpoint.path)}: step {checkpoint.step:,}",
+        "no validation loss recorded" if loss is None else f"validation loss {loss:.4f}",
+        f"{dtype} on {device}",
+    ]
+    if checkpoint.content.get("weights") == "averaged":
+        parts[1] += " (averaged weights)"
+    return ", ".join(parts)
+
+
+def _attention(choice, head_dim: int):
+    """A context in which attention is right on this device: fused, or the plain formula."""
+    from gptlab.hardware import attention_is_causal
+
+    if choice.device == "cpu" or attention_is_causal(
+        choice.device, choice.dtype, head_dim=head_dim
+    ):
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    _note(f"Fused attention is wrong on {choice.device}; using the plain formula.")
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_streaming(generator, prompt: str, config: SamplingConfig) -> None:
+    """Print a prompt and its continuation as it comes, with a newline at the end."""
+    ids = generator.prompt_ids(prompt)  # before anything is shown: the prompt may be refused
+    _write(prompt)
+    last = prompt
+    try:
+        with _progress(config.max_tokens if config.beam_width > 1 else None) as progress:
+            for piece in generator.stream(ids, config, progress):
+                _write(piece)
+                last = piece
+    finally:
+        if not last.endswith("\n"):
+            _write("\n")
+
+
+def _write_samples(generator, prompt: str, config: SamplingConfig) -> None:
+    """Print several continuations, each under a line with its number."""
+    beams = config.beam_width > 1
+    with _progress(config.max_tokens * (1 if beams else config.num_samples)) as progress:
+        completions = generator.generate(prompt, config, progress)
+    for number, completion in enumerate(completions, start=1):
+        text = prompt + completion.text
+        _write(f"=== sample {number} of {len(completions)} ===\n")
+        _write(text if text.endswith("\n") else text + "\n")
+
+
+@contextlib.contextmanager
+def _progress(total: int | None):
+    """A function that takes numbers of tokens: a bar on a terminal, else nothing."""
+    if total is None or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="token", leave=False, delay=1) as bar:
+        yield bar.update

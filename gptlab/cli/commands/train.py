@@ -1,0 +1,71 @@
+"""`python train.py`: train a model."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from gptlab.cli.started import STARTED
+from gptlab.errors import ConfigError
+from gptlab.files import display
+from gptlab.options import parse_command_line
+from gptlab.training.config import GROUPS, Overrides, PresetOption, layer, read_recipe
+
+EXAMPLE = """\
+python train.py --config config/shakespeare_char.py
+python train.py --dataset mytext --model_preset tiny --minutes 10
+python train.py --out_dir out/mytext --resume"""
+
+SUMMARY = """\
+Train a model on a prepared dataset (python prepare.py). Options lie over the recipe of --config,
+the recipe over the preset, the preset over the defaults, which are shown in brackets. Ctrl-C
+finishes the step, saves, and prints the command that continues."""
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """Start."""
+
+    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+        None
+    )
+    show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
+    json: Annotated[bool, "with --show-hardware: print it as JSON"] = False
+
+
+def main(argv: list[str]) -> int:
+    """Train as the command line says; the exit code."""
+    classes = [StartOptions, PresetOption, *GROUPS.values()]
+    overrides = parse_command_line(argv, classes, prog="train.py", summary=SUMMARY, example=EXAMPLE)
+    recipe_path = overrides.pop("config", None)
+    as_json = overrides.pop("json", False)
+    if overrides.pop("show_hardware", False):
+        from gptlab.cli.commands.hardware import show_hardware
+
+        show_hardware(as_json)
+        return 0
+    if as_json:
+        raise ConfigError("--json belongs to --show-hardware: add it, or leave --json out.")
+    recipe = {}
+    if recipe_path:
+        recipe = read_recipe(recipe_path)
+    layered = layer(recipe, overrides, display(recipe_path) if recipe_path else "recipe")
+    return run_training(layered, STARTED, Path(recipe_path).stem if recipe_path else "")
+
+
+def run_training(overrides: Overrides, started: float | None = None, recipe_name: str = "") -> int:
+    """Train, and at a terminal show what came of it; the exit code."""
+    quiet = overrides.values.get("quiet")
+    if sys.stderr.isatty() and not quiet:
+        print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
+    from gptlab.training.trainer import train
+
+    outcome = train(overrides, started=started, recipe_name=recipe_name)
+    is_first = os.environ.get("RANK", "0") == "0"
+    looks_on = sys.stdout.isatty() and not quiet and not overrides.values.get("dry_run")
+    if outcome.exit_code == 0 and is_first and looks_on:
+        from gptlab.cli.ui.after_training import show_result
+
+        show_result(outcome)
+    return outcome.exit_code

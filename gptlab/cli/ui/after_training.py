@@ -1,0 +1,75 @@
+"""The end of a training at a terminal: what the curve shows, a sample, and what to do next."""
+
+import sys
+
+from gptlab.cli.ui.command_line import command_line, command_to_try, program, quoted
+from gptlab.errors import GPTLabError
+from gptlab.files import display
+
+SAMPLE_TOKENS = 300
+# beyond it a sample takes longer on a processor than anyone wants to wait for unasked
+MOST_PARAMETERS_ON_CPU = 60_000_000
+
+
+def show_result(outcome) -> None:
+    """Say what the run's curve shows, let the model write, and name three commands.
+
+    outcome: `training.trainer.Outcome` of a training that ended by itself. What cannot be shown is
+    left out with a sentence: the training is done and its files are there.
+    """
+    from gptlab.analysis.diagnosis import diagnose, read_run
+
+    folder = display(outcome.folder)
+    run = read_run(outcome.folder)
+    findings = diagnose(run)
+    for finding in findings:
+        print(f"Noticed: {finding.sentence}")
+    try:
+        _show_sample(outcome.folder)
+    except (GPTLabError, OSError) as error:
+        print(f"gptlab: there is no sample ({error})", file=sys.stderr)
+    longer = {"out_dir": folder, "max_iters": 2 * outcome.step}
+    print("Next, for example:")
+    print(f"  {command_line('sample.py', {'out_dir': folder})} --interactive")
+    print("      write with it: it continues what you type")
+    if findings:
+        print(f"  {command_to_try(run, findings[0])}")
+        print("      what would help most")
+    else:
+        print(f"  {command_line('train.py', longer)} --resume")
+        print("      train on, to twice as many steps")
+    print(f"  {program('gpt.py')} report {quoted(folder)}")
+    print("      the whole run on one page for a browser", flush=True)
+
+
+def _show_sample(folder) -> None:
+    """Stream a text of the best weights, on the processor, between two rules."""
+    from gptlab.data.tokenizer import Tokenizer
+    from gptlab.errors import TokenizerError
+    from gptlab.inference.config import SamplingConfig
+    from gptlab.inference.generator import Generator
+    from gptlab.model.arithmetic import count_parameters
+    from gptlab.runs import load_checkpoint
+    from gptlab.training.metrics import CONTROL
+
+    checkpoint = load_checkpoint(folder)
+    tokenizer: Tokenizer | None = checkpoint.tokenizer
+    if tokenizer is None or count_parameters(checkpoint.model.config) > MOST_PARAMETERS_ON_CPU:
+        return
+    prompt = "\n"
+    try:
+        tokenizer.encode(prompt)
+    except TokenizerError:
+        prompt = ""
+    rule = "-" * 40
+    print(f"A sample (step {checkpoint.step}):\n{rule}")
+    generator = Generator(checkpoint.model, tokenizer)
+    config = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=1)
+    at_start, last = True, "\n"
+    for piece in generator.stream(prompt, config):
+        piece = CONTROL.sub("\ufffd", piece)
+        piece = piece.lstrip("\n") if at_start else piece
+        if piece:
+            at_start, last = False, piece
+            print(piece, end="", flush=True)
+    print(("" if last.endswith("\n") else "\n") + rule)

@@ -1,0 +1,65 @@
+"""Commands as a person would type them here, for the lines that say what to do next."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from gptlab.files import display
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+COMMAND_OF_SCRIPT = {
+    "train.py": "train",
+    "sample.py": "generate",
+    "prepare.py": "dataset prepare",
+    "gpt.py": "",
+}
+
+
+def program(script: str) -> str:
+    """What starts one of the root scripts from the working directory."""
+    path = REPOSITORY / script
+    if path.is_file():
+        return f"python {quoted(display(path))}"
+    return f"gptlab {COMMAND_OF_SCRIPT[script]}".strip()  # the package without its scripts
+
+
+def command_line(script: str, options: Mapping[str, object]) -> str:
+    """The whole command, on one line, for options by name."""
+    words = [program(script)]
+    for name, value in options.items():
+        for one in value if isinstance(value, tuple) else (value,):
+            words.append(f"--{name} {quoted(in_words(one))}")
+    return " ".join(words)
+
+
+def in_words(value: object) -> str:
+    """A value as it is written behind its option."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def quoted(word: str) -> str:
+    """The word in the quotes that this system's shell needs, if it needs any."""
+    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
+
+
+def command_to_try(run, finding) -> str:
+    """The command that a finding of `analysis.diagnosis` about a run suggests."""
+    if finding.continues:
+        where = {"out_dir": display(run.folder)}
+        return command_line("train.py", where | finding.options) + " --resume"
+    start = {"out_dir": display(fresh_folder(run.folder))}
+    recipe = run.folder / "config.py"
+    if recipe.exists():
+        start = {"config": display(recipe)} | start
+    return command_line("train.py", start | finding.options)
+
+
+def fresh_folder(folder: Path) -> Path:
+    """`folder` where there is nothing yet, else the first of folder_2, folder_3, ... ."""
+    number, fresh = 1, folder
+    while fresh.exists():
+        number += 1
+        fresh = folder.with_name(f"{folder.name}_{number}")
+    return fresh

@@ -1,0 +1,265 @@
+"""A recipe made by questions: from a shipped one, group by group, checked as it is typed.
+
+`build_recipe()` is the builder; the wizard writes its recipes through `write_recipe` too.
+"""
+
+import ast
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from gptlab.cli.ui import questions
+from gptlab.cli.ui.command_line import REPOSITORY, command_line
+from gptlab.cli.ui.questions import Choice
+from gptlab.data.corpora import dataset_name
+from gptlab.data.token_files import dataset_folder, read_meta
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import atomic_write, display, home
+from gptlab.model.arithmetic import count_parameters
+from gptlab.options import Option, coerce, describe_default, options_of, unknown_name_sentence
+from gptlab.training.config import (
+    GROUPS,
+    OPTIONS,
+    START_OPTIONS,
+    PresetOption,
+    build,
+    layer,
+    read_recipe,
+)
+
+EXPLANATION = """\
+A recipe is a file of settings for python train.py --config FILE. What it leaves out has its
+default. Each group is shown with what this recipe says in it; type NAME VALUE (several, if you
+like: n_layer 8 n_head 8 n_embd 512) to say something, NAME default to unsay it, ? NAME for what a
+setting means, and Enter for the next group."""
+# None is no word of a recipe's line for these, so "default" is; an empty text cannot be typed
+UNSAY = "default"
+
+
+def build_recipe() -> Path | None:
+    """Ask for a whole recipe and write it to config/NAME.py; its path. Needs a terminal."""
+    questions.refuse_without_terminal("write a recipe in an editor, from one in config/")
+    console = questions.open_console()
+    builder = RecipeBuilder(console)
+    groups = [
+        lambda title=title, owners=owners: builder.ask_group(title, owners)
+        for title, owners in group_classes().items()
+    ]
+    questions.walk([builder.ask_start, *groups, builder.ask_name])
+    title = "Made by the recipe builder" + (f", from {builder.origin}." if builder.origin else ".")
+    write_recipe(builder.path, builder.overrides, title)
+    console.print(f"Wrote {display(builder.path)}. Train with it:", markup=False)
+    print(command_line("train.py", {"config": display(builder.path)}))
+    return builder.path
+
+
+def group_classes() -> dict[str, list[type]]:
+    """The options of a recipe in groups, in the order in which they are asked."""
+    classes = [GROUPS["run"], GROUPS["model"], *(c for n, c in GROUPS.items() if n not in _ASKED)]
+    named = {(c.__doc__ or c.__name__).splitlines()[0].rstrip("."): [c] for c in classes}
+    named["Model"] = [PresetOption, GROUPS["model"]]
+    return named
+
+
+_ASKED = ("run", "model")
+
+
+class RecipeBuilder:
+    """What is said so far, and the questions that change it."""
+
+    def __init__(self, console):
+        self.console = console
+        self.overrides: dict = {}
+        self.origin = ""
+        self.path: Path | None = None
+
+    def ask_start(self) -> None:
+        """Which recipe to begin with."""
+        choices = [Choice(path, path.stem, recipe_title(path)) for path in shipped_recipes()] + [
+            Choice(None, "empty", "every setting has its default")
+        ]
+        path = questions.choose(self.console, "Begin with which recipe?", choices, 0, EXPLANATION)
+        self.overrides = read_recipe(path) if path else {}
+        self.origin = display(path) if path else ""
+
+    def ask_group(self, title: str, owners: list[type]) -> None:
+        """Show one group and take changes to it, until Enter."""
+        options = {n: o for n, o in options_of(*owners).items() if n not in START_OPTIONS}
+        options.pop("vocab_size", None)  # it belongs to the data
+        while True:
+            self._show_group(options)
+            line = questions.ask(
+                self.console,
+                f"{title}: NAME VALUE changes a setting, Enter goes on.",
+                lambda line, options=options: self._take(line, options),
+                "",
+                EXPLANATION,
+                "go on",
+            )
+            if not line:
+                return
+
+    def _show_group(self, options: Mapping[str, Option]) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="cyan", overflow="fold")
+        table.add_column(overflow="fold")
+        table.add_column(style="dim", overflow="fold")
+        for name, option in options.items():
+            if name in self.overrides:
+                value = Text(repr(self.overrides[name]), "bold")
+            else:
+                value = Text(describe_default(option) or "[-]", "dim")
+            table.add_row(Text(name), value, Text(option.help))
+        self.console.print()
+        self.console.print(table)
+
+    def _take(self, line: str, options: Mapping[str, Option]) -> str:
+        """Take the assignments of a line, if what results can be built. Raises ConfigError."""
+        if line.startswith("?"):
+            name = line[1:].strip()
+            option = OPTIONS.get(name)
+            if option is None:
+                raise ConfigError(unknown_name_sentence(name, name, options))
+            self.console.print(f"{name}: {option.help} {describe_default(option)}", markup=False)
+            return line
+        changes = parse_assignments(line)
+        overrides = dict(self.overrides)
+        for name, value in changes.items():
+            if name in START_OPTIONS or name == "vocab_size":
+                raise ConfigError(f"{name} belongs to one start, not to a recipe: leave it out.")
+            if value == UNSAY:
+                overrides.pop(name, None)
+            else:
+                overrides[name] = value
+        check_recipe(overrides)
+        self.overrides = overrides
+        if changes:
+            self._note_size(overrides)
+        return line
+
+    def _note_size(self, overrides: dict) -> None:
+        config = check_recipe(overrides)
+        vocab_size = vocabulary_of(overrides) or config.model.vocab_size
+        model = build({**config.flat(), "vocab_size": vocab_size}).model
+        self.console.print(
+            f"{count_parameters(model):,} parameters at a vocabulary of {vocab_size:,}, "
+            f"{config.tokens_per_step:,} tokens a step.",
+            style="dim",
+        )
+
+    def ask_name(self) -> None:
+        """The name of the file; one that exists is refused."""
+        self.path = ask_recipe_name(self.console, "my_recipe")
+
+
+def shipped_recipes() -> list[Path]:
+    """The recipes of config/, beside the scripts and under the home."""
+    folders = dict.fromkeys((REPOSITORY / "config", home() / "config"))
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+
+
+def recipe_title(path: Path) -> str:
+    """The first line of a recipe's docstring, without running it."""
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return (docstring or "").split("\n")[0]
+
+
+def vocabulary_of(overrides: Mapping) -> int | None:
+    """The vocabulary of the recipe's dataset, where it is prepared."""
+    try:
+        meta = read_meta(dataset_folder(overrides.get("dataset", "shakespeare")))
+        return int(meta["vocab_size"])
+    except (OSError, DataError, KeyError, TypeError, ValueError):
+        return None
+
+
+def check_recipe(overrides: Mapping):
+    """The configuration of these options with defaults elsewhere. ConfigError if it cannot be."""
+    values = dict(layer(recipe=overrides).values)
+    values.pop("model_preset", None)  # its settings are among the values; auto follows the text
+    words = {n: v for n, v in values.items() if n in ("device", "dtype", "compile_model")}
+    config = build({n: v for n, v in values.items() if n not in words})
+    schedule = config.schedule
+    if schedule.min_lr is not None and schedule.min_lr > config.optimizer.learning_rate:
+        raise ConfigError(
+            f"min_lr {schedule.min_lr:g} is above learning_rate "
+            f"{config.optimizer.learning_rate:g}: lower min_lr, or raise learning_rate."
+        )
+    return config
+
+
+def parse_assignments(line: str) -> dict:
+    """`n_layer 8 n_head=8 --dropout 0.2` as options of their own types; "default" stays a word.
+
+    Raises ConfigError for an unknown name (with the nearest real one) or a value that does not fit.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise ConfigError("A quotation mark has no partner: type both.") from None
+    words = [part for word in words for part in _split_assignment(word)]
+    names = [word.lstrip("-").replace("-", "_") for word in words[::2]]
+    for name in names:
+        if name not in OPTIONS:
+            raise ConfigError(unknown_name_sentence(name, name, OPTIONS))
+    if len(words) % 2:
+        raise ConfigError(f"{names[-1]} needs a value: type {names[-1]} VALUE.")
+    return {
+        name: word if word == UNSAY else coerce(OPTIONS[name], word)
+        for name, word in zip(names, words[1::2], strict=True)
+    }
+
+
+def _split_assignment(word: str) -> list[str]:
+    match = re.fullmatch(r"(-{0,2}[a-z]\w*)=(.*)", word)
+    return list(match.groups()) if match else [word]
+
+
+def ask_recipe_name(console, suggestion: str) -> Path:
+    """A path config/NAME.py that does not exist yet. Raises Back."""
+    folder = home() / "config"
+    number, default = 1, suggestion
+    while (folder / f"{default}.py").exists():
+        number += 1
+        default = f"{suggestion}_{number}"
+
+    def convert(word: str) -> Path:
+        name = word.removesuffix(".py")
+        if dataset_name(name) != name:
+            raise ConfigError(
+                f"A recipe cannot be called {name!r}: a name has letters, digits, - _ and . only; "
+                f"for example {dataset_name(name)}."
+            )
+        if (folder / f"{name}.py").exists():
+            raise ConfigError(f"{display(folder / name)}.py exists already: choose another name.")
+        return folder / f"{name}.py"
+
+    return questions.ask(
+        console,
+        f"Name of the recipe, in {display(folder)}",
+        convert,
+        default,
+        "The file NAME.py is written there when everything is answered; nothing is replaced.",
+    )
+
+
+def write_recipe(path: Path, overrides: Mapping, title: str) -> None:
+    """Write options as a commented recipe, whole or not at all."""
+    lines = [f'"""{title}', "", f"Run: python train.py --config {display(path)}", '"""']
+    for group, owners in group_classes().items():
+        options = options_of(*owners)
+        names = [name for name in options if name in overrides and name not in START_OPTIONS]
+        if names:
+            lines += ["", f"# {group}"]
+        for name in names:
+            lines.append(f"{name} = {overrides[name]!r}  # {options[name].help}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w") as file:
+        file.write("\n".join(lines) + "\n")

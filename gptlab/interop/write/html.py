@@ -1,0 +1,136 @@
+"""HTML out: one page with the model inside, which writes in any browser without a network."""
+
+import base64
+import json
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
+from gptlab.errors import ConfigError
+from gptlab.interop.architectures import shapes
+from gptlab.interop.write.output import new_file
+from gptlab.model.arithmetic import count_parameters
+from gptlab.model.quantization import GROUP, quantize
+
+MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
+_PARTS = Path(__file__).parent / "page"
+_MARK = '<meta name="generator" content="gptlab">'
+
+
+def check(checkpoint) -> None:
+    """Raise ConfigError for a model that is too large for a page, or whose tokenizer it lacks."""
+    parameters = count_parameters(checkpoint.model.config)
+    if parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}: "
+            "use --format gguf or hf."
+        )
+    if not isinstance(checkpoint.tokenizer, (CharTokenizer, BytePairTokenizer)):
+        kind = checkpoint.tokenizer.kind if checkpoint.tokenizer else "missing"
+        raise ConfigError(
+            f"This model's tokenizer is {kind}, and a page has characters, byte-level BPE trained "
+            "here, and GPT-2's: use --format hf or gguf."
+        )
+
+
+def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path:
+    """Write a checkpoint (`runs.load_checkpoint`) as one HTML page; its path.
+
+    Matrices as `quantization.quantize` makes them int8, vectors in float32, only the ids that the
+    tokenizer knows. Works offline from a file: no request leaves the page.
+    """
+    config = checkpoint.model.config.to_dict()
+    config["vocab_size"] = checkpoint.tokenizer.vocab_size
+    manifest, int8, floats = [], [], []
+    weights = checkpoint.model.state_dict()
+    for name in shapes(checkpoint.model.config):
+        value = weights[name].float().cpu()
+        if name in ("token_embedding.weight", "lm_head.weight"):
+            value = value[: config["vocab_size"]]  # a table may be padded
+        manifest.append([name, *value.shape, 0][:3])
+        if value.dim() == 2:
+            steps, value = quantize(value)
+            int8.append(steps.numpy())
+        floats.append(value.numpy())
+        if progress:
+            progress("rounding the weights", weights[name].nbytes, 4 * _number(checkpoint))
+    content = {
+        "config": config,
+        "tokenizer": _vocabulary(checkpoint.tokenizer),
+        "tensors": manifest,
+        "group": GROUP,
+    }
+    name = _name(checkpoint)
+    page = _filled(
+        (_PARTS / "page.html").read_text(encoding="utf-8"),
+        NAME=escape(name),
+        SUMMARY=escape(_summary(checkpoint)),
+        FACTS=escape(_facts(checkpoint)),
+        STYLE=(_PARTS / "page.css").read_text(encoding="utf-8"),
+        MODEL=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
+        INT8=_base64(int8, np.int8),
+        FLOATS=_base64(floats, "<f4"),
+        MODEL_JS=(_PARTS / "model.js").read_text(encoding="utf-8"),
+        PAGE_JS=(_PARTS / "page.js").read_text(encoding="utf-8"),
+    )
+    with new_file(output, overwrite, mark=_MARK.encode()) as file:
+        file.write(page.encode())
+    return Path(output)
+
+
+def _number(checkpoint) -> int:
+    return count_parameters(checkpoint.model.config)
+
+
+def _base64(arrays: list, dtype) -> str:
+    values = b"".join(np.ascontiguousarray(array, dtype).tobytes() for array in arrays)
+    return base64.b64encode(values).decode()
+
+
+def _filled(template: str, **parts: str) -> str:
+    """The template with each {{NAME}} replaced; what is put in is not looked at again."""
+    pieces = template.split("{{")
+    found = [pieces[0]]
+    for piece in pieces[1:]:
+        name, rest = piece.split("}}", 1)
+        found += [parts[name], rest]
+    return "".join(found)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> dict:
+    if isinstance(tokenizer, CharTokenizer):
+        return {"kind": "char", "alphabet": list(tokenizer.alphabet), "end": tokenizer.eot_id}
+    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    return {"kind": "bpe", "merges": lines, "end": tokenizer.eot_id}
+
+
+def _name(checkpoint) -> str:
+    imported = checkpoint.content.get("imported") or {}
+    return imported.get("name") or checkpoint.path.resolve().parent.name
+
+
+def _summary(checkpoint) -> str:
+    """What the model is, in a sentence."""
+    parameters = f"{_number(checkpoint):,}"
+    dataset = (checkpoint.content.get("dataset") or {}).get("name")
+    units = "character by character" if checkpoint.tokenizer.kind == "char" else "token by token"
+    read = f", trained on {Path(dataset).name}" if isinstance(dataset, str) else ""
+    return f"A small GPT of {parameters} parameters{read}, that writes {units}."
+
+
+def _facts(checkpoint) -> str:
+    config, loss = checkpoint.model.config, checkpoint.val_loss
+    facts = [
+        f"{config.n_layer} layers of {config.n_head} heads, {config.n_embd} channels",
+        f"a window of {config.block_size:,} tokens",
+        f"{checkpoint.tokenizer.vocab_size:,} token ids",
+        "weights rounded to 8 bits",
+    ]
+    if loss is not None:
+        bits = checkpoint.content.get("val_bits_per_byte")
+        bits = f" ({bits:.2f} bits per byte)" if bits else ""
+        facts.append(f"validation loss {loss:.2f}{bits}")
+    return " · ".join(facts) + ". Made with gptlab."

@@ -1,0 +1,317 @@
+"""One or several runs as one HTML page that explains itself (no torch, no network, no script)."""
+
+from collections.abc import Sequence
+from html import escape
+
+from gptlab.analysis.diagnosis import diagnose
+from gptlab.files import in_bytes
+from gptlab.reports import page as page
+from gptlab.reports.charts import Chart, Line, short, smoothed
+from gptlab.reports.comparison import overlay
+from gptlab.reports.run_view import RunView, Sample, view_run
+from gptlab.reports.sections import (
+    bits_of,
+    charts,
+    commands_section,
+    course_section,
+    footer,
+    in_words,
+    machine_section,
+    readable,
+)
+from gptlab.runs import Run
+from gptlab.training.metrics import duration
+
+MOST_SAMPLES = 6  # that are shown unfolded
+
+
+def make_report(folders: Sequence) -> str:
+    """The report on one run, or on several laid over each other, as HTML.
+
+    Raises RunError for a directory without records of a training.
+    """
+    views = [view_run(folder) for folder in folders]
+    body = single(views[0]) if len(views) == 1 else overlay(views)
+    title = ", ".join(view.name for view in views)
+    return page.page(f"{title} (gptlab report)", body)
+
+
+def single(view: RunView) -> str:
+    """The sections on one run."""
+    return "\n".join(
+        part
+        for part in (
+            _header(view),
+            _loss_section(view),
+            _baseline_section(view),
+            course_section([view]),
+            _samples_section(view),
+            _evaluations_section(view),
+            _config_section(view),
+            _data_section(view),
+            machine_section([view]),
+            commands_section([view]),
+            footer(),
+        )
+        if part
+    )
+
+
+def _header(view: RunView) -> str:
+    record = view.record
+    tokens = view.tokens[-1][1]
+    model = f"A model of {short(view.parameters)} parameters" if view.parameters else "A model"
+    dataset = record.settings.get("dataset", "")
+    read = f" of {dataset}" if dataset else ""
+    if epochs := _epochs(view):
+        read += f", {epochs:.2g} times the text," if epochs >= 1 else f" ({epochs:.0%} of it)"
+    state = {"finished": "", "interrupted": " and then interrupted"}.get(record.state, " so far")
+    sentences = [
+        f"{model}, trained for {_steps(view)} on {short(tokens)} tokens{read} in "
+        f"{duration(view.seconds[-1][1])}{state}.".replace(",,", ","),
+        _verdict(view),
+    ]
+    findings = "".join(
+        f'<p class="noticed">{escape(finding.sentence)}</p>' for finding in diagnose(record)
+    )
+    return (
+        f'<header>\n<p class="eyebrow">gptlab report</p>\n<h1>{escape(view.name)}</h1>\n'
+        f'<p class="lede">{escape(" ".join(filter(None, sentences)))}</p>\n{findings}\n'
+        f"{page.tiles(_figures(view))}\n</header>"
+    )
+
+
+def _steps(view: RunView) -> str:
+    total = view.record.settings.get("max_iters")
+    of = f" of {total:,}" if total and total != view.record.step else ""
+    return f"{view.record.step:,}{of} steps"
+
+
+def _verdict(view: RunView) -> str:
+    if not view.record.best:
+        return "There is no evaluation yet."
+    step, loss = view.record.best
+    bits = bits_of(view, loss)
+    words = f"Its lowest validation loss is {loss:.3f}"
+    words += f" ({bits:.2f} bits per byte)" if bits else ""
+    words += f", at step {step:,}"
+    if not bits or not view.baselines:
+        return words + "."
+    beaten = [name for name, level in view.baselines.items() if bits < level]
+    unbeaten = [name for name in view.baselines if name not in beaten]
+    if not beaten:
+        return f"{words}: not yet better than {_and(unbeaten)}."
+    rest = f", and not yet than {_and(unbeaten)}" if unbeaten else ""
+    return f"{words}: better than {_and(beaten)}{rest}."
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _figures(view: RunView) -> dict[str, tuple[str, str]]:
+    record = view.record
+    loss = record.best[1] if record.best else None
+    bits = bits_of(view, loss)
+    speed = view.speed
+    return {
+        "Loss (nats/token)": (f"{loss:.4f}" if loss is not None else "", ""),
+        "Loss (bits/byte)": (f"{bits:.3f}" if bits else "", ""),
+        "Parameters": (short(view.parameters) if view.parameters else "", ""),
+        "Tokens": (short(view.tokens[-1][1]), _in_epochs(view)),
+        "Time in steps": (duration(view.seconds[-1][1]), ""),
+        "Speed": (short(speed) if speed else "", "tokens/s"),
+    }
+
+
+def _epochs(view: RunView) -> float | None:
+    train_tokens = (view.meta or {}).get("train_tokens")
+    return view.tokens[-1][1] / train_tokens if train_tokens else None
+
+
+def _in_epochs(view: RunView) -> str:
+    epochs = _epochs(view)
+    return f"{epochs:.2g} epochs" if epochs and epochs >= 0.1 else ""
+
+
+def _loss_section(view: RunView) -> str:
+    training = view.curve("loss")
+    lines = [
+        Line("one batch", training, "train raw"),
+        Line("training", smoothed(training), "train"),
+        Line("validation", view.curve("val_loss"), "val", dots=True),
+        Line("averaged weights", view.curve("ema_val_loss"), "ema", dots=True),
+    ]
+    lines = [line for line in lines if line.points]
+    best = view.record.best
+    chart = Chart(
+        "Loss",
+        lines,
+        "step",
+        "loss (nats per token)",
+        levels=view.levels,
+        right=("bits per byte", view.bits_per_nat) if view.bits_per_nat else None,
+        mark=(*best, f"{best[1]:.3f}") if best else None,
+        cut=True,
+    )
+    names = {line.label: line.kind for line in lines if line.label != "one batch"}
+    hint = (
+        "How surprised the model is by the next token, on average: lower is better. Training loss "
+        "is that of the batches it learns from (the faint line is every record, the strong one "
+        "their mean), validation loss that of text it never learns from."
+    )
+    if view.levels:
+        hint += " Dashed: what simple programs reach on the same text."
+    return page.section("Loss", page.legend(names), charts(chart), hint=hint)
+
+
+def _baseline_section(view: RunView) -> str:
+    if not view.baselines or not view.record.best:
+        return ""
+    ours = bits_of(view, view.record.best[1])
+    rows = sorted([*view.baselines.items(), (view.name, ours)], key=lambda row: -row[1])
+    worst = rows[0][1]
+    bars = "".join(
+        f'<span{kind}>{escape(name)}</span><b{kind} style="width:{100 * bits / worst:.0f}%">'
+        f"{bits:.2f}</b>"
+        for name, bits in rows
+        for kind in (' class="ours"' if name == view.name else "",)
+    )
+    return page.section(
+        "Where that stands",
+        f'<div class="bars">{bars}</div>',
+        hint="Bits that each needs for a byte of the validation text: a program that counts single "
+        "bytes, a compressor (lzma), one that counts sequences of five, and this model. This is "
+        "the figure to compare models of different vocabularies by.",
+    )
+
+
+def _samples_section(view: RunView) -> str:
+    samples = view.samples
+    if not samples:
+        return page.section(
+            "Samples",
+            "<p>None were recorded. With <code>--sample_interval</code> a run writes a short text "
+            "at its evaluations, and they appear here in order.</p>",
+        )
+    shown = samples
+    if len(samples) > MOST_SAMPLES:
+        places = [i * (len(samples) - 1) // (MOST_SAMPLES - 1) for i in range(MOST_SAMPLES)]
+        shown = [samples[i] for i in places]
+    rest = page.details(f"All {len(samples)} samples", _samples(view, samples))
+    return page.section(
+        "Samples, as they improved",
+        _samples(view, shown),
+        rest if len(samples) > len(shown) else "",
+        hint="What the model wrote at some of its evaluations, always with the same random "
+        "numbers: what differs is what it had learned.",
+    )
+
+
+def _samples(view: RunView, samples: list[Sample]) -> str:
+    items = []
+    for sample in samples:
+        loss = f"loss {sample.loss:.3f}" if sample.loss is not None else ""
+        text = readable(sample.text).strip("\n")
+        items.append(
+            f"<li><div><strong>step {sample.step:,}</strong><span>{loss}</span></div>"
+            f"<pre>{escape(text)}</pre></li>"
+        )
+    return f'<ol class="samples">{"".join(items)}</ol>'
+
+
+def _evaluations_section(view: RunView) -> str:
+    results = Run(view.record.folder).evaluated()
+    rows = [
+        [
+            row["data"],
+            f"{row['step']:,}",
+            f"{row['loss']:.4f}",
+            f"{row['perplexity']:,.4g}",
+            f"{row['bits_per_byte']:.4f}",
+            f"{row['tokens']:,}",
+            row["time"],
+        ]
+        for row in results
+        if "tasks" not in row
+    ]
+    tasks = [
+        [task, f"{row['step']:,}", metric, f"{value:.4f}", row["time"]]
+        for row in results
+        for task, metrics in row.get("tasks", {}).items()
+        for metric, value in metrics.items()
+    ]
+    if not rows and not tasks:
+        return ""
+    head = ["text", "step", "loss", "perplexity", "bits per byte", "tokens", "measured"]
+    return page.section(
+        "Evaluations",
+        page.table(head, rows),
+        page.table(["task", "step", "metric", "value", "measured"], tasks),
+        hint="What gpt.py evaluate measured. Bits per byte can be compared between models of "
+        "different tokenizers; loss and perplexity cannot.",
+    )
+
+
+def _config_section(view: RunView) -> str:
+    recipe = view.recipe
+    if not recipe.values:
+        return ""
+    explicit = [n for n in recipe.values if recipe.sources[n] != "default"]
+    defaults = [n for n in recipe.values if recipe.sources[n] == "default"]
+    return page.section(
+        "Configuration",
+        _values_table(view, explicit),
+        page.details(
+            f"{len(defaults)} more options have their default", _values_table(view, defaults)
+        ),
+        hint="Each value with where it is from: a recipe, a preset, the command line, or what it "
+        "followed from.",
+    )
+
+
+def _values_table(view: RunView, names: list[str]) -> str:
+    recipe = view.recipe
+    rows = [[name, in_words(recipe.values[name]), recipe.sources[name]] for name in names]
+    return page.table(["option", "value", "source"], rows, "values")
+
+
+def _data_section(view: RunView) -> str:
+    meta = view.meta
+    if not meta:
+        return ""
+    source, tokenizer = meta.get("source") or {}, meta.get("tokenizer") or {}
+    rows = {
+        "name": meta.get("name"),
+        "text": source.get("label"),
+        "size": in_bytes(source["bytes"]) if isinstance(source.get("bytes"), int) else None,
+        "characters": _count(meta.get("characters")),
+        "documents": _count(meta.get("documents")),
+        "training part": _part(meta, "train"),
+        "validation part": _part(meta, "val"),
+        "split": (meta.get("split") or {}).get("how"),
+        "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
+        "noticed while reading": "; ".join(
+            f"{what}: {_count(number)}" for what, number in (meta.get("counts") or {}).items()
+        ),
+        "fingerprint": str(meta.get("fingerprint", ""))[:16],
+    }
+    changed = ""
+    if view.bits_per_nat and not view.baselines and meta.get("baselines"):
+        changed = (
+            '<p class="noticed">The dataset of this name is another one now than the one that this '
+            "run was trained on.</p>"
+        )
+    table = page.table(["", ""], [[k, v] for k, v in rows.items() if v], "data")
+    return page.section("Data", changed, table)
+
+
+def _count(number) -> str:
+    return f"{number:,}" if isinstance(number, int) else ""
+
+
+def _part(meta: dict, split: str) -> str:
+    tokens, size = meta.get(f"{split}_tokens"), meta.get(f"{split}_bytes")
+    parts = [f"{_count(tokens)} tokens"] if tokens else []
+    parts += [in_bytes(size)] if size else []
+    return ", ".join(parts)

@@ -1,0 +1,214 @@
+"""A run as a report shows it: curves over steps, tokens and time, samples, data, commands.
+
+Everything is read from the run's own files and from its dataset's meta.json; nothing is executed.
+"""
+
+import bisect
+import math
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+
+from gptlab.analysis.diagnosis import RunRecord, read_run
+from gptlab.data.prepare import PrepareOptions
+from gptlab.data.token_files import dataset_folder, read_meta
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import display
+from gptlab.model.arithmetic import count_parameters
+from gptlab.options import options_of
+from gptlab.runs import Run
+from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
+from gptlab.training.metrics import Text
+from gptlab.training.run_recipe import RunRecipe, read_run_recipe
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model wrote at a step. loss: of the validation text then, in nats per token."""
+
+    step: int
+    loss: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run. config is None where its settings are not those of this release."""
+
+    record: RunRecord
+    recipe: RunRecipe
+    config: TrainConfig | None
+    meta: dict | None
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.record.folder.resolve().name
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters."""
+        return count_parameters(self.config.model) if self.config else None
+
+    @cached_property
+    def tokens(self) -> Points:
+        """(step, tokens trained on until then), from the start on."""
+        block = self.record.settings.get("block_size") or 1
+        seen = [(r["step"], r.get("sequences_seen")) for r in self.record.training]
+        return [(0, 0), *((step, n * block) for step, n in seen if n)]
+
+    @cached_property
+    def seconds(self) -> Points:
+        """(step, seconds of training until then): steps only, without evaluations and breaks."""
+        points, total, before = [(0, 0.0)], 0.0, 0
+        for record in self.record.training:
+            rate = record.get("tokens_per_second")
+            if rate:
+                tokens = at(self.tokens, record["step"]) - at(self.tokens, before)
+                total += tokens / rate
+            before = record["step"]
+            points.append((before, total))
+        return points
+
+    def curve(self, field: str, over: str = "step") -> Points:
+        """(x, value) of a field of the records; over: "step", "tokens" or "seconds"."""
+        found = [(r["step"], r[field]) for r in self.record.records if r.get(field) is not None]
+        return self._over(found, over)
+
+    def evaluations(self, over: str = "step") -> Points:
+        """(x, validation loss), of the averaged weights where they were better."""
+        return self._over(self.record.evaluations, over)
+
+    def _over(self, points: Points, over: str) -> Points:
+        if over == "step":
+            return points
+        table = getattr(self, over)
+        return [(at(table, step), value) for step, value in points]
+
+    @cached_property
+    def bits_per_nat(self) -> float | None:
+        """Bits per byte of text for each nat per token; None where the text's size is unknown."""
+        for record in self.record.records:
+            if record.get("val_loss") and record.get("val_bits_per_byte"):
+                return record["val_bits_per_byte"] / record["val_loss"]
+        return None
+
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """What simple programs reach, in bits per byte; {} when the dataset is another one now."""
+        text = Text(self.meta)
+        if self.bits_per_nat is None or text.tokens_per_byte is None:
+            return {}
+        same = math.isclose(text.tokens_per_byte / math.log(2), self.bits_per_nat, rel_tol=1e-6)
+        return text.baselines if same else {}
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """The baselines as losses in nats per token."""
+        return {name: bits / self.bits_per_nat for name, bits in self.baselines.items()}
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What was written while training, in order."""
+        return [
+            Sample(r["step"], r.get("val_loss"), r["sample"])
+            for r in self.record.records
+            if isinstance(r.get("sample"), str)
+        ]
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second, the median."""
+        rates = sorted(value for _, value in self.curve("tokens_per_second")[1:])
+        return rates[len(rates) // 2] if rates else None
+
+
+def at(table: Points, x: float) -> float:
+    """The value at `x`, linear between the points of an ascending table."""
+    place = bisect.bisect_left(table, (x,))
+    if place == 0:
+        return table[0][1]
+    if place == len(table):
+        (x0, y0), (x1, y1) = table[-2:] if len(table) > 1 else (table[-1], table[-1])
+        return y1 + (y1 - y0) / (x1 - x0) * (x - x1) if x1 > x0 else y1
+    (x0, y0), (x1, y1) = table[place - 1], table[place]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def view_run(folder) -> RunView:
+    """Read a run directory; RunError where it holds no records of a training."""
+    record = read_run(folder)
+    path = Run(folder).recipe
+    try:
+        recipe = read_run_recipe(path)
+        config = build({n: v for n, v in recipe.values.items() if n in OPTIONS})
+    except (OSError, UnicodeDecodeError, ConfigError, TypeError):
+        recipe, config = RunRecipe(Overrides({}, {})), None
+    try:
+        meta = read_meta(dataset_folder(record.settings.get("dataset", "")))
+    except (OSError, DataError):
+        meta = None
+    return RunView(record, recipe, config, meta)
+
+
+# Commands -----------------------------------------------------------------------------------------
+
+
+def commands(view: RunView) -> list[tuple[str, str]]:
+    """(what it does, command) of each command that made this run or goes on from it."""
+    folder = shlex.quote(display(view.record.folder))
+    recipe = shlex.quote(display(Run(view.record.folder).recipe))
+    found = []
+    if view.meta and (prepare := prepare_command(view.meta)):
+        found.append(("The text was prepared with", prepare))
+    if view.recipe.values:
+        found.append(("The run was started with", train_command(view)))
+        steps = view.recipe.values.get("max_iters")
+        again = f"python train.py --config {recipe} --max_iters {steps} --out_dir {folder}-again"
+        found.append(("The same run once more, to the same loss", again))
+    if view.record.state == "finished":
+        longer = f"python train.py --out_dir {folder} --resume --max_iters {2 * view.record.step}"
+        found.append(("Train it on, to twice the steps", longer))
+    else:
+        found.append(("Continue it", f"python train.py --out_dir {folder} --resume"))
+    found.append(("Write with it", f"python sample.py --out_dir {folder} --interactive"))
+    return found
+
+
+def train_command(view: RunView) -> str:
+    """The command line that started the run, from the sources of its values."""
+    overrides, words = view.recipe.overrides, ["python", "train.py"]
+    for source in overrides.sources.values():
+        if source.endswith(".py"):
+            words += ["--config", source]
+            break
+    for name, value in overrides.values.items():
+        if overrides.sources[name] == "command line":
+            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    words += ["--out_dir", display(view.record.folder)]
+    return " ".join(map(shlex.quote, words))
+
+
+def prepare_command(meta: dict) -> str:
+    """The command line that prepared a dataset; "" where its meta.json does not tell."""
+    source = meta.get("source") or {}
+    files = source.get("files") or []
+    identity = source.get("identity", "")
+    if identity == "shakespeare" or identity.startswith("hf:"):
+        named = identity
+    elif identity and "\n" not in identity:
+        named = display(identity)
+    elif len(files) == 1:
+        named = display(files[0]["path"])
+    else:
+        return ""
+    words = ["python", "prepare.py", named]
+    for name, option in options_of(PrepareOptions).items():
+        value = (meta.get("options") or {}).get(name, option.default)
+        if value != option.default:
+            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    if isinstance(meta.get("name"), str):
+        words += ["--dataset", meta["name"]]
+    return " ".join(map(shlex.quote, words))

@@ -1,0 +1,117 @@
+"""What reports on one run and on several have in common."""
+
+import datetime
+from html import escape
+
+import gptlab
+from gptlab.files import display
+from gptlab.reports import page as page
+from gptlab.reports.charts import Chart, Line, draw
+from gptlab.reports.run_view import RunView, commands
+from gptlab.training.metrics import CONTROL
+
+WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # charts, in pixels
+
+
+def charts(chart: Chart) -> str:
+    """A chart in the sizes of a desktop and of a phone; the style shows one of them."""
+    return draw(chart, *WIDE, kind="wide") + draw(chart, *NARROW, kind="narrow")
+
+
+def bits_of(view: RunView, loss: float | None) -> float | None:
+    return loss * view.bits_per_nat if loss is not None and view.bits_per_nat else None
+
+
+def readable(text: str) -> str:
+    """Text without the control characters that HTML forbids."""
+    return CONTROL.sub("\ufffd", text)
+
+
+def in_words(value: object) -> str:
+    """A value of an option as it is written behind its name."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if value == "":
+        return '""'
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def colour(index: int) -> str:
+    return f"run{index % len(page.RUN_COLOURS_LIGHT)}"
+
+
+def names_of(views: list[RunView]) -> list[str]:
+    """The runs' names, with their folder where two are called the same."""
+    names = [view.name for view in views]
+    return [
+        name if names.count(name) == 1 else display(view.record.folder)
+        for name, view in zip(names, views, strict=True)
+    ]
+
+
+def course_section(views: list[RunView]) -> str:
+    """Learning rate, speed and gradient norm, small."""
+    parts = []
+    for title, field, floor in (
+        ("Learning rate", "learning_rate", 0.0),
+        ("Tokens per second", "tokens_per_second", 0.0),
+        ("Gradient norm", "grad_norm", 0.0),
+    ):
+        lines = []
+        for index, view in enumerate(views):
+            kind = colour(index) if len(views) > 1 else "accent"
+            points = view.curve(field)
+            if field == "tokens_per_second":
+                points = points[1:] or points  # the first step warms up
+            lines.append(Line(view.name, points, kind))
+        chart = Chart(title, lines, "step", "", floor=floor)
+        if svg := draw(chart, *SMALL):
+            parts.append(f"<div><h3>{title}</h3>{svg}</div>")
+    if not parts:
+        return ""
+    names = page.legend({name: colour(i) for i, name in enumerate(names_of(views))})
+    hint = "The norm is that before clipping: a peak is a batch that threw the model off."
+    return page.section(
+        "On the way",
+        names if len(views) > 1 else "",
+        f'<div class="small">{"".join(parts)}</div>',
+        hint=hint,
+    )
+
+
+def machine_section(views: list[RunView]) -> str:
+    """Where the runs were, in which precision, and why there."""
+    if len(views) > 1:
+        rows = []
+        for view, name in zip(views, names_of(views), strict=True):
+            settings = [view.recipe.values.get(option) for option in ("device", "dtype")]
+            rows.append([name, "; ".join(filter(None, [view.recipe.machine, *settings]))])
+        return page.section("Hardware", page.table(["", ""], rows, "data"))
+    view = views[0]
+    values, reasons = view.recipe.values, view.recipe.sources
+    shares = sorted(share for _, share in view.curve("mfu"))
+    rows = {
+        "machine": view.recipe.machine,
+        "device": values.get("device"),
+        "precision": values.get("dtype"),
+        "why": reasons.get("device"),
+        "compiled": in_words(values["compile_model"]) if "compile_model" in values else "",
+        "share of its peak (MFU)": f"{shares[len(shares) // 2]:.0%}" if shares else "",
+    }
+    return page.section(
+        "Hardware", page.table(["", ""], [[k, str(v)] for k, v in rows.items() if v], "data")
+    )
+
+
+def commands_section(views: list[RunView]) -> str:
+    parts = []
+    for view, name in zip(views, names_of(views), strict=True):
+        if len(views) > 1:
+            parts.append(f"<h3>{escape(name)}</h3>")
+        parts += [page.command(f"{purpose}:", line) for purpose, line in commands(view)]
+    return page.section("Commands", *parts)
+
+
+def footer() -> str:
+    today = datetime.date.today().isoformat()
+    return f"<footer>Made with gptlab {gptlab.__version__} on {today}.</footer>"

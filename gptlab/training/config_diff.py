@@ -1,0 +1,59 @@
+"""Every value of a configuration with its source, and what two configurations differ in."""
+
+from dataclasses import dataclass
+
+from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides, build
+from gptlab.training.run_or_recipe import Target
+
+ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An option in which two configurations differ: both values, and where each is from."""
+
+    name: str
+    values: tuple
+    sources: tuple[str, str]
+
+
+def override_settings(overrides: Overrides) -> tuple[dict, dict]:
+    """(values, sources) of every option before anything is resolved: what was said, or default."""
+    preset = {name: v for name, v in overrides.values.items() if name == "model_preset" and v}
+    values = {**preset, **build(overrides.values).flat()}
+    values = {name: v for name, v in values.items() if name not in START_OPTIONS}
+    if overrides.values.get("vocab_size") is None:
+        values["vocab_size"] = None  # the data's
+    return values, {name: overrides.sources.get(name, "default") for name in values}
+
+
+def final_settings(target: Target) -> tuple[dict, dict]:
+    """(values, sources) of a run as they were resolved; of a recipe as they were said."""
+    if target.run is None:
+        return override_settings(target.overrides)
+    return target.run.values, target.run.sources
+
+
+def differences(first: Target, second: Target) -> list[Difference]:
+    """The options in which two configurations differ, in the order of help.
+
+    Two runs are compared by what was resolved for them, a recipe with anything by what was said.
+    """
+    if first.run is not None and second.run is not None:
+        one, other = final_settings(first), final_settings(second)
+    else:
+        one, other = override_settings(first.overrides), override_settings(second.overrides)
+    return differing(one, other)
+
+
+def differing(one: tuple[dict, dict], other: tuple[dict, dict]) -> list[Difference]:
+    """The options in which two pairs of (values, sources) differ, in the order of help."""
+    found = []
+    for name in ("model_preset", *(n for n in OPTIONS if n != "model_preset")):
+        values = tuple(pair[0].get(name, ABSENT) for pair in (one, other))
+        if values[0] == values[1]:
+            continue
+        values = tuple(None if value is ABSENT else value for value in values)
+        sources = tuple(pair[1].get(name, "not said") for pair in (one, other))
+        found.append(Difference(name, values, sources))
+    return found

@@ -1,0 +1,100 @@
+"""What a word on the command line means, and every value with its source."""
+
+import pytest
+
+from gptlab.errors import ConfigError, RunError
+from gptlab.training.config import START_OPTIONS, layer
+from gptlab.training.config_diff import differences, final_settings, override_settings
+from gptlab.training.run_or_recipe import open_target, run_folder
+from gptlab.training.run_recipe import read_run_recipe
+
+
+def test_a_run_is_named_by_its_path_or_by_its_name_under_out(make_run, monkeypatch, tmp_path):
+    run = make_run("first")
+    monkeypatch.chdir(tmp_path)
+    assert run_folder("first") == run_folder(str(run.folder)) == run.folder
+    assert run_folder("out/first").resolve() == run.folder.resolve()
+
+
+def test_a_run_that_is_not_there_is_named_with_those_that_are(make_run):
+    run = make_run("first")
+    run.best.write_bytes(b"")
+    with pytest.raises(RunError, match="'second': there is first"):
+        run_folder("second")
+
+
+def test_a_folder_without_config_is_no_run(home):
+    (home / "out" / "foreign").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"foreign has no config\.py"):
+        open_target("foreign")
+
+
+def test_a_recipe_that_is_not_there_is_named(home):
+    with pytest.raises(ConfigError, match=r"no recipe nothing\.py"):
+        open_target("nothing.py")
+
+
+def test_what_a_run_wrote_is_read_back_with_every_source(make_run):
+    run = make_run(typed={"learning_rate": 2e-3, "seed": 5}, model_preset="tiny", bias=True)
+    recipe = read_run_recipe(run.recipe)
+    assert recipe.values["learning_rate"] == 2e-3
+    assert recipe.sources["learning_rate"] == "command line"
+    assert recipe.sources["n_layer"] == "config/own.py"
+    assert recipe.sources["n_head"] == "config/own.py"
+    assert (recipe.values["max_iters"], recipe.values["warmup_iters"]) == (400, 20)
+    assert recipe.sources["warmup_iters"] == "a twentieth of the run, at most 100 steps"
+    assert recipe.values["model_preset"] == "tiny" and recipe.values["bias"] is True
+    assert recipe.values["vocab_size"] == 66 and recipe.sources["weight_decay"] == "default"
+    assert recipe.machine == "a machine"
+    assert not START_OPTIONS & set(recipe.values)
+
+
+def test_what_was_said_to_be_auto_is_read_back_as_what_it_came_to(make_run):
+    recipe = read_run_recipe(make_run(device="auto", typed={"dtype": "auto"}).recipe)
+    assert recipe.overrides.values["device"] == "auto"
+    assert (recipe.values["device"], recipe.values["dtype"]) == ("cpu", "float32")
+    assert recipe.sources["device"] == "cpu, because there is no accelerator"
+
+
+def test_a_line_that_would_have_to_be_run_is_refused_by_its_number(make_run):
+    run = make_run()
+    run.recipe.write_text("max_iters = 5 * 4  # config/own.py\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="Line 1 of"):
+        read_run_recipe(run.recipe)
+
+
+def test_the_command_line_lies_over_a_run_and_the_run_s_sources_stay(make_run):
+    make_run(typed={"seed": 5})
+    target = open_target("run", {"seed": 6})
+    assert (
+        target.overrides.values["seed"] == 6 and target.overrides.sources["seed"] == "command line"
+    )
+    assert target.overrides.sources["n_layer"] == "config/own.py"
+    assert final_settings(target)[0]["seed"] == 5  # what the run itself resolved
+
+
+def test_before_anything_is_resolved_a_value_is_said_or_default():
+    values, sources = override_settings(layer({"model_preset": "gpt2"}, {"seed": 3}))
+    assert values["n_layer"] == 12 and sources["n_layer"] == "preset gpt2"
+    assert values["seed"] == 3 and sources["seed"] == "command line"
+    assert values["warmup_iters"] is None and sources["warmup_iters"] == "default"
+    assert values["vocab_size"] is None and values["model_preset"] == "gpt2"
+
+
+def test_two_runs_differ_in_what_was_resolved_for_them(make_run):
+    make_run("one", max_iters=400)
+    make_run("two", max_iters=1000, typed={"seed": 2})
+    found = {d.name: (d.values, d.sources) for d in differences(*map(open_target, ("one", "two")))}
+    assert found["seed"] == ((1337, 2), ("default", "command line"))
+    assert found["warmup_iters"][0] == (20, 50)
+    assert set(found) == {"seed", "max_iters", "warmup_iters", "lr_decay_iters"}
+
+
+def test_a_recipe_and_a_run_are_compared_by_what_was_said(make_run, tmp_path):
+    run = make_run(typed={"seed": 2})
+    recipe = tmp_path / "own.py"
+    overrides = read_run_recipe(run.recipe).overrides.values
+    lines = [f"{name} = {value!r}" for name, value in overrides.items() if name != "seed"]
+    recipe.write_text("\n".join([*lines, "beta1 = 0.8"]), encoding="utf-8")
+    found = {d.name: d.values for d in differences(open_target(str(recipe)), open_target("run"))}
+    assert found == {"seed": (1337, 2), "beta1": (0.8, 0.9)}
