@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import logging
 import math
 import time
@@ -23,14 +24,7 @@ from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import config as configuration
-from gptlab.training.config import (
-    MODEL_OPTIONS,
-    START_OPTIONS,
-    Measurements,
-    Overrides,
-    Resolved,
-    TrainConfig,
-)
+from gptlab.training.config import MODEL_OPTIONS, START_OPTIONS, Overrides, TrainConfig
 from gptlab.training.loss_band import LossBand
 from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
@@ -38,6 +32,15 @@ from gptlab.training.optimizers import Ema, Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import Precision
 from gptlab.training.provenance import Trace
+from gptlab.training.resolving import (
+    COMPILE_SECONDS,
+    Measurements,
+    Resolved,
+    TextSize,
+    resolve,
+    resolve_roughly,
+    situation_of,
+)
 from gptlab.training.schedules import decay_start
 
 logger = logging.getLogger(__name__)
@@ -306,30 +309,21 @@ def with_model_of(start, overrides: Overrides, dataset: Dataset) -> Overrides:
 
 def decide(overrides, report, choice, dataset, parallel, started, state, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
-    compile_support = report.device(choice.device).compile
     # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = state["model_config"] if state else start.model.config.to_dict() if start else {}
-    arguments = dict(
-        choice=choice,
-        can_compile=(compile_support.available, compile_support.reason),
-        vocab_size=model.get("vocab_size", dataset.vocab_size),
-        train_tokens=len(dataset.train),
-        val_tokens=len(dataset.val),
-        decided=state["decided"] if state else None,
-    )
-
-    no_matter = Measurements(step=1.0, eval_token=1e-4)
+    text = TextSize.of(dataset, model.get("vocab_size"))
+    situation = situation_of(report, choice, text, decided=state["decided"] if state else None)
     free = report.device(choice.device).memory_free
 
     def fitted() -> int:
-        rough = configuration.resolve(overrides, **arguments, measurements=no_matter).config
+        rough = resolve_roughly(overrides, situation).config
         return fit_micro_batch(rough, choice, free, parallel)
 
     if overrides.values.get("batch_size") == "auto":
-        arguments["fitting"] = parallel.from_first(fitted)
+        situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
 
     def measured() -> Measurements | None:
-        rough = configuration.resolve(overrides, **arguments, measurements=no_matter).config
+        rough = resolve_roughly(overrides, situation).config
         for part in ("train", "val"):
             check_length(len(getattr(dataset, part)), rough.model.block_size, part, dataset.name)
         if warning := memory_warning(rough, free):
@@ -337,18 +331,18 @@ def decide(overrides, report, choice, dataset, parallel, started, state, start=N
         wants_time = rough.batch.minutes is not None
         asks_compile = overrides.values.get("compile_model", "auto") == "auto"
         long_enough = False
-        if asks_compile and compile_support.available and not wants_time:
+        if asks_compile and situation.can_compile[0] and not wants_time:
             flops = rough.flops_per_token * rough.tokens_per_step * rough.batch.max_iters
             peak = hardware.peak_flops(choice.device, choice.dtype).value
             kind = "cpu" if choice.device == "cpu" else "other"
-            long_enough = flops / peak > configuration.COMPILE_SECONDS[kind] / 2
+            long_enough = flops / peak > COMPILE_SECONDS[kind] / 2
         if state is not None or not (wants_time or long_enough):
             return None
         with explained_out_of_memory(rough):
             return measure(rough, choice, parallel.world_size, started)
 
     measurements = parallel.from_first(measured)
-    resolved = configuration.resolve(overrides, **arguments, measurements=measurements)
+    resolved = resolve(overrides, dataclasses.replace(situation, measurements=measurements))
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     if state is not None:
