@@ -32,8 +32,9 @@ from training import load_nanogpt
 
 from gptlab import hardware
 from gptlab.inference.decoding import Decoder, evaluating
-from gptlab.model.arithmetic import count_parameters, flops_per_token, training_memory
+from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.config import GPTConfig, preset
+from gptlab.model.memory import training_memory
 from gptlab.model.transformer import GPT
 from gptlab.training.config import build
 from gptlab.training.optimizers import Optimizers

@@ -19,7 +19,8 @@ from gptlab.errors import DataError, GPTLabError
 from gptlab.files import display, explain_os_error, in_bytes, nearest_existing, sha256_file
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
-from gptlab.training.memory import checkpoint_bytes, memory_warning
+from gptlab.training.disk_space import checkpoint_bytes
+from gptlab.training.memory import memory_warning
 
 SPACE_TO_SPARE = 100_000_000  # bytes beside the checkpoints: records, pictures, other programs
 _SCAN_TOKENS = 1 << 22

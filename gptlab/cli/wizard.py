@@ -22,9 +22,10 @@ from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, out_home
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
-from gptlab.planning.planner import LENGTH, Plan, Planner, in_millions
+from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
+from gptlab.planning.planner import LENGTH, Planner, Proposal, in_millions
 from gptlab.training.config import layer, plan_numbers
-from gptlab.training.memory import in_gigabytes, needed_memory
+from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import TextSize
 
 # options of the model that a plan begins with; the others follow from it, or were changed
@@ -57,12 +58,14 @@ class Wizard:
 
     def __init__(self, console):
         self.console = console
-        self.hardware = self.choice = None  # hardware.Hardware, hardware.Choice
-        self.dataset = self.text = None  # Dataset, TextSize
+        self.hardware = None  # hardware.Hardware
+        self.machine: Machine | None = None
+        self.dataset = None  # Dataset
+        self.text: TextSize | None = None
         self.model: dict | None = None  # options of the model; None: fitted to text and time
         self.changed: dict = {}
-        self.plan: Plan | None = None
-        self._unchanged: Plan | None = None  # the plan before single settings were changed
+        self.plan: Proposal | None = None
+        self._unchanged: Proposal | None = None  # the plan before single settings were changed
         self.action = "start"
         self.recipe: Path | None = None
         self._planner: Planner | None = None
@@ -105,9 +108,9 @@ class Wizard:
         default = [choice.value for choice in choices].index(recommended.device)
         title = "1/6  Where shall the model be trained?"
         name = questions.choose(self.console, title, choices, default, explanations.DEVICE)
-        self.choice = hardware.choose(self.hardware, name)
+        self.machine = Machine.of(self.hardware, hardware.choose(self.hardware, name))
         if name != recommended.device:
-            self._say(f"{self.choice.reason}.")
+            self._say(f"{self.machine.choice.reason}.")
 
     def ask_dataset(self) -> None:
         """Which text: a prepared one, Shakespeare, or one's own."""
@@ -139,19 +142,23 @@ class Wizard:
         text = TextSize.of(dataset)
         text.block_size(256)  # raises where the text is too short for any model
         self.dataset, self.text = dataset, text
-        self._planner = Planner(self.hardware, self.choice, dataset.name, text, self._say)
+        self._planner = Planner(self.machine, dataset.name, text, self._say)
         return True
 
     # 3: size
 
     def ask_size(self) -> None:
         """Which model: fitted, a preset, or its three numbers."""
-        choices = [Choice("fit", "fit", "what fits this text and the time that you choose next")]
+        smallest = suggest.architecture(suggest.SMALLEST, self.text)
+        refusal = suggest.refusal_of(smallest, self.text, self.machine)
+        refusal = refusal and f"No model can be trained here: {refusal}; b chooses another device."
+        words = "what fits this text and the time that you choose next"
+        choices = [Choice("fit", "fit", words, refusal)]
         fits = [name for name in suggest.PRESET_SIZES if not self._refusal(name)]
         for name in suggest.PRESET_SIZES:
             options = suggest.architecture(name, self.text)
             size = count_parameters(suggest.model_of(options, self.text))
-            needed = suggest.memory_needed(options, self.text, self.choice.dtype)
+            needed = suggest.least_memory(options, self.text, self.machine)
             refusal = self._refusal(name)
             if refusal:
                 instead = f"the largest preset that fits is {fits[-1]}" if fits else "take fit"
@@ -174,7 +181,7 @@ class Wizard:
 
     def _refusal(self, size: str) -> str:
         options = suggest.architecture(size, self.text)
-        return suggest.refusal_of(options, self.text, self._planner.free, self.choice.dtype)
+        return suggest.refusal_of(options, self.text, self.machine)
 
     def _ask_shape(self) -> dict:
         """Layers, heads and width, each checked as it is typed."""
@@ -217,11 +224,9 @@ class Wizard:
         """ConfigError for a shape that cannot be built, or does not fit into memory."""
         options = suggest.custom_architecture(**shape, text=self.text)
         suggest.model_of(options, self.text)
-        refusal = suggest.refusal_of(options, self.text, self._planner.free, self.choice.dtype)
+        refusal = suggest.refusal_of(options, self.text, self.machine)
         if refusal:
-            nearest = suggest.nearest_that_fits(
-                shape, self.text, self._planner.free, self.choice.dtype
-            )
+            nearest = suggest.nearest_that_fits(shape, self.text, self.machine)
             raise ConfigError(f"This does not fit: {refusal}; {nearest}.")
 
     # 4: length
@@ -253,19 +258,19 @@ class Wizard:
             except Back:
                 continue
             model = self.model or self._planner.fitted_model(60 * minutes)
-            self._take_plan(self._planner.plan(model, minutes=minutes))
+            self._take_plan(self._planner.propose(model, minutes=minutes))
             return
 
-    def _take_plan(self, plan: Plan) -> None:
+    def _take_plan(self, plan: Proposal) -> None:
         self.plan, self.changed = plan, {}
         self._unchanged = plan
 
-    def _plan_of(self, length: str) -> Plan:
+    def _plan_of(self, length: str) -> Proposal:
         steps, seconds = suggest.LENGTHS[length]
         if self.model is None:
             model = self._planner.fitted_model(seconds)
-            return self._planner.plan(model, minutes=seconds / 60)
-        return self._planner.plan(self.model, max_iters=steps)
+            return self._planner.propose(model, minutes=seconds / 60)
+        return self._planner.propose(self.model, max_iters=steps)
 
     # 5 and 6: summary and start
 
@@ -302,7 +307,7 @@ class Wizard:
         length = {name: overrides[name] for name in LENGTH if overrides.get(name) is not None}
         length = length or {"max_iters": before["max_iters"]}
         model = {name: value for name, value in before.items() if name in ARCHITECTURE}
-        self.plan = self._planner.plan(model, **length, changed=overrides)
+        self.plan = self._planner.propose(model, **length, changed=overrides)
         self.changed = overrides
         return True
 
@@ -322,14 +327,11 @@ class Wizard:
         """What the plan amounts to, label -> words."""
         config, text = self.plan.config, self.text
         numbers = plan_numbers(config, text.train_tokens)
-        model, memory = config.model, needed_memory(config)
-        free = (
-            f", {in_gigabytes(self._planner.free)} are free"
-            if self._planner.free is not None
-            else ""
-        )
+        model = config.model
+        free = self.machine.free
+        free_words = f", {in_gigabytes(free)} are free" if free is not None else ""
         ratio = numbers["tokens"] / numbers["parameters"]
-        chinchilla = f"{ratio:.2g} (Chinchilla's rule of thumb is {suggest.CHINCHILLA}: " + (
+        chinchilla = f"{ratio:.2g} (Chinchilla's rule of thumb is {CHINCHILLA}: " + (
             "a longer training would help)" if ratio < 10 else "well spent)"
         )
         compiled = ", compiled" if config.machine.compile_model else ""
@@ -340,7 +342,7 @@ class Wizard:
                 f"{model.n_head} heads, width {model.n_embd}, {model.block_size} tokens at once"
             ),
             "device": f"{config.machine.device} in {config.machine.dtype}{compiled}",
-            "memory": f"{in_gigabytes(memory.total)} needed{free}",
+            "memory": f"{in_gigabytes(memory_needed(config))} needed{free_words}",
             "length": (
                 f"{config.batch.max_iters:,} steps of {numbers['tokens_per_step']:,} tokens, about "
                 f"{_duration(self.plan.seconds)}"
@@ -348,9 +350,7 @@ class Wizard:
             "tokens per parameter": chinchilla,
             "readings of the text": (
                 f"{numbers['epochs']:.2g}. "
-                + suggest.expected_overfitting(
-                    numbers["epochs"], config.evaluation.early_stopping > 0
-                )
+                + expected_overfitting(numbers["epochs"], config.evaluation.early_stopping > 0)
             ),
             "regularisation": (
                 f"dropout {model.dropout:g}, weight decay {config.optimizer.weight_decay:g}"
@@ -432,7 +432,7 @@ def _device_words(device) -> str:
     return f"{device.description}{memory}" + ("" if device.usable else "; not usable")
 
 
-def _length_words(plan: Plan) -> str:
+def _length_words(plan: Proposal) -> str:
     config = plan.config
     return (
         f"{config.batch.max_iters:,} steps of a model with "

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes of a model and of its training, by formula (no torch)."""
+"""Parameters and FLOPs of a model and of its training, by formula (no torch)."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -82,15 +82,16 @@ def trained_parameters(config: GPTConfig, trained: Trained = ALL) -> int:
         return count_parameters(config)
     parts = parameters_by_component(config)
     embeddings = parts["token embedding"] + parts["position embedding"]
-    return count_parameters(_live(config, trained)) - embeddings
+    return count_parameters(without_frozen_blocks(config, trained)) - embeddings
 
 
-def _live(config: GPTConfig, trained: Trained) -> GPTConfig:
+def without_frozen_blocks(config: GPTConfig, trained: Trained) -> GPTConfig:
     """The model without the blocks that no gradient reaches."""
     return dataclasses.replace(config, n_layer=config.n_layer - trained.freeze_layers)
 
 
-def _head_is_trained(config: GPTConfig, trained: Trained) -> bool:
+def head_is_trained(config: GPTConfig, trained: Trained) -> bool:
+    """Whether the output head gets a gradient."""
     return not trained.lora_rank and not (trained.freeze_layers and config.tie_weights)
 
 
@@ -103,7 +104,7 @@ def flops_per_token(config: GPTConfig, length: int | None = None, trained: Train
     are the gradient of what goes in, which frozen blocks at the beginning do not need.
     """
     length = length or config.block_size
-    live = _live(config, trained)
+    live = without_frozen_blocks(config, trained)
 
     def attention(blocks: int) -> float:
         return 2 * blocks * config.n_head * config.head_dim * length
@@ -112,7 +113,7 @@ def flops_per_token(config: GPTConfig, length: int | None = None, trained: Train
     flops += 2 * matrix_parameters(live) + 2 * attention(live.n_layer)
     if trained.lora_rank:
         return flops + 6 * trained_parameters(config, trained)
-    head = 0 if _head_is_trained(config, trained) else config.vocab_size * config.n_embd
+    head = 0 if head_is_trained(config, trained) else config.vocab_size * config.n_embd
     return flops + 2 * (matrix_parameters(live) - head)
 
 
@@ -120,22 +121,6 @@ def kv_cache_bytes(config: GPTConfig, batch_size: int = 1, bytes_per_value: int 
     """Bytes of the preallocated key/value cache."""
     values = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.block_size
     return values * batch_size * bytes_per_value
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes that training needs on one device, by what they hold."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    loss: int
-
-    @property
-    def total(self) -> int:
-        """Everything together, in bytes."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
 
 def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
@@ -146,70 +131,3 @@ def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
     """
     rows = max(1, (1 << 24) // vocab_size)
     return max(1 << (rows.bit_length() - 1), -(-tokens // 16))
-
-
-def training_memory(
-    config: GPTConfig,
-    batch_size: int,
-    *,
-    bytes_per_activation: int = 4,
-    optimizer_states: float = 2.0,
-    ema: bool = False,
-    trained: Trained = ALL,
-) -> TrainingMemory:
-    """Memory of a training step with float32 weights and micro-batches of `batch_size` sequences.
-
-    bytes_per_activation: 4, or 2 under autocast, which also keeps a copy of every matrix in that
-    precision. optimizer_states: float32 values kept per parameter (AdamW 2, Muon 1). An upper
-    estimate: gradients are all there while activations are (true from the second micro-batch on),
-    and activations are those of eager code (fused kernels and compilation keep fewer).
-    """
-    changed = trained_parameters(config, trained)
-    parameters = count_parameters(config) + (changed if trained.lora_rank else 0)
-    tokens = batch_size * config.block_size
-    head = 4 * config.vocab_size * config.n_embd * _head_is_trained(config, trained)
-    rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
-    logits = 4 * rows * config.vocab_size
-    live = _live(config, trained)  # frozen blocks at the beginning keep nothing
-    block = _block_activations(live, trained)
-    per_token = _top_activations(config) + live.n_layer * block
-    if config.gradient_checkpointing:  # the input of every block, and one block in full
-        per_token = _top_activations(config) + block + live.n_layer * config.n_embd
-    copies = bytes_per_activation * matrix_parameters(live) if bytes_per_activation < 4 else 0
-    return TrainingMemory(
-        weights=4 * (parameters + (changed if ema else 0)) + copies,
-        gradients=4 * changed,
-        optimizer=int(4 * changed * optimizer_states),
-        activations=tokens * per_token * bytes_per_activation,
-        # forward: two chunks of logits beside the head's gradient; backward: that gradient scaled
-        loss=head + max(2 * logits, head),
-    )
-
-
-def _norm_activations(config: GPTConfig, channels: int, rms: bool) -> int:
-    """Values per token that the backward pass of a norm and of what reads its output needs."""
-    return channels * (3 if rms else 2)  # input, RMSNorm's input over its mean, output
-
-
-def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
-    """Values per token that the backward pass of one block needs.
-
-    With adapters: the input of each, as of a weight that is trained, and A's output.
-    """
-    queries = config.n_head * config.head_dim
-    keys = config.n_kv_head * config.head_dim
-    norms = 2 * _norm_activations(config, config.n_embd, config.use_rms_norm)
-    attention = 2 * queries + 2 * keys + config.n_head  # q, output; k, v; sums of exponentials
-    if config.qk_norm:
-        attention += _norm_activations(config, queries + keys, rms=True) - (queries + keys)
-    # gate, its activation, up, their product; or before and after (ReLU: after is enough)
-    copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
-    masks = 2 * config.n_embd if config.dropout else 0
-    adapters = trained.lora_rank * len(trained.lora_targets)
-    return norms + attention + copies * config.intermediate_size + masks + adapters
-
-
-def _top_activations(config: GPTConfig) -> int:
-    """Values per token outside the blocks: final norm, gradient of its output, dropout's mask."""
-    masks = config.n_embd if config.dropout else 0
-    return _norm_activations(config, config.n_embd, config.use_rms_norm) + config.n_embd + masks

@@ -1,6 +1,6 @@
 """The same training on well-known GPUs: does it fit, how long does it take, what does it cost.
 
-No GPU is asked: the peaks are the data sheets' (`hardware_trials.PEAK_TFLOPS`), the prices are one
+No GPU is asked: the peaks are the data sheets' (`hardware.trials.PEAK_TFLOPS`), the prices are one
 cloud's list, and the share of the peak is assumed.
 """
 
@@ -38,8 +38,8 @@ GPUS = (
 )
 
 # The share of the peak (model FLOPs utilisation, Chowdhery et al. 2022) that training is assumed to
-# reach. GPT-2's size reaches about 40% of an A100 compiled. Narrow models do not fill a GPU:
-# nanoGPT's three minutes for its 384-channel run on an A100 are about 10%.
+# reach, here and on a GPU. GPT-2's size reaches about 40% of an A100 compiled. Narrow models do not
+# fill a GPU: nanoGPT's three minutes for its 384-channel run on an A100 are about 10%.
 SHARE_OF_PEAK = 0.4
 FULL_WIDTH = 768  # n_embd from which that holds; below, the share falls with its square
 LEAST_SHARE = 0.005

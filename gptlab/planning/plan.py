@@ -5,7 +5,8 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,20 +22,22 @@ from gptlab.model.arithmetic import (
     trained_parameters,
 )
 from gptlab.model.config import GPTConfig
+from gptlab.model.memory import TIGHT, fits
 from gptlab.planning import gpus
-from gptlab.planning.suggest import (
-    AS_GOOD_AS_NEW,
-    CHINCHILLA,
-    SHARE_OF_PEAK,
-    expected_overfitting,
-    expected_seconds,
-)
+from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig
-from gptlab.training.memory import TIGHT, largest_batch_size, smaller_options, step_memory
+from gptlab.training.disk_space import saving_seconds
+from gptlab.training.memory import (
+    explained_out_of_memory,
+    largest_batch_size,
+    smaller_options,
+    step_memory,
+)
 from gptlab.training.resolving import (
     COMPILE_SECONDS,
+    COMPILED_STEP,
     Measurements,
     Resolved,
     TextSize,
@@ -44,7 +47,12 @@ from gptlab.training.resolving import (
 )
 
 GPT2_VOCABULARY = 50257
-SAVED_BYTES_PER_SECOND = 200e6
+MEASURE_SECONDS = 3.0
+# tokens per parameter with which a training's FLOPs are spent best (Hoffmann et al. 2022)
+CHINCHILLA = 20
+# reading a text up to four times is nearly as good as new text, and beyond sixteen times hardly
+# anything is gained (Muennighoff et al. 2023)
+AS_GOOD_AS_NEW, WORN_OUT = 4, 16
 
 
 # The text -----------------------------------------------------------------------------------------
@@ -128,6 +136,11 @@ class Machine:
     peak: float
     note: str = ""
 
+    @classmethod
+    def of(cls, report: hardware.Hardware, choice: hardware.Choice, note: str = "") -> "Machine":
+        """The machine with its peak (looked up, or tried in tenths of a second)."""
+        return cls(report, choice, hardware.peak_flops(choice.device, choice.dtype).value, note)
+
     @property
     def device(self) -> hardware.Device:
         """What is known of the device."""
@@ -137,6 +150,26 @@ class Machine:
     def free(self) -> int | None:
         """Free memory in bytes."""
         return self.device.memory_free
+
+    def estimate(self, config: TrainConfig) -> Measurements:
+        """What a measurement would find, if every FLOP ran at the usual share of the peak."""
+        token = config.flops_per_token / (SHARE_OF_PEAK * self.peak)
+        return Measurements(
+            step=config.tokens_per_step * token, eval_token=token / 3, save=saving_seconds(config)
+        )
+
+    def measure(
+        self, config: TrainConfig, started: float, seconds: float = MEASURE_SECONDS
+    ) -> Measurements:
+        """The times of a few steps of this very model. HardwareError when memory runs out.
+
+        started: time.perf_counter() of when the process began. seconds: what it may take.
+        """
+        from gptlab.training import session
+
+        session.settle_torch(self.choice.device)
+        with explained_out_of_memory(config):
+            return session.measure(config, self.choice, 1, started, seconds)
 
 
 def this_machine(overrides: Overrides) -> Machine:
@@ -149,49 +182,60 @@ def this_machine(overrides: Overrides) -> Machine:
     except HardwareError as error:
         choice = hardware.choose(report)
         note = f"Planned for {choice.device} in {choice.dtype} instead: {error}"
-    return Machine(report, choice, hardware.peak_flops(choice.device, choice.dtype).value, note)
+    return Machine.of(report, choice, note)
 
 
 def resolve_here(
     overrides: Overrides,
     text: TextSize,
     machine: Machine,
-    *,
+    times: Callable[[TrainConfig], Measurements],
     decided: Mapping | None = None,
-    measure: bool = False,
-    started: float = 0.0,
 ) -> tuple[Resolved, Measurements]:
     """The configuration as training here would resolve it, and the times that this stands on.
 
-    decided: what a run resolved already, which stands. measure: time a few steps of this very
-    model, else the times follow from its FLOPs and the machine's peak. Raises ConfigError.
+    times: `machine.estimate`, or what measures a few steps of a model (`machine.measure`). decided:
+    what a run resolved already, which stands. Raises ConfigError.
     """
     if text.train_tokens is None and overrides.values.get("model_preset") == "auto":
         raise ConfigError(
             "model_preset auto is sized from the text, and there is none: name a prepared one with "
             "--dataset."
         )
-    values = {**overrides.values, "device": machine.choice.device, "dtype": machine.choice.dtype}
-    situation = situation_of(machine.report, machine.choice, text, decided=decided)
-    here = Overrides(values if machine.note else overrides.values, overrides.sources)
-    rough = resolve_roughly(here, situation).config
-    if measure:
-        from gptlab.training.session import measure as measure_steps
-
-        measured = measure_steps(rough, machine.choice, 1, started)
-    else:
-        measured = estimated_times(rough, machine.peak)
-    return resolve(here, dataclasses.replace(situation, measurements=measured)), measured
+    choice = machine.choice
+    if machine.note:  # what was asked for is not here
+        values = {**overrides.values, "device": choice.device, "dtype": choice.dtype}
+        overrides = Overrides(values, overrides.sources)
+    situation = situation_of(machine.report, choice, text, decided=decided)
+    measured = times(resolve_roughly(overrides, situation).config)
+    return resolve(overrides, dataclasses.replace(situation, measurements=measured)), measured
 
 
-def estimated_times(config: TrainConfig, peak: float) -> Measurements:
-    """What a measurement would find, if every FLOP ran at the usual share of the peak."""
-    token = config.flops_per_token / (SHARE_OF_PEAK * peak)
-    values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
-    return Measurements(
-        step=config.tokens_per_step * token,
-        eval_token=token / 3,
-        save=4 * values / SAVED_BYTES_PER_SECOND,
+def expected_seconds(config: TrainConfig, measured: Measurements) -> float:
+    """The time of a whole run without its start: steps, evaluations and savings."""
+    iters, evaluation = config.batch.max_iters, config.evaluation
+    kind = "cpu" if config.machine.device == "cpu" else "other"
+    share = COMPILED_STEP[kind] if config.machine.compile_model else 1.0
+    weights = 2 if config.optimizer.ema_decay else 1
+    each = weights * evaluation.eval_tokens * measured.eval_token + measured.save
+    return iters * measured.step * share + math.ceil(iters / evaluation.eval_interval) * each
+
+
+def expected_overfitting(epochs: float, early_stopping: bool) -> str:
+    """What reading a text this many times does to the model, in a sentence."""
+    if epochs <= 1:
+        return "No part of the text is read twice, so nothing can be learned by heart."
+    if epochs <= AS_GOOD_AS_NEW:
+        return "Up to 4 readings are nearly as good as new text: expect little overfitting."
+    if epochs <= WORN_OUT:
+        return (
+            "Some of it will be learned by heart; dropout delays that, and best.pt keeps the "
+            "weights from the best point."
+        )
+    stop = "stops at that turn by itself" if early_stopping else "goes on, and best.pt keeps it"
+    return (
+        "Expect overfitting: after some time the validation loss turns and rises. The training "
+        f"{stop}; more text, or a shorter training, would use the time better."
     )
 
 
@@ -310,10 +354,13 @@ def make_plan(
     measure: bool = False,
     started: float = 0.0,
 ) -> Plan:
-    """The plan of a training on this machine. Arguments as those of `resolve_here`."""
-    resolved, times = resolve_here(
-        overrides, text, machine, decided=decided, measure=measure, started=started
-    )
+    """The plan of a training on this machine. Raises ConfigError.
+
+    decided: what a run resolved already, which stands. measure: time a few steps here, else the
+    times follow from the FLOPs. started: as of `Machine.measure`.
+    """
+    find = (lambda config: machine.measure(config, started)) if measure else machine.estimate
+    resolved, times = resolve_here(overrides, text, machine, find, decided)
     config, kind, free = resolved.config, machine.device.kind, machine.free
     memory = step_memory(config, kind)
     largest = None if free is None else largest_batch_size(config, kind, free)
@@ -374,7 +421,7 @@ def _notes(plan: Plan) -> list[str]:
     """What the numbers mean, where they say something."""
     notes, config = [], plan.config
     ratio = plan.tokens / plan.total_parameters
-    if plan.free is not None and plan.needed > TIGHT * plan.free:
+    if not fits(plan.needed, plan.free):
         notes.append(
             f"This does not fit into the memory that is free here: {smaller_options(config)} needs "
             "less and trains on the same tokens per step."

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gptlab.hardware import Choice, Hardware, choose, peak_flops
+from gptlab.hardware import choose
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
+from gptlab.planning.plan import Machine, expected_seconds, resolve_here
 from gptlab.training.config import TrainConfig, layer, plan_numbers
-from gptlab.training.memory import explained_out_of_memory
-from gptlab.training.resolving import Measurements, TextSize, resolve, situation_of
+from gptlab.training.resolving import Measurements, TextSize
 
 SEED = 1337
 MEASURE_SECONDS = 2.0
@@ -18,7 +18,7 @@ LENGTH = ("max_iters", "minutes")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Proposal:
     """A training as options by their flat names, resolved, with its expected seconds."""
 
     options: dict
@@ -27,85 +27,85 @@ class Plan:
 
 
 class Planner:
-    """Plans trainings on one text and one device; each model is measured once.
+    """Proposes trainings on one text and one device; each model is measured once.
 
-    say: called with what takes seconds, before it is done.
+    note: called with what takes seconds, before it is done.
     """
 
     def __init__(
-        self, hardware: Hardware, choice: Choice, dataset: str, text: TextSize,
-        say: Callable[[str], None] = lambda sentence: None,
-    ):  # fmt: skip
-        self.hardware, self.choice = hardware, choice
-        self.dataset, self.text, self.say = dataset, text, say
+        self,
+        machine: Machine,
+        dataset: str,
+        text: TextSize,
+        note: Callable[[str], None] = lambda sentence: None,
+    ):
+        self.machine, self.dataset, self.text, self.note = machine, dataset, text, note
         self._measured: dict = {}
-        self._peak = 0.0
-
-    @property
-    def free(self) -> int | None:
-        """Free bytes of the device."""
-        return self.hardware.device(self.choice.device).memory_free
 
     def fitted_model(self, seconds: float) -> dict:
-        """Options of the model that this text and this time are enough for."""
-        if not self._peak:
-            self._peak = peak_flops(self.choice.device, self.choice.dtype).value
-        size = suggest.fitting_size(self.text, seconds, self._peak)
+        """Options of the model that this text, this time and this machine are enough for."""
+        size = suggest.fitting_size(self.text, seconds, self.machine)
         return suggest.architecture(size, self.text)
 
-    def plan(
+    def propose(
         self,
         model: Mapping,
         *,
         max_iters: int | None = None,
         minutes: float | None = None,
         changed: Mapping | None = None,
-    ) -> Plan:
+    ) -> Proposal:
         """All options of a training of this model for so many steps, or minutes.
 
-        changed: options that a person said, over everything that follows from the rest. Raises
+        changed: options that a person set, over everything that follows from the rest. Raises
         ConfigError for what cannot be, HardwareError when memory runs out.
         """
-        overrides = {name: value for name, value in (changed or {}).items() if name not in LENGTH}
-        device, dtype = self.choice.device, self.choice.dtype
-        options = {"dataset": self.dataset, **model}
-        options |= suggest.batch(options, self.text, device, self.free, dtype)
-        options |= suggest.training(options, self.text) | {"dropout": 0.0}
+        changed = {name: value for name, value in (changed or {}).items() if name not in LENGTH}
         length = {"max_iters": max_iters} if minutes is None else {"minutes": minutes}
-        measured = self._measure(self._resolve({**options, **overrides, "max_iters": 100}, None))
-        draft = self._resolve({**options, **overrides, **length}, measured)
-        epochs = plan_numbers(draft, self.text.train_tokens)["epochs"]
+        machine = self._machine_in(changed.get("dtype", self.machine.choice.dtype))
+        options = {"dataset": self.dataset, **model}
+        options |= suggest.batch(options, self.text, machine)
+        options |= suggest.training(options, self.text) | {"dropout": 0.0}
+        draft, times = resolve_here(
+            layer(command_line={**options, **changed, **length}),
+            self.text,
+            machine,
+            lambda config: self._measure(machine, config),
+        )
+        epochs = plan_numbers(draft.config, self.text.train_tokens)["epochs"]
         options |= suggest.regularisation(epochs)
         options |= {
             # a person who watches sees the text improve, at every second evaluation
-            "sample_interval": 2 * draft.evaluation.eval_interval,
-            "max_iters": draft.batch.max_iters,
+            "sample_interval": 2 * draft.config.evaluation.eval_interval,
+            "max_iters": draft.config.batch.max_iters,
             "seed": SEED,
-            "device": device,
-            "dtype": dtype,
-            "compile_model": draft.machine.compile_model,
+            "device": machine.choice.device,
+            "dtype": machine.choice.dtype,
+            "compile_model": draft.config.machine.compile_model,
         }
-        options |= overrides
-        config = self._resolve(options, measured)
-        return Plan(options, config, suggest.expected_seconds(config, measured))
+        options |= changed
+        overrides = layer(command_line=options)
+        config = resolve_here(overrides, self.text, machine, lambda _: times)[0].config
+        return Proposal(options, config, expected_seconds(config, times))
 
-    def _resolve(self, options: Mapping, measured: Measurements | None) -> TrainConfig:
-        choice = choose(self.hardware, self.choice.device, options.get("dtype", "auto"))
-        situation = situation_of(self.hardware, choice, self.text, measurements=measured)
-        return resolve(layer(command_line=options), situation).config
+    def _machine_in(self, dtype: str) -> Machine:
+        """This machine with the precision that a person asks for. Raises HardwareError."""
+        choice = choose(self.machine.report, self.machine.choice.device, dtype)
+        return dataclasses.replace(self.machine, choice=choice)
 
-    def _measure(self, config: TrainConfig) -> Measurements:
+    def _measure(self, machine: Machine, config: TrainConfig) -> Measurements:
         """Two seconds of this very model on this machine."""
-        from gptlab.training.session import measure, settle_torch
-
-        key = (config.model, config.batch, config.machine, config.optimizer.optimizer)
+        key = (
+            config.model,
+            config.batch.batch_size,
+            config.sequences_per_step,
+            config.machine.dtype,
+            config.optimizer.optimizer,
+        )
         if key not in self._measured:
             size = in_millions(count_parameters(config.model))
-            self.say(f"Measuring a model of {size} parameters on this machine ...")
-            settle_torch(self.choice.device)
-            with explained_out_of_memory(config):
-                choice = choose(self.hardware, config.machine.device, config.machine.dtype)
-                found = measure(config, choice, 1, time.perf_counter(), MEASURE_SECONDS)
+            self.note(f"Measuring a model of {size} parameters on this machine ...")
+            found = machine.measure(config, time.perf_counter(), MEASURE_SECONDS)
             # the time before the first step is spent already: the person sits in front of it
             self._measured[key] = dataclasses.replace(found, elapsed=0.0)
         return self._measured[key]

@@ -1,30 +1,28 @@
-"""What to train, for someone who has not said: sizes, lengths and settings that fit (no torch).
+"""What to train, for someone who does not know: sizes, lengths and settings that fit.
 
 The wizard asks these functions. They know the text's size, the machine's speed and its memory, and
 return options by their flat names, so that all that they decide can be written on a command line.
 """
 
-import math
+from collections.abc import Mapping
 
-from gptlab.model.arithmetic import count_parameters, flops_per_token, training_memory
+from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.config import GPTConfig, preset
-from gptlab.training.config import TrainConfig
-from gptlab.training.memory import TIGHT, in_gigabytes
-from gptlab.training.resolving import COMPILED_STEP, SIZES_FROM_TEXT, Measurements, TextSize
+from gptlab.model.memory import fits
+from gptlab.planning.gpus import SHARE_OF_PEAK
+from gptlab.planning.plan import Machine
+from gptlab.training.config import TrainConfig, build, layer
+from gptlab.training.memory import in_gigabytes, memory_needed
+from gptlab.training.resolving import SIZES_FROM_TEXT, TextSize
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
-# tokens per parameter with which a training's FLOPs are spent best (Hoffmann et al. 2022)
-CHINCHILLA = 20
-# reading a text up to four times is nearly as good as new text, and beyond sixteen times hardly
-# anything is gained (Muennighoff et al. 2023)
-AS_GOOD_AS_NEW, WORN_OUT = 4, 16
-
 # name: (steps, seconds): the steps of a model that was chosen, or the time of one that is fitted
 LENGTHS = {"quick": (100, 60), "short": (500, 150), "medium": (2000, 900), "long": (10000, 3600)}
 
 # presets for larger texts: (train tokens from which they are worth it, name)
 _LARGER = ((10_000_000, "tiny"), (50_000_000, "small"), (200_000_000, "medium"))
-SHARE_OF_PEAK = 0.4  # of the peak that a training step of such models reaches, roughly
+SMALLEST = f"{SIZES_FROM_TEXT[0][1]}x{SIZES_FROM_TEXT[0][3]}"
+MOST_DROPOUT = 0.2
 TOKENS_PER_PARAMETER = 0.8  # below it a smaller model learns more in the same time
 
 
@@ -45,82 +43,114 @@ def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) 
     return {**options, "block_size": text.block_size(128 if n_embd < 320 else 256)}
 
 
-def model_of(options: dict, text: TextSize) -> GPTConfig:
+def config_of(options: Mapping, text: TextSize) -> TrainConfig:
+    """The training that these options describe, not resolved. Raises ConfigError."""
+    values = layer(command_line={**options, "vocab_size": text.vocab_size}).values
+    return build({name: value for name, value in values.items() if name != "model_preset"})
+
+
+def model_of(options: Mapping, text: TextSize) -> GPTConfig:
     """The model that these options describe. Raises ConfigError."""
-    names = GPTConfig.__dataclass_fields__
-    values = {**(preset(options["model_preset"]) if options.get("model_preset") else {}), **options}
-    chosen = {name: value for name, value in values.items() if name in names}
-    return GPTConfig(**{**chosen, "vocab_size": text.vocab_size})
+    return config_of(options, text).model
 
 
-def fitting_size(text: TextSize, seconds: float, peak: float) -> str:
-    """The size that this text and this time are enough for. peak: FLOP/s of the device."""
-    chosen = f"{SIZES_FROM_TEXT[0][1]}x{SIZES_FROM_TEXT[0][3]}"
+def fitting_size(text: TextSize, seconds: float, machine: Machine) -> str:
+    """The size that this text, this time and this machine are enough for."""
+    chosen = SMALLEST
     sizes = [(needed, f"{layers}x{width}") for needed, layers, _, width in SIZES_FROM_TEXT]
     for needed, size in [*sizes, *_LARGER]:
-        model = model_of(architecture(size, text), text)
-        tokens = seconds * SHARE_OF_PEAK * peak / flops_per_token(model)
+        options = architecture(size, text)
+        model = model_of(options, text)
+        tokens = seconds * SHARE_OF_PEAK * machine.peak / flops_per_token(model)
         if text.train_tokens < needed or tokens < TOKENS_PER_PARAMETER * count_parameters(model):
+            break
+        if refusal_of(options, text, machine):
             break
         chosen = size
     return chosen
 
 
-def batch(options: dict, text: TextSize, device: str, free: int | None, dtype: str) -> dict:
-    """Options of the batch: tokens of a step for a model of this size, in pieces that fit.
+# Memory -------------------------------------------------------------------------------------------
 
-    free: bytes of the device, None where it does not tell.
-    """
-    model = model_of(options, text)
-    tokens = 2048
-    while tokens < 32768 and count_parameters(model) > 1200 * tokens:  # 2M, 5M, 10M, ...
-        tokens *= 2
-    if device != "cpu":
-        tokens *= 4  # an accelerator has its full speed only with more at once
-    sequences = max(1, tokens // model.block_size)
+
+def batch(options: Mapping, text: TextSize, machine: Machine) -> dict:
+    """Options of the batch: tokens of a step for a model of this size, in pieces that fit."""
+    sequences = _sequences(options, text, machine)
     size = sequences
-    while size > 1 and not _fits(model, size, free, dtype):
+    while size > 1 and not _fits(options, text, machine, size, sequences):
         size //= 2
     chosen = {"batch_size": size}
     if sequences > size:
         chosen["gradient_accumulation_steps"] = sequences // size
-    if size == 1 and not _fits(model, 1, free, dtype):
+    if size == 1 and not _fits(options, text, machine, 1, sequences):
         chosen["gradient_checkpointing"] = True
     return chosen
 
 
-def memory_needed(options: dict, text: TextSize, dtype: str) -> int:
-    """The least bytes that training this model takes: one sequence at a time, recomputed."""
-    model = model_of({**options, "gradient_checkpointing": True}, text)
-    return _memory(model, 1, dtype)
+def _sequences(options: Mapping, text: TextSize, machine: Machine) -> int:
+    """Sequences of a step for a model of this size."""
+    model = model_of(options, text)
+    tokens = 2048
+    while tokens < 32768 and count_parameters(model) > 1200 * tokens:  # 2M, 5M, 10M, ...
+        tokens *= 2
+    if machine.choice.device != "cpu":
+        tokens *= 4  # an accelerator has its full speed only with more at once
+    return max(1, tokens // model.block_size)
 
 
-def _fits(model: GPTConfig, batch_size: int, free: int | None, dtype: str) -> bool:
-    return free is None or _memory(model, batch_size, dtype) < TIGHT * free
+def _needed(
+    options: Mapping, text: TextSize, machine: Machine, size: int, sequences: int, **more
+) -> int:
+    """The bytes that a training of this model needs with micro-batches of `size` sequences.
+
+    With dropout, whose masks take memory: it is suggested once the length of the run is known.
+    """
+    config = config_of(
+        {
+            **options,
+            **training(options, text),
+            "dropout": MOST_DROPOUT,
+            "device": machine.choice.device,
+            "dtype": machine.choice.dtype,
+            "batch_size": size,
+            "gradient_accumulation_steps": sequences // size,
+            **more,
+        },
+        text,
+    )
+    return memory_needed(config)
 
 
-def _memory(model: GPTConfig, batch_size: int, dtype: str) -> int:
-    return training_memory(
-        model, batch_size, bytes_per_activation=4 if dtype == "float32" else 2, optimizer_states=1.2
-    ).total
+def _fits(options: Mapping, text: TextSize, machine: Machine, size: int, sequences: int) -> bool:
+    return fits(_needed(options, text, machine, size, sequences), machine.free)
 
 
-def refusal_of(options: dict, text: TextSize, free: int | None, dtype: str) -> str:
+def least_memory(options: Mapping, text: TextSize, machine: Machine) -> int:
+    """The least bytes that training this model takes: one sequence at a time."""
+    sequences = _sequences(options, text, machine)
+    return min(
+        _needed(options, text, machine, 1, sequences, gradient_checkpointing=recomputed)
+        for recomputed in (False, True)
+    )
+
+
+def refusal_of(options: Mapping, text: TextSize, machine: Machine) -> str:
     """Why a model cannot be trained here, "" when it can: not even one sequence fits."""
-    needed = memory_needed(options, text, dtype)
-    if free is None or needed < TIGHT * free:
+    needed = least_memory(options, text, machine)
+    if fits(needed, machine.free):
         return ""
-    return f"that model needs at least {in_gigabytes(needed)} and {in_gigabytes(free)} are free"
+    free = in_gigabytes(machine.free)
+    return f"that model needs at least {in_gigabytes(needed)} and {free} are free"
 
 
-def nearest_that_fits(shape: dict, text: TextSize, free: int | None, dtype: str) -> str:
+def nearest_that_fits(shape: dict, text: TextSize, machine: Machine) -> str:
     """What to take instead of a shape that does not fit: fewer layers, else a smaller width."""
     n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
     per_head = n_embd // n_head
     while n_head >= 1:
         for layers in range(n_layer, 0, -1):
             smaller = custom_architecture(layers, n_head, n_head * per_head, text)
-            if not refusal_of(smaller, text, free, dtype):
+            if not refusal_of(smaller, text, machine):
                 width = f" and width {n_head * per_head} ({n_head} heads)" * (
                     n_head < shape["n_head"]
                 )
@@ -129,7 +159,10 @@ def nearest_that_fits(shape: dict, text: TextSize, free: int | None, dtype: str)
     return "nothing of this kind would"
 
 
-def training(options: dict, text: TextSize) -> dict:
+# Optimizer and regularisation ---------------------------------------------------------------------
+
+
+def training(options: Mapping, text: TextSize) -> dict:
     """Options of optimizer and schedule for a model of this size."""
     model = model_of(options, text)
     rate = 1e-2 if model.init_projection == "zero" else 5e-3
@@ -148,33 +181,5 @@ def regularisation(epochs: float) -> dict:
     """Options against overfitting, for a text that is read this many times."""
     if epochs < 2:
         return {"dropout": 0.0, "weight_decay": 0.0}
-    against = {"dropout": 0.1 if epochs < 10 else 0.2, "weight_decay": 0.1}
+    against = {"dropout": 0.1 if epochs < 10 else MOST_DROPOUT, "weight_decay": 0.1}
     return against if epochs < 10 else {**against, "early_stopping": 3}
-
-
-def expected_overfitting(epochs: float, early_stopping: bool) -> str:
-    """What reading a text this many times does to the model, in a sentence."""
-    if epochs <= 1:
-        return "No part of the text is read twice, so nothing can be learned by heart."
-    if epochs <= AS_GOOD_AS_NEW:
-        return "Up to 4 readings are nearly as good as new text: expect little overfitting."
-    if epochs <= WORN_OUT:
-        return (
-            "Some of it will be learned by heart; dropout delays that, and best.pt keeps the "
-            "weights from the best point."
-        )
-    stop = "stops at that turn by itself" if early_stopping else "goes on, and best.pt keeps it"
-    return (
-        "Expect overfitting: after some time the validation loss turns and rises. The training "
-        f"{stop}; more text, or a shorter training, would use the time better."
-    )
-
-
-def expected_seconds(config: TrainConfig, measured: Measurements) -> float:
-    """The time of a whole run without its start: steps, evaluations and savings."""
-    iters, evaluation = config.batch.max_iters, config.evaluation
-    kind = "cpu" if config.machine.device == "cpu" else "other"
-    share = COMPILED_STEP[kind] if config.machine.compile_model else 1.0
-    weights = 2 if config.optimizer.ema_decay else 1
-    each = weights * evaluation.eval_tokens * measured.eval_token + measured.save
-    return iters * measured.step * share + math.ceil(iters / evaluation.eval_interval) * each

@@ -1,38 +1,17 @@
-"""What a run needs in memory and on the disk, before it starts and when it turned out too much."""
+"""What a run needs in memory: before it starts, and when it turned out too much."""
 
 import contextlib
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
-from gptlab.errors import HardwareError, RunError
-from gptlab.files import display, in_bytes, nearest_existing
-from gptlab.model.arithmetic import (
-    TrainingMemory,
-    count_parameters,
-    trained_parameters,
-    training_memory,
-)
+from gptlab.errors import HardwareError
+from gptlab.model.memory import TrainingMemory, fits, process_memory, training_memory
 from gptlab.training.config import TrainConfig
 
-TIGHT = 0.9  # of the free memory: above it a warning
 MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
 
-# Beside its tensors a training process on a CPU holds code that the first step touches, and what
-# the allocator cannot use again: glibc keeps freed blocks (`session.keep_freed_memory`) in one
-# heap, which lies in pieces after a few steps. As measured on Linux, with models of 0.8M to 124M
-# parameters and steps of 64 to 72,000 tokens, within 17%; one process takes up to a fifth more than
-# the next.
-LIBRARIES = 16_000_000
-FRAGMENTATION = 0.7  # of the activations
-REUSED = 0.7  # of the room of activations by the gradients that come while these go
-# what a process holds on a GPU before the first tensor, and what its allocator leaves unused
-GPU_CONTEXT = 600_000_000
-GPU_FRAGMENTATION = 0.1
 
-
-def needed_memory(config: TrainConfig) -> TrainingMemory:
-    """Bytes of a training step with this configuration, by formula."""
+def _tensors(config: TrainConfig) -> TrainingMemory:
+    """Bytes of the tensors of a training step."""
     return training_memory(
         config.model,
         min(config.batch.batch_size, config.sequences_per_step),
@@ -44,34 +23,21 @@ def needed_memory(config: TrainConfig) -> TrainingMemory:
 
 
 def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
-    """Bytes at the worst moment of a training process, by what they hold; the sum is the peak.
+    """Bytes at the worst moment of a training process with this configuration, by what they hold.
 
-    kind: of the device, "cpu" or another. In a step of a single micro-batch the gradients come
-    while the activations go, so that the smaller of the two needs no room of its own; in the heap
-    of a CPU some of that room lies in pieces that are too small.
+    kind: of the device, "cpu" or another. The sum is the peak.
     """
-    need = needed_memory(config)
-    rows = {
-        "weights": need.weights,
-        "gradients": need.gradients,
-        "optimizer": need.optimizer,
-        "activations": need.activations,
-        "loss": need.loss,
-    }
-    working = need.activations + need.loss
-    if config.batch.gradient_accumulation_steps == 1:
-        share = REUSED if kind == "cpu" else 1.0
-        rows["gradients in the place of activations"] = -int(share * min(need.gradients, working))
-    if kind == "cpu":
-        rows["libraries and allocator"] = LIBRARIES + int(FRAGMENTATION * need.activations)
-    else:
-        rows["context and allocator"] = GPU_CONTEXT + int(GPU_FRAGMENTATION * working)
-    return rows
+    return process_memory(_tensors(config), kind, config.batch.gradient_accumulation_steps)
 
 
-def fits(config: TrainConfig, kind: str, free: int) -> bool:
+def memory_needed(config: TrainConfig) -> int:
+    """Bytes at the worst moment of a training process on the device that the run is resolved to."""
+    return sum(step_memory(config, config.machine.device.partition(":")[0]).values())
+
+
+def step_fits(config: TrainConfig, kind: str, free: int | None) -> bool:
     """Whether a step leaves something of `free` bytes, by formula."""
-    return sum(step_memory(config, kind).values()) <= TIGHT * free
+    return fits(sum(step_memory(config, kind).values()), free)
 
 
 def largest_batch_size(
@@ -79,12 +45,12 @@ def largest_batch_size(
 ) -> int:
     """The largest batch_size up to `most` with which a step fits into `free` bytes; 0 for none."""
     low, high = 0, 1
-    while high <= most and fits(config.replace(batch_size=high), kind, free):
+    while high <= most and step_fits(config.replace(batch_size=high), kind, free):
         low, high = high, 2 * high
     high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        is_enough = fits(config.replace(batch_size=middle), kind, free)
+        is_enough = step_fits(config.replace(batch_size=middle), kind, free)
         low, high = (middle, high) if is_enough else (low, middle)
     return low
 
@@ -109,7 +75,7 @@ def fitting_batch_size(
         if sequences % size:
             continue
         cut = config.replace(batch_size=size, gradient_accumulation_steps=sequences // size)
-        if free is not None and not fits(cut, kind, free):
+        if not step_fits(cut, kind, free):
             continue
         try:
             attempt(size)
@@ -117,30 +83,6 @@ def fitting_batch_size(
         except torch.OutOfMemoryError:
             continue
     return 1
-
-
-def checkpoint_bytes(config: TrainConfig) -> int:
-    """The most bytes that a run's files take: two states and a third in the making, best.pt."""
-    parameters = 4 * count_parameters(config.model)
-    changed = 4 * trained_parameters(config.model, config.trained)
-    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
-    average = 1 if config.optimizer.ema_decay else 0
-    adapters = 1 if config.finetune.lora_rank else 0
-    state = parameters + changed * (moments + average + adapters)
-    return (3 + config.evaluation.keep_checkpoints) * state + parameters
-
-
-def check_space(config: TrainConfig, folder: Path) -> None:
-    """RunError when the checkpoints of a run do not fit on the disk of its folder."""
-    held = sum(path.stat().st_size for path in folder.glob("*.pt")) if folder.is_dir() else 0
-    needed = checkpoint_bytes(config) - held
-    existing = nearest_existing(folder)
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise RunError(
-            f"{display(existing)} has {in_bytes(free)} free and the checkpoints of this run take "
-            f"{in_bytes(needed)}: free some space, or choose another disk with --out_dir."
-        )
 
 
 def smaller_options(config: TrainConfig) -> str:
@@ -161,10 +103,9 @@ def in_gigabytes(size: float) -> str:
 
 def memory_warning(config: TrainConfig, free: int | None) -> str:
     """A sentence when the plan does not fit into `free` bytes, else ""."""
-    kind = config.machine.device.partition(":")[0]
-    if free is None or fits(config, kind, free):
+    needed = memory_needed(config)
+    if fits(needed, free):
         return ""
-    needed = sum(step_memory(config, kind).values())
     return (
         f"This run needs about {in_gigabytes(needed)} and {config.machine.device} has "
         f"{in_gigabytes(free)} free: it may run out of memory; {smaller_options(config)} needs "
@@ -187,10 +128,10 @@ def explained_out_of_memory(config: TrainConfig):
             or "out of memory" in text
         ):
             raise
-        need = needed_memory(config)
+        need, needed = _tensors(config), memory_needed(config)
         raise HardwareError(
             f"Out of memory on {config.machine.device}: this run needs about "
-            f"{in_gigabytes(need.total)} ({in_gigabytes(need.weights + need.gradients)} weights "
+            f"{in_gigabytes(needed)} ({in_gigabytes(need.weights + need.gradients)} weights "
             f"and gradients, {in_gigabytes(need.optimizer)} optimizer, "
             f"{in_gigabytes(need.activations + need.loss)} activations); the same training in "
             f"less memory is {smaller_options(config)}."

@@ -19,12 +19,12 @@ from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, out_home
 from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
 from gptlab.interop.read.models import local_checkpoint
-from gptlab.model.arithmetic import count_parameters
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import MODEL_OPTIONS, START_OPTIONS, Overrides, TrainConfig
+from gptlab.training.disk_space import saving_seconds
 from gptlab.training.loss_band import LossBand
 from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
@@ -46,7 +46,6 @@ from gptlab.training.schedules import decay_start
 logger = logging.getLogger(__name__)
 
 MEASURE_SECONDS = 3.0
-SAVE_BYTES_PER_SECOND = 200e6
 KEPT_BYTES = 1 << 30
 # what a resume may not change: another model or other data would be another run
 CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
@@ -430,12 +429,11 @@ def measure(
     step = _median(passes[steady]) * micro_batches + _median(updates[steady])
     with torch.no_grad(), precision.autocast():
         forward = _median([timed(lambda: model(tokens[:, :-1], tokens[:, 1:])) for _ in range(3)])
-    values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
     return Measurements(
         elapsed=time.perf_counter() - started,
         step=step,
         eval_token=forward / (rows * config.model.block_size),
-        save=4 * values / SAVE_BYTES_PER_SECOND,
+        save=saving_seconds(config),
     )
 
 

@@ -18,8 +18,9 @@ from gptlab.interop.write.adapter import write_adapter
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.plots import plot_loss
 from gptlab.training.config import Overrides, TrainConfig, layer, plan_numbers
+from gptlab.training.disk_space import refuse_full_disk
 from gptlab.training.interruption import Interruption
-from gptlab.training.memory import check_space, explained_out_of_memory
+from gptlab.training.memory import explained_out_of_memory
 from gptlab.training.metrics import closing_words, make_tracker
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import clip_grad_norm
@@ -102,7 +103,7 @@ def _train(session: Session) -> Outcome:
         return _outcome(session)
     tracker = None
     if session.parallel.is_first:
-        check_space(config, run.folder)
+        refuse_full_disk(config, run.folder)
         run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
         if session.step:
             run.cut(session.step)

@@ -83,7 +83,7 @@ def test_a_run_is_planned_as_it_was_resolved_although_its_text_is_gone(surroundi
     overrides = layer(None, dict(dataset="gone", minutes=5.0, n_layer=2, n_head=2, n_embd=32))
     text = planning.TextSize(77, 10_000, 1_000, "then")
     machine = planning.this_machine(overrides)
-    resolved, _ = planning.resolve_here(overrides, text, machine)
+    resolved, _ = planning.resolve_here(overrides, text, machine, machine.estimate)
     run = Run(surroundings / "out" / "mine")
     run.folder.mkdir(parents=True)
     run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")

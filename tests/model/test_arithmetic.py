@@ -12,10 +12,10 @@ from gptlab.model.arithmetic import (
     flops_per_token,
     kv_cache_bytes,
     matrix_parameters,
-    training_memory,
 )
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.model.kv_cache import KVCache
+from gptlab.model.memory import training_memory
 from gptlab.model.transformer import GPT
 
 

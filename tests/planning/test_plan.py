@@ -1,5 +1,6 @@
 """The arithmetic of a training before it starts."""
 
+import dataclasses
 import json
 import os
 import statistics
@@ -16,15 +17,15 @@ from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts
 from gptlab.hardware.trials import Trial
 from gptlab.model.arithmetic import count_parameters, flops_per_token, parameters_by_component
 from gptlab.model.config import PRESETS, GPTConfig
+from gptlab.model.memory import TIGHT
 from gptlab.planning import gpus
 from gptlab.planning.plan import (
     Machine,
-    estimated_times,
     make_plan,
     text_size,
 )
 from gptlab.training.config import build, layer
-from gptlab.training.memory import TIGHT, largest_batch_size, step_memory
+from gptlab.training.memory import largest_batch_size, step_memory
 from gptlab.training.resolving import COMPILE_SECONDS, COMPILED_STEP
 
 GIGABYTE = 1_000_000_000
@@ -131,7 +132,8 @@ def test_the_time_is_that_of_the_flops_at_a_share_of_the_peak(home, machine):
     assert plan.seconds == pytest.approx(expected, rel=0.02)
     assert "estimated" in plan.time_basis and "100 GFLOP/s" in plan.time_basis
     config = plan.config
-    assert estimated_times(config, 2e11).step == estimated_times(config, 1e11).step / 2
+    twice = dataclasses.replace(machine, peak=2e11)
+    assert twice.estimate(config).step == machine.estimate(config).step / 2
 
 
 def test_compiling_costs_its_time_and_makes_steps_shorter(home, machine):
@@ -155,6 +157,7 @@ def test_a_measurement_replaces_the_estimate(home, machine, monkeypatch):
     from gptlab.training.resolving import Measurements
 
     monkeypatch.setattr(session, "measure", lambda *_: Measurements(0.0, 0.25, 1e-6, 0.0))
+    monkeypatch.setattr(session, "settle_torch", lambda device: None)
     overrides = layer(None, {**SMALL, "vocab_size": 66})
     plan = make_plan(overrides, text_size(overrides), machine, measure=True)
     assert plan.time_basis == "measured: 0.25 s a step"

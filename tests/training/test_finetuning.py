@@ -11,7 +11,8 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.lora import has_adapters, is_adapter
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training.config import build
-from gptlab.training.memory import checkpoint_bytes, step_memory
+from gptlab.training.disk_space import checkpoint_bytes
+from gptlab.training.memory import step_memory
 
 LORA = dict(lora_rank=4, lora_alpha=8.0, learning_rate=1e-2, max_iters=8, eval_interval=4)
 

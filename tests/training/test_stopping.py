@@ -9,8 +9,9 @@ import pytest
 from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import ConfigError, RunError
 from gptlab.model.arithmetic import count_parameters
+from gptlab.model.memory import TIGHT
 from gptlab.runs import Run
-from gptlab.training import memory, trainer
+from gptlab.training import disk_space, memory, trainer
 from gptlab.training.config import build
 from gptlab.training.metrics import Metrics
 from gptlab.training.schedules import learning_rate
@@ -135,8 +136,8 @@ def test_a_step_slower_than_torchruns_grace_is_said_once(caplog):
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_said_before_the_run(train, tmp_path, monkeypatch):
-    usage = memory.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
+    usage = disk_space.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
     with pytest.raises(RunError, match="has 10 kB free and the checkpoints of this run take"):
         train()
     assert not (tmp_path / "run").exists()
@@ -146,9 +147,9 @@ def test_a_run_on_a_disk_that_holds_its_files_already_needs_only_the_rest(train,
     train(stop_at=5)
     config = build(dict(n_layer=2, n_head=2, n_embd=16, block_size=16, vocab_size=22, max_iters=9))
     held = sum(path.stat().st_size for path in (tmp_path / "run").glob("*.pt"))
-    assert memory.checkpoint_bytes(config) == 4 * count_parameters(config.model) * 10
+    assert disk_space.checkpoint_bytes(config) == 4 * count_parameters(config.model) * 10
     assert held > 4 * count_parameters(config.model)
-    memory.check_space(config, tmp_path / "run")
+    disk_space.refuse_full_disk(config, tmp_path / "run")
 
 
 def sizes_tried(sequences, fits, world_size=1, runs=lambda size: True):
@@ -164,7 +165,7 @@ def sizes_tried(sequences, fits, world_size=1, runs=lambda size: True):
     config = build(dict(batch_size=sequences, max_iters=1, vocab_size=50, n_embd=48))
     free = int(sum(memory.step_memory(config.replace(
         batch_size=fits, gradient_accumulation_steps=sequences // fits
-    ), "cpu").values()) / memory.TIGHT) + 1  # fmt: skip
+    ), "cpu").values()) / TIGHT) + 1  # fmt: skip
     return memory.fitting_batch_size(config, "cpu", free, world_size, attempt), tried
 
 

@@ -1,7 +1,6 @@
 """`python gpt.py config`: make a recipe, show every value with its source, compare two."""
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -69,14 +68,13 @@ def show(word: str, overrides: dict, as_json: bool) -> None:
     from gptlab.training.config_diff import final_settings
     from gptlab.training.run_or_recipe import open_target
 
-    started = time.perf_counter()
     target = open_target(word, overrides)
     remark = ""
     if target.run is not None and not overrides:
         values, sources = final_settings(target)
         remark = "Values as the run resolved them."
     else:
-        values, sources, remark = _resolved_here(target, started)
+        values, sources, remark = _resolved_here(target)
     if as_json:
         rows = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
         print(json.dumps(rows, indent=2))
@@ -84,7 +82,7 @@ def show(word: str, overrides: dict, as_json: bool) -> None:
     _print_settings(target.name, values, sources, remark)
 
 
-def _resolved_here(target, started: float) -> tuple[dict, dict, str]:
+def _resolved_here(target) -> tuple[dict, dict, str]:
     """(values, sources, where they are from) as training on this machine would resolve them."""
     from gptlab.planning.plan import resolve_here, text_size, this_machine
     from gptlab.training.run_recipe import settings
@@ -93,7 +91,7 @@ def _resolved_here(target, started: float) -> tuple[dict, dict, str]:
     note("Looking at this machine ...")
     text = text_size(target.overrides, (decided or {}).get("vocab_size"))
     machine = this_machine(target.overrides)
-    resolved, _ = resolve_here(target.overrides, text, machine, decided=decided, started=started)
+    resolved, _ = resolve_here(target.overrides, text, machine, machine.estimate, decided)
     values, sources = settings(target.overrides, resolved)
     sources["vocab_size"] = text.source
     remark = f"Resolved for {machine.choice.device}, {text.source}. {machine.note}".strip()

@@ -9,9 +9,9 @@ from gptlab.cli.ui.console import make_console
 from gptlab.hardware import KIND_NAMES, Device, Hardware, Precision, detect
 from gptlab.hardware.trials import describe_error, measure_flops
 from gptlab.options import parse_command_line
+from gptlab.planning.gpus import SHARE_OF_PEAK
 
 COLOURS = {"yes": "green", "fast": "green", "slow": "yellow", "no": "red"}
-SHARE_OF_PEAK = 0.4  # of it that a training step of a 10M-parameter model reaches, roughly
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""The disk that a run's checkpoints take, and the time that writing them takes."""
+
+import shutil
+from pathlib import Path
+
+from gptlab.errors import RunError
+from gptlab.files import display, in_bytes, nearest_existing
+from gptlab.model.arithmetic import count_parameters, trained_parameters
+from gptlab.training.config import TrainConfig
+
+BYTES_PER_SECOND = 200e6
+
+
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """The most bytes that a run's files take: two states and a third in the making, best.pt."""
+    parameters = 4 * count_parameters(config.model)
+    changed = 4 * trained_parameters(config.model, config.trained)
+    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
+    average = 1 if config.optimizer.ema_decay else 0
+    adapters = 1 if config.finetune.lora_rank else 0
+    state = parameters + changed * (moments + average + adapters)
+    return (3 + config.evaluation.keep_checkpoints) * state + parameters
+
+
+def refuse_full_disk(config: TrainConfig, folder: Path) -> None:
+    """RunError when the checkpoints of a run do not fit on the disk of its folder."""
+    held = sum(path.stat().st_size for path in folder.glob("*.pt")) if folder.is_dir() else 0
+    needed = checkpoint_bytes(config) - held
+    existing = nearest_existing(folder)
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise RunError(
+            f"{display(existing)} has {in_bytes(free)} free and the checkpoints of this run take "
+            f"{in_bytes(needed)}: free some space, or choose another disk with --out_dir."
+        )
+
+
+def saving_seconds(config: TrainConfig) -> float:
+    """The time of writing the checkpoints once, on a disk of ordinary speed."""
+    values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
+    return 4 * values / BYTES_PER_SECOND
