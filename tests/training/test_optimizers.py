@@ -9,8 +9,10 @@ import torch
 from gptlab.errors import CheckpointError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.training.config import build
-from gptlab.training.optimizers import NS_COEFFICIENTS, Ema, Muon, Optimizers, orthogonalize
+from gptlab.training.config import OptimizerOptions, build
+from gptlab.training.ema import Ema
+from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.optimizers.muon import NS_COEFFICIENTS, Muon, orthogonalize
 from gptlab.training.precision import clip_grad_norm
 
 RATE, DECAY = 1e-2, 0.3
@@ -107,7 +109,8 @@ def test_muon_in_stacks_equals_a_plain_loop_over_matrices():
         [generator.normal(size=shape).astype(np.float32) for _ in range(4)] for shape in shapes
     ]
     parameters = [torch.nn.Parameter(torch.from_numpy(start.copy())) for start in starts]
-    muon = Muon(parameters, RATE, momentum=0.9, weight_decay=DECAY)
+    options = OptimizerOptions(learning_rate=RATE, muon_momentum=0.9)
+    muon = Muon([{"params": parameters, "weight_decay": DECAY}], options, torch.float32)
     for step in range(4):
         for parameter, own in zip(parameters, grads, strict=True):
             parameter.grad = torch.from_numpy(own[step])
@@ -121,7 +124,8 @@ def test_muon_in_stacks_equals_a_plain_loop_over_matrices():
 def test_muon_moves_weights_as_far_as_adamw_would(shape):
     parameter = torch.nn.Parameter(torch.zeros(shape))
     parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    Muon([parameter], RATE).step()
+    options = OptimizerOptions(learning_rate=RATE)
+    Muon([{"params": [parameter], "weight_decay": 0.0}], options, torch.float32).step()
     rms = parameter.detach().square().mean().sqrt().item()
     assert 0.14 * RATE < rms < 0.24 * RATE  # AdamW's typical update is 0.2 to 0.4 of the rate
 
