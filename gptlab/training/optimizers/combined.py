@@ -92,9 +92,8 @@ def _check_state(name: str, state: dict, expected: dict) -> None:
         found = state[part]
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise CheckpointError(
-                f"The checkpoint's optimizer state of {name} has a {part} that is "
-                f"{_in_words(found)} and must be {_in_words(wanted)}: start a new run from its "
-                "weights with --init_from."
+                f"The optimizer state {part} of {name} in the checkpoint is {_in_words(found)} and "
+                f"must be {_in_words(wanted)}: start a new run from its weights with --init_from."
             )
 
 
