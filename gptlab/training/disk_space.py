@@ -1,5 +1,6 @@
 """The disk that a run's checkpoints take, and the time that writing them takes."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from gptlab.errors import RunError
 from gptlab.files import display, in_bytes, nearest_existing
 from gptlab.model.arithmetic import count_parameters, trained_parameters
 from gptlab.training.config import TrainConfig
+from gptlab.training.optimizers.table import OPTIMIZERS
 
 BYTES_PER_SECOND = 200e6
 
@@ -15,7 +17,8 @@ def checkpoint_bytes(config: TrainConfig) -> int:
     """The most bytes that a run's files take: two states and a third in the making, best.pt."""
     parameters = 4 * count_parameters(config.model)
     changed = 4 * trained_parameters(config.model, config.trained)
-    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
+    # rounded up: the share of a model that Muon takes varies, and the rest keeps two
+    moments = math.ceil(OPTIMIZERS[config.optimizer.optimizer].values_per_parameter)
     average = 1 if config.optimizer.ema_decay else 0
     adapters = 1 if config.finetune.lora_rank else 0
     state = parameters + changed * (moments + average + adapters)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from gptlab.errors import HardwareError
 from gptlab.model.memory import TrainingMemory, fits, process_memory, training_memory
 from gptlab.training.config import TrainConfig
+from gptlab.training.optimizers.table import OPTIMIZERS
 
 MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
 
@@ -16,7 +17,7 @@ def _tensors(config: TrainConfig) -> TrainingMemory:
         config.model,
         min(config.batch.batch_size, config.sequences_per_step),
         bytes_per_activation=4 if config.machine.dtype == "float32" else 2,
-        optimizer_states=1.2 if config.optimizer.optimizer == "muon" else 2.0,
+        optimizer_states=OPTIMIZERS[config.optimizer.optimizer].values_per_parameter,
         ema=config.optimizer.ema_decay > 0,
         trained=config.trained,
     )

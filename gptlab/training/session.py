@@ -25,10 +25,11 @@ from gptlab.runs import Run, load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import MODEL_OPTIONS, START_OPTIONS, Overrides, TrainConfig
 from gptlab.training.disk_space import saving_seconds
+from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
-from gptlab.training.optimizers import Ema, Optimizers
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import Precision
 from gptlab.training.provenance import Trace
