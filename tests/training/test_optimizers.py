@@ -19,8 +19,9 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.training.config import OptimizerOptions, build
+from gptlab.training.disk_space import checkpoint_bytes
 from gptlab.training.ema import Ema
-from gptlab.training.memory import checkpoint_bytes, needed_memory
+from gptlab.training.memory import step_memory
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.optimizers.muon import NS_COEFFICIENTS, Muon, orthogonalize
 from gptlab.training.optimizers.table import OPTIMIZERS
@@ -335,7 +336,7 @@ def test_the_plan_counts_the_values_that_an_optimizer_keeps(optimizer):
     take_steps(model, optimizers, range(1))
     states = [value for state in optimizers.state_dict().values() for value in state.values()]
     kept = sum(value.nbytes for value in states if value.dim())
-    assert needed_memory(config).optimizer == pytest.approx(kept, rel=0.05)
+    assert step_memory(config, "cpu")["optimizer"] == pytest.approx(kept, rel=0.05)
     assert checkpoint_bytes(config) >= 4 * 4 * count_parameters(config.model) + 3 * kept
 
 
