@@ -43,6 +43,7 @@ from gptlab.files import (
     out_home,
     remove_folder,
 )
+from gptlab.options import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -373,6 +374,26 @@ def list_runs() -> list[Path]:
         if times:
             found.append((max(times), folder))
     return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def find_run(word: str) -> Path:
+    """The directory that a word means: a path, or a name under out/; a run before any other.
+
+    RunError, with the nearest name, where there is no such directory.
+    """
+    places = (Path(word).expanduser(), out_home() / word)
+    folders = [folder for folder in places if folder.is_dir()]
+    for folder in folders:
+        run = Run(folder)
+        if run.exists() or run.recipe.exists() or run.metrics.exists():
+            return folder
+    if folders:
+        return folders[0]
+    names = [folder.name for folder in list_runs()]
+    close = nearest(word, names)
+    there = f"there is {', '.join(names[:8])}" if names else "nothing is trained yet"
+    there = f"did you mean {close}, or {there}" if close and len(names) > 1 else there
+    raise RunError(f"There is no run {word!r}: {there}; name one, or the path of its directory.")
 
 
 def newest_run() -> Path:

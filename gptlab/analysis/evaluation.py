@@ -16,8 +16,8 @@ from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.text_files import Reading
 from gptlab.data.token_files import open_dataset
-from gptlab.errors import CheckpointError, ConfigError, DataError
-from gptlab.files import display, out_home
+from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
+from gptlab.files import display
 from gptlab.inference.evaluate import (
     TokenLoss,
     bits_per_byte,
@@ -26,7 +26,7 @@ from gptlab.inference.evaluate import (
     sliding_windows,
 )
 from gptlab.interop.read.models import read_model
-from gptlab.runs import Run, load_checkpoint
+from gptlab.runs import Run, find_run, load_checkpoint
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]
@@ -85,8 +85,9 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
     Nothing is written: what is no run is imported into memory only. Raises a GPTLabError.
     """
     path = Path(word).expanduser()
-    if not path.exists() and (out_home() / word).is_dir():
-        path = out_home() / word
+    if not path.is_file():
+        with contextlib.suppress(RunError):
+            path = find_run(word)
     if path.is_dir() and Run(path).exists():
         return load_checkpoint(path, device), Run(path)
     if path.suffix == ".pt" and path.is_file():

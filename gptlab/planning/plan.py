@@ -14,7 +14,7 @@ from gptlab import hardware
 from gptlab.data.token_files import dataset_folder, open_dataset, token_dtype
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import read_json
-from gptlab.interop.read.models import default_folder
+from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
     count_parameters,
     kv_cache_bytes,
@@ -29,6 +29,7 @@ from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.disk_space import saving_seconds
+from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
     explained_out_of_memory,
     largest_batch_size,
@@ -61,7 +62,8 @@ AS_GOOD_AS_NEW, WORN_OUT = 4, 16
 def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     """What is known of the text: from the prepared dataset, or assumed where there is none.
 
-    vocab_size: of a run whose dataset may be gone. Raises DataError for a dataset that was named on
+    vocab_size: of a run or a model, which may have more rows than the dataset's tokenizer has ids,
+    or whose dataset may be gone. Raises DataError for a dataset that was named on
     the command line and is not there.
     """
     name = overrides.values.get("dataset")
@@ -70,7 +72,7 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     if name or not (wants_gpt2 or wanted):
         found = _prepared(name or configuration.RunOptions.dataset, wanted)
         if found:
-            return found
+            return dataclasses.replace(found, vocab_size=vocab_size or found.vocab_size)
     if name and not vocab_size and overrides.sources["dataset"] == "command line":
         open_dataset(name)  # says what is missing, and which command prepares it
     missing = f"{name} is not prepared" if name else "no dataset was named"
@@ -82,26 +84,25 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     return TextSize(assumed, None, None, f"assumed; {missing}")
 
 
-def with_start(overrides: Overrides) -> Overrides:
-    """What was said, with the architecture of the model that init_from names.
+def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
+    """The overrides with the architecture of the model that init_from names, and its vocabulary.
 
+    The vocabulary is None where no model is named, or a run took its architecture over already.
     Raises ConfigError where that model is not on this machine.
     """
     word = overrides.values.get("init_from", "scratch")
     if word == "scratch" or any(
         name.startswith("init_from ") for name in overrides.sources.values()
     ):
-        return overrides
-    path = Path(word).expanduser()
-    path = path if path.exists() else default_folder(word)
-    if not path.exists():
+        return overrides, None
+    path = present_checkpoint(word)
+    if path is None:
         raise ConfigError(
             f"The model that init_from {word} names is not here yet, and its sizes are those of "
             f"the plan: get it with python gpt.py import {word}."
         )
-    stored = load_checkpoint(path).model.config.to_dict()
-    sources = {**dict.fromkeys(stored, f"init_from {word}"), **overrides.sources}
-    return Overrides({**stored, **overrides.values}, sources)
+    model = load_checkpoint(path).model.config
+    return with_architecture(overrides, model, word), model.vocab_size
 
 
 def _prepared(name: str, vocab_size: int | None) -> TextSize | None:

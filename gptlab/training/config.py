@@ -182,6 +182,8 @@ class PresetOption:
 
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
+# settings of the model that change nothing about its weights: a later start may change them
+CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing"})
 # these belong to one start, and neither to the run's recipe nor to its next start
 START_OPTIONS = frozenset({"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet"})
 
@@ -290,6 +292,11 @@ def _check(config: TrainConfig) -> None:
     if not 0 < config.schedule.decay_fraction <= 1:
         raise ConfigError(
             f"decay_fraction is {config.schedule.decay_fraction}: it must be above 0 and at most 1."
+        )
+    highest, lowest = config.optimizer.learning_rate, config.schedule.min_lr
+    if lowest is not None and lowest > highest:
+        raise ConfigError(
+            f"min_lr {lowest:g} is above learning_rate {highest:g}: lower min_lr, or leave it out."
         )
     if config.run.resume and config.run.overwrite:
         raise ConfigError("resume continues a run and overwrite deletes it: say one of the two.")

@@ -1,15 +1,15 @@
-"""Every value of a configuration with its source, and what two configurations differ in."""
+"""The options in which two configurations differ, each value with its source."""
 
 from dataclasses import dataclass
 
 from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides, build
-from gptlab.training.run_or_recipe import Target
+from gptlab.training.named_config import NamedConfig
 
 ABSENT = object()
 
 
 @dataclass(frozen=True)
-class Difference:
+class OptionDifference:
     """An option in which two configurations differ: both values, and where each is from."""
 
     name: str
@@ -27,14 +27,14 @@ def override_settings(overrides: Overrides) -> tuple[dict, dict]:
     return values, {name: overrides.sources.get(name, "default") for name in values}
 
 
-def final_settings(target: Target) -> tuple[dict, dict]:
+def final_settings(target: NamedConfig) -> tuple[dict, dict]:
     """(values, sources) of a run as they were resolved; of a recipe as they were said."""
     if target.run is None:
         return override_settings(target.overrides)
     return target.run.values, target.run.sources
 
 
-def differences(first: Target, second: Target) -> list[Difference]:
+def differences(first: NamedConfig, second: NamedConfig) -> list[OptionDifference]:
     """The options in which two configurations differ, in the order of help.
 
     Two runs are compared by what was resolved for them, a recipe with anything by what was said.
@@ -46,7 +46,7 @@ def differences(first: Target, second: Target) -> list[Difference]:
     return differing(one, other)
 
 
-def differing(one: tuple[dict, dict], other: tuple[dict, dict]) -> list[Difference]:
+def differing(one: tuple[dict, dict], other: tuple[dict, dict]) -> list[OptionDifference]:
     """The options in which two pairs of (values, sources) differ, in the order of help."""
     found = []
     for name in ("model_preset", *(n for n in OPTIONS if n != "model_preset")):
@@ -55,5 +55,5 @@ def differing(one: tuple[dict, dict], other: tuple[dict, dict]) -> list[Differen
             continue
         values = tuple(None if value is ABSENT else value for value in values)
         sources = tuple(pair[1].get(name, "not said") for pair in (one, other))
-        found.append(Difference(name, values, sources))
+        found.append(OptionDifference(name, values, sources))
     return found

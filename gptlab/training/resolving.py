@@ -170,14 +170,8 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     fill("min_lr", draft.optimizer.learning_rate / 10, "a tenth of learning_rate")
     fill("eval_interval", _eval_interval(iters), f"{EVALUATIONS} evaluations in the run")
     fill("eval_tokens", *_eval_tokens(draft, iters, values["eval_interval"], val_tokens))
-    config = build(values)
-    if config.schedule.min_lr > config.optimizer.learning_rate:
-        raise ConfigError(
-            f"min_lr {config.schedule.min_lr:g} is above learning_rate "
-            f"{config.optimizer.learning_rate:g}: lower min_lr, or leave it out."
-        )
     warning = choice.reason if choice.slow else ""
-    return Resolved(config, reasons, choice.use_scaler, warning)
+    return Resolved(build(values), reasons, choice.use_scaler, warning)
 
 
 def resolve_roughly(overrides: Overrides, situation: Situation) -> Resolved:

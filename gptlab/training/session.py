@@ -23,9 +23,16 @@ from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import config as configuration
-from gptlab.training.config import MODEL_OPTIONS, START_OPTIONS, Overrides, TrainConfig
+from gptlab.training.config import (
+    CHANGEABLE_MODEL_OPTIONS,
+    MODEL_OPTIONS,
+    START_OPTIONS,
+    Overrides,
+    TrainConfig,
+)
 from gptlab.training.disk_space import saving_seconds
 from gptlab.training.ema import Ema
+from gptlab.training.initial_model import with_architecture
 from gptlab.training.loss_band import LossBand
 from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
@@ -49,7 +56,6 @@ logger = logging.getLogger(__name__)
 MEASURE_SECONDS = 3.0
 KEPT_BYTES = 1 << 30
 # what a resume may not change: another model or other data would be another run
-CHANGEABLE_MODEL_OPTIONS = {"dropout", "gradient_checkpointing"}
 FIXED_OPTIONS = (
     "model_preset", "init_from", "optimizer", "seed", "minutes",
     "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
@@ -113,7 +119,7 @@ class Session:
         return contextlib.nullcontext()
 
 
-def run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
+def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
     """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
     out_dir = overrides.values.get("out_dir")
     if out_dir:
@@ -131,7 +137,7 @@ def prepare_session(
 
     started: time.perf_counter() of when the process began; a budget in minutes counts from there.
     """
-    run = Run(run_folder(overrides, recipe_name))
+    run = Run(new_run_folder(overrides, recipe_name))
     state = None
     if overrides.values.get("resume"):
         state = run.load()
@@ -283,8 +289,7 @@ def annealing(state: dict, fresh: dict) -> dict:
 
 def with_model_of(start, overrides: Overrides, dataset: Dataset) -> Overrides:
     """What was said, with the architecture of the checkpoint that init_from names."""
-    stored = start.model.config.to_dict()
-    known = start.tokenizer.vocab_size if start.tokenizer else stored["vocab_size"]
+    known = start.tokenizer.vocab_size if start.tokenizer else start.model.config.vocab_size
     if known != dataset.vocab_size or (
         start.tokenizer
         and dataset.tokenizer
@@ -295,16 +300,7 @@ def with_model_of(start, overrides: Overrides, dataset: Dataset) -> Overrides:
             "prepared with: prepare the text with the tokenizer of that model (prepare.py "
             f"YOUR_TEXT --tokenizer {display(start.path.parent)})."
         )
-    free = CHANGEABLE_MODEL_OPTIONS | {"block_size", "vocab_size"}
-    for name, value in stored.items():
-        if name not in free and overrides.values.get(name, value) != value:
-            raise ConfigError(
-                f"{name} {overrides.values[name]!r} is not what init_from {display(start.path)} "
-                f"has ({value!r}): leave {name} out."
-            )
-    stored.pop("vocab_size")
-    sources = {**dict.fromkeys(stored, f"init_from {display(start.path)}"), **overrides.sources}
-    return Overrides({**stored, **overrides.values}, sources)
+    return with_architecture(overrides, start.model.config, display(start.path))
 
 
 def decide(overrides, report, choice, dataset, parallel, started, state, start=None) -> Resolved:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.checkpoints import model_content
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, write_json
 from gptlab.hardware import choose, judge
@@ -18,12 +19,15 @@ from gptlab.hardware.trials import Trial
 from gptlab.model.arithmetic import count_parameters, flops_per_token, parameters_by_component
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.model.memory import TIGHT
+from gptlab.model.transformer import GPT
 from gptlab.planning import gpus
 from gptlab.planning.plan import (
     Machine,
     make_plan,
     text_size,
+    with_start,
 )
+from gptlab.runs import Run
 from gptlab.training.config import build, layer
 from gptlab.training.memory import largest_batch_size, step_memory
 from gptlab.training.resolving import COMPILE_SECONDS, COMPILED_STEP
@@ -109,6 +113,22 @@ def test_a_text_that_was_typed_must_be_there_and_a_recipe_s_is_assumed(home):
 def test_a_model_that_is_sized_from_the_text_needs_one(home, machine):
     with pytest.raises(ConfigError, match="model_preset auto is sized from the text"):
         plan_of(machine, model_preset="auto")
+
+
+def test_a_plan_from_a_model_has_its_architecture_and_its_vocabulary(home, machine):
+    """GPT-2's table has more rows than its tokenizer has ids: here 70 for a text of 66."""
+    model = GPT(GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=16, vocab_size=70))
+    first = Run(home / "out" / "first")
+    first.folder.mkdir(parents=True)
+    first.save_best(model_content(model, None, step=7))
+    options = {"dataset": "plays", "init_from": str(first.folder), "max_iters": 10}
+    overrides, vocab_size = with_start(layer(None, options))
+    plan = make_plan(overrides, text_size(overrides, vocab_size), machine)
+    assert plan.total_parameters == sum(p.numel() for p in model.parameters())
+    with pytest.raises(ConfigError, match=r"n_layer 5 is not what init_from .* has \(1\)"):
+        with_start(layer(None, {**options, "n_layer": 5}))
+    with pytest.raises(ConfigError, match=r"not here yet.* gpt\.py import gpt2"):
+        with_start(layer(None, {**options, "init_from": "gpt2"}))
 
 
 # Work and time ------------------------------------------------------------------------------------

@@ -55,10 +55,9 @@ def main(argv: list[str]) -> int:
     path = Path(options.html).expanduser() if options.html else None
     if path and path.is_dir():
         raise ConfigError(f"{display(path)} is a folder: name a file with --html.")
-    from gptlab.runs import newest_run
-    from gptlab.training.run_or_recipe import run_folder
+    from gptlab.runs import find_run, newest_run
 
-    folder = run_folder(word) if word else newest_run()
+    folder = find_run(word) if word else newest_run()
     from gptlab.analysis.blame import blame
 
     with _bar() as progress:

@@ -66,9 +66,9 @@ def main(argv: list[str]) -> int:
 def show(word: str, overrides: dict, as_json: bool) -> None:
     """Print every option of a recipe or a run."""
     from gptlab.training.config_diff import final_settings
-    from gptlab.training.run_or_recipe import open_target
+    from gptlab.training.named_config import open_config
 
-    target = open_target(word, overrides)
+    target = open_config(word, overrides)
     remark = ""
     if target.run is not None and not overrides:
         values, sources = final_settings(target)
@@ -125,13 +125,13 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
     from rich.text import Text
 
     from gptlab.training.config_diff import differences
-    from gptlab.training.run_or_recipe import open_target
+    from gptlab.training.named_config import open_config
 
     if overrides:
         raise ConfigError(
             f"config diff compares what is in the files: leave --{next(iter(overrides))} out."
         )
-    targets = [open_target(word) for word in (first, second)]
+    targets = [open_config(word) for word in (first, second)]
     found = differences(*targets)
     if as_json:
         rows = {}

@@ -10,7 +10,7 @@ from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
 from gptlab.files import data_home, display, out_home
 from gptlab.options import parse_command_line
-from gptlab.runs import Run, list_runs
+from gptlab.runs import Run, find_run, list_runs
 from gptlab.training.config import (
     GROUPS,
     Overrides,
@@ -19,7 +19,6 @@ from gptlab.training.config import (
     layer,
     read_recipe,
 )
-from gptlab.training.run_or_recipe import run_folder
 
 EXAMPLE = """\
 python gpt.py doctor
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> int:
         example=EXAMPLE,
     )
     if name:
-        return examine_run(run_folder(name))
+        return examine_run(find_run(name))
     recipe_path = overrides.pop("config", None)
     recipe = read_recipe(recipe_path) if recipe_path else {}
     layered = layer(recipe, overrides, recipe_path or "recipe")
@@ -69,10 +68,11 @@ def checks(overrides: Overrides, recipe_name: str, everything: bool) -> Iterator
             "torch", False, f"it cannot be imported ({error})", "pip install -r requirements.txt"
         )
         return
-    out_dir = overrides.values.get("out_dir")
-    stem = recipe_name or Path(str(overrides.values.get("dataset", "shakespeare"))).name
-    folder = Path(out_dir).expanduser() if out_dir else out_home() / stem
-    yield health.check_writable("out_dir", folder if out_dir else out_home(), "--out_dir")
+    from gptlab.training.session import new_run_folder
+
+    folder = new_run_folder(overrides, recipe_name)
+    place = folder if overrides.values.get("out_dir") else out_home()
+    yield health.check_writable("out_dir", place, "--out_dir")
     yield health.check_writable("data", data_home(), "the variable GPTLAB_HOME")
     yield from _checks_of_machine(overrides, folder)
     yield from _checks_of_datasets(overrides, everything)

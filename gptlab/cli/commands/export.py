@@ -55,14 +55,13 @@ def main(argv: list[str]) -> int:
     if options.quantize and options.format != "gguf":
         raise ConfigError(f"--quantize is an option of --format gguf, not of {options.format}.")
     from gptlab.interop.write.export import DEFAULT_NAMES, export
-    from gptlab.runs import load_checkpoint, newest_run
-    from gptlab.training.run_or_recipe import run_folder
+    from gptlab.runs import find_run, load_checkpoint, newest_run
 
     if word is None:
         path = newest_run()
     else:
         path = Path(word).expanduser()
-        path = path if path.is_file() else run_folder(word)
+        path = path if path.is_file() else find_run(word)
     folder = path.parent if path.is_file() else path
     output = folder / DEFAULT_NAMES[options.format].format(folder.resolve().name)
     if options.output is not None:

@@ -20,7 +20,7 @@ from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
 from gptlab.options import parse_command_line
-from gptlab.runs import Run, list_runs
+from gptlab.runs import Run, find_run, list_runs
 
 EXAMPLE = """\
 python gpt.py info
@@ -227,12 +227,10 @@ def _manage(console) -> int:
 
 def _find(name: str) -> Path:
     """A run below out/ by its name, or by its path. RunError."""
-    folders = list_all_runs()
-    for folder in folders:
-        if name == folder.name or Path(name).absolute() == folder.absolute():
-            return folder
-    there = ", ".join(folder.name for folder in folders[:8]) or "none"
-    raise RunError(f"There is no run {name!r} in {display(out_home())}; there is: {there}.")
+    folder = find_run(name).absolute()
+    if folder not in [run.absolute() for run in list_all_runs()]:
+        raise RunError(f"{display(folder)} is no run in {display(out_home())}: name one of them.")
+    return folder
 
 
 def _refuse_running(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.cli.started import STARTED
@@ -46,24 +46,22 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"plan takes one run or recipe, and these are {len(words)}.")
     as_json, measure = overrides.pop("json", False), overrides.pop("measure", False)
     from gptlab.training.config import layer
-    from gptlab.training.run_or_recipe import Target, open_target, recipe_target
+    from gptlab.training.named_config import NamedConfig, open_config, open_recipe
 
     if recipe:
-        target = recipe_target(recipe, overrides)
+        target = open_recipe(recipe, overrides)
     elif words:
-        target = open_target(words[0], overrides)
+        target = open_config(words[0], overrides)
     else:
-        target = Target("the defaults" if not overrides else "", layer(None, overrides))
+        target = NamedConfig("the defaults" if not overrides else "", layer(None, overrides))
     note("Measuring a few steps ..." if measure else "Looking at this machine ...")
     from gptlab.planning.plan import make_plan, text_size, this_machine, with_start
 
-    target = replace(target, overrides=with_start(target.overrides))
+    overrides, vocab_size = with_start(target.overrides)
     decided = target.run.values if target.run else None
-    text = text_size(target.overrides, (decided or {}).get("vocab_size"))
-    machine = this_machine(target.overrides)
-    plan = make_plan(
-        target.overrides, text, machine, decided=decided, measure=measure, started=STARTED
-    )
+    text = text_size(overrides, vocab_size or (decided or {}).get("vocab_size"))
+    machine = this_machine(overrides)
+    plan = make_plan(overrides, text, machine, decided=decided, measure=measure, started=STARTED)
     if as_json:
         print(json.dumps(plan.to_dict(), indent=2))
     else:

@@ -47,10 +47,9 @@ def main(argv: list[str]) -> int:
     steps = overrides.get("steps", ReplayOptions.steps)
     if steps < 1:
         raise ConfigError(f"--steps is {steps}: it must be at least 1.")
-    from gptlab.runs import newest_run
-    from gptlab.training.run_or_recipe import run_folder
+    from gptlab.runs import find_run, newest_run
 
-    folder = run_folder(overrides["run"]) if "run" in overrides else newest_run()
+    folder = find_run(overrides["run"]) if "run" in overrides else newest_run()
     from gptlab.analysis.replay import replay
 
     with _bar(steps) as progress:

@@ -38,10 +38,9 @@ def main(argv: list[str]) -> int:
         positionals=[("runs", "*", "run directories, or names under out/ [the newest]")],
     )
     from gptlab.reports.run_report import make_report
-    from gptlab.runs import newest_run
-    from gptlab.training.run_or_recipe import run_folder
+    from gptlab.runs import find_run, newest_run
 
-    folders = [run_folder(word) for word in overrides.get("runs") or ()] or [newest_run()]
+    folders = [find_run(word) for word in overrides.get("runs") or ()] or [newest_run()]
     if len(set(map(Path.resolve, folders))) < len(folders):
         raise ConfigError("The same run is named twice: name each once.")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")

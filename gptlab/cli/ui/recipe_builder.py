@@ -185,14 +185,7 @@ def check_recipe(overrides: Mapping):
     values = dict(layer(recipe=overrides).values)
     values.pop("model_preset", None)  # its settings are among the values; auto follows the text
     words = {n: v for n, v in values.items() if n in ("device", "dtype", "compile_model")}
-    config = build({n: v for n, v in values.items() if n not in words})
-    schedule = config.schedule
-    if schedule.min_lr is not None and schedule.min_lr > config.optimizer.learning_rate:
-        raise ConfigError(
-            f"min_lr {schedule.min_lr:g} is above learning_rate "
-            f"{config.optimizer.learning_rate:g}: lower min_lr, or raise learning_rate."
-        )
-    return config
+    return build({n: v for n, v in values.items() if n not in words})
 
 
 def parse_assignments(line: str) -> dict:

@@ -46,9 +46,15 @@ def import_model(
 
 
 def local_checkpoint(word: str, note: Callable[[str], None]) -> Path:
-    """The run directory or checkpoint that `init_from` means; a model from elsewhere is imported.
+    """The run directory or checkpoint that `init_from` means, imported if it is from elsewhere."""
+    return present_checkpoint(word) or import_model(word, default_folder(word), note=note)
 
-    An import is kept under out/ and taken again as long as its source is the same.
+
+def present_checkpoint(word: str) -> Path | None:
+    """The run directory or checkpoint that `init_from` means; None: it is to be imported first.
+
+    An import is kept under out/ and taken again as long as its source is the same. Raises
+    CheckpointError where nothing is meant, RunError where another run has the import's place.
     """
     path = Path(word).expanduser()
     if Run(path).exists() and not _is_nanogpt(path / "ckpt.pt"):
@@ -70,7 +76,7 @@ def local_checkpoint(word: str, note: Callable[[str], None]) -> Path:
             f"{display(folder)} holds another run than {word}: import the model elsewhere with "
             f"gpt.py import {word} --out_dir DIR, and say --init_from DIR."
         )
-    return import_model(word, folder, note=note)
+    return None
 
 
 def is_known_name(word: str) -> bool:

@@ -3,35 +3,75 @@
 import pytest
 
 from gptlab.errors import ConfigError, RunError
+from gptlab.hardware import Choice
+from gptlab.runs import Run, find_run
 from gptlab.training.config import START_OPTIONS, layer
 from gptlab.training.config_diff import differences, final_settings, override_settings
-from gptlab.training.run_or_recipe import open_target, run_folder
-from gptlab.training.run_recipe import read_run_recipe
+from gptlab.training.named_config import open_config
+from gptlab.training.resolving import Situation, resolve
+from gptlab.training.run_recipe import as_recipe, read_run_recipe
+
+CPU = Choice("cpu", "float32", False, "cpu, because there is no accelerator")
+
+
+@pytest.fixture
+def make_run(home):
+    """Write the config.py of out/NAME; other words are options of its recipe, `typed` of a line."""
+
+    def make(name="run", typed=None, **options):
+        recipe = {
+            "dataset": "plays", "max_iters": 400, "block_size": 64, "batch_size": 8, "n_layer": 2,
+            "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
+        }  # fmt: skip
+        overrides = layer(recipe, typed, "config/own.py")
+        resolved = resolve(overrides, Situation(CPU, 66, 1_003_854, 111_540))
+        run = Run(home / "out" / name)
+        run.folder.mkdir(parents=True)
+        run.recipe.write_text(as_recipe(overrides, resolved, "a machine"), encoding="utf-8")
+        return run
+
+    return make
 
 
 def test_a_run_is_named_by_its_path_or_by_its_name_under_out(make_run, monkeypatch, tmp_path):
     run = make_run("first")
     monkeypatch.chdir(tmp_path)
-    assert run_folder("first") == run_folder(str(run.folder)) == run.folder
-    assert run_folder("out/first").resolve() == run.folder.resolve()
+    assert find_run("first") == find_run(str(run.folder)) == run.folder
+    assert find_run("out/first").resolve() == run.folder.resolve()
 
 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(make_run):
     run = make_run("first")
     run.best.write_bytes(b"")
     with pytest.raises(RunError, match="'second': there is first"):
-        run_folder("second")
+        find_run("second")
+
+
+def test_a_name_that_is_nearly_a_run_s_is_answered_with_that_run(make_run):
+    for name in ("plays", "novels"):
+        make_run(name).best.write_bytes(b"")
+    with pytest.raises(RunError, match="did you mean plays"):
+        find_run("playss")
+
+
+def test_a_run_is_meant_before_a_folder_of_the_same_name(make_run, monkeypatch, tmp_path):
+    run = make_run("plays")
+    (tmp_path / "here" / "plays").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_run("plays") == run.folder
+    (tmp_path / "here" / "plays" / "ckpt.pt").write_bytes(b"")
+    assert find_run("plays").resolve() == tmp_path / "here" / "plays"
 
 
 def test_a_folder_without_config_is_no_run(home):
     (home / "out" / "foreign").mkdir(parents=True)
     with pytest.raises(RunError, match=r"foreign has no config\.py"):
-        open_target("foreign")
+        open_config("foreign")
 
 
 def test_a_recipe_that_is_not_there_is_named(home):
     with pytest.raises(ConfigError, match=r"no recipe nothing\.py"):
-        open_target("nothing.py")
+        open_config("nothing.py")
 
 
 def test_what_a_run_wrote_is_read_back_with_every_source(make_run):
@@ -65,7 +105,7 @@ def test_a_line_that_would_have_to_be_run_is_refused_by_its_number(make_run):
 
 def test_the_command_line_lies_over_a_run_and_the_run_s_sources_stay(make_run):
     make_run(typed={"seed": 5})
-    target = open_target("run", {"seed": 6})
+    target = open_config("run", {"seed": 6})
     assert (
         target.overrides.values["seed"] == 6 and target.overrides.sources["seed"] == "command line"
     )
@@ -84,7 +124,7 @@ def test_before_anything_is_resolved_a_value_is_said_or_default():
 def test_two_runs_differ_in_what_was_resolved_for_them(make_run):
     make_run("one", max_iters=400)
     make_run("two", max_iters=1000, typed={"seed": 2})
-    found = {d.name: (d.values, d.sources) for d in differences(*map(open_target, ("one", "two")))}
+    found = {d.name: (d.values, d.sources) for d in differences(*map(open_config, ("one", "two")))}
     assert found["seed"] == ((1337, 2), ("default", "command line"))
     assert found["warmup_iters"][0] == (20, 50)
     assert set(found) == {"seed", "max_iters", "warmup_iters", "lr_decay_iters"}
@@ -96,5 +136,5 @@ def test_a_recipe_and_a_run_are_compared_by_what_was_said(make_run, tmp_path):
     overrides = read_run_recipe(run.recipe).overrides.values
     lines = [f"{name} = {value!r}" for name, value in overrides.items() if name != "seed"]
     recipe.write_text("\n".join([*lines, "beta1 = 0.8"]), encoding="utf-8")
-    found = {d.name: d.values for d in differences(open_target(str(recipe)), open_target("run"))}
+    found = {d.name: d.values for d in differences(open_config(str(recipe)), open_config("run"))}
     assert found == {"seed": (1337, 2), "beta1": (0.8, 0.9)}

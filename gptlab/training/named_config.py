@@ -1,0 +1,53 @@
+"""The configuration of a run or a recipe that is named on a command line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.errors import ConfigError, RunError
+from gptlab.files import display
+from gptlab.runs import Run, find_run
+from gptlab.training.config import Overrides, layer, read_recipe
+from gptlab.training.run_recipe import RunRecipe, read_run_recipe
+
+
+@dataclass(frozen=True)
+class NamedConfig:
+    """A configuration and its name: the layers, and for a run what they were resolved to.
+
+    run: what the run's config.py tells; None for a recipe.
+    """
+
+    name: str
+    overrides: Overrides
+    run: RunRecipe | None = None
+
+
+def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
+    """The recipe or the run that `word` means, under the options of the command line.
+
+    Raises ConfigError for a recipe that cannot be read, RunError for a directory that is no run.
+    """
+    if Path(word).expanduser().is_file():
+        return open_recipe(word, command_line)
+    if Path(word).suffix == ".py":
+        raise ConfigError(f"There is no recipe {display(word)}: check the path.")
+    folder = find_run(word)
+    path = Run(folder).recipe
+    if not path.is_file():
+        raise RunError(
+            f"{display(folder)} has no config.py: it is no run, or was made by another program."
+        )
+    run = read_run_recipe(path)
+    merged = layer(run.overrides.values, command_line, display(path))
+    sources = {**merged.sources}
+    for name, source in run.overrides.sources.items():
+        if name in sources and name not in (command_line or {}):
+            sources[name] = source
+    return NamedConfig(display(folder), Overrides(merged.values, sources), run)
+
+
+def open_recipe(path, command_line: Mapping | None = None) -> NamedConfig:
+    """A recipe under the options of the command line."""
+    name = display(Path(path).expanduser())
+    return NamedConfig(name, layer(read_recipe(Path(path).expanduser()), command_line, name))
