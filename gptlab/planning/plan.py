@@ -187,7 +187,7 @@ def resolve_here(
         here, **arguments, measurements=Measurements(step=1.0, eval_token=1e-4)
     ).config
     if measure:
-        from gptlab.training.session import measure as measure_steps
+        from gptlab.training.measuring import measure as measure_steps
 
         measured = measure_steps(rough, machine.choice, 1, started)
     else:

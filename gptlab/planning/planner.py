@@ -103,7 +103,8 @@ class Planner:
 
     def _measure(self, config: TrainConfig) -> Measurements:
         """Two seconds of this very model on this machine."""
-        from gptlab.training.session import measure, settle_torch
+        from gptlab.training.building import settle_torch
+        from gptlab.training.measuring import measure
 
         key = (config.model, config.batch, config.machine, config.optimizer.optimizer)
         if key not in self._measured:

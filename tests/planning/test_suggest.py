@@ -11,7 +11,7 @@ from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.planner import Planner, in_millions
 from gptlab.planning.suggest import Text
-from gptlab.training import session
+from gptlab.training import building, measuring
 from gptlab.training.config import OPTIONS, Measurements, layer, resolve
 from gptlab.training.memory import TIGHT, needed_memory
 
@@ -143,8 +143,8 @@ def planner(monkeypatch):
         step = 2e-8 * count_parameters(config.model) * config.sequences_per_step
         return Measurements(elapsed=9.0, step=step, eval_token=step / 1e4, save=0.01)
 
-    monkeypatch.setattr(session, "measure", measure)
-    monkeypatch.setattr(session, "settle_torch", lambda device: None)
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setattr(building, "settle_torch", lambda device: None)
     choice = Choice("cpu", "float32", False, "cpu")
     found = Planner(machine, choice, "shakespeare", SHAKESPEARE)
     found.seen = seen
