@@ -233,17 +233,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(train, tmp_pat
 
 
 def test_the_decisions_of_the_first_start_stand(train, tmp_path, monkeypatch):
+    choose = hardware.choose
+
+    def let_auto_be(precision):
+        def chosen(report, device, dtype):
+            return choose(report, device, precision if dtype == "auto" else dtype)
+
+        monkeypatch.setattr(hardware, "choose", chosen)
+
+    let_auto_be("float32")
     train(max_iters=10, device="auto", dtype="auto")
     state = state_of(tmp_path / "run")
     assert state["decided"]["max_iters"] == 10 and state["decided"]["dtype"] == "float32"
-    # a machine whose own choice would now be another one
-    choose = hardware.choose
-    monkeypatch.setattr(
-        hardware, "choose",
-        lambda report, device, dtype: choose(
-            report, device, "bfloat16" if dtype == "auto" else dtype
-        ),
-    )  # fmt: skip
+    let_auto_be("bfloat16")  # a machine whose own choice is now another one
     train(resume=True, max_iters=12)
     assert state_of(tmp_path / "run")["train_config"]["resolved"]["dtype"] == "float32"
 

@@ -26,17 +26,17 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 ):
     recorded = Metrics.step
 
-    def step(metrics, number, *rest):
-        recorded(metrics, number, *rest)
-        if number == 7:
+    def step(metrics, state, *rest):
+        recorded(metrics, state, *rest)
+        if state.step == 7:
             os.kill(os.getpid(), getattr(signal, name))
 
     monkeypatch.setattr(Metrics, "step", step)
     outcome = train(quiet=False)
     assert (outcome.step, outcome.exit_code) == (7, code)
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 7
-    overrides = capsys.readouterr().out
-    assert f"Stopped by {name} after step 7, saved." in overrides and "--resume" in overrides
+    printed = capsys.readouterr().out
+    assert f"Stopped by {name} after step 7, saved." in printed and "--resume" in printed
 
 
 def test_a_time_limit_stops_and_saves_and_a_resume_has_its_own(train, tmp_path, capsys):
