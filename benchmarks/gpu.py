@@ -37,7 +37,7 @@ from gptlab.model.config import GPTConfig, preset
 from gptlab.model.transformer import GPT
 from gptlab.training.building import settle_torch
 from gptlab.training.config import build
-from gptlab.training.optimizers import Optimizers
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import compile_blocks
 from gptlab.training.precision import MixedPrecision, clip_grad_norm
 

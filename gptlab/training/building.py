@@ -15,7 +15,8 @@ from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import Resolved, TrainConfig
-from gptlab.training.optimizers import Ema, Optimizers
+from gptlab.training.ema import Ema
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import MixedPrecision
 from gptlab.training.resuming import CHANGEABLE_MODEL_OPTIONS

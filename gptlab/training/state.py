@@ -7,7 +7,8 @@ import torch
 
 from gptlab.model.transformer import GPT
 from gptlab.training.loss_band import LossBand
-from gptlab.training.optimizers import Ema, Optimizers
+from gptlab.training.ema import Ema
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import MixedPrecision
 
 # what the first start decided holds at every later one, unless the command line overrides it
