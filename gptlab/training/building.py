@@ -14,11 +14,12 @@ from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
-from gptlab.training.config import Resolved, TrainConfig
+from gptlab.training.config import TrainConfig
 from gptlab.training.ema import Ema
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import MixedPrecision
+from gptlab.training.resolving import Resolved
 from gptlab.training.resuming import CHANGEABLE_MODEL_OPTIONS
 from gptlab.training.state import DECISIONS, TrainState
 

@@ -13,11 +13,12 @@ from gptlab.data.batches import Batches
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
-from gptlab.training.config import Measurements, Resolved, TrainConfig
+from gptlab.training.config import TrainConfig
 from gptlab.training.loop import train_step
 from gptlab.training.memory import fitting_batch_size
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import MixedPrecision
+from gptlab.training.resolving import Measurements, Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
 from gptlab.training.units import duration

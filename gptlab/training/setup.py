@@ -9,8 +9,9 @@ import torch
 from gptlab.data.batches import Batches, mix
 from gptlab.data.token_files import Dataset
 from gptlab.runs import Run
-from gptlab.training.config import Overrides, Resolved, TrainConfig
+from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.parallel import Parallel
+from gptlab.training.resolving import Resolved
 from gptlab.training.units import TextUnits
 
 

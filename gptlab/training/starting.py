@@ -1,5 +1,6 @@
 """From options to a training that can begin, or go on: device, data, decisions, state."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -12,13 +13,21 @@ from gptlab.errors import RunError
 from gptlab.files import display, out_home
 from gptlab.interop.read.models import local_checkpoint
 from gptlab.runs import Run, load_checkpoint
-from gptlab.training import config as configuration
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
-from gptlab.training.config import Measurements, Overrides, Resolved, RunOptions
+from gptlab.training.config import Overrides, RunOptions, TrainConfig
 from gptlab.training.measuring import fit_micro_batch, measure
 from gptlab.training.memory import explained_out_of_memory, memory_warning
 from gptlab.training.parallel import Parallel
+from gptlab.training.resolving import (
+    COMPILE_SECONDS,
+    Measurements,
+    Resolved,
+    TextSize,
+    resolve,
+    resolve_roughly,
+    situation_of,
+)
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
 from gptlab.training.units import TextUnits
@@ -119,30 +128,21 @@ def check_attention(choice) -> None:
 
 def decide(overrides, report, choice, dataset, parallel, started, stored, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
-    device = report.device(choice.device)
     # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
-    arguments = dict(
-        choice=choice,
-        can_compile=(device.compile.available, device.compile.reason),
-        vocab_size=model.get("vocab_size", dataset.vocab_size),
-        train_tokens=len(dataset.train),
-        val_tokens=len(dataset.val),
-        decided=stored["decided"] if stored else None,
-    )
+    text = TextSize.of(dataset, model.get("vocab_size"))
+    situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)
+    device = report.device(choice.device)
 
-    def rough():
-        """The configuration as far as no measurement decides it."""
-        unmeasured = Measurements(step=1.0, eval_token=1e-4)
-        return configuration.resolve(overrides, **arguments, measurements=unmeasured).config
+    def fitted() -> int:
+        config = resolve_roughly(overrides, situation).config
+        return fit_micro_batch(config, choice, device.memory_free, parallel)
 
     if overrides.values.get("batch_size") == "auto":
-        arguments["fitting"] = parallel.from_first(
-            lambda: fit_micro_batch(rough(), choice, device.memory_free, parallel)
-        )
+        situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
 
     def measured() -> Measurements | None:
-        config = rough()
+        config = resolve_roughly(overrides, situation).config
         for part in ("train", "val"):
             check_length(len(getattr(dataset, part)), config.model.block_size, part, dataset.name)
         if warning := memory_warning(config, device.memory_free):
@@ -153,13 +153,13 @@ def decide(overrides, report, choice, dataset, parallel, started, stored, start=
             return measure(config, choice, parallel.world_size, started)
 
     measurements = parallel.from_first(measured)
-    resolved = configuration.resolve(overrides, **arguments, measurements=measurements)
+    resolved = resolve(overrides, dataclasses.replace(situation, measurements=measurements))
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     return resolved
 
 
-def needs_measurement(overrides: Overrides, config, device) -> bool:
+def needs_measurement(overrides: Overrides, config: TrainConfig, device) -> bool:
     """Whether the length or compile_model depends on how fast a step is here."""
     if config.batch.minutes is not None:
         return True
@@ -168,4 +168,4 @@ def needs_measurement(overrides: Overrides, config, device) -> bool:
     flops = config.flops_per_token * config.tokens_per_step * config.batch.max_iters
     peak = hardware.peak_flops(device.name, config.machine.dtype).value
     kind = "cpu" if device.kind == "cpu" else "other"
-    return flops / peak > configuration.COMPILE_SECONDS[kind] / 2
+    return flops / peak > COMPILE_SECONDS[kind] / 2

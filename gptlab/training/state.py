@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from gptlab.model.transformer import GPT
-from gptlab.training.loss_band import LossBand
 from gptlab.training.ema import Ema
+from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import MixedPrecision
 

@@ -20,7 +20,7 @@ from gptlab.files import read_json, write_json
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training import starting
-from gptlab.training.config import Measurements
+from gptlab.training.resolving import Measurements
 
 PACKAGE = Path(gptlab.__file__).parent
 
