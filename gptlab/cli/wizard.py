@@ -441,7 +441,7 @@ def _length_words(plan: Proposal) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from gptlab.training.metrics import duration
+    from gptlab.training.units import duration
 
     if seconds >= 48 * 3600:
         return f"{seconds / 86400:.0f} days"

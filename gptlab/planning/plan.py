@@ -166,11 +166,11 @@ class Machine:
 
         started: time.perf_counter() of when the process began. seconds: what it may take.
         """
-        from gptlab.training import session
+        from gptlab.training import building, measuring
 
-        session.settle_torch(self.choice.device)
+        building.settle_torch(self.choice.device)
         with explained_out_of_memory(config):
-            return session.measure(config, self.choice, 1, started, seconds)
+            return measuring.measure(config, self.choice, 1, started, seconds)
 
 
 def this_machine(overrides: Overrides) -> Machine:

@@ -1,6 +1,9 @@
 """What a run takes over from the model that init_from names."""
 
+from gptlab.checkpoints import Checkpoint
+from gptlab.data.token_files import Dataset
 from gptlab.errors import ConfigError
+from gptlab.files import display
 from gptlab.model.config import GPTConfig
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, Overrides
 
@@ -22,3 +25,21 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
             )
     sources = {**dict.fromkeys(stored, f"init_from {name}"), **overrides.sources}
     return Overrides({**stored, **overrides.values}, sources)
+
+
+def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Dataset) -> Overrides:
+    """The overrides with the architecture of the checkpoint that init_from names.
+
+    Raises ConfigError for another tokenizer than the dataset's, or another architecture.
+    """
+    model, tokenizer = start.model.config, start.tokenizer
+    known = tokenizer.vocab_size if tokenizer else model.vocab_size
+    if known != dataset.vocab_size or (
+        tokenizer and dataset.tokenizer and tokenizer.fingerprint != dataset.tokenizer.fingerprint
+    ):
+        raise ConfigError(
+            f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
+            "prepared with: prepare the text with the tokenizer of that model (prepare.py "
+            f"YOUR_TEXT --tokenizer {display(start.path.parent)})."
+        )
+    return with_architecture(overrides, model, display(start.path))

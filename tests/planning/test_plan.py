@@ -173,11 +173,11 @@ def test_minutes_become_steps(home, machine):
 
 
 def test_a_measurement_replaces_the_estimate(home, machine, monkeypatch):
-    from gptlab.training import session
+    from gptlab.training import building, measuring
     from gptlab.training.resolving import Measurements
 
-    monkeypatch.setattr(session, "measure", lambda *_: Measurements(0.0, 0.25, 1e-6, 0.0))
-    monkeypatch.setattr(session, "settle_torch", lambda device: None)
+    monkeypatch.setattr(measuring, "measure", lambda *_: Measurements(0.0, 0.25, 1e-6, 0.0))
+    monkeypatch.setattr(building, "settle_torch", lambda device: None)
     overrides = layer(None, {**SMALL, "vocab_size": 66})
     plan = make_plan(overrides, text_size(overrides), machine, measure=True)
     assert plan.time_basis == "measured: 0.25 s a step"

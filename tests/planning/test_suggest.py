@@ -22,7 +22,7 @@ from gptlab.model.memory import TIGHT
 from gptlab.planning import suggest
 from gptlab.planning.plan import Machine, expected_overfitting, expected_seconds
 from gptlab.planning.planner import Planner, in_millions
-from gptlab.training import session
+from gptlab.training import building, measuring
 from gptlab.training.config import OPTIONS, layer
 from gptlab.training.memory import memory_warning
 from gptlab.training.resolving import Measurements, Situation, TextSize, resolve, situation_of
@@ -223,8 +223,8 @@ def make_planner(monkeypatch, machine, text=SHAKESPEARE):
         step = 2e-8 * count_parameters(config.model) * config.sequences_per_step
         return Measurements(elapsed=9.0, step=step, eval_token=step / 1e4, save=0.01)
 
-    monkeypatch.setattr(session, "measure", measure)
-    monkeypatch.setattr(session, "settle_torch", lambda device: None)
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setattr(building, "settle_torch", lambda device: None)
     found = Planner(machine, "shakespeare", text)
     found.seen = seen
     return found

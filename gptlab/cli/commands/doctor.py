@@ -68,7 +68,7 @@ def checks(overrides: Overrides, recipe_name: str, everything: bool) -> Iterator
             "torch", False, f"it cannot be imported ({error})", "pip install -r requirements.txt"
         )
         return
-    from gptlab.training.session import new_run_folder
+    from gptlab.training.starting import new_run_folder
 
     folder = new_run_folder(overrides, recipe_name)
     place = folder if overrides.values.get("out_dir") else out_home()
