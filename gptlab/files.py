@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,15 @@ def display(path) -> str:
         return str(path.resolve().relative_to(Path.cwd().resolve())) or "."
     except ValueError:
         return str(path)
+
+
+def quoted(word: str) -> str:
+    """A word of a command line in the quotes that this system's shell needs, if it needs any."""
+    if os.name == "nt":
+        import subprocess
+
+        return subprocess.list2cmdline([word])
+    return shlex.quote(word)
 
 
 def in_bytes(size: float) -> str:

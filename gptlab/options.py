@@ -123,6 +123,15 @@ def _shown(value) -> str:
     return text if len(text) <= 60 else f"{text[:50]}..."
 
 
+def format_value(value: object) -> str:
+    """A value of an option as tables show it; floats with six digits."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if value == "":
+        return '""'
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _to_bool(value) -> bool:
     word = str(value).strip().lower()
     if word in TRUE_WORDS or word in FALSE_WORDS:

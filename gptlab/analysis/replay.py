@@ -31,7 +31,7 @@ from gptlab.training.provenance import (
     source_texts,
 )
 from gptlab.training.setup import Setup
-from gptlab.training.starting import prepare
+from gptlab.training.starting import prepare_training
 from gptlab.training.state import TrainState
 
 
@@ -97,7 +97,7 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
         overrides = _overrides(recorded, temporary)
         try:
-            setup, state = prepare(overrides, parallel, started=began)
+            setup, state = prepare_training(overrides, parallel, started=began)
             compile_if_wanted(setup, state, say=lambda line: None)
             now = describe(setup)
             difference, digested, done = _compare(trace, _steps(setup, state), progress)

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         install(python, [ROOT / name for name in names])
         if options.test:
             say("Running the tests.")
-            return run([python, "-m", "pytest", *rest])
+            return run_process([python, "-m", "pytest", *rest])
         return demo(python) if options.demo else offer_data(python, options.yes)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
@@ -90,7 +90,7 @@ def say(text: str) -> None:
     print(f"[{minutes}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
 
-def run(command: Sequence[str | Path]) -> int:
+def run_process(command: Sequence[str | Path]) -> int:
     """Run a command and return its exit code.
 
     Ctrl-C reaches the command by itself (it shares the terminal) and a training then saves, so
@@ -115,7 +115,7 @@ def run(command: Sequence[str | Path]) -> int:
 def script(python: Path, words: Sequence[str]) -> int:
     """Run one of the project's scripts, shown as a person would type it."""
     say("python " + " ".join(f'"{word}"' if " " in word else word for word in words))
-    return run([python, *words])
+    return run_process([python, *words])
 
 
 # The environment ----------------------------------------------------------------------------------
@@ -152,14 +152,14 @@ def make_environment(folder: Path) -> Path:
     check_python(sys.version_info, sys.maxsize > 2**32)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if _runs(python, "import sys; sys.exit(sys.version_info[:2] < (3, 10))"):
-        if not _runs(python, "import pip") and run([python, "-m", "ensurepip"]):
+        if not _runs(python, "import pip") and run_process([python, "-m", "ensurepip"]):
             raise SetupError(f"{folder} has no pip: delete this folder and run setup again.")
         return python
     if not _runs(sys.executable, "import ensurepip, venv"):
         raise SetupError(without_ensurepip(sys.version_info, bool(shutil.which("apt-get"))))
     again = " anew, since the one here does not run" if folder.exists() else ""
     say(f"Making .venv{again}, with Python {sys.version.split()[0]}.")
-    if run([sys.executable, "-m", "venv", "--clear", folder]):
+    if run_process([sys.executable, "-m", "venv", "--clear", folder]):
         raise SetupError(f"the environment {folder} could not be made: the reason is above.")
     return python
 
@@ -265,7 +265,7 @@ def _index(url: str) -> list[str]:
 
 def _pip(python: Path, *words: str | Path) -> None:
     """Run pip and let it show its progress; SetupError when it fails."""
-    code = run([python, "-m", "pip", "--disable-pip-version-check", *words])
+    code = run_process([python, "-m", "pip", "--disable-pip-version-check", *words])
     if code in (130, 143):
         raise KeyboardInterrupt
     if code:

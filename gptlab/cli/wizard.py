@@ -10,7 +10,7 @@ from gptlab.cli.commands.dataset import ask_for_text, size_of
 from gptlab.cli.commands.prepare import prepare_sources
 from gptlab.cli.ui import explanations, questions
 from gptlab.cli.ui.command_line import command_line, fresh_folder, program
-from gptlab.cli.ui.questions import Back, Choice
+from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.cli.ui.recipe_builder import (
     UNSAY,
     ask_recipe_name,
@@ -94,7 +94,7 @@ class Wizard:
             self.hardware = hardware.detect()
         recommended = self.hardware.recommended
         choices = [
-            Choice(
+            MenuItem(
                 device.name,
                 device.name,
                 _device_words(device) + ("; recommended" * (device.name == recommended.device)),
@@ -107,7 +107,7 @@ class Wizard:
         self._say(f"Recommended: {recommended.device_reason}; {recommended.dtype_reason}.")
         default = [choice.value for choice in choices].index(recommended.device)
         title = "1/6  Where shall the model be trained?"
-        name = questions.choose(self.console, title, choices, default, explanations.DEVICE)
+        name = questions.select(self.console, title, choices, default, explanations.DEVICE)
         self.machine = Machine.of(self.hardware, hardware.choose(self.hardware, name))
         if name != recommended.device:
             self._say(f"{self.machine.choice.reason}.")
@@ -119,10 +119,10 @@ class Wizard:
             choices = [_dataset_choice(name, meta) for name, meta in prepared]
             names = [name for name, _ in prepared]
             if "shakespeare" not in names:
-                choices.append(Choice(SHAKESPEARE, SHAKESPEARE, "1 MB of plays, to try it out"))
-            choices.append(Choice(OWN_TEXT, OWN_TEXT, "a file, a folder, a table, or hf:"))
+                choices.append(MenuItem(SHAKESPEARE, SHAKESPEARE, "1 MB of plays, to try it out"))
+            choices.append(MenuItem(OWN_TEXT, OWN_TEXT, "a file, a folder, a table, or hf:"))
             default = names.index("shakespeare") if "shakespeare" in names else 0
-            answer = questions.choose(
+            answer = questions.select(
                 self.console, "2/6  Which text?", choices, default, explanations.DATASET
             )
             try:
@@ -153,7 +153,7 @@ class Wizard:
         refusal = suggest.refusal_of(smallest, self.text, self.machine)
         refusal = refusal and f"No model can be trained here: {refusal}; b chooses another device."
         words = "what fits this text and the time that you choose next"
-        choices = [Choice("fit", "fit", words, refusal)]
+        choices = [MenuItem("fit", "fit", words, refusal)]
         fits = [name for name in suggest.PRESET_SIZES if not self._refusal(name)]
         for name in suggest.PRESET_SIZES:
             options = suggest.architecture(name, self.text)
@@ -164,10 +164,10 @@ class Wizard:
                 instead = f"the largest preset that fits is {fits[-1]}" if fits else "take fit"
                 refusal = f"{name} cannot be trained here: {refusal}; {instead}."
             words = f"{in_millions(size)} parameters, {in_gigabytes(needed)} of memory at least"
-            choices.append(Choice(name, name, words + ", does not fit" * bool(refusal), refusal))
-        choices.append(Choice("custom", "custom", "layers, heads and width of your own"))
+            choices.append(MenuItem(name, name, words + ", does not fit" * bool(refusal), refusal))
+        choices.append(MenuItem("custom", "custom", "layers, heads and width of your own"))
         while True:
-            answer = questions.choose(
+            answer = questions.select(
                 self.console, "3/6  How large a model?", choices, 0, explanations.SIZE
             )
             if answer == "custom":
@@ -238,10 +238,10 @@ class Wizard:
         except (GPTLabError, OSError) as error:  # it ran out of memory all the same
             questions.show_error(self.console, error)
             raise Back from None
-        choices = [Choice(name, name, _length_words(plan)) for name, plan in plans.items()]
-        choices.append(Choice("minutes", "minutes", "as long as you say"))
+        choices = [MenuItem(name, name, _length_words(plan)) for name, plan in plans.items()]
+        choices.append(MenuItem("minutes", "minutes", "as long as you say"))
         while True:
-            answer = questions.choose(
+            answer = questions.select(
                 self.console, "4/6  How long?", choices, 1, explanations.LENGTH
             )
             if answer != "minutes":
@@ -363,14 +363,14 @@ class Wizard:
 
     def ask_start(self) -> None:
         """Start now, save as a recipe, both, or show the command only."""
-        self.action = questions.choose(
+        self.action = questions.select(
             self.console,
             "6/6  Start now?",
             [
-                Choice("start", "start", f"train now, about {_duration(self.plan.seconds)}"),
-                Choice("recipe", "recipe", "save the settings in config/ and leave"),
-                Choice("both", "both", "save them, then train"),
-                Choice("leave", "leave", "only show the command"),
+                MenuItem("start", "start", f"train now, about {_duration(self.plan.seconds)}"),
+                MenuItem("recipe", "recipe", "save the settings in config/ and leave"),
+                MenuItem("both", "both", "save them, then train"),
+                MenuItem("leave", "leave", "only show the command"),
             ],
             0,
             explanations.START,
@@ -414,14 +414,14 @@ def _next_folder(folder: Path) -> Path:
     return fresh_folder(folder.with_name(f"{folder.name}_2"))
 
 
-def _dataset_choice(name: str, meta: dict | None) -> Choice:
+def _dataset_choice(name: str, meta: dict | None) -> MenuItem:
     refusal = ""
     if meta is None:
         refusal = (
             f"{name} has no readable meta.json, so its vocabulary is unknown: train it with "
             f"{program('train.py')} --dataset {name} --vocab_size N."
         )
-    return Choice(name, name, size_of(meta), refusal)
+    return MenuItem(name, name, size_of(meta), refusal)
 
 
 def _device_words(device) -> str:

@@ -15,7 +15,7 @@ LZMA_TRAIN_BYTES = 2 << 20  # it reads a megabyte a second
 ORDER = 5
 
 
-def measure(train: bytes, val: bytes) -> dict:
+def measure_baselines(train: bytes, val: bytes) -> dict:
     """Bits per byte of `val` under the three baselines, with the sizes that were used.
 
     Of longer texts the end of `train` and the start of `val` are taken.

@@ -94,7 +94,7 @@ def find(
     words = list(words) or ["shakespeare"]
     if words == ["shakespeare"] and not Path("shakespeare").exists():
         path = shakespeare.shakespeare_file(note)
-        label = shakespeare.describe(path)
+        label = shakespeare.name_source(path)
         return Source("shakespeare", "shakespeare", label, (_source_file(path, "text", progress),))
     if len(words) == 1 and words[0].startswith("hf:"):
         name = hub.HubName.parse(words[0])

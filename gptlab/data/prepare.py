@@ -201,7 +201,7 @@ def _build(
         progress("baselines", 0, None)
         bits = {}  # for a part of the text there are none
         if not reading.conversations:
-            bits = baselines.measure(
+            bits = baselines.measure_baselines(
                 store.sample(splits["train"], baselines.TRAIN_BYTES),
                 store.sample(splits["val"], baselines.VAL_BYTES),
             )

@@ -56,7 +56,7 @@ def remember(path: Path) -> None:
         keep(kept.name, path.read_bytes())
 
 
-def describe(path: Path) -> str:
+def name_source(path: Path) -> str:
     """Which of the sources a text is, in words."""
     is_tiny = hashlib.sha256(path.read_bytes()).hexdigest() == TINY_SHA256
     return TINY if is_tiny else f"the Shakespeare text at {display(path)}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptlab.inference.decoding import Decoder
-from gptlab.inference.sampling import check_finite
+from gptlab.inference.sampling import check_logits
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def beam_search(
         if step:
             decoder.append([beam.token_ids[-1] for beam in open_beams])
         log_probs = decoder.logits[:, :vocab_size].float().log_softmax(-1)  # [beams, V]
-        check_finite(log_probs)
+        check_logits(log_probs)
         totals = log_probs.cpu().double()  # MPS has no float64
         for row, beam in enumerate(open_beams):
             totals[row] += beam.total

@@ -92,11 +92,11 @@ def sample(logits, config: SamplingConfig, uniforms, seen=None):
         )
         chosen = draw(scores, torch.as_tensor(uniforms, dtype=torch.float64, device=scores.device))
     log_probs = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-    check_finite(log_probs)
+    check_logits(log_probs)
     return chosen, log_probs
 
 
-def check_finite(log_probs) -> None:
+def check_logits(log_probs) -> None:
     """Raise GenerationError where the model has gone wrong, before nonsense is shown as text."""
     if torch.isnan(log_probs).any():
         raise GenerationError(

@@ -43,7 +43,7 @@ def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) 
     return {**options, "block_size": text.block_size(128 if n_embd < 320 else 256)}
 
 
-def config_of(options: Mapping, text: TextSize) -> TrainConfig:
+def training_of(options: Mapping, text: TextSize) -> TrainConfig:
     """The training that these options describe, not resolved. Raises ConfigError."""
     values = layer(command_line={**options, "vocab_size": text.vocab_size}).values
     return build({name: value for name, value in values.items() if name != "model_preset"})
@@ -51,7 +51,7 @@ def config_of(options: Mapping, text: TextSize) -> TrainConfig:
 
 def model_of(options: Mapping, text: TextSize) -> GPTConfig:
     """The model that these options describe. Raises ConfigError."""
-    return config_of(options, text).model
+    return training_of(options, text).model
 
 
 def fitting_size(text: TextSize, seconds: float, machine: Machine) -> str:
@@ -105,7 +105,7 @@ def _needed(
 
     With dropout, whose masks take memory: it is suggested once the length of the run is known.
     """
-    config = config_of(
+    config = training_of(
         {
             **options,
             **training(options, text),

@@ -98,7 +98,7 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.03) -> list
     return result
 
 
-def draw(chart: Chart, width: int, height: int, kind: str = "") -> str:
+def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     """The chart as an <svg> element of this size; "" where there is nothing to draw."""
     lines = [(line, thinned(line.points)) for line in chart.lines]
     lines = [(line, points) for line, points in lines if points]

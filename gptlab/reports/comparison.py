@@ -2,6 +2,7 @@
 
 from html import escape
 
+from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, short, smoothed
 from gptlab.reports.run_view import RunView
@@ -12,7 +13,6 @@ from gptlab.reports.sections import (
     commands_section,
     course_section,
     footer,
-    in_words,
     machine_section,
     names_of,
     readable,
@@ -137,7 +137,7 @@ def _differences_section(views: list[RunView]) -> str:
     settings = [(view.recipe.values, view.recipe.sources) for view in views]
     names = {d.name for other in settings[1:] for d in differing(settings[0], other)}
     rows = [
-        [name, *(in_words(values[name]) if name in values else "" for values, _ in settings)]
+        [name, *(format_value(values[name]) if name in values else "" for values, _ in settings)]
         for name in ("model_preset", *(n for n in OPTIONS if n != "model_preset"))
         if name in names
     ]

@@ -5,6 +5,7 @@ from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
 from gptlab.files import in_bytes
+from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, short, smoothed
 from gptlab.reports.comparison import overlay
@@ -15,7 +16,6 @@ from gptlab.reports.sections import (
     commands_section,
     course_section,
     footer,
-    in_words,
     machine_section,
     readable,
 )
@@ -272,7 +272,7 @@ def _config_section(view: RunView) -> str:
 
 def _values_table(view: RunView, names: list[str]) -> str:
     recipe = view.recipe
-    rows = [[name, in_words(recipe.values[name]), recipe.sources[name]] for name in names]
+    rows = [[name, format_value(recipe.values[name]), recipe.sources[name]] for name in names]
     return page.table(["option", "value", "source"], rows, "values")
 
 

@@ -5,8 +5,9 @@ from html import escape
 
 import gptlab
 from gptlab.files import display
+from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, Line, draw
+from gptlab.reports.charts import Chart, Line, draw_svg
 from gptlab.reports.run_view import RunView, commands
 from gptlab.training.terminal import CONTROL
 
@@ -15,7 +16,7 @@ WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # charts, in pixels
 
 def charts(chart: Chart) -> str:
     """A chart in the sizes of a desktop and of a phone; the style shows one of them."""
-    return draw(chart, *WIDE, kind="wide") + draw(chart, *NARROW, kind="narrow")
+    return draw_svg(chart, *WIDE, kind="wide") + draw_svg(chart, *NARROW, kind="narrow")
 
 
 def bits_of(view: RunView, loss: float | None) -> float | None:
@@ -25,15 +26,6 @@ def bits_of(view: RunView, loss: float | None) -> float | None:
 def readable(text: str) -> str:
     """Text without the control characters that HTML forbids."""
     return CONTROL.sub("\ufffd", text)
-
-
-def in_words(value: object) -> str:
-    """A value of an option as it is written behind its name."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if value == "":
-        return '""'
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def colour(index: int) -> str:
@@ -65,7 +57,7 @@ def course_section(views: list[RunView]) -> str:
                 points = points[1:] or points  # the first step warms up
             lines.append(Line(view.name, points, kind))
         chart = Chart(title, lines, "step", "", floor=floor)
-        if svg := draw(chart, *SMALL):
+        if svg := draw_svg(chart, *SMALL):
             parts.append(f"<div><h3>{title}</h3>{svg}</div>")
     if not parts:
         return ""
@@ -95,7 +87,7 @@ def machine_section(views: list[RunView]) -> str:
         "device": values.get("device"),
         "precision": values.get("dtype"),
         "why": reasons.get("device"),
-        "compiled": in_words(values["compile_model"]) if "compile_model" in values else "",
+        "compiled": format_value(values["compile_model"]) if "compile_model" in values else "",
         "share of its peak (MFU)": f"{shares[len(shares) // 2]:.0%}" if shares else "",
     }
     return page.section(

@@ -36,7 +36,7 @@ def evaluate(setup: Setup, state: TrainState, metrics) -> None:
         state.ema.swap(state.model)
     keep_best(setup, state, loss, "raw")
     is_best = state.best_step == state.step
-    metrics.evaluation(state.step, loss, averaged, is_best, sample(setup, state))
+    metrics.evaluation(state.step, loss, averaged, is_best, write_sample(setup, state))
 
 
 def validation_loss(setup: Setup, state: TrainState, metrics) -> float:
@@ -97,7 +97,7 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
     setup.parallel.from_first(write)
 
 
-def sample(setup: Setup, state: TrainState) -> str | None:
+def write_sample(setup: Setup, state: TrainState) -> str | None:
     """What the model writes now, where sample_interval asks for it; it never ends a run.
 
     Its random numbers are its own (the seed decides them): with and without samples a run is the

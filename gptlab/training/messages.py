@@ -1,6 +1,6 @@
 """What a training says of itself: its plan, how to continue it, what it reached. Lines of text."""
 
-from gptlab.files import display
+from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.training.config import TrainConfig, plan_numbers
 from gptlab.training.schedules import decay_start
@@ -87,8 +87,3 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
     lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
     return lines
-
-
-def quoted(text: str) -> str:
-    """A path as a word of a command line."""
-    return f'"{text}"' if " " in text else text

@@ -45,7 +45,7 @@ def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
     return out_home() / stem
 
 
-def prepare(
+def prepare_training(
     overrides: Overrides, parallel: Parallel, *, started: float, recipe_name: str = ""
 ) -> tuple[Setup, TrainState]:
     """Everything up to step 0, or up to the step of the checkpoint. Raises GPTLabError.
@@ -63,7 +63,7 @@ def prepare(
     report, choice = choose_device(overrides, parallel, stored)
     parallel.begin(choice.device)
     settle_torch(choice.device)
-    check_attention(choice)
+    avoid_leaking_attention(choice)
     dataset = open_dataset(
         overrides.values.get("dataset", RunOptions.dataset), overrides.values.get("vocab_size")
     )
@@ -118,7 +118,7 @@ def choose_device(overrides: Overrides, parallel: Parallel, stored: dict | None)
     return report, choice
 
 
-def check_attention(choice) -> None:
+def avoid_leaking_attention(choice) -> None:
     """Leave fused attention where it lets a token see those behind it."""
     if hardware.attention_is_causal(choice.device, choice.dtype):
         return

@@ -23,7 +23,7 @@ from gptlab.training.provenance import Trace
 from gptlab.training.run_recipe import as_recipe
 from gptlab.training.setup import Setup
 from gptlab.training.stability import Stability
-from gptlab.training.starting import prepare
+from gptlab.training.starting import prepare_training
 from gptlab.training.state import TrainState
 from gptlab.training.trackers import make_tracker
 
@@ -55,7 +55,9 @@ def train(
     started = started or time.perf_counter()
     parallel, setup, observers = Parallel(), None, None
     try:
-        setup, state = prepare(overrides, parallel, started=started, recipe_name=recipe_name)
+        setup, state = prepare_training(
+            overrides, parallel, started=started, recipe_name=recipe_name
+        )
         observers = observe(setup, started)
         with explained_out_of_memory(setup.config):
             exit_code = run(setup, state, observers)

@@ -128,7 +128,7 @@ def commands(monkeypatch):
 
     commands_codes = []
     run.codes, run.seen = commands_codes, seen
-    monkeypatch.setattr(bootstrap, "run", run)
+    monkeypatch.setattr(bootstrap, "run_process", run)
     return run
 
 
@@ -387,7 +387,7 @@ def test_setup_without_any_python_says_which_are_wanted(clone):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_command_that_a_signal_ends_has_the_code_that_shells_give():
-    assert bootstrap.run([shutil.which("sh"), "-c", "kill -9 $$"]) == 137
+    assert bootstrap.run_process([shutil.which("sh"), "-c", "kill -9 $$"]) == 137
 
 
 def test_both_scripts_and_the_bootstrap_want_the_same_pythons():

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from gptlab.cli.ui import questions
-from gptlab.cli.ui.questions import Back, Choice
+from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.errors import ConfigError
 
 CHOICES = [
-    Choice("a", "alpha", "the first"),
-    Choice("b", "beta", "the second"),
-    Choice("c", "beta max"),
-    Choice("x", "gone", refusal="gone cannot be had: it is not here."),
+    MenuItem("a", "alpha", "the first"),
+    MenuItem("b", "beta", "the second"),
+    MenuItem("c", "beta max"),
+    MenuItem("x", "gone", refusal="gone cannot be had: it is not here."),
 ]
 
 
@@ -34,7 +34,7 @@ def answer(monkeypatch, capsys):
 
 
 def choose(console):
-    return questions.choose(console, "Which one?", CHOICES, 1, "It does not matter. " * 20)
+    return questions.select(console, "Which one?", CHOICES, 1, "It does not matter. " * 20)
 
 
 @pytest.mark.parametrize(

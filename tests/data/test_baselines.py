@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from gptlab.data.baselines import lzma_bits_per_byte, measure, ngram_bits_per_byte
+from gptlab.data.baselines import lzma_bits_per_byte, measure_baselines, ngram_bits_per_byte
 
 
 def plain_ngram_bits(train: bytes, val: bytes, order: int) -> float:
@@ -61,7 +61,7 @@ def test_lzma_counts_what_the_validation_text_adds():
 
 def test_tiny_shakespeare_lands_where_such_models_do(tiny_shakespeare):
     text = tiny_shakespeare.read_bytes()
-    bits = measure(text[:1_003_854], text[1_003_854:])
+    bits = measure_baselines(text[:1_003_854], text[1_003_854:])
     assert 4.7 < bits["unigram"] < 4.9
     assert 2.3 < bits["5gram"] < 2.6
     assert 2.4 < bits["lzma"] < 3.0
@@ -73,7 +73,7 @@ def test_long_texts_are_measured_on_a_part_and_the_sizes_recorded(monkeypatch):
     monkeypatch.setattr("gptlab.data.baselines.LZMA_TRAIN_BYTES", 3000)
     monkeypatch.setattr("gptlab.data.baselines.VAL_BYTES", 700)
     train, val = random_text(1, 4000), random_text(1, 1000)
-    bits = measure(train, val)
+    bits = measure_baselines(train, val)
     assert bits["train_bytes_used"] == 5000
     assert bits["lzma_train_bytes_used"] == 3000
     assert bits["val_bytes_used"] == 700

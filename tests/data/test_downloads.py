@@ -67,7 +67,7 @@ def test_the_canonical_shakespeare_is_downloaded_once(home, served, monkeypatch,
     monkeypatch.setattr(shakespeare, "TINY_URL", f"{url}/input.txt")
     path = shakespeare_file(lambda _: None)
     assert path.read_bytes() == tiny_shakespeare.read_bytes()
-    assert shakespeare.describe(path) == "tiny Shakespeare, the canonical copy"
+    assert shakespeare.name_source(path) == "tiny Shakespeare, the canonical copy"
     (folder / "input.txt").unlink()
     assert shakespeare_file(lambda _: None) == path
 

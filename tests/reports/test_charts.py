@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlab.reports.charts import Chart, Line, draw, short, smoothed, thinned, ticks
+from gptlab.reports.charts import Chart, Line, draw_svg, short, smoothed, thinned, ticks
 
 CURVE = [(step, 4 * math.exp(-step / 100) + 1) for step in range(1, 500)]
 
@@ -60,14 +60,14 @@ def test_smoothing_keeps_a_straight_line_and_calms_a_noisy_one():
 
 
 def test_higher_values_lie_higher_and_later_ones_further_right():
-    (points,) = coordinates(draw(chart(), 700, 300))
+    (points,) = coordinates(draw_svg(chart(), 700, 300))
     assert points == sorted(points, key=lambda p: p[0])
     assert [y for _, y in points] == sorted(y for _, y in points)
     assert all(0 <= x <= 700 and 0 <= y <= 300 for x, y in points)
 
 
 def test_the_second_axis_shows_the_same_heights_in_other_units():
-    svg = draw(chart(right=("bits", 10.0)), 700, 300)
+    svg = draw_svg(chart(right=("bits", 10.0)), 700, 300)
     places = {}
     for text in ET.fromstring(svg).iter("text"):
         if text.get("class") == "tick" and text.get("text-anchor") != "middle":
@@ -81,7 +81,7 @@ def test_the_second_axis_shows_the_same_heights_in_other_units():
 
 def test_a_wild_start_leaves_a_cut_picture_and_stays_in_the_other():
     wild = [(1, 7000.0), *CURVE]
-    whole, cut = draw(chart(wild), 700, 300), draw(chart(wild, cut=True), 700, 300)
+    whole, cut = draw_svg(chart(wild), 700, 300), draw_svg(chart(wild, cut=True), 700, 300)
     assert "6k" in words(whole)
     assert not [word for word in words(cut) if word.endswith("k")]
     (points,) = coordinates(cut)
@@ -90,13 +90,13 @@ def test_a_wild_start_leaves_a_cut_picture_and_stays_in_the_other():
 
 def test_a_curve_that_leaves_the_picture_twice_is_drawn_in_pieces():
     peaks = [(x, 100.0 if x in (3, 40) else 1.0 + x / 100) for x in range(80)]
-    pieces = coordinates(draw(chart(peaks, cut=True), 700, 300))
+    pieces = coordinates(draw_svg(chart(peaks, cut=True), 700, 300))
     assert len(pieces) == 3
     assert all(len(piece) > 1 for piece in pieces)
 
 
 def test_levels_have_their_names_and_those_above_everything_are_left_out():
-    svg = draw(chart(levels={"lzma": 1.8, "5-gram": 1.78, "huge": 99.0}), 700, 300)
+    svg = draw_svg(chart(levels={"lzma": 1.8, "5-gram": 1.78, "huge": 99.0}), 700, 300)
     assert words(svg, "name") == ["5-gram", "lzma"]
     heights = [
         float(t.get("y")) for t in ET.fromstring(svg).iter("text") if t.get("class") == "name"
@@ -106,17 +106,17 @@ def test_levels_have_their_names_and_those_above_everything_are_left_out():
 
 def test_points_tell_their_values_and_names_are_escaped():
     line = Line("a <b> & c", [(100, 2.5), (200, 1.25)], "val", dots=True)
-    svg = draw(Chart("x < y", [line], "step", "loss"), 700, 300)
+    svg = draw_svg(Chart("x < y", [line], "step", "loss"), 700, 300)
     titles = [title.text for title in ET.fromstring(svg).iter("title")]
     assert titles == ["a <b> & c: 2.5 at step 100", "a <b> & c: 1.25 at step 200"]
 
 
 @pytest.mark.parametrize("points", [[(1, 2.0)], [(1, 2.0), (2, 2.0)], [(0, 0.0)]], ids=str)
 def test_a_single_point_or_a_flat_line_can_be_drawn(points):
-    ET.fromstring(draw(chart(points), 300, 200))
-    ET.fromstring(draw(chart(points, floor=0.0), 300, 200))
+    ET.fromstring(draw_svg(chart(points), 300, 200))
+    ET.fromstring(draw_svg(chart(points, floor=0.0), 300, 200))
 
 
 def test_nothing_gives_no_picture():
-    assert draw(chart([]), 300, 200) == ""
-    assert draw(chart([(1, math.nan)]), 300, 200) == ""
+    assert draw_svg(chart([]), 300, 200) == ""
+    assert draw_svg(chart([(1, math.nan)]), 300, 200) == ""

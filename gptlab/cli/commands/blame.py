@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         found = blame(
             folder, options.step, options.top, options.checkpoint, options.device, progress
         )
-    sentences = describe(found, folder)
+    sentences = blame_sentences(found, folder)
     if path:
         from gptlab.reports.blame_page import make_page
 
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def describe(found, folder) -> list[str]:
+def blame_sentences(found, folder) -> list[str]:
     """What was read, what was recorded then, and whose losses these are."""
     last = found.first + found.count - 1
     which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.cli.ui.console import (
-    in_words,
     leading_words,
     make_console,
     make_table,
@@ -13,7 +12,7 @@ from gptlab.cli.ui.console import (
     print_table,
 )
 from gptlab.errors import ConfigError
-from gptlab.options import parse_command_line
+from gptlab.options import format_value, parse_command_line
 from gptlab.training.config import GROUPS, OPTIONS, PresetOption
 
 EXAMPLE = """\
@@ -45,7 +44,7 @@ def main(argv: list[str]) -> int:
     as_json = overrides.pop("json", False)
     match words:
         case ["show", target]:
-            show(target, overrides, as_json)
+            show_config(target, overrides, as_json)
         case ["diff", first, second]:
             diff(first, second, overrides, as_json)
         case ["show", *_]:
@@ -63,7 +62,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def show(word: str, overrides: dict, as_json: bool) -> None:
+def show_config(word: str, overrides: dict, as_json: bool) -> None:
     """Print every option of a recipe or a run."""
     from gptlab.training.config_diff import final_settings
     from gptlab.training.named_config import open_config
@@ -115,7 +114,7 @@ def _print_settings(title: str, values: dict, sources: dict, remark: str) -> Non
         table.columns[1].min_width = 12
         for name in names:
             style = "dim" if sources[name] == "default" else ""
-            value = Text(in_words(values[name]), style="" if style else "bold")
+            value = Text(format_value(values[name]), style="" if style else "bold")
             table.add_row(Text(name), value, Text(sources[name]), style=style)
         print_table(console, group, table)
 
@@ -149,7 +148,7 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
     for difference in found:
         cells = []
         for value, source in zip(difference.values, difference.sources, strict=True):
-            cells.append(Text.assemble((in_words(value), "bold"), (f"  {source}", "dim")))
+            cells.append(Text.assemble((format_value(value), "bold"), (f"  {source}", "dim")))
         table.add_row(Text(difference.name), *cells)
     as_what = "resolved" if resolved else "said"
     title = f"Different in {len(found)} options, as they were {as_what}"

@@ -8,7 +8,7 @@ from typing import Annotated
 from gptlab.cli.commands.prepare import ListOptions, listing, prepare_sources
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
-from gptlab.cli.ui.questions import Choice
+from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
@@ -64,7 +64,11 @@ def main(argv: list[str]) -> int:
         name = _only_name(word, names)
         if said:
             raise ConfigError(f"--{next(iter(said))} belongs to preparing, not to {word}.")
-        return show(name, ViewOptions(**view)) if word == "view" else delete(name, **view)
+        return (
+            show_dataset(name, ViewOptions(**view))
+            if word == "view"
+            else delete_dataset(name, **view)
+        )
     if view:
         raise ConfigError(f"--{next(iter(view))} belongs to view and delete, not to {word}.")
     if word == "add" and not names:
@@ -94,15 +98,15 @@ def _ask() -> int:
         has_any = bool(list_datasets())
         nothing = "" if has_any else "Nothing is prepared yet: prepare Shakespeare or add a text."
         try:
-            word = questions.choose(
+            word = questions.select(
                 console,
                 "What shall be done?",
                 [
-                    Choice("leave", "leave", "nothing is changed"),
-                    Choice("shakespeare", "prepare Shakespeare", "the customary first try, 1 MB"),
-                    Choice("add", "add my own text", "a file, a folder, a table, or hf:"),
-                    Choice("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
-                    Choice("delete", "delete one", "asks once more", refusal=nothing),
+                    MenuItem("leave", "leave", "nothing is changed"),
+                    MenuItem("shakespeare", "prepare Shakespeare", "the customary first try, 1 MB"),
+                    MenuItem("add", "add my own text", "a file, a folder, a table, or hf:"),
+                    MenuItem("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
+                    MenuItem("delete", "delete one", "asks once more", refusal=nothing),
                 ],
                 default=0 if has_any else 1,
                 explanation="A dataset is a text, turned into numbers that a model can learn from.",
@@ -114,9 +118,9 @@ def _ask() -> int:
             elif word == "add":
                 ask_for_text(console)
             elif word == "view":
-                show(_ask_for_name(console), ViewOptions())
+                show_dataset(_ask_for_name(console), ViewOptions())
             else:
-                delete(_ask_for_name(console))
+                delete_dataset(_ask_for_name(console))
         except questions.Back:
             continue
 
@@ -138,8 +142,8 @@ def ask_for_text(console) -> Dataset:
 
 
 def _ask_for_name(console) -> str:
-    choices = [Choice(name, name, size_of(meta)) for name, meta in list_datasets()]
-    return questions.choose(console, "Which one?", choices)
+    choices = [MenuItem(name, name, size_of(meta)) for name, meta in list_datasets()]
+    return questions.select(console, "Which one?", choices)
 
 
 def size_of(meta: dict | None) -> str:
@@ -155,7 +159,7 @@ def size_of(meta: dict | None) -> str:
 # Viewing ------------------------------------------------------------------------------------------
 
 
-def show(name: str, options: ViewOptions) -> int:
+def show_dataset(name: str, options: ViewOptions) -> int:
     """Print what a dataset holds; 0."""
     from gptlab.analysis import dataset_statistics as view
 
@@ -326,7 +330,7 @@ class _bar:
 # Deleting -----------------------------------------------------------------------------------------
 
 
-def delete(name: str, yes: bool = False) -> int:
+def delete_dataset(name: str, yes: bool = False) -> int:
     """Delete a prepared dataset after a yes; 0, or 1 when it stays."""
     folder = dataset_folder(name)
     names = [known for known, _ in list_datasets()]

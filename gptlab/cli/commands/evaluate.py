@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(content, indent=2))
     else:
-        show(result)
+        show_evaluation(result)
         if run is not None:
             print(f"Added to {display(run.evaluations)}; gpt.py report shows it.", file=sys.stderr)
     return 0
@@ -143,7 +143,7 @@ def _chosen(options: EvaluateOptions):
     return choice, lambda: torch.autocast(kind, dtype=dtype)
 
 
-def show(result) -> None:
+def show_evaluation(result) -> None:
     """Print an evaluation: one line of figures and the loss by position."""
     from rich.text import Text
 

@@ -5,7 +5,7 @@ import time
 from gptlab.cli.commands.info import age
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import command_line, program
-from gptlab.cli.ui.questions import Choice
+from gptlab.cli.ui.questions import MenuItem
 from gptlab.errors import RunError
 from gptlab.files import display, out_home
 from gptlab.runs import Run, list_runs
@@ -37,8 +37,8 @@ def main(argv: list[str]) -> int:
     options: dict = {}
 
     def run() -> None:
-        choices = [Choice(display(folder), folder.name, _written(folder)) for folder in runs]
-        options["out_dir"] = questions.choose(
+        choices = [MenuItem(display(folder), folder.name, _written(folder)) for folder in runs]
+        options["out_dir"] = questions.select(
             console, "1/3  Which model shall write?", choices, 0, RUN
         )
 

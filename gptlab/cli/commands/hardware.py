@@ -65,18 +65,18 @@ def show_hardware(as_json: bool = False, only_recommended: bool = False) -> None
 def _ask() -> int:
     """Devices by number, each with its table and its measured speeds; 0."""
     from gptlab.cli.ui import questions
-    from gptlab.cli.ui.questions import Choice
+    from gptlab.cli.ui.questions import MenuItem
 
     questions.refuse_without_terminal("leave --interactive out, or write --json")
     console = questions.open_console()
     hardware = detect()
-    choices = [Choice(device, device.name, device.description) for device in hardware.devices]
+    choices = [MenuItem(device, device.name, device.description) for device in hardware.devices]
     while True:
         try:
-            device = questions.choose(
+            device = questions.select(
                 console,
                 "Which device shall be shown and measured?",
-                [Choice(None, "leave"), *choices],
+                [MenuItem(None, "leave"), *choices],
                 1,
                 "A device does the multiplications that training is made of. A second is needed to "
                 "measure how many it does in each precision.",

@@ -14,7 +14,7 @@ from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.cli.commands.dataset import size_of
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
-from gptlab.cli.ui.questions import Choice
+from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
@@ -57,9 +57,9 @@ def main(argv: list[str]) -> int:
     if options.yes and options.delete is None:
         raise ConfigError("--yes belongs to --delete: say which run.")
     if options.rename is not None:
-        return rename(options.rename, options.to)
+        return rename_run(options.rename, options.to)
     if options.delete is not None:
-        return delete(options.delete, options.yes)
+        return delete_run(options.delete, options.yes)
     console = questions.open_console()
     if options.runs:
         return _manage(console)
@@ -201,25 +201,27 @@ def _manage(console) -> int:
         if not questions.at_terminal():
             return 0
         try:
-            what = questions.choose(
+            what = questions.select(
                 console,
                 "What shall be done?",
                 [
-                    Choice("leave", "leave", "nothing is changed"),
-                    Choice("rename", "rename a run"),
-                    Choice("delete", "delete a run", "asks once more"),
+                    MenuItem("leave", "leave", "nothing is changed"),
+                    MenuItem("rename", "rename a run"),
+                    MenuItem("delete", "delete a run", "asks once more"),
                 ],
                 explanation="A run is a folder below out/ with a trained model and its records.",
             )
             if what == "leave":
                 return 0
-            choices = [Choice(folder.name, folder.name) for folder in folders]
-            name = questions.choose(console, f"Which run is to {what}?", choices)
+            choices = [MenuItem(folder.name, folder.name) for folder in folders]
+            name = questions.select(console, f"Which run is to {what}?", choices)
             if what == "delete":
-                questions.attempt(console, lambda name=name: delete(name))
+                questions.attempt(console, lambda name=name: delete_run(name))
             else:
                 questions.ask(
-                    console, f"The new name of {name}?", lambda word, name=name: rename(name, word)
+                    console,
+                    f"The new name of {name}?",
+                    lambda word, name=name: rename_run(name, word),
                 )
         except questions.Back:
             continue
@@ -240,7 +242,7 @@ def _refuse_running(folder: Path) -> None:
         )
 
 
-def rename(old: str, new: str) -> int:
+def rename_run(old: str, new: str) -> int:
     """Give a run another name; 0."""
     folder = _find(old)
     if dataset_name(new) != new:
@@ -257,7 +259,7 @@ def rename(old: str, new: str) -> int:
     return 0
 
 
-def delete(name: str, yes: bool = False) -> int:
+def delete_run(name: str, yes: bool = False) -> int:
     """Delete a run after a yes; 0, or 1 when it stays."""
     folder = _find(name)
     _refuse_running(folder)

@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
     if as_json:
         print(json.dumps(plan.to_dict(), indent=2))
     else:
-        show(plan, target.name)
+        show_plan(plan, target.name)
     sys.stdout.flush()
     return 0
 
 
-def show(plan, name: str) -> None:
+def show_plan(plan, name: str) -> None:
     """Print a plan as tables."""
     from rich.text import Text
 

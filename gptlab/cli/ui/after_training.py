@@ -2,9 +2,9 @@
 
 import sys
 
-from gptlab.cli.ui.command_line import command_line, command_to_try, program, quoted
+from gptlab.cli.ui.command_line import command_line, command_to_try, program
 from gptlab.errors import GPTLabError
-from gptlab.files import display
+from gptlab.files import display, quoted
 
 SAMPLE_TOKENS = 300
 # beyond it a sample takes longer on a processor than anyone wants to wait for unasked

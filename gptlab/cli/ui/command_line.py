@@ -1,12 +1,9 @@
 """Commands as a person would type them here, for the lines that say what to do next."""
 
-import os
-import shlex
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptlab.files import display
+from gptlab.files import display, quoted
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 COMMAND_OF_SCRIPT = {
@@ -30,18 +27,13 @@ def command_line(script: str, options: Mapping[str, object]) -> str:
     words = [program(script)]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
-            words.append(f"--{name} {quoted(in_words(one))}")
+            words.append(f"--{name} {quoted(as_typed(one))}")
     return " ".join(words)
 
 
-def in_words(value: object) -> str:
+def as_typed(value: object) -> str:
     """A value as it is written behind its option."""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def quoted(word: str) -> str:
-    """The word in the quotes that this system's shell needs, if it needs any."""
-    return subprocess.list2cmdline([word]) if os.name == "nt" else shlex.quote(word)
 
 
 def command_to_try(run, finding) -> str:

@@ -49,17 +49,6 @@ def note(sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
-def in_words(value: object) -> str:
-    """A value of an option as it is written behind the option's name."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) if value != "" else '""'
-
-
 def leading_words(argv: list[str]) -> tuple[list[str], list[str]]:
     """(words before the first option, the rest)."""
     count = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))

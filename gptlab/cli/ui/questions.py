@@ -26,7 +26,7 @@ class Back(Exception):
 
 
 @dataclass(frozen=True)
-class Choice:
+class MenuItem:
     """One answer of several: `label` is what may be typed instead of its number.
 
     detail: words beside it. refusal: a sentence on why it cannot be taken, "" where it can.
@@ -61,8 +61,8 @@ def open_console():
     return make_console()
 
 
-def choose(
-    console, title: str, choices: Sequence[Choice], default: int = 0, explanation: str = ""
+def select(
+    console, title: str, choices: Sequence[MenuItem], default: int = 0, explanation: str = ""
 ) -> object:
     """The value of the choice that is taken. default: its index. Raises Back."""
     from rich.table import Table
@@ -78,7 +78,7 @@ def choose(
         table.add_row(f" {number}", Text(choice.label, style), Text(choice.detail))
     console.print(table)
 
-    def convert(word: str) -> Choice:
+    def convert(word: str) -> MenuItem:
         choice = _find_choice(word, choices, default)
         if choice.refusal:
             raise ConfigError(choice.refusal)
@@ -87,7 +87,7 @@ def choose(
     return _answered(console, convert, str(default + 1), str(default + 1), explanation).value
 
 
-def _find_choice(word: str, choices: Sequence[Choice], default: int) -> Choice:
+def _find_choice(word: str, choices: Sequence[MenuItem], default: int) -> MenuItem:
     if re.fullmatch(r"\d+", word, re.ASCII) and 1 <= int(word) <= len(choices):
         return choices[int(word) - 1]
     close = [c for c in choices if c.label.lower().startswith(word.lower())]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import REPOSITORY, command_line
-from gptlab.cli.ui.questions import Choice
+from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError
@@ -76,10 +76,10 @@ class RecipeBuilder:
 
     def ask_start(self) -> None:
         """Which recipe to begin with."""
-        choices = [Choice(path, path.stem, recipe_title(path)) for path in shipped_recipes()] + [
-            Choice(None, "empty", "every setting has its default")
+        choices = [MenuItem(path, path.stem, recipe_title(path)) for path in shipped_recipes()] + [
+            MenuItem(None, "empty", "every setting has its default")
         ]
-        path = questions.choose(self.console, "Begin with which recipe?", choices, 0, EXPLANATION)
+        path = questions.select(self.console, "Begin with which recipe?", choices, 0, EXPLANATION)
         self.overrides = read_recipe(path) if path else {}
         self.origin = display(path) if path else ""
 

@@ -128,7 +128,7 @@ def _tokenizer(vocab_size: int, path: Path, meta, dataset) -> Tokenizer:
             f"{display(path)} has a vocabulary of {vocab_size} ids whose meaning is in its "
             "dataset's meta.pkl: name that file with --meta, or copy it beside the checkpoint."
         )
-    alphabet = read_meta(meta)
+    alphabet = read_characters(meta)
     if len(alphabet) != vocab_size:
         raise ConfigError(
             f"{display(meta)} has {len(alphabet)} characters and the model {vocab_size} ids: name "
@@ -144,7 +144,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
-def read_meta(path) -> list[str]:
+def read_characters(path) -> list[str]:
     """The characters of nanoGPT's meta.pkl in the order of their ids."""
     path = Path(path)
     if not path.is_file():
