@@ -165,48 +165,57 @@ class Block(nn.Module):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of hidden @ weight.T, without ever holding all N x V logits.
+    """Summed cross-entropy of unembed(hidden), without ever holding all N x V logits.
 
     Chunks of rows are turned into logits, loss and gradient at once, in the forward pass; the
-    backward pass only scales. Memory: one chunk of logits and the gradients that are wanted.
+    backward pass only scales. Gradients reach hidden and those of `parameters` that unembed uses.
+    Memory: two chunks of logits, and the gradients that are wanted, twice.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, chunk, grad_enabled):
-        low = hidden.dtype  # of the matrix products
-        high = torch.promote_types(low, torch.float32)  # of the sums
+    def forward(ctx, unembed, targets, chunk, grad_enabled, hidden, *parameters):
+        high = torch.promote_types(hidden.dtype, torch.float32)  # of the sums
         loss = torch.zeros((), dtype=high, device=hidden.device)
-        low_weight = weight.to(low)
-        wants_hidden, wants_weight = (grad_enabled and n for n in ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        needed = ctx.needs_input_grad[4:] if grad_enabled else ()  # of hidden, of each parameter
+        wanted = [i for i, is_needed in enumerate(needed) if is_needed]
+        grads = [torch.zeros_like(hidden) if 0 in wanted else None, *[None] * len(parameters)]
+        leaf = hidden.detach().requires_grad_(0 in wanted)
         for start in range(0, hidden.size(0), chunk):
             rows = slice(start, start + chunk)
             counted = targets[rows] != -1  # [n]
             labels = targets[rows].clamp_min(0)[:, None]  # [n, 1]
-            logits = (hidden[rows] @ low_weight.T).to(high)  # [n, V]
-            log_sum = logits.logsumexp(-1, keepdim=True)  # [n, 1]
-            loss = loss + ((log_sum - logits.gather(1, labels))[:, 0] * counted).sum()
-            if not (wants_hidden or wants_weight):
+            with torch.set_grad_enabled(bool(wanted)):
+                part = leaf[rows]  # [n, C]
+                logits = unembed(part)  # [n, V]
+            values = logits.detach().to(high)
+            log_sum = values.logsumexp(-1, keepdim=True)  # [n, 1]
+            loss = loss + ((log_sum - values.gather(1, labels))[:, 0] * counted).sum()
+            if not wanted:
                 continue
-            # d loss / d logits = softmax - one-hot, zero where the target is ignored; in place
-            grad = logits.sub_(log_sum).exp_()
+            # d loss / d logits = softmax - one-hot, zero where the target is ignored
+            grad = values.sub(log_sum).exp_()  # a copy: unembed's backward may need the logits
             grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
-            grad = grad.mul_(counted[:, None]).to(low)
-            if wants_hidden:
-                grad_hidden[rows] = grad @ low_weight
-            if wants_weight and low == weight.dtype:
-                grad_weight.addmm_(grad.T, hidden[rows])  # without a second [V, C]
-            elif wants_weight:
-                grad_weight += grad.T @ hidden[rows]
-            del logits, grad  # or the next chunk would be made beside this one
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            grad = grad.mul_(counted[:, None]).to(logits.dtype)
+            inputs = [parameters[i - 1] if i else part for i in wanted]
+            found = torch.autograd.grad(logits, inputs, grad, allow_unused=True)
+            del logits, values, grad  # or the next chunk would be made beside this one
+            for i, more in zip(wanted, found, strict=True):
+                if more is None:  # unembed does not use this parameter
+                    continue
+                if i == 0:
+                    grads[0][rows] = more
+                elif grads[i] is None:
+                    grads[i] = more.clone()  # autograd may give two parameters the same tensor
+                else:
+                    grads[i] += more
+            del found, more
+        ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return *grads, None, None, None
+        return None, None, None, None, *grads
 
 
 class GPT(nn.Module):
@@ -302,7 +311,7 @@ class GPT(nn.Module):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
         chunk = loss_chunk_rows(targets.numel(), self.config.vocab_size)
         loss = ChunkedCrossEntropy.apply(
-            hidden, self.lm_head.weight, targets, chunk, torch.is_grad_enabled()
+            self.unembed, targets, chunk, torch.is_grad_enabled(), hidden, *self.parameters()
         )
         if reduction == "mean":
             loss = loss / (targets != -1).sum().clamp_min(1)

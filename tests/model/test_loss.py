@@ -9,6 +9,13 @@ from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.transformer import ChunkedCrossEntropy
 
 
+def chunked_loss(hidden, weight, targets, chunk):
+    """The loss of a head that is one matrix."""
+    return ChunkedCrossEntropy.apply(
+        lambda rows: rows @ weight.T, targets, chunk, True, hidden, weight
+    )
+
+
 @pytest.fixture
 def rows_at_once(monkeypatch):
     """Sets the size of a chunk."""
@@ -75,8 +82,7 @@ def test_the_gradient_agrees_with_finite_differences():
     weight = torch.randn(9, 4, dtype=torch.double, requires_grad=True)
     targets = torch.tensor([0, 8, -1, 3, 3, -1, 5])
     assert torch.autograd.gradcheck(
-        lambda hidden, weight: ChunkedCrossEntropy.apply(hidden, weight, targets, 3, True),
-        (hidden, weight),
+        lambda hidden, weight: chunked_loss(hidden, weight, targets, 3), (hidden, weight)
     )
 
 
@@ -92,7 +98,7 @@ def test_a_scaled_loss_scales_its_gradient(random_model):
 def test_an_extreme_logit_gives_a_finite_loss():
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
-    loss = ChunkedCrossEntropy.apply(hidden, weight, torch.tensor([1, 1]), 8, True)
+    loss = chunked_loss(hidden, weight, torch.tensor([1, 1]), 8)
     loss.backward()
     assert loss.item() == 2e4  # row 0 misses by 1e4 - -1e4, row 1 is right
     assert hidden.grad.isfinite().all() and weight.grad.isfinite().all()
@@ -117,7 +123,7 @@ def test_the_working_space_is_two_chunks_and_the_gradients_that_are_wanted(
     weight = torch.nn.Parameter(torch.randn(2000, 32), requires_grad=not frozen)
     targets = torch.randint(2000, (64,))
     with live_bytes(hidden, weight, targets) as memory:
-        loss = ChunkedCrossEntropy.apply(hidden, weight, targets, 4, True)
+        loss = chunked_loss(hidden, weight, targets, 4)
     assert loss.requires_grad
     chunks, small = 2 * 4 * 2000 * 4, 2 * hidden.nbytes
     assert memory.peak < matrices * weight.nbytes + chunks + small
