@@ -82,6 +82,10 @@ def sinusoids(config: GPTConfig, device=None) -> torch.Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, : config.n_embd]
 
 
+class ResidualProjection(nn.Linear):
+    """A linear layer that writes to the residual stream, and is initialised as such."""
+
+
 class Attention(nn.Module):
     """Causal self-attention; H/K heads share each key/value head (GQA, Ainslie et al. 2023)."""
 
@@ -92,7 +96,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(C, config.n_head * D, bias=bias)
         self.k_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
         self.v_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
-        self.o_proj = nn.Linear(config.n_head * D, C, bias=bias)
+        self.o_proj = ResidualProjection(config.n_head * D, C, bias=bias)
         self.q_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
 
@@ -137,7 +141,7 @@ class MLP(nn.Module):
         C, size, bias = config.n_embd, config.intermediate_size, config.bias
         self.gate_proj = nn.Linear(C, size, bias=bias) if config.use_swiglu else None
         self.up_proj = nn.Linear(C, size, bias=bias)
-        self.down_proj = nn.Linear(size, C, bias=bias)
+        self.down_proj = ResidualProjection(size, C, bias=bias)
         self.activation = None if config.use_swiglu else ACTIVATIONS[config.activation]
 
     def forward(self, x):
@@ -250,12 +254,20 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Normal weights of std init_std, zero biases; residual projections scaled or zero."""
+        """Draw the weights of linear layers and embeddings, in the order of `named_parameters()`.
+
+        Normal of std init_std, residual projections scaled or zero; biases are zero. A parameter
+        of any other module keeps the value that its constructor gave it.
+        """
         std = self.config.init_std
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                (nn.init.zeros_ if name.endswith("bias") else nn.init.ones_)(parameter)
-            elif not name.endswith(("o_proj.weight", "down_proj.weight")):
+            path, _, kind = name.rpartition(".")
+            owner = self.get_submodule(path)
+            if not isinstance(owner, nn.Linear | nn.Embedding) or kind not in ("weight", "bias"):
+                continue
+            if kind == "bias":
+                nn.init.zeros_(parameter)
+            elif not isinstance(owner, ResidualProjection):
                 nn.init.normal_(parameter, std=std)
             elif self.config.init_projection == "zero":
                 nn.init.zeros_(parameter)

@@ -194,7 +194,7 @@ def test_the_compiled_loss_and_its_gradients_equal_the_eager_ones(
     tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
     eager_loss = model(tokens, targets, reduction="sum")[1]
     eager = gradients(model, eager_loss)
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled = torch.compile(model, backend=backend)
     compiled_loss = compiled(tokens, targets, reduction="sum")[1]
     torch.testing.assert_close(compiled_loss, eager_loss)
     for name, grad in gradients(model, compiled_loss).items():
