@@ -141,8 +141,8 @@ class TrainingMemory:
 def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
     """Rows of logits that the loss of `tokens` tokens holds at once: about 64 MB in float32.
 
-    Never more than 16 chunks: a compiler unrolls their loop, and its time grows faster than they
-    do. A power of two otherwise, so that the chunks of a batch are of one shape.
+    Never more than 16 chunks: each adds a pass over the gradient of the output head. A power of two
+    otherwise, so that the chunks of a batch are of one shape.
     """
     rows = max(1, (1 << 24) // vocab_size)
     return max(1 << (rows.bit_length() - 1), -(-tokens // 16))
@@ -170,6 +170,9 @@ def training_memory(
     head = 4 * config.vocab_size * config.n_embd * _head_is_trained(config, trained)
     rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
     logits = 4 * rows * config.vocab_size
+    # the head's gradient of one chunk, under autocast beside the product that it is cast from, and
+    # the sum of the chunks before
+    head_gradients = head + (head // 2 if bytes_per_activation < 4 else 0) + head * (rows < tokens)
     live = _live(config, trained)  # frozen blocks at the beginning keep nothing
     block = _block_activations(live, trained)
     per_token = _top_activations(config) + live.n_layer * block
@@ -181,8 +184,9 @@ def training_memory(
         gradients=4 * changed,
         optimizer=int(4 * changed * optimizer_states),
         activations=tokens * per_token * bytes_per_activation,
-        # forward: two chunks of logits beside the head's gradient; backward: that gradient scaled
-        loss=head + max(2 * logits, head),
+        # forward: two chunks of logits beside the head's gradients; backward: the sum and the sum
+        # scaled
+        loss=max(2 * logits + head_gradients, 2 * head),
     )
 
 
