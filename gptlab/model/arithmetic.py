@@ -170,9 +170,8 @@ def training_memory(
     head = 4 * config.vocab_size * config.n_embd * _head_is_trained(config, trained)
     rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
     logits = 4 * rows * config.vocab_size
-    # the head's gradient of one chunk, under autocast beside the product that it is cast from, and
-    # the sum of the chunks before
-    head_gradients = head + (head // 2 if bytes_per_activation < 4 else 0) + head * (rows < tokens)
+    product = 1.5 if bytes_per_activation < 4 else 1  # autocast's, and its copy in float32
+    earlier = head * (rows < tokens)  # the head's gradient, summed over the chunks before
     live = _live(config, trained)  # frozen blocks at the beginning keep nothing
     block = _block_activations(live, trained)
     per_token = _top_activations(config) + live.n_layer * block
@@ -184,9 +183,9 @@ def training_memory(
         gradients=4 * changed,
         optimizer=int(4 * changed * optimizer_states),
         activations=tokens * per_token * bytes_per_activation,
-        # forward: two chunks of logits beside the head's gradients; backward: the sum and the sum
-        # scaled
-        loss=max(2 * logits + head_gradients, 2 * head),
+        # forward: a chunk's logits and their gradient, then that and the head's; backward: the sum
+        # of the head's gradients, and the same scaled
+        loss=max(earlier + logits + int(product * max(logits, head)), 2 * head),
     )
 
 

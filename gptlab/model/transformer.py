@@ -168,51 +168,64 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
+class CrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of logits [n, V]; its gradient is computed in the forward pass.
+
+    Targets [n] of -1 do not count. The logits themselves are not kept.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, targets):
+        values = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of the sums
+        counted = targets != -1  # [n]
+        labels = targets.clamp_min(0)[:, None]  # [n, 1]
+        log_sum = values.logsumexp(-1, keepdim=True)  # [n, 1]
+        if ctx.needs_input_grad[0]:
+            # d loss / d logits = softmax - one-hot, beside the logits, which unembed may need
+            grad = values.sub(log_sum).exp_()  # [n, V]
+            grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
+            ctx.save_for_backward(grad, counted)
+            ctx.dtype = logits.dtype
+        return ((log_sum - values.gather(1, labels))[:, 0] * counted).sum()
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad, counted = ctx.saved_tensors
+        return grad.mul_((counted * grad_loss)[:, None]).to(ctx.dtype), None
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Summed cross-entropy of unembed(hidden), without ever holding all N x V logits.
 
-    Chunks of rows are turned into logits, loss and gradient at once, in the forward pass; the
+    Chunks of rows are turned into logits, loss and gradients at once, in the forward pass; the
     backward pass only scales. Gradients reach hidden and those of `parameters` that unembed uses.
     Memory: two chunks of logits, and the gradients that are wanted, twice.
     """
 
     @staticmethod
     def forward(ctx, unembed, targets, chunk, grad_enabled, hidden, *parameters):
-        high = torch.promote_types(hidden.dtype, torch.float32)  # of the sums
+        high = torch.promote_types(hidden.dtype, torch.float32)
         loss = torch.zeros((), dtype=high, device=hidden.device)
         needed = ctx.needs_input_grad[4:] if grad_enabled else ()  # of hidden, of each parameter
         wanted = [i for i, is_needed in enumerate(needed) if is_needed]
-        grads = [torch.zeros_like(hidden) if 0 in wanted else None, *[None] * len(parameters)]
+        grads = [torch.empty_like(hidden) if 0 in wanted else None, *[None] * len(parameters)]
         leaf = hidden.detach().requires_grad_(0 in wanted)
         for start in range(0, hidden.size(0), chunk):
             rows = slice(start, start + chunk)
-            counted = targets[rows] != -1  # [n]
-            labels = targets[rows].clamp_min(0)[:, None]  # [n, 1]
             with torch.set_grad_enabled(bool(wanted)):
                 part = leaf[rows]  # [n, C]
-                logits = unembed(part)  # [n, V]
-            values = logits.detach().to(high)
-            log_sum = values.logsumexp(-1, keepdim=True)  # [n, 1]
-            loss = loss + ((log_sum - values.gather(1, labels))[:, 0] * counted).sum()
+                total = CrossEntropy.apply(unembed(part), targets[rows])
+            loss = loss + total.detach()
             if not wanted:
                 continue
-            # d loss / d logits = softmax - one-hot, zero where the target is ignored
-            grad = values.sub(log_sum).exp_()  # a copy: unembed's backward may need the logits
-            grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
-            grad = grad.mul_(counted[:, None]).to(logits.dtype)
             inputs = [parameters[i - 1] if i else part for i in wanted]
-            found = torch.autograd.grad(logits, inputs, grad, allow_unused=True)
-            del logits, values, grad  # or the next chunk would be made beside this one
+            found = torch.autograd.grad(total, inputs, allow_unused=True)
             for i, more in zip(wanted, found, strict=True):
-                if more is None:  # unembed does not use this parameter
-                    continue
                 if i == 0:
                     grads[0][rows] = more
-                elif grads[i] is None:
-                    grads[i] = more.clone()  # autograd may give two parameters the same tensor
-                else:
-                    grads[i] += more
-            del found, more
+                elif more is not None:  # cloned, since two parameters may be given one tensor
+                    grads[i] = more.clone() if grads[i] is None else grads[i].add_(more)
+            del found, more  # or the next chunk's would be made beside them
         ctx.save_for_backward(*grads)
         return loss
 
