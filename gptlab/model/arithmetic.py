@@ -126,8 +126,8 @@ def kv_cache_bytes(config: GPTConfig, batch_size: int = 1, bytes_per_value: int 
 def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
     """Rows of logits that the loss of `tokens` tokens holds at once: about 64 MB in float32.
 
-    Never more than 16 chunks: a compiler unrolls their loop, and its time grows faster than they
-    do. A power of two otherwise, so that the chunks of a batch are of one shape.
+    Never more than 16 chunks: each adds a pass over the gradient of the output head. A power of two
+    otherwise, so that the chunks of a batch are of one shape.
     """
     rows = max(1, (1 << 24) // vocab_size)
     return max(1 << (rows.bit_length() - 1), -(-tokens // 16))
