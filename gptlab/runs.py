@@ -377,9 +377,9 @@ def list_runs() -> list[Path]:
 
 
 def find_run(word: str) -> Path:
-    """The directory that a word means: a path, or a name under out/; a run before any other.
+    """The directory that `word` names: a path, or a name under out/; a run before any other.
 
-    RunError, with the nearest name, where there is no such directory.
+    Raises RunError, with the nearest name, if there is none.
     """
     places = (Path(word).expanduser(), out_home() / word)
     folders = [folder for folder in places if folder.is_dir()]

@@ -106,7 +106,7 @@ class Wizard:
             self.console.print(note, style="yellow", markup=False)
         self._say(f"Recommended: {recommended.device_reason}; {recommended.dtype_reason}.")
         default = [choice.value for choice in choices].index(recommended.device)
-        title = "1/6  Where shall the model be trained?"
+        title = "1/6  Which device?"
         name = questions.select(self.console, title, choices, default, explanations.DEVICE)
         self.machine = Machine.of(self.hardware, hardware.choose(self.hardware, name))
         if name != recommended.device:

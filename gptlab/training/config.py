@@ -342,7 +342,10 @@ def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What was said, by flat name, and where: "preset tiny", "config/x.py" or "command line"."""
+    """The options that were set explicitly, by flat name, and where each was set.
+
+    sources: "preset tiny", "config/x.py" or "command line".
+    """
 
     values: dict
     sources: dict
@@ -394,7 +397,7 @@ def layer(
         layers.insert(0, (preset(name), f"preset {name}"))
     values, sources = {}, {}
     for overrides, where in layers:
-        if "n_head" in overrides and "n_kv_head" not in overrides:  # heads that are said anew
+        if "n_head" in overrides and "n_kv_head" not in overrides:  # another number of heads
             values.pop("n_kv_head", None)
         if overrides.get("use_swiglu") is True and "activation" not in overrides:
             values.pop("activation", None)

@@ -1,4 +1,4 @@
-"""The configuration of a run or a recipe that is named on a command line."""
+"""Open the configuration of a run or a recipe that is named on a command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 
 @dataclass(frozen=True)
 class NamedConfig:
-    """A configuration and its name: the layers, and for a run what they were resolved to.
+    """A named configuration: its overrides, and for a run its resolved values.
 
-    run: what the run's config.py tells; None for a recipe.
+    run: the content of the run's config.py; None for a recipe.
     """
 
     name: str
@@ -24,9 +24,9 @@ class NamedConfig:
 
 
 def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
-    """The recipe or the run that `word` means, under the options of the command line.
+    """The recipe or the run that `word` names, with the command line's overrides.
 
-    Raises ConfigError for a recipe that cannot be read, RunError for a directory that is no run.
+    Raises ConfigError for a recipe that cannot be read, RunError for a directory that is not a run.
     """
     if Path(word).expanduser().is_file():
         return open_recipe(word, command_line)
@@ -36,7 +36,7 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
     path = Run(folder).recipe
     if not path.is_file():
         raise RunError(
-            f"{display(folder)} has no config.py: it is no run, or was made by another program."
+            f"{display(folder)} has no config.py: it is not a run, or another program made it."
         )
     run = read_run_recipe(path)
     merged = layer(run.overrides.values, command_line, display(path))
@@ -48,6 +48,6 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
 
 
 def open_recipe(path, command_line: Mapping | None = None) -> NamedConfig:
-    """A recipe under the options of the command line."""
+    """A recipe with the command line's overrides."""
     name = display(Path(path).expanduser())
     return NamedConfig(name, layer(read_recipe(Path(path).expanduser()), command_line, name))

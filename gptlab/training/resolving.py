@@ -24,7 +24,7 @@ class Measurements:
 COMPILE_SECONDS = {"cpu": 45.0, "other": 60.0}
 COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
 MAX_EVAL_TOKENS = 131072
-EVALUATIONS = 10  # of a run whose eval_interval nobody said
+EVALUATIONS = 10  # of a run without eval_interval
 EVAL_SHARE = 0.1  # of the training's FLOPs
 ENDLESS = 1 << 40  # tokens
 PLOT_SECONDS = 4.0  # of a run, for its pictures
@@ -47,7 +47,7 @@ def size_from_text(train_tokens: int) -> dict:
 
 @dataclass(frozen=True)
 class TextSize:
-    """The sizes of a text in tokens, and where they are from. None: there is no such text yet."""
+    """The sizes of a text in tokens, and where they are from. None: not known."""
 
     vocab_size: int
     train_tokens: int | None = None
@@ -76,7 +76,7 @@ class TextSize:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the values that nobody set follow from, beside the overrides.
+    """What the values that are not set follow from, beside the overrides.
 
     choice: the device and precision. can_compile: whether torch.compile works there, and why.
     measurements: needed for `minutes`, and for compile_model "auto" to consider compiling.
@@ -103,7 +103,7 @@ def situation_of(
     decided: Mapping | None = None,
     fitting: int | None = None,
 ) -> Situation:
-    """The situation of a run on one device of this machine; a text that is not there is endless."""
+    """The situation of a run on one device of a machine; an unknown text counts as endless."""
     support = report.device(choice.device).compile
     return Situation(
         choice,
@@ -128,7 +128,10 @@ class Resolved:
 
 
 def resolve(overrides: Overrides, situation: Situation) -> Resolved:
-    """Fill in what nobody set. A pure function. Raises ConfigError for what contradicts itself."""
+    """Fill in every value that is not set. A pure function of its arguments.
+
+    Raises ConfigError for options that contradict each other, the dataset or the device.
+    """
     choice, decided, measurements = situation.choice, situation.decided, situation.measurements
     values, reasons = dict(overrides.values), {}
 
@@ -175,7 +178,7 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
 
 
 def resolve_roughly(overrides: Overrides, situation: Situation) -> Resolved:
-    """What can be resolved before anything was measured: all but the length of a time budget."""
+    """The configuration before anything is measured; a time budget is taken at 1 s a step."""
     anything = Measurements(step=1.0, eval_token=1e-4)
     return resolve(overrides, dataclasses.replace(situation, measurements=anything))
 

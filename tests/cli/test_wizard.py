@@ -101,6 +101,16 @@ def test_leaving_shows_the_command_and_writes_nothing(words, ask):
     assert not (words / "out").exists() and not (words / "config").exists()
 
 
+def test_where_no_model_fits_the_memory_none_is_proposed(words, ask, this_machine, monkeypatch):
+    full = [dataclasses.replace(device, memory_free=10**6) for device in this_machine.devices]
+    report = dataclasses.replace(this_machine, devices=tuple(full))
+    monkeypatch.setattr(hardware, "detect", lambda only=None: report)
+    _, shown = ask("", "", "fit", "tiny", "custom", "1", "1", "2")
+    assert "No model can be trained here: that model needs at least" in shown
+    assert "tiny cannot be trained here" in shown and "This does not fit" in shown
+    assert "4/6" not in shown
+
+
 def test_every_wrong_answer_is_asked_again(words, ask):
     code, shown = ask(
         "two", "9", "",  # the device

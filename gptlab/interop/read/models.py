@@ -46,15 +46,15 @@ def import_model(
 
 
 def local_checkpoint(word: str, note: Callable[[str], None]) -> Path:
-    """The run directory or checkpoint that `init_from` means, imported if it is from elsewhere."""
+    """The run directory or checkpoint that `init_from` names, imported if it is from elsewhere."""
     return present_checkpoint(word) or import_model(word, default_folder(word), note=note)
 
 
 def present_checkpoint(word: str) -> Path | None:
-    """The run directory or checkpoint that `init_from` means; None: it is to be imported first.
+    """The run directory or checkpoint that `init_from` names; None if it must be imported first.
 
-    An import is kept under out/ and taken again as long as its source is the same. Raises
-    CheckpointError where nothing is meant, RunError where another run has the import's place.
+    An import is kept under out/ and used again as long as its source is the same. Raises
+    CheckpointError for a word that names nothing, RunError if another run has the import's folder.
     """
     path = Path(word).expanduser()
     if Run(path).exists() and not _is_nanogpt(path / "ckpt.pt"):
