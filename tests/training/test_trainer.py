@@ -12,6 +12,7 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
 from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
+from gptlab.files import quoted
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import evaluation, loop, measuring, picture, setup, trainer
@@ -199,7 +200,7 @@ def test_a_stopped_run_prints_the_command_that_continues_it(train, tmp_path, cap
     assert (outcome.step, outcome.exit_code) == (7, 130)
     out = capsys.readouterr().out
     assert "Stopped by SIGINT after step 7, saved" in out
-    assert f'--out_dir "{tmp_path / "a run"}" --resume' in out
+    assert f"--out_dir {quoted(str(tmp_path / 'a run'))} --resume" in out
 
 
 def test_a_signal_during_the_last_evaluation_comes_too_late_to_stop_anything(
