@@ -182,7 +182,7 @@ def test_masked_targets_are_minus_one_and_the_count_is_of_the_whole_step():
         assert (((micro.tokens + 1) % 3 == 0) == kept).all()
 
 
-def test_a_step_without_any_counted_target_can_be_divided_by_its_count():
+def test_a_step_without_any_unmasked_target_can_be_divided_by_its_count():
     assert batches(loss_mask=np.zeros(len(TOKENS), dtype=bool)).count(0) == 1
 
 

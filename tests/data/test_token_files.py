@@ -72,7 +72,7 @@ def test_the_list_leaves_out_what_is_no_dataset(home, prepared):
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
-def test_token_files_without_meta_open_with_a_vocabulary_said(home, caplog, dtype):
+def test_token_files_without_meta_open_with_a_given_vocabulary(home, caplog, dtype):
     vocab_size = 65 if dtype == "<u2" else 100_000
     folder = write_token_files(home / "data" / "own", [1, 2, 64] * 50, [3] * 20, dtype)
     with caplog.at_level(logging.WARNING, "gptlab"):
