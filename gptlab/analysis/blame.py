@@ -260,5 +260,5 @@ def pieces(window: Window, tokenizer) -> list[Piece]:
 
 
 def level(loss: float | None, uniform_loss: float) -> int:
-    """How hard a token was, from 0 to 4: in quarters of a blind guess, 4 is worse than that."""
+    """The loss of a token in quarters of the uniform baseline, from 0 to 4; 4 is above it."""
     return 0 if loss is None else min(4, int(4 * loss / uniform_loss))
