@@ -146,7 +146,7 @@ def test_an_absent_device_is_refused_with_what_exists(request_):
 
 
 def test_an_absent_index_names_the_cards_that_exist():
-    with pytest.raises(HardwareError, match="has cuda:0, cuda:1, cpu; write --device cuda:0"):
+    with pytest.raises(HardwareError, match="has cuda:0, cuda:1, cpu; use --device cuda:0"):
         choose(machine(cuda((9, 0)), cuda((9, 0), index=1)), "cuda:3")
 
 
