@@ -149,9 +149,9 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
 
 
 def clean(blocks: Iterable[str], reading: Reading) -> Iterator[str]:
-    """Blocks ready to store: valid Unicode, every line end as `\n` unless line ends are kept.
+    """Blocks ready to store: valid Unicode, every line end as `\\n` unless line ends are kept.
 
-    A `\r\n` that spans two blocks is one line end.
+    A `\\r\\n` that spans two blocks is one line end.
     """
     counts, held = reading.counts, ""
     for block in blocks:

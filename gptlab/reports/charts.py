@@ -13,7 +13,7 @@ MOST_POINTS = 400  # per line: more than a phone has pixels
 LETTER = 6.6  # approximate width of a letter in a label, in pixels
 LEVEL_GAP = 14  # pixels between the labels of two levels
 MARK_WIDTH = 60  # pixels for the ring and the text of a mark
-# a cut chart reaches WILD times as high as the share USUAL of its values
+# a cut chart ends at WILD times the USUAL quantile of its values
 USUAL, WILD = 0.9, 1.1
 
 
@@ -64,7 +64,7 @@ def short(number: float) -> str:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers between low and high."""
-    if not high > low:
+    if high <= low:
         return [low]
     step = 10 ** math.floor(math.log10((high - low) / count))
     for factor in (1, 2, 5, 10):

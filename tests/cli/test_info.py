@@ -129,7 +129,7 @@ def test_two_names_of_one_file_take_its_disk_once(make_run):
     [(-5, "0 s"), (0, "0 s"), (59, "59 s"), (61, "1 min"), (7100, "118 min"), (7300, "2 h"),
      (86400 * 3, "3 d")],
 )  # fmt: skip
-def test_an_age_is_said_in_one_unit(seconds, words):
+def test_an_age_is_shown_in_one_unit(seconds, words):
     assert command.age(seconds) == words
 
 

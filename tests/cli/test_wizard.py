@@ -178,7 +178,7 @@ def test_minutes_are_turned_into_steps_that_the_command_says(words, ask):
 # What does not fit
 
 
-def test_a_model_that_does_not_fit_is_said_with_the_nearest_that_does(
+def test_a_model_that_does_not_fit_is_reported_with_the_nearest_that_does(
     words, ask, monkeypatch, this_machine
 ):
     cpu = dataclasses.replace(this_machine.device("cpu"), memory_free=700_000_000)
@@ -191,13 +191,13 @@ def test_a_model_that_does_not_fit_is_said_with_the_nearest_that_does(
     assert 1 < int(layers) < 200
 
 
-def test_a_text_that_is_too_short_is_said_and_another_may_be_chosen(words, ask):
+def test_a_text_that_is_too_short_is_reported_and_another_may_be_chosen(words, ask):
     (words / "tiny.txt").write_text("a word or two, no more\n" * 2, encoding="utf-8")
     code, shown = ask("", "my own text", "tiny.txt", "words", *SMALL, "quick", SHORT, "", "leave")
     assert code == 0 and "too short" in shown
 
 
-def test_a_damaged_dataset_is_said_and_another_may_be_chosen(words, ask):
+def test_a_damaged_dataset_is_reported_and_another_may_be_chosen(words, ask):
     shutil.copytree(words / "data" / "words", words / "data" / "broken")
     (words / "data" / "broken" / "train.bin").write_bytes(b"1")
     code, shown = ask("", "broken", "words", *SMALL, "quick", SHORT, "", "leave")

@@ -178,7 +178,7 @@ class Page:
             shutil.copytree(self._prepared / what, self.home / where)
 
     def run(self, text: str, capsys) -> None:
-        """Run one command; AssertionError with what it said if it did not end well."""
+        """Run one command; AssertionError with its message if it fails."""
         for pattern, instead in SUBSTITUTIONS.items():
             text = re.sub(pattern, instead, text)
         words = shlex.split(text, comments=True)
