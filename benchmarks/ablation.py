@@ -31,8 +31,8 @@ from gptlab.data.token_files import open_dataset
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
 from gptlab.model.transformer import GPT, rotate
 from gptlab.training import config as configuration
-from gptlab.training import optimizers
-from gptlab.training.optimizers import Optimizers
+from gptlab.training.optimizers import muon
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.schedules import learning_rate
 
@@ -161,8 +161,8 @@ IDEAS = {
     "rate 0.014": dict(learning_rate=0.014),
     "rate 0.007": dict(learning_rate=0.007),
     "embeddings at 3 times the rate": dict(rate_of_adamw=3.0),
-    "Newton-Schulz of 3 steps": dict(muon=partial(optimizers.orthogonalize, steps=3)),
-    "Newton-Schulz of 5 steps": dict(muon=partial(optimizers.orthogonalize, steps=5)),
+    "Newton-Schulz of 3 steps": dict(muon=partial(muon.orthogonalize, steps=3)),
+    "Newton-Schulz of 5 steps": dict(muon=partial(muon.orthogonalize, steps=5)),
     "Newton-Schulz of 3 best steps": dict(muon=polar_express(*THREE)),
     "Newton-Schulz of 4 best steps": dict(muon=polar_express(*FOUR)),
     "Newton-Schulz of 5 best steps": dict(muon=polar_express(*FIVE)),
@@ -197,9 +197,9 @@ class Training:
         self.model = GPT(config.model)
         if "patch" in changes:
             changes["patch"](self.model)
-        self.optimizer = Optimizers(self.model, config, ns_dtype=torch.float32)
+        self.optimizer = Optimizers(self.model, config, fast_dtype=torch.float32)
         self.rate_of_adamw = changes.get("rate_of_adamw", 1.0)
-        self.muon = changes.get("muon", optimizers.orthogonalize)
+        self.muon = changes.get("muon", muon.orthogonalize)
         self.batches = Batches(
             dataset.train, vocab_size=66, block_size=config.model.block_size,
             batch_size=config.batch.batch_size, sequences_per_step=config.batch.batch_size,
@@ -219,9 +219,9 @@ class Training:
             _, loss = self.model(micro.tokens, micro.targets, reduction="sum")
             (loss / (rows * config.model.block_size)).backward()
         clip_grad_norm(self.model, config.optimizer.grad_clip)
-        plain, optimizers.orthogonalize = optimizers.orthogonalize, self.muon
+        plain, muon.orthogonalize = muon.orthogonalize, self.muon
         self.optimizer.step(torch.zeros(()))
-        optimizers.orthogonalize = plain
+        muon.orthogonalize = plain
         self.optimizer.zero_grad()
         self.step_number += 1
         return time.process_time() - begin

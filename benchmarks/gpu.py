@@ -36,7 +36,7 @@ from gptlab.model.arithmetic import count_parameters, flops_per_token, training_
 from gptlab.model.config import GPTConfig, preset
 from gptlab.model.transformer import GPT
 from gptlab.training.config import build
-from gptlab.training.optimizers import Optimizers
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import compile_blocks
 from gptlab.training.precision import Precision, clip_grad_norm
 from gptlab.training.session import settle_torch

@@ -76,7 +76,7 @@ def measure(shape: dict, batch_size: int, steps: int) -> dict:
     from gptlab.model.transformer import GPT
     from gptlab.training.config import build
     from gptlab.training.memory import step_memory
-    from gptlab.training.optimizers import Optimizers
+    from gptlab.training.optimizers.combined import Optimizers
     from gptlab.training.precision import clip_grad_norm
     from gptlab.training.session import settle_torch
 

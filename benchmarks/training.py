@@ -28,7 +28,8 @@ import torch
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.training.config import build
-from gptlab.training.optimizers import Muon, Optimizers
+from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.optimizers.muon import Muon
 from gptlab.training.parallel import compile_blocks
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.session import settle_torch
@@ -89,7 +90,7 @@ def our_step(sizes: dict, tokens, compiled: bool, shape: str, optimizer: str = "
     model = GPT(GPTConfig(**sizes, **SHAPES[shape], vocab_size=65, dropout=0.0))
     settle_torch("cpu")
     options = build({"learning_rate": 1e-3, "beta2": 0.99, "optimizer": optimizer})
-    optimizers = Optimizers(model, options, ns_dtype=torch.float32)
+    optimizers = Optimizers(model, options, fast_dtype=torch.float32)
     nothing_skipped = torch.zeros(())
 
     def step():

@@ -239,7 +239,6 @@ def read_training_state(path: Path) -> dict:
 
 def _misfit_of_state(state: dict) -> str | None:
     """The first part of a training state that is there and not what a run writes, or None."""
-    import torch
 
     def shapes(tensors) -> dict | None:
         if not isinstance(tensors, dict):
@@ -259,12 +258,11 @@ def _misfit_of_state(state: dict) -> str | None:
         average = shapes(state["ema"]) or {}
         if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
             return "ema"
-    for name, moments in state["optimizer"].items():
-        for part, shape in (shapes(moments) or {"": None}).items():
-            if shape != (torch.Size() if part == "step" else weights.get(name)):
-                return f"optimizer state of {name}"
-            if moments[part].dtype != torch.float32:
-                return f"optimizer state of {name}"
+    for name, parts in state["optimizer"].items():
+        # of which names, shapes and dtypes is the optimizer's to check, when it takes them
+        found = shapes(parts)
+        if name not in weights or not found or None in found.values():
+            return f"optimizer state of {name}"
     if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
         return "dataset"
     said = state.get("train_config", {})

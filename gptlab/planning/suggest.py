@@ -17,6 +17,7 @@ from gptlab.training.config import (
     TrainConfig,
 )
 from gptlab.training.memory import TIGHT, in_gigabytes
+from gptlab.training.optimizers.table import OPTIMIZERS
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
 # tokens per parameter with which a training's FLOPs are spent best (Hoffmann et al. 2022)
@@ -126,7 +127,10 @@ def _fits(model: GPTConfig, batch_size: int, free: int | None, dtype: str) -> bo
 
 def _memory(model: GPTConfig, batch_size: int, dtype: str) -> int:
     return training_memory(
-        model, batch_size, bytes_per_activation=4 if dtype == "float32" else 2, optimizer_states=1.2
+        model,
+        batch_size,
+        bytes_per_activation=4 if dtype == "float32" else 2,
+        optimizer_states=OPTIMIZERS["muon"].values_per_parameter,
     ).total
 
 

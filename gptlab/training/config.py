@@ -19,6 +19,7 @@ from gptlab.files import display
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_name_sentence
+from gptlab.training.optimizers.table import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class OptimizerOptions:
     """Optimizer."""
 
     optimizer: Annotated[
-        Literal["adamw", "muon"], "adamw, or muon for the hidden matrices and adamw for the rest"
+        Literal[tuple(OPTIMIZERS)], ", or ".join(entry.help for entry in OPTIMIZERS.values())
     ] = "adamw"
     learning_rate: Annotated[float, "highest learning rate"] = 1e-3
     weight_decay: Annotated[float, "decoupled decay of matrices"] = 0.1

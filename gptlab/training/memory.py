@@ -1,6 +1,7 @@
 """What a run needs in memory and on the disk, before it starts and when it turned out too much."""
 
 import contextlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from gptlab.model.arithmetic import (
     training_memory,
 )
 from gptlab.training.config import TrainConfig
+from gptlab.training.optimizers.table import OPTIMIZERS
 
 TIGHT = 0.9  # of the free memory: above it a warning
 MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
@@ -37,7 +39,7 @@ def needed_memory(config: TrainConfig) -> TrainingMemory:
         config.model,
         min(config.batch.batch_size, config.sequences_per_step),
         bytes_per_activation=4 if config.machine.dtype == "float32" else 2,
-        optimizer_states=1.2 if config.optimizer.optimizer == "muon" else 2.0,
+        optimizer_states=OPTIMIZERS[config.optimizer.optimizer].values_per_parameter,
         ema=config.optimizer.ema_decay > 0,
         trained=config.trained,
     )
@@ -123,7 +125,8 @@ def checkpoint_bytes(config: TrainConfig) -> int:
     """The most bytes that a run's files take: two states and a third in the making, best.pt."""
     parameters = 4 * count_parameters(config.model)
     changed = 4 * trained_parameters(config.model, config.trained)
-    moments = 2  # Muon keeps one for the hidden matrices, AdamW two; embeddings have two
+    # rounded up: the share of a model that Muon takes varies, and the rest keeps two
+    moments = math.ceil(OPTIMIZERS[config.optimizer.optimizer].values_per_parameter)
     average = 1 if config.optimizer.ema_decay else 0
     adapters = 1 if config.finetune.lora_rank else 0
     state = parameters + changed * (moments + average + adapters)

@@ -31,10 +31,11 @@ from gptlab.training.config import (
     Resolved,
     TrainConfig,
 )
+from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.memory import explained_out_of_memory, fitting_batch_size, memory_warning
 from gptlab.training.metrics import Metrics, Text, duration
-from gptlab.training.optimizers import Ema, Optimizers
+from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import Precision
 from gptlab.training.provenance import Trace

@@ -106,7 +106,7 @@ def test_a_checkpoint_is_no_larger_than_was_reckoned(tmp_path):
     import torch
 
     from gptlab.model.transformer import GPT
-    from gptlab.training.optimizers import Optimizers
+    from gptlab.training.optimizers.combined import Optimizers
 
     config = build(
         dict(n_layer=2, n_head=2, n_embd=64, vocab_size=100, block_size=16, optimizer="adamw",

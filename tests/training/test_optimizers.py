@@ -1,18 +1,32 @@
 """AdamW, Muon and averaged weights against their formulas, and steps that must change nothing."""
 
+import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.errors import CheckpointError
+from gptlab.model.arithmetic import count_parameters
 from gptlab.model.config import GPTConfig
+from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
-from gptlab.training.config import build
-from gptlab.training.optimizers import NS_COEFFICIENTS, Ema, Muon, Optimizers, orthogonalize
+from gptlab.training.config import OptimizerOptions, build
+from gptlab.training.ema import Ema
+from gptlab.training.memory import checkpoint_bytes, needed_memory
+from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.optimizers.muon import NS_COEFFICIENTS, Muon, orthogonalize
+from gptlab.training.optimizers.table import OPTIMIZERS
 from gptlab.training.precision import clip_grad_norm
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE, DECAY = 1e-2, 0.3
 MODEL = dict(
     vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8, use_swiglu=False, bias=True,
@@ -107,7 +121,8 @@ def test_muon_in_stacks_equals_a_plain_loop_over_matrices():
         [generator.normal(size=shape).astype(np.float32) for _ in range(4)] for shape in shapes
     ]
     parameters = [torch.nn.Parameter(torch.from_numpy(start.copy())) for start in starts]
-    muon = Muon(parameters, RATE, momentum=0.9, weight_decay=DECAY)
+    options = OptimizerOptions(learning_rate=RATE, muon_momentum=0.9)
+    muon = Muon([{"params": parameters, "weight_decay": DECAY}], options, torch.float32)
     for step in range(4):
         for parameter, own in zip(parameters, grads, strict=True):
             parameter.grad = torch.from_numpy(own[step])
@@ -121,7 +136,8 @@ def test_muon_in_stacks_equals_a_plain_loop_over_matrices():
 def test_muon_moves_weights_as_far_as_adamw_would(shape):
     parameter = torch.nn.Parameter(torch.zeros(shape))
     parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    Muon([parameter], RATE).step()
+    options = OptimizerOptions(learning_rate=RATE)
+    Muon([{"params": [parameter], "weight_decay": 0.0}], options, torch.float32).step()
     rms = parameter.detach().square().mean().sqrt().item()
     assert 0.14 * RATE < rms < 0.24 * RATE  # AdamW's typical update is 0.2 to 0.4 of the rate
 
@@ -134,6 +150,47 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_all_the_rest():
     rest = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
     assert hidden == {n for n in names.values() if n.startswith("blocks.") and "_proj.weight" in n}
     assert hidden | rest == set(names.values()) and not hidden & rest
+
+
+def taken_by_muon(model, **options):
+    """Names of the parameters that Muon updates, in the order in which it does."""
+    optimizers = Optimizers(model, build(dict(optimizer="muon", **options)), torch.float32)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon = next(o for o in optimizers.optimizers if isinstance(o, Muon))
+    return [names[id(p)] for group in muon.param_groups for p in group["params"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(MODEL, position_encoding="learned"),
+        dict(qk_norm=True, tie_weights=False, n_kv_head=1),
+        dict(freeze_layers=1),
+        dict(lora_rank=2),
+        dict(lora_rank=2, lora_targets="q_proj, down_proj", freeze_layers=1, bias=True),
+    ],
+)
+def test_muon_takes_every_matrix_of_the_blocks_that_is_trained_in_the_model_s_order(options):
+    tuned = {"init_from": "a run"} if {"lora_rank", "freeze_layers"} & set(options) else {}
+    options = {**MODEL, "use_swiglu": True, "use_rms_norm": True, **options, **tuned}
+    config = build(options)
+    model = GPT(config.model)
+    train_only(model, config.trained, 16.0)
+    assert taken_by_muon(model, **options) == [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.dim() == 2 and name.startswith("blocks.")
+    ]
+
+
+def test_the_module_of_a_matrix_decides_whether_it_is_hidden():
+    model = GPT(GPTConfig(**MODEL))
+    before = taken_by_muon(model, **MODEL)
+    model.blocks[0].table = torch.nn.Embedding(11, 8)  # looked up, not multiplied
+    model.blocks[1].attention.extra = torch.nn.Linear(8, 4)
+    model.beside = torch.nn.Linear(8, 4)
+    added = set(taken_by_muon(model, **MODEL)) - set(before)
+    assert added == {"blocks.1.attention.extra.weight"}
 
 
 # AdamW --------------------------------------------------------------------------------------------
@@ -217,6 +274,135 @@ def test_state_of_another_optimizer_is_refused():
     take_steps(model, optimizers, range(1))
     with pytest.raises(CheckpointError, match="belongs to another optimizer"):
         make("muon")[1].load_state_dict(optimizers.state_dict())
+
+
+WRONG_STATES = {
+    "name": (
+        lambda s: {"step": s["step"], "exp_avg": s["exp_avg"], "mean": s["exp_avg_sq"]},
+        "belongs to another optimizer",
+    ),
+    "dtype": (
+        lambda s: {**s, "exp_avg": s["exp_avg"].double()},
+        r"exp_avg .* is float64 of shape \(32, 16\) and must be float32 of shape \(32, 16\)",
+    ),
+    "shape": (
+        lambda s: {**s, "exp_avg_sq": s["exp_avg_sq"][0]},
+        r"exp_avg_sq .* is float32 of shape \(16,\) and must be float32 of shape \(32, 16\)",
+    ),
+    "scalar": (
+        lambda s: {**s, "step": s["step"][None]},
+        r"step .* is float32 of shape \(1,\) and must be float32 of shape \(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), WRONG_STATES.values(), ids=WRONG_STATES)
+def test_a_state_of_wrong_name_shape_or_dtype_is_refused(train, tmp_path, change, sentence):
+    train(max_iters=2)
+    path = tmp_path / "run" / "ckpt.pt"
+    content = read_checkpoint(path)
+    name = "blocks.1.mlp.up_proj.weight"
+    content["optimizer"][name] = change(content["optimizer"][name])
+    write_checkpoint(content, path)
+    (tmp_path / "run" / "ckpt.prev.pt").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=sentence) as refused:
+        train(resume=True, max_iters=4)
+    if "--init_from" in str(refused.value):
+        train(out_dir="new", init_from=str(path), max_iters=2)
+
+
+@pytest.mark.parametrize("state", [{}, None, {"exp_avg": 3.0}, {"exp_avg": [1.0]}])
+def test_a_state_without_tensors_is_refused_when_it_is_read(train, tmp_path, state):
+    train(max_iters=2)
+    path = tmp_path / "run" / "ckpt.pt"
+    content = read_checkpoint(path)
+    content["optimizer"]["final_norm.weight"] = state
+    write_checkpoint(content, path)
+    (tmp_path / "run" / "ckpt.prev.pt").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"no valid optimizer state of final_norm\.weight"):
+        train(resume=True, max_iters=4)
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_plan_counts_the_values_that_an_optimizer_keeps(optimizer):
+    shape = dict(n_layer=4, n_head=2, n_embd=64, vocab_size=700, block_size=8)  # a fifth is table
+    config = build(dict(shape, optimizer=optimizer, dtype="float32"))
+    model = GPT(config.model)
+    optimizers = Optimizers(model, config, torch.float32)
+    take_steps(model, optimizers, range(1))
+    states = [value for state in optimizers.state_dict().values() for value in state.values()]
+    kept = sum(value.nbytes for value in states if value.dim())
+    assert needed_memory(config).optimizer == pytest.approx(kept, rel=0.05)
+    assert checkpoint_bytes(config) >= 4 * 4 * count_parameters(config.model) + 3 * kept
+
+
+LION = '''"""Lion (Chen et al. 2023), its mean in half precision, and a count."""
+
+import torch
+
+from gptlab.training.optimizers.optimizer import Optimizer
+
+
+class Lion(Optimizer):
+    def new_state(self, parameter):
+        return {
+            "mean": torch.zeros_like(parameter, dtype=torch.bfloat16),
+            "steps": torch.zeros(1, dtype=torch.int64),
+        }
+
+    @torch.no_grad()
+    def step(self, found_inf=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if found_inf is None or found_inf == 0:
+                    state, grad, rate = self.state_of(parameter), parameter.grad, group["lr"]
+                    ahead = torch.lerp(grad, state["mean"].float(), self.options.beta1).sign()
+                    parameter.mul_(1 - rate * group["weight_decay"]).sub_(ahead, alpha=rate)
+                    state["mean"].lerp_(grad.bfloat16(), 1 - self.options.beta2)
+                    state["steps"] += 1
+'''
+LION_LINE = '    "lion": OptimizerEntry("gptlab.training.optimizers.lion:Lion", 0.5, "lion"),\n'
+
+
+def test_a_third_optimizer_is_one_file_and_one_line(prepared_home, tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "gptlab", tmp_path / "gptlab", ignore=ignored)
+    for script in ("train.py", "gpt.py"):
+        shutil.copy(ROOT / script, tmp_path / script)
+    folder = tmp_path / "gptlab" / "training" / "optimizers"
+    (folder / "lion.py").write_text(LION, encoding="utf-8")
+    head, brace, rest = (folder / "table.py").read_text(encoding="utf-8").rpartition("}\n")
+    (folder / "table.py").write_text(head + LION_LINE + brace + rest, encoding="utf-8")
+
+    def run(*words, **options):
+        words = [*words, *(f"--{name}={value}" for name, value in options.items())]
+        finished = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True,
+            env={**os.environ, "GPTLAB_HOME": str(prepared_home), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    options = dict(
+        dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, dropout=0.0,
+        optimizer="lion", learning_rate=1e-3, warmup_iters=1, lr_decay_iters=6, eval_interval=3,
+        eval_tokens=256, device="cpu", dtype="float32", compile_model=False,
+    )  # fmt: skip
+    run("train.py", out_dir=tmp_path / "whole", max_iters=6, **options)
+    run("train.py", out_dir=tmp_path / "parts", max_iters=3, **options)
+    run("train.py", "--resume", out_dir=tmp_path / "parts", max_iters=6)
+    whole, parts = (read_checkpoint(tmp_path / n / "ckpt.pt") for n in ("whole", "parts"))
+    assert equal(whole["model"], parts["model"])
+    assert whole["optimizer"].keys() == parts["optimizer"].keys() == whole["model"].keys()
+    for name, state in whole["optimizer"].items():
+        assert equal(state, parts["optimizer"][name])
+        assert state["mean"].dtype == torch.bfloat16 and state["steps"].tolist() == [6]
+    parameters = sum(weight.numel() for weight in whole["model"].values())
+    plan = json.loads(run("gpt.py", "plan", "--json", max_iters=6, **options))
+    assert plan["memory"]["optimizer"] == 2 * parameters
 
 
 # Averaged weights and clipping --------------------------------------------------------------------

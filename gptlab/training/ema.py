@@ -1,0 +1,35 @@
+"""An exponential average of the weights beside a training (Polyak & Juditsky 1992)."""
+
+import torch
+
+
+class Ema:
+    """An exponential average of the weights (Polyak & Juditsky 1992), kept in float32.
+
+    The average is corrected for its start: after t steps it weighs them with 1 - decay^t.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {n: p.detach().clone() for n, p in _trained(model)}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int) -> None:
+        """Take in the weights after step number `step` (from 0)."""
+        # the weight of the newest: 1 at the first step, then falling to 1 - decay
+        newest = (1 - self.decay) / (1 - self.decay ** (step + 1))
+        weights = [parameter for _, parameter in _trained(model)]
+        torch._foreach_lerp_(list(self.weights.values()), weights, newest)
+
+    @torch.no_grad()
+    def swap(self, model: torch.nn.Module) -> None:
+        """Exchange the model's weights and the averaged ones; a second call undoes it."""
+        for name, parameter in _trained(model):
+            kept = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(kept)
+
+
+def _trained(model: torch.nn.Module):
+    """(name, parameter) of those that are not frozen."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
