@@ -1,4 +1,4 @@
-"""Hardware: the pure judgement and choice on faked facts, the trials on the machine at hand."""
+"""Hardware: the report and the choice on faked facts, the trials on this machine."""
 
 import itertools
 import json

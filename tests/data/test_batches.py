@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of the sequence's number that meets every window once."""
+"""The order of the data: a pure function of the sequence's number that visits each window once."""
 
 import mmap
 import sys

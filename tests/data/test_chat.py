@@ -1,4 +1,4 @@
-"""Conversations as ids: the template's marks, the assistant's words, no text taken for a mark."""
+"""Conversations as ids: special tokens of the template, the loss mask, and text that stays text."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_mark_in_somebodys_text_is_plain_text(chat_tokenizer):
 
 
 def test_the_ids_are_those_of_transformers(chat_tokenizer, tmp_path):
-    """Where no text spells a mark; the assistant's text is a piece of its own in both."""
+    """If no text looks like a special token; the assistant's text is a separate piece in both."""
     transformers = pytest.importorskip("transformers")
     (tmp_path / "tokenizer.json").write_text(chat_tokenizer.to_plain_json(), encoding="utf-8")
     peer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))

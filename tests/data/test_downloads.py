@@ -17,7 +17,7 @@ NOWHERE = "http://127.0.0.1:9/x"  # the port of "discard": refused at once
 
 @pytest.fixture
 def offline(monkeypatch):
-    """No package index, and no web at the addresses that are asked."""
+    """Neither a package index nor the web answers."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setattr(downloads, "GPT2_MERGES_URL", NOWHERE)

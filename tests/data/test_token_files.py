@@ -200,8 +200,8 @@ def test_half_an_id_is_noticed(home):
 
 @pytest.fixture
 def large(home, monkeypatch):
-    """A dataset that counts as too large to be read through at a start: 28,000 bytes, in blocks
-    of 100 bytes every 439."""
+    """A dataset that is treated as too large to be read at each start: 28,000 bytes, with blocks of
+    100 bytes every 439."""
     for reader in (token_files, health):
         monkeypatch.setattr(reader, "VERIFY_BYTES", 1000)
     monkeypatch.setattr(token_files, "SAMPLED_BLOCK_BYTES", 100)

@@ -1,4 +1,4 @@
-"""The report: one file that needs nothing else, with the run's own numbers in it."""
+"""The report: one file that needs nothing else and shows the run's own numbers."""
 
 import html.parser
 import json
@@ -271,7 +271,7 @@ def test_the_command_that_prepared_a_text_names_it():
 
 
 def test_a_report_is_made_without_torch(make_run):
-    """Which takes seconds to load."""
+    """Importing torch takes seconds."""
     folder = Run(make_run().folder).folder
     code = (
         "import sys; from gptlab.reports.run_report import make_report; "
