@@ -61,13 +61,14 @@ class NanoGPTAdapter(torch.nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model = model
+        self.model, self.config = model, model.config
 
-    def forward(self, tokens, targets, reduction):
-        logits, _ = self.model(tokens, targets)
-        return None, torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum"
-        )
+    def features(self, tokens):
+        logits, _ = self.model(tokens, tokens)  # with targets it returns those of all positions
+        return logits
+
+    def unembed(self, logits):
+        return logits
 
 
 def whole_split_loss(model, val: np.ndarray, block_size: int) -> float:

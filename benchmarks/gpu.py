@@ -35,11 +35,11 @@ from gptlab.inference.decoding import Decoder, evaluating
 from gptlab.model.arithmetic import count_parameters, flops_per_token, training_memory
 from gptlab.model.config import GPTConfig, preset
 from gptlab.model.transformer import GPT
+from gptlab.training.building import settle_torch
 from gptlab.training.config import build
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import compile_blocks
-from gptlab.training.precision import Precision, clip_grad_norm
-from gptlab.training.session import settle_torch
+from gptlab.training.precision import MixedPrecision, clip_grad_norm
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Machine:
         hardware.synchronize(self.device)
         return time.perf_counter() - begin
 
-    def precision(self) -> Precision:
+    def precision(self) -> MixedPrecision:
         """The precision settings of a gptlab run."""
-        return Precision(self.device, self.dtype, self.use_scaler)
+        return MixedPrecision(self.device, self.dtype, self.use_scaler)
 
     @property
     def _module(self):

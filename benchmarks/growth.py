@@ -74,11 +74,11 @@ def measure(shape: dict, batch_size: int, steps: int) -> dict:
 
     from gptlab.model.arithmetic import count_parameters
     from gptlab.model.transformer import GPT
+    from gptlab.training.building import settle_torch
     from gptlab.training.config import build
     from gptlab.training.memory import step_memory
     from gptlab.training.optimizers.combined import Optimizers
     from gptlab.training.precision import clip_grad_norm
-    from gptlab.training.session import settle_torch
 
     settle_torch("cpu")
     config = build({

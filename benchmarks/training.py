@@ -27,12 +27,12 @@ import torch
 
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.training.building import settle_torch
 from gptlab.training.config import build
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.optimizers.muon import Muon
 from gptlab.training.parallel import compile_blocks
 from gptlab.training.precision import clip_grad_norm
-from gptlab.training.session import settle_torch
 
 # name -> (nanoGPT's sizes, batch size)
 SIZES = {

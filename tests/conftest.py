@@ -67,7 +67,8 @@ def make_run(home):
     from gptlab.files import write_json
     from gptlab.hardware import Choice
     from gptlab.runs import Run
-    from gptlab.training.config import layer, resolve
+    from gptlab.training.config import layer
+    from gptlab.training.resolving import Situation, resolve
     from gptlab.training.run_recipe import as_recipe
 
     cpu = Choice("cpu", "float32", False, "cpu, because there is no accelerator")
@@ -84,9 +85,7 @@ def make_run(home):
             "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
         }  # fmt: skip
         overrides = layer(recipe, typed, "config/own.py")
-        resolved = resolve(
-            overrides, choice=cpu, vocab_size=66, train_tokens=1_003_854, val_tokens=111_540
-        )
+        resolved = resolve(overrides, Situation(cpu, 66, 1_003_854, 111_540))
         run = Run(home / "out" / name)
         run.folder.mkdir(parents=True)
         run.recipe.write_text(as_recipe(overrides, resolved, "a machine"), encoding="utf-8")

@@ -14,8 +14,8 @@ from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError, RunError
 from gptlab.files import display
 from gptlab.runs import Run
-from gptlab.training.metrics import Text
 from gptlab.training.run_recipe import read_run_recipe
+from gptlab.training.units import TextUnits
 
 NO_RATE = 1e-7  # a thousand steps at this rate move a weight by less than its initial noise
 HIGH_RATE = 2e-2  # no model here learns well from it
@@ -115,7 +115,7 @@ def read_run(folder) -> RunRecord:
         meta = read_meta(dataset_folder(settings.get("dataset", "")))
     except (OSError, DataError):
         meta = None  # the text may be gone: then there are no baselines to compare with
-    return RunRecord(run.folder, records, settings, Text(meta).levels(), run.is_running())
+    return RunRecord(run.folder, records, settings, TextUnits(meta).levels(), run.is_running())
 
 
 def diagnose(run: RunRecord) -> list[Finding]:

@@ -17,6 +17,8 @@ from gptlab.files import display
 from gptlab.options import coerce
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, Overrides
+from gptlab.training.loop import train_step
+from gptlab.training.measuring import compile_if_wanted
 from gptlab.training.parallel import Parallel
 from gptlab.training.provenance import (
     DIGEST_STEPS,
@@ -28,8 +30,9 @@ from gptlab.training.provenance import (
     read_trace,
     source_texts,
 )
-from gptlab.training.session import Session, compile_if_wanted, prepare_session
-from gptlab.training.trainer import take_step
+from gptlab.training.setup import Setup
+from gptlab.training.starting import prepare
+from gptlab.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,10 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
         overrides = _overrides(recorded, temporary)
         try:
-            session = prepare_session(overrides, parallel, started=began)
-            compile_if_wanted(session)
-            now = describe(session)
-            difference, digested, done = _compare(trace, _steps(session), progress)
+            setup, state = prepare(overrides, parallel, started=began)
+            compile_if_wanted(setup, state, say=lambda line: None)
+            now = describe(setup)
+            difference, digested, done = _compare(trace, _steps(setup, state), progress)
         except HardwareError:
             device, dtype = overrides.values["device"], overrides.values["dtype"]
             raise RunError(
@@ -124,14 +127,18 @@ def _overrides(recorded: dict, out_dir: str) -> Overrides:
     return Overrides(values, dict.fromkeys(values, "the run"))
 
 
-def _steps(session: Session) -> Iterator[dict]:
+def _steps(setup: Setup, state: TrainState) -> Iterator[dict]:
     """The records of the steps, as `Trace` writes them, for as long as they are asked for."""
-    yield {"step": 0, "weights": digests(session.model)}
+    yield {"step": 0, "weights": digests(state.model)}
     while True:
-        loss, grad_norm, _ = take_step(session)
-        record = {"step": session.step, "loss": exact(loss), "grad_norm": exact(grad_norm)}
-        if session.step in DIGEST_STEPS:
-            record["weights"] = digests(session.model)
+        result = train_step(setup, state)
+        record = {
+            "step": state.step,
+            "loss": exact(result.loss),
+            "grad_norm": exact(result.grad_norm),
+        }
+        if state.step in DIGEST_STEPS:
+            record["weights"] = digests(state.model)
         yield record
 
 

@@ -25,6 +25,7 @@ from gptlab.planning import suggest
 from gptlab.planning.planner import LENGTH, Plan, Planner, in_millions
 from gptlab.training.config import layer, plan_numbers
 from gptlab.training.memory import in_gigabytes, needed_memory
+from gptlab.training.resolving import TextSize
 
 # options of the model that a plan begins with; the others follow from it, or were changed
 ARCHITECTURE = {
@@ -57,7 +58,7 @@ class Wizard:
     def __init__(self, console):
         self.console = console
         self.hardware = self.choice = None  # hardware.Hardware, hardware.Choice
-        self.dataset = self.text = None  # Dataset, suggest.Text
+        self.dataset = self.text = None  # Dataset, TextSize
         self.model: dict | None = None  # options of the model; None: fitted to text and time
         self.changed: dict = {}
         self.plan: Plan | None = None
@@ -135,7 +136,7 @@ class Wizard:
             dataset = prepare_sources(["shakespeare"]).dataset
         else:
             dataset = open_dataset(answer)
-        text = suggest.Text(len(dataset.train), len(dataset.val), dataset.vocab_size)
+        text = TextSize.of(dataset)
         text.block_size(256)  # raises where the text is too short for any model
         self.dataset, self.text = dataset, text
         self._planner = Planner(self.hardware, self.choice, dataset.name, text, self._say)
@@ -440,7 +441,7 @@ def _length_words(plan: Plan) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from gptlab.training.metrics import duration
+    from gptlab.training.units import duration
 
     if seconds >= 48 * 3600:
         return f"{seconds / 86400:.0f} days"

@@ -148,12 +148,12 @@ class Batches:
         self.seconds = 0.0  # spent on reading and copying, so far
         self._known = range(0), np.empty(0, dtype=np.int64)  # sequence numbers, their starts
 
-    def count(self, first: int) -> int:
+    def count_targets(self, first: int) -> int:
         """Unmasked targets, over all ranks, of the step that begins with sequence `first`."""
         if self.loss_mask is None:
             return self.sequences_per_step * self.block_size
         numbers = np.arange(first, first + self.sequences_per_step)
-        return max(1, sum(int(self._is_target(s).sum()) for s in self._starts(numbers)))
+        return max(1, sum(int(self._target_mask(s).sum()) for s in self._starts(numbers)))
 
     def _starts(self, numbers: np.ndarray) -> np.ndarray:
         """`sequence_starts`, computed ahead: thousands cost about as much as a few."""
@@ -169,7 +169,7 @@ class Batches:
             self._known = known, starts
         return starts[numbers - known.start]
 
-    def _is_target(self, start: int) -> np.ndarray:
+    def _target_mask(self, start: int) -> np.ndarray:
         return self.loss_mask[start + 1 : start + self.block_size + 1]
 
     def rows(self, first: int) -> np.ndarray:
@@ -192,7 +192,7 @@ class Batches:
         rows = rows.astype(np.int64)
         tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
         if self.loss_mask is not None:
-            targets[~np.stack([self._is_target(start) for start in starts])] = -1
+            targets[~np.stack([self._target_mask(start) for start in starts])] = -1
         return tokens, targets
 
     def micro_batches(self, first: int) -> Iterator[MicroBatch]:

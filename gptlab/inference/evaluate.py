@@ -70,39 +70,54 @@ def read_windows(
 
 
 @torch.no_grad()
-def evaluate_loss(
+def window_losses(
     model: torch.nn.Module,
     data: np.ndarray,
     windows: np.ndarray,
     block_size: int,
     batch_size: int,
     device: str | torch.device,
+    *,
     autocast: Callable = nullcontext,
     progress: Callable[[int], object] | None = None,
     loss_mask: np.ndarray | None = None,
-) -> float:
-    """Mean cross-entropy in nats per predicted token of the windows that start at `windows`.
+    share: tuple[int, int] = (0, 1),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy of the windows that start at `windows`: (nats float64 [W], targets int64 [W]).
 
     data: token ids [n]; it may be a memory map. autocast: makes the context of each forward pass.
-    progress(windows done) is called after each batch. counted: as `read_windows` takes it. Every
+    progress(windows done) is called after each batch. loss_mask: as `read_windows` takes it. Every
     batch has the shape [batch_size, block_size], so that a compiled model is not compiled again.
-    The sums of the batches are added exactly (float64), so the result repeats bitwise, and with
-    another batch size to the rounding of a batch's own sum. The model's mode (train or eval) is
-    left as it was.
+    share: (rank, world size) of the processes that divide the batches; windows of others are 0.
+    The model's mode (train or eval) is left as it was.
     """
-    sums, count = [], 0
+    rank, world_size = share
+    sums, counts = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
+    found, places = [], []
     with evaluating(model):
-        for first in range(0, len(windows), batch_size):
+        for first in range(rank * batch_size, len(windows), world_size * batch_size):
             starts = windows[first : first + batch_size]
             inputs, targets = read_windows(data, starts, block_size, batch_size, loss_mask)
-            count += int((targets != -1).sum())
+            place = slice(first, first + len(starts))
+            counts[place] = (targets != -1).sum(1)[: len(starts)].numpy()
             with autocast():
-                _, loss = model(inputs.to(device), targets.to(device), reduction="sum")
-            sums.append(loss.float())
+                losses = token_losses(model, inputs.to(device), targets.to(device))
+            found.append(losses.sum(1)[: len(starts)])  # float32: MPS has no float64
+            places.append(place)
             if progress:
                 progress(len(starts))
-    # one wait for the device instead of one per batch, and MPS has no float64
-    return math.fsum(torch.stack(sums).tolist()) / count
+    for place, losses in zip(places, found, strict=True):  # after all, not to wait in between
+        sums[place] = losses.cpu().numpy()
+    return sums, counts
+
+
+def evaluate_loss(model, data, windows, block_size: int, batch_size: int, device, **more) -> float:
+    """Mean cross-entropy in nats per unmasked target of the windows, as `window_losses` takes them.
+
+    The losses of the windows are added exactly, so the result repeats bitwise.
+    """
+    sums, counts = window_losses(model, data, windows, block_size, batch_size, device, **more)
+    return math.fsum(sums) / int(counts.sum())
 
 
 def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:

@@ -31,24 +31,23 @@ from gptlab.planning.suggest import (
 )
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
-from gptlab.training.config import Measurements, Overrides, Resolved, TrainConfig
+from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.memory import TIGHT, largest_batch_size, smaller_options, step_memory
+from gptlab.training.resolving import (
+    COMPILE_SECONDS,
+    Measurements,
+    Resolved,
+    TextSize,
+    resolve,
+    resolve_roughly,
+    situation_of,
+)
 
 GPT2_VOCABULARY = 50257
 SAVED_BYTES_PER_SECOND = 200e6
 
 
 # The text -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TextSize:
-    """The sizes of a text in tokens, and where they are from. None: not known."""
-
-    vocab_size: int
-    train_tokens: int | None
-    val_tokens: int | None
-    source: str
 
 
 def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
@@ -172,27 +171,17 @@ def resolve_here(
             "model_preset auto is sized from the text, and there is none: name a prepared one with "
             "--dataset."
         )
-    support = machine.device.compile
     values = {**overrides.values, "device": machine.choice.device, "dtype": machine.choice.dtype}
-    arguments = dict(
-        choice=machine.choice,
-        can_compile=(support.available, support.reason),
-        vocab_size=text.vocab_size,
-        train_tokens=text.train_tokens or 1 << 40,
-        val_tokens=text.val_tokens or 1 << 40,
-        decided=decided,
-    )
+    situation = situation_of(machine.report, machine.choice, text, decided=decided)
     here = Overrides(values if machine.note else overrides.values, overrides.sources)
-    rough = configuration.resolve(
-        here, **arguments, measurements=Measurements(step=1.0, eval_token=1e-4)
-    ).config
+    rough = resolve_roughly(here, situation).config
     if measure:
-        from gptlab.training.session import measure as measure_steps
+        from gptlab.training.measuring import measure as measure_steps
 
         measured = measure_steps(rough, machine.choice, 1, started)
     else:
         measured = estimated_times(rough, machine.peak)
-    return configuration.resolve(here, **arguments, measurements=measured), measured
+    return resolve(here, dataclasses.replace(situation, measurements=measured)), measured
 
 
 def estimated_times(config: TrainConfig, peak: float) -> Measurements:
@@ -336,7 +325,7 @@ def make_plan(
         most_generated = max(0, int((TIGHT * free - weights) // cache))
     seconds = expected_seconds(config, times)
     if config.machine.compile_model:
-        seconds += configuration.COMPILE_SECONDS["cpu" if kind == "cpu" else "other"]
+        seconds += COMPILE_SECONDS["cpu" if kind == "cpu" else "other"]
     basis = (
         f"measured: {times.step:.3g} s a step"
         if measure

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from gptlab.hardware import Choice, Hardware, choose, peak_flops
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
-from gptlab.planning.suggest import Text
-from gptlab.training.config import Measurements, TrainConfig, layer, plan_numbers, resolve
+from gptlab.training.config import TrainConfig, layer, plan_numbers
 from gptlab.training.memory import explained_out_of_memory
+from gptlab.training.resolving import Measurements, TextSize, resolve, situation_of
 
 SEED = 1337
 MEASURE_SECONDS = 2.0
@@ -33,7 +33,7 @@ class Planner:
     """
 
     def __init__(
-        self, hardware: Hardware, choice: Choice, dataset: str, text: Text,
+        self, hardware: Hardware, choice: Choice, dataset: str, text: TextSize,
         say: Callable[[str], None] = lambda sentence: None,
     ):  # fmt: skip
         self.hardware, self.choice = hardware, choice
@@ -90,20 +90,14 @@ class Planner:
         return Plan(options, config, suggest.expected_seconds(config, measured))
 
     def _resolve(self, options: Mapping, measured: Measurements | None) -> TrainConfig:
-        support = self.hardware.device(self.choice.device).compile
-        return resolve(
-            layer(command_line=options),
-            choice=choose(self.hardware, self.choice.device, options.get("dtype", "auto")),
-            can_compile=(support.available, support.reason),
-            vocab_size=self.text.vocab_size,
-            train_tokens=self.text.train_tokens,
-            val_tokens=self.text.val_tokens,
-            measurements=measured,
-        ).config
+        choice = choose(self.hardware, self.choice.device, options.get("dtype", "auto"))
+        situation = situation_of(self.hardware, choice, self.text, measurements=measured)
+        return resolve(layer(command_line=options), situation).config
 
     def _measure(self, config: TrainConfig) -> Measurements:
         """Two seconds of this very model on this machine."""
-        from gptlab.training.session import measure, settle_torch
+        from gptlab.training.building import settle_torch
+        from gptlab.training.measuring import measure
 
         key = (config.model, config.batch, config.machine, config.optimizer.optimizer)
         if key not in self._measured:

@@ -5,19 +5,13 @@ return options by their flat names, so that all that they decide can be written 
 """
 
 import math
-from dataclasses import dataclass
 
-from gptlab.errors import DataError
 from gptlab.model.arithmetic import count_parameters, flops_per_token, training_memory
 from gptlab.model.config import GPTConfig, preset
-from gptlab.training.config import (
-    COMPILED_STEP,
-    SIZES_FROM_TEXT,
-    Measurements,
-    TrainConfig,
-)
+from gptlab.training.config import TrainConfig
 from gptlab.training.memory import TIGHT, in_gigabytes
 from gptlab.training.optimizers.table import OPTIMIZERS
+from gptlab.training.resolving import COMPILED_STEP, SIZES_FROM_TEXT, Measurements, TextSize
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
 # tokens per parameter with which a training's FLOPs are spent best (Hoffmann et al. 2022)
@@ -35,26 +29,7 @@ SHARE_OF_PEAK = 0.4  # of the peak that a training step of such models reaches, 
 TOKENS_PER_PARAMETER = 0.8  # below it a smaller model learns more in the same time
 
 
-@dataclass(frozen=True)
-class Text:
-    """The sizes of a prepared text, in tokens."""
-
-    train_tokens: int
-    val_tokens: int
-    vocab_size: int
-
-    def block_size(self, wanted: int) -> int:
-        """The longest block_size up to `wanted` of which both parts hold one window."""
-        room = min(self.train_tokens, self.val_tokens) - 1
-        if room < 8:
-            raise DataError(
-                f"This text is too short to train on: its smaller part has {room + 1} tokens, and "
-                "a window of 8 needs 9; bring more text."
-            )
-        return wanted if wanted <= room else 1 << (room.bit_length() - 1)
-
-
-def architecture(size: str, text: Text) -> dict:
+def architecture(size: str, text: TextSize) -> dict:
     """Options of the model for a preset's name, or for "3x96": layers and width."""
     if size in PRESET_SIZES:
         return {"model_preset": size, "block_size": text.block_size(preset(size)["block_size"])}
@@ -63,7 +38,7 @@ def architecture(size: str, text: Text) -> dict:
     return custom_architecture(n_layer, heads, n_embd, text)
 
 
-def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: Text) -> dict:
+def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) -> dict:
     """Options of a model of this shape; small vocabularies get a head of their own."""
     options = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "qk_norm": True}
     if text.vocab_size <= 512:  # a second matrix costs next to nothing then, and learns faster
@@ -71,7 +46,7 @@ def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: Text) -> d
     return {**options, "block_size": text.block_size(128 if n_embd < 320 else 256)}
 
 
-def model_of(options: dict, text: Text) -> GPTConfig:
+def model_of(options: dict, text: TextSize) -> GPTConfig:
     """The model that these options describe. Raises ConfigError."""
     names = GPTConfig.__dataclass_fields__
     values = {**(preset(options["model_preset"]) if options.get("model_preset") else {}), **options}
@@ -79,7 +54,7 @@ def model_of(options: dict, text: Text) -> GPTConfig:
     return GPTConfig(**{**chosen, "vocab_size": text.vocab_size})
 
 
-def fitting_size(text: Text, seconds: float, peak: float) -> str:
+def fitting_size(text: TextSize, seconds: float, peak: float) -> str:
     """The size that this text and this time are enough for. peak: FLOP/s of the device."""
     chosen = f"{SIZES_FROM_TEXT[0][1]}x{SIZES_FROM_TEXT[0][3]}"
     sizes = [(needed, f"{layers}x{width}") for needed, layers, _, width in SIZES_FROM_TEXT]
@@ -92,7 +67,7 @@ def fitting_size(text: Text, seconds: float, peak: float) -> str:
     return chosen
 
 
-def batch(options: dict, text: Text, device: str, free: int | None, dtype: str) -> dict:
+def batch(options: dict, text: TextSize, device: str, free: int | None, dtype: str) -> dict:
     """Options of the batch: tokens of a step for a model of this size, in pieces that fit.
 
     free: bytes of the device, None where it does not tell.
@@ -115,7 +90,7 @@ def batch(options: dict, text: Text, device: str, free: int | None, dtype: str) 
     return chosen
 
 
-def memory_needed(options: dict, text: Text, dtype: str) -> int:
+def memory_needed(options: dict, text: TextSize, dtype: str) -> int:
     """The least bytes that training this model takes: one sequence at a time, recomputed."""
     model = model_of({**options, "gradient_checkpointing": True}, text)
     return _memory(model, 1, dtype)
@@ -134,7 +109,7 @@ def _memory(model: GPTConfig, batch_size: int, dtype: str) -> int:
     ).total
 
 
-def refusal_of(options: dict, text: Text, free: int | None, dtype: str) -> str:
+def refusal_of(options: dict, text: TextSize, free: int | None, dtype: str) -> str:
     """Why a model cannot be trained here, "" when it can: not even one sequence fits."""
     needed = memory_needed(options, text, dtype)
     if free is None or needed < TIGHT * free:
@@ -142,7 +117,7 @@ def refusal_of(options: dict, text: Text, free: int | None, dtype: str) -> str:
     return f"that model needs at least {in_gigabytes(needed)} and {in_gigabytes(free)} are free"
 
 
-def nearest_that_fits(shape: dict, text: Text, free: int | None, dtype: str) -> str:
+def nearest_that_fits(shape: dict, text: TextSize, free: int | None, dtype: str) -> str:
     """What to take instead of a shape that does not fit: fewer layers, else a smaller width."""
     n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
     per_head = n_embd // n_head
@@ -158,7 +133,7 @@ def nearest_that_fits(shape: dict, text: Text, free: int | None, dtype: str) -> 
     return "nothing of this kind would"
 
 
-def training(options: dict, text: Text) -> dict:
+def training(options: dict, text: TextSize) -> dict:
     """Options of optimizer and schedule for a model of this size."""
     model = model_of(options, text)
     rate = 1e-2 if model.init_projection == "zero" else 5e-3

@@ -5,7 +5,7 @@ from html import escape
 from gptlab.analysis.blame import Blame, Window, level, pieces
 from gptlab.reports import page as page
 from gptlab.reports.sections import footer
-from gptlab.training.metrics import CONTROL
+from gptlab.training.terminal import CONTROL
 
 LEVELS = ("below 25%", "25% to 50%", "50% to 75%", "75% to 100%", "above the uniform baseline")
 STYLE = """

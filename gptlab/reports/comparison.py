@@ -19,7 +19,7 @@ from gptlab.reports.sections import (
 )
 from gptlab.training.config import OPTIONS
 from gptlab.training.config_diff import differing
-from gptlab.training.metrics import duration
+from gptlab.training.units import duration
 
 LAST_SAMPLE_LINES = 14
 

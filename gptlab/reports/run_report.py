@@ -20,7 +20,7 @@ from gptlab.reports.sections import (
     readable,
 )
 from gptlab.runs import Run
-from gptlab.training.metrics import duration
+from gptlab.training.units import duration
 
 MOST_SAMPLES = 6  # shown unfolded
 

@@ -18,8 +18,8 @@ from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
-from gptlab.training.metrics import Text
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
+from gptlab.training.units import TextUnits
 
 Points = list[tuple[float, float]]
 
@@ -98,7 +98,7 @@ class RunView:
     @cached_property
     def baselines(self) -> dict[str, float]:
         """The baselines in bits per byte; {} if the dataset is no longer the same."""
-        text = Text(self.meta)
+        text = TextUnits(self.meta)
         if self.bits_per_nat is None or text.tokens_per_byte is None:
             return {}
         same = math.isclose(text.tokens_per_byte / math.log(2), self.bits_per_nat, rel_tol=1e-6)

@@ -8,7 +8,7 @@ from gptlab.files import display
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, draw
 from gptlab.reports.run_view import RunView, commands
-from gptlab.training.metrics import CONTROL
+from gptlab.training.terminal import CONTROL
 
 WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # (width, height) of charts in pixels
 

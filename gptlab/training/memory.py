@@ -21,7 +21,7 @@ TIGHT = 0.9  # of the free memory: above it a warning
 MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
 
 # Beside its tensors a training process on a CPU holds code that the first step touches, and what
-# the allocator cannot use again: glibc keeps freed blocks (`session.keep_freed_memory`) in one
+# the allocator cannot use again: glibc keeps freed blocks (`building.keep_freed_memory`) in one
 # heap, which lies in pieces after a few steps. As measured on Linux, with models of 0.8M to 124M
 # parameters and steps of 64 to 72,000 tokens, within 17%; one process takes up to a fifth more than
 # the next.

@@ -5,6 +5,7 @@ import datetime
 import logging
 import os
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -34,8 +35,17 @@ class Parallel:
         self.local_rank = int(environment.get("LOCAL_RANK", 0))
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
         self.is_first = self.rank == 0
+        self.device = "cpu"
         self._sync = None
         self._control = None
+
+    @classmethod
+    def alone(cls, device: str) -> "Parallel":
+        """A process that trains by itself, whatever torchrun says."""
+        parallel = cls()
+        parallel.world_size, parallel.rank, parallel.local_rank, parallel.local_size = 1, 0, 0, 1
+        parallel.is_first, parallel.device = True, device
+        return parallel
 
     def own_device(self, device: str) -> str:
         """The device of this rank where all were told `device`: each takes one of its own."""
@@ -48,6 +58,7 @@ class Parallel:
 
     def begin(self, device: str) -> None:
         """Meet the other processes; HardwareError when they do not come."""
+        self.device = device
         if self.world_size == 1:
             return
         if device.startswith("cuda"):
@@ -74,19 +85,30 @@ class Parallel:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says True; all must ask at the same point."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether any process raises it; all must ask at the same point."""
         if self.world_size == 1:
-            return flag
-        votes = torch.tensor([int(flag)])
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int64)
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._control)
-        return bool(votes.item())
+        return tuple(map(bool, votes.tolist()))
 
-    def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes."""
+    def sum(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """The sum of scalars, in float32, over all processes; a process may have none."""
+        total = torch.zeros((), device=self.device)
+        for value in values:
+            total += value
         if self.world_size > 1:
-            dist.all_reduce(value)
-        return value
+            dist.all_reduce(total)
+        return total
+
+    def merge(self, values: np.ndarray) -> np.ndarray:
+        """One array of what each process has a part of: the other parts are zero."""
+        if self.world_size == 1:
+            return values
+        whole = torch.from_numpy(values.copy())
+        dist.all_reduce(whole, group=self._control)
+        return whole.numpy()
 
     def from_first(self, make):
         """What `make()` returns on the first process, on every process; its errors too.

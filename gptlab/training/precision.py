@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 
-class Precision:
+class MixedPrecision:
     """The precision of the matrix products, and the loss scaler that float16 needs."""
 
     def __init__(self, device: str, dtype: str, use_scaler: bool):

@@ -54,9 +54,9 @@ def source_texts() -> dict[str, str]:
     }
 
 
-def describe(session) -> dict:
-    """What the numbers of this session depend on, as plain values (the content of the file)."""
-    dataset = session.dataset
+def describe(setup) -> dict:
+    """What the numbers of a training depend on, as plain values (the content of the file)."""
+    dataset = setup.dataset
     return {
         "format_version": FORMAT_VERSIONS["provenance"],
         "conditions": {
@@ -65,8 +65,8 @@ def describe(session) -> dict:
             "numpy": np.__version__,
             "threads": torch.get_num_threads(),
             "CPU capability": torch.backends.cpu.get_cpu_capability(),
-            "processes": session.parallel.world_size,
-            "machine": session.machine.partition(", Python")[0],
+            "processes": setup.parallel.world_size,
+            "machine": setup.machine.partition(", Python")[0],
         },
         "data": {
             "name": dataset.name,
@@ -74,7 +74,7 @@ def describe(session) -> dict:
             "train.bin": ((dataset.meta or {}).get("sha256") or {}).get("train.bin"),
             "train_tokens": len(dataset.train),
         },
-        "settings": _settings(session),
+        "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},
     }
 
@@ -83,15 +83,15 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _settings(session) -> dict:
+def _settings(setup) -> dict:
     """Every option as it was resolved; paths do not depend on the working directory."""
-    values = {n: v for n, v in session.config.flat().items() if n not in START_OPTIONS}
+    values = {n: v for n, v in setup.config.flat().items() if n not in START_OPTIONS}
     del values["minutes"]  # it became max_iters
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())
     if Path(values["dataset"]).name != values["dataset"]:
-        values["dataset"] = str(session.dataset.folder.resolve())
+        values["dataset"] = str(setup.dataset.folder.resolve())
     return values
 
 
@@ -160,52 +160,52 @@ class Trace:
     """Writes trace.jsonl while the first steps go by; a new one, or after them, does nothing."""
 
     def __init__(self):
+        self.run = None
         self.last = -1  # the last step that is traced
         self.unread = []  # records whose numbers are still on the device
 
-    def begin(self, session) -> None:
+    def begin(self, setup, state) -> None:
         """Write down what the run rests on; a resume goes on only under the same conditions."""
-        run, now = session.run, json.loads(json.dumps(describe(session)))
-        if session.step == 0:
+        run, now = setup.run, json.loads(json.dumps(describe(setup)))
+        if state.step == 0:
             with atomic_write(run.sources) as file:
                 _zip(source_texts(), file)
             write_json(run.provenance, now)
         else:
-            kept = [record for record in read_trace(run) if record["step"] <= session.step]
-            if [r["step"] for r in kept] != list(range(session.step + 1)):
+            kept = [record for record in read_trace(run) if record["step"] <= state.step]
+            if [r["step"] for r in kept] != list(range(state.step + 1)):
                 return  # all steps are traced, or none ever was
             with atomic_write(run.trace, "w") as file:
                 file.writelines(json.dumps(record) + "\n" for record in kept)
             if not _began_like(run, now):  # what follows could not be done again in one go
                 return
-        self.session = session
-        self.last = TRACED_STEPS
-        if session.step == 0:
-            self._add({"step": 0})
+        self.run, self.last = run, TRACED_STEPS
+        if state.step == 0:
+            self._add({"step": 0}, state.model)
             self.flush()
 
-    def step(self, step: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """After step number `step`; numbers are read from the device at log_interval only."""
-        if step > self.last:
+    def step(self, setup, state, result) -> None:
+        """After a step; its numbers are read from the device at log_interval only."""
+        if state.step > self.last:
             return
-        config = self.session.config
-        if self.session.sequences_seen != step * config.sequences_per_step:
+        if state.sequences_seen != state.step * setup.config.sequences_per_step:
             self.last = -1  # a roll-back left text out, which no replay would
             return
-        self._add({"step": step, "loss": loss, "grad_norm": grad_norm})
-        if step % config.evaluation.log_interval == 0 or step == self.last:
+        record = {"step": state.step, "loss": result.loss, "grad_norm": result.grad_norm}
+        self._add(record, state.model)
+        if state.step % setup.config.evaluation.log_interval == 0 or state.step == self.last:
             self.flush()
 
-    def _add(self, record: dict) -> None:
+    def _add(self, record: dict, model) -> None:
         if record["step"] in DIGEST_STEPS:
-            record["weights"] = digests(self.session.model)
+            record["weights"] = digests(model)
         self.unread.append(record)
 
     def flush(self) -> None:
         """Write what is not written yet; a checkpoint must not be ahead of the trace."""
         if not self.unread:
             return
-        with open(self.session.run.trace, "a", encoding="utf-8", newline="\n") as file:
+        with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
             for record in self.unread:
                 numbers = {n: exact(record[n]) for n in ("loss", "grad_norm") if n in record}
                 file.write(json.dumps(record | numbers) + "\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.options import coerce
-from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides, Resolved
+from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides
+from gptlab.training.resolving import Resolved
 
 TITLE = "# What was said for this run. `python train.py --config THIS_FILE` does it again."
 _FOLLOWED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")

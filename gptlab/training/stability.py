@@ -1,4 +1,4 @@
-"""Numbers that go wrong: steps that are skipped, a loss out of all bounds, spikes."""
+"""Numbers that go wrong: steps that are skipped, a loss that diverges, spikes."""
 
 import logging
 import math
@@ -7,96 +7,121 @@ import torch
 
 from gptlab.errors import TrainingError
 from gptlab.files import display
+from gptlab.training.evaluation import evaluation_is_due
 from gptlab.training.loss_band import LossBand
-from gptlab.training.session import Session, restore
+from gptlab.training.metrics import Metrics
+from gptlab.training.setup import Setup
+from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss is hopeless
+MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss diverged
 MAX_BAD_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
-DIVERGED = 10  # times the loss of a blind guess: finite, and yet hopeless
+DIVERGED = 10  # times the loss of the uniform baseline: finite, and yet beyond recovery
 MAX_ROLL_BACKS = 10  # of one start
 
 
-def watch(session: Session, skipped: torch.Tensor, loss: torch.Tensor, is_due: bool) -> None:
-    """Count steps that were skipped or whose loss is hopeless; TrainingError when they persist.
+class Stability:
+    """Counts steps that were skipped or whose loss diverged, and looks for spikes."""
 
-    is_due: whether an accelerator may be asked now, which waits for it.
-    """
-    uniform_loss = math.log(max(2, session.config.model.vocab_size))
-    diverged = ~(loss < DIVERGED * uniform_loss)  # true for a loss that is not a number
-    if session.precision.scaler is None:  # whose scale is the usual reason for skipping
-        diverged = diverged | (skipped > 0)
-    session.unread_verdicts.append(torch.stack((skipped, diverged.float(), loss)))
-    if not (is_due or session.config.machine.device == "cpu"):
-        return
-    for was_skipped, was_diverged, value in torch.stack(session.unread_verdicts).tolist():
-        session.skipped_steps += int(was_skipped)
-        session.bad_in_a_row = session.bad_in_a_row + 1 if was_skipped or was_diverged else 0
-        session.is_diverged = bool(was_diverged)
-        _look_for_spike(session, value)
-    session.unread_verdicts.clear()
-    limit = MAX_BAD_IN_A_ROW if session.precision.scaler is None else MAX_BAD_WITH_SCALER
-    if session.bad_in_a_row < limit and not (session.is_diverged and session.is_finished):
-        return
-    what = f"The loss is {float(loss):.3g} where a blind guess has {uniform_loss:.3g}"
-    if was_skipped:
-        what = "The loss or its gradient is not finite"
-    kept = "there is no checkpoint yet"
-    if session.run.checkpoint.exists():
-        kept = f"{display(session.run.checkpoint)} is the last good checkpoint"
-    session.metrics.diverged(session.step, float(loss))
-    lower = session.config.optimizer.learning_rate / 10
-    raise TrainingError(
-        f"{what} at step {session.step}, and it did not recover ({session.bad_in_a_row} steps in a "
-        f"row); {kept}. Try --learning_rate {lower:g}, --grad_clip 1, a longer --warmup_iters or "
-        "--dtype float32."
-    )
+    def __init__(self, metrics: Metrics):
+        self.metrics = metrics
+        self.pending = []  # [skipped, diverged, loss] of steps not read from the device yet
+        self.bad_in_a_row = 0  # steps that were skipped or whose loss diverged
+        self.is_diverged = False  # the loss of the newest step
+        self.roll_backs = 0  # of this start
+
+    def find_spike(self, setup: Setup, state: TrainState, result) -> float | None:
+        """The loss of a step that left the band of `spike_rollback`, or None.
+
+        Numbers are read from an accelerator at log_interval only, because that waits for it.
+        Raises TrainingError when steps keep being skipped or the loss stays diverged.
+        """
+        config = setup.config
+        uniform_loss = math.log(max(2, config.model.vocab_size))
+        is_sane = result.loss < DIVERGED * uniform_loss  # false for nan
+        diverged = ~is_sane
+        if state.precision.scaler is None:  # whose scale is the usual reason for skipping
+            diverged = diverged | (result.skipped > 0)
+        self.pending.append(torch.stack((result.skipped, diverged.float(), result.loss)))
+        is_logged = state.step % config.evaluation.log_interval == 0
+        interval = config.evaluation.checkpoint_interval
+        is_saved = evaluation_is_due(config, state) or (interval and state.step % interval == 0)
+        if not (is_logged or is_saved or config.machine.device == "cpu"):
+            return None
+        spike = None
+        for was_skipped, was_diverged, loss in torch.stack(self.pending).tolist():
+            state.skipped_steps += int(was_skipped)
+            self.bad_in_a_row = self.bad_in_a_row + 1 if was_skipped or was_diverged else 0
+            self.is_diverged = bool(was_diverged)
+            if leaves_band(state, loss, config.optimizer.spike_rollback):
+                spike = loss
+        self.pending.clear()
+        limit = MAX_BAD_IN_A_ROW if state.precision.scaler is None else MAX_BAD_WITH_SCALER
+        if self.bad_in_a_row >= limit or (self.is_diverged and state.is_finished):
+            self._give_up(setup, state, loss, bool(was_skipped), uniform_loss)
+        return spike
+
+    def _give_up(self, setup, state, loss: float, was_skipped: bool, uniform_loss: float) -> None:
+        what = f"The loss is {loss:.3g} where the uniform baseline has {uniform_loss:.3g}"
+        if was_skipped:
+            what = "The loss or its gradient is not finite"
+        kept = "there is no checkpoint yet"
+        if setup.run.checkpoint.exists():
+            kept = f"{display(setup.run.checkpoint)} is the last good checkpoint"
+        self.metrics.diverged(state.step, loss)
+        lower = setup.config.optimizer.learning_rate / 10
+        raise TrainingError(
+            f"{what} at step {state.step}, and it did not recover ({self.bad_in_a_row} steps in a "
+            f"row); {kept}. Try --learning_rate {lower:g}, --grad_clip 1, a longer --warmup_iters "
+            "or --dtype float32."
+        )
 
 
-def _look_for_spike(session: Session, loss: float) -> None:
-    limit = session.config.optimizer.spike_rollback
+def leaves_band(state: TrainState, loss: float, limit: float) -> bool:
+    """Whether a loss lies `limit` deviations above the band; one that does not joins the band."""
     if not limit:
-        return
-    if session.band is None:
-        session.band = LossBand()
-    if not session.band.deviations(loss) < limit:  # so that a loss that is no number is one
-        session.spike = loss
-    else:
-        session.band.add(loss)
+        return False
+    if state.band is None:
+        state.band = LossBand()
+    deviations = state.band.deviations(loss)
+    if math.isnan(deviations) or deviations >= limit:
+        return True
+    state.band.add(loss)
+    return False
 
 
-def roll_back(session: Session) -> bool:
+def roll_back(setup: Setup, state: TrainState, observers, loss: float) -> bool:
     """Go back to the last checkpoint, and past the sequences since; False where there is none.
 
     As Chowdhery et al. 2022 (PaLM, section 5.1) did by hand: the same text with other weights
-    seldom spikes, and other text with the same weights does not.
+    seldom spikes, and other text with the same weights does not. loss: that of the spike.
     """
-    loss, session.spike = session.spike, None
-    if not session.parallel.from_first(session.run.checkpoint.exists):
+    if not setup.parallel.from_first(setup.run.checkpoint.exists):
         logger.warning(
             "The loss jumped to %.3g at step %d, and there is no checkpoint to go back to.",
             loss,
-            session.step,
+            state.step,
         )
         return False
-    session.roll_backs += 1
-    if session.roll_backs > MAX_ROLL_BACKS:
+    stability = observers.stability
+    stability.roll_backs += 1
+    if stability.roll_backs > MAX_ROLL_BACKS:
         raise TrainingError(
-            f"The loss jumped to {loss:.3g} at step {session.step} and went back to the last "
-            f"checkpoint {MAX_ROLL_BACKS} times already; {display(session.run.checkpoint)} is the "
-            f"last good one. Try --learning_rate {session.config.optimizer.learning_rate / 10:g} "
+            f"The loss jumped to {loss:.3g} at step {state.step} and went back to the last "
+            f"checkpoint {MAX_ROLL_BACKS} times already; {display(setup.run.checkpoint)} is the "
+            f"last good one. Try --learning_rate {setup.config.optimizer.learning_rate / 10:g} "
             "or --spike_rollback 0."
         )
-    step, seen = session.step, session.sequences_seen
-    best = session.best_val_loss, session.best_step
-    state = session.parallel.from_first(session.run.load)
-    session.model.load_state_dict(state["model"], strict=False)  # tied weights are stored once
-    restore(session, state)
-    session.best_val_loss, session.best_step = best
-    first, session.sequences_seen = session.sequences_seen, seen
-    session.bad_in_a_row, session.is_diverged = 0, False
-    if session.parallel.is_first:
-        session.run.cut(session.step, with_evaluation=True)
-    session.metrics.rolled_back(session.step, step, loss, (first, seen))
+    step, seen = state.step, state.sequences_seen
+    best = state.best_val_loss, state.best_step
+    stored = setup.parallel.from_first(setup.run.load)
+    state.model.load_state_dict(stored["model"], strict=False)  # tied weights are stored once
+    state.restore(stored)
+    state.best_val_loss, state.best_step = best
+    first, state.sequences_seen = state.sequences_seen, seen
+    stability.bad_in_a_row, stability.is_diverged = 0, False
+    if setup.parallel.is_first:
+        setup.run.cut(state.step, with_evaluation=True)
+    observers.metrics.rolled_back(state.step, step, loss, (first, seen))
     return True

@@ -19,10 +19,11 @@ def train(tmp_path, monkeypatch):
 
     from gptlab.data.prepare import PrepareOptions, prepare
     from gptlab.training import trainer
+    from gptlab.training.picture import Picture
 
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     for name, lines in BOOKS.items():
         path = tmp_path / "books" / name
         path.parent.mkdir(exist_ok=True)

@@ -182,9 +182,10 @@ def trained(tmp_path, monkeypatch):
 
     from gptlab import hardware
     from gptlab.training import trainer
+    from gptlab.training.picture import Picture
 
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     report = hardware.detect("cpu")
     monkeypatch.setattr(hardware, "detect", lambda only=None: report)
     source, words = random.Random(5), "to be or not that is the question whether".split()

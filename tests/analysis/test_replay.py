@@ -19,8 +19,8 @@ from gptlab.errors import DataError, RunError
 from gptlab.files import read_json, write_json
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
-from gptlab.training import session
-from gptlab.training.config import Measurements
+from gptlab.training import starting
+from gptlab.training.resolving import Measurements
 
 PACKAGE = Path(gptlab.__file__).parent
 
@@ -56,10 +56,10 @@ def test_only_as_many_steps_as_asked_are_taken(train):
 
 
 def test_a_run_of_minutes_is_replayed_with_the_length_that_it_had(train, monkeypatch):
-    monkeypatch.setattr(session, "measure", lambda *_: Measurements(1.0, 4.0, 1e-6, 0.01))
+    monkeypatch.setattr(starting, "measure", lambda *_: Measurements(1.0, 4.0, 1e-6, 0.01))
     folder = train(minutes=1, max_iters=None)
     assert 5 < Run(folder).records()[-1]["step"] < 20
-    monkeypatch.setattr(session, "measure", None)  # nothing is measured again
+    monkeypatch.setattr(starting, "measure", None)  # nothing is measured again
     assert replay(folder, 50).difference is None
 
 
@@ -101,16 +101,16 @@ def test_other_initial_weights_are_named_before_the_first_step(train, monkeypatc
 
 
 def test_a_difference_from_a_later_step_on_is_found_there(train, monkeypatch):
-    folder, take_step = train(), module.take_step
+    folder, train_step = train(), module.train_step
 
-    def nudged(session):
-        result = take_step(session)
-        if session.step == 6:
+    def nudged(setup, state):
+        result = train_step(setup, state)
+        if state.step == 6:
             with torch.no_grad():
-                session.model.final_norm.weight += 1e-3
+                state.model.final_norm.weight += 1e-3
         return result
 
-    monkeypatch.setattr(module, "take_step", nudged)
+    monkeypatch.setattr(module, "train_step", nudged)
     difference = replay(folder, 50).difference
     assert (difference.step, difference.what) == (7, "loss")
     assert difference.tensors_step == 10 and "final_norm.weight" in difference.tensors

@@ -11,6 +11,7 @@ from gptlab.cli.main import main
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.files import read_json, write_json
 from gptlab.training import trainer
+from gptlab.training.picture import Picture
 
 LINE = "the line {n} of this book is much like all the others\n"
 NASTY = "\x1b[31mred</span><script>alert(1)</script>\x07 "
@@ -28,7 +29,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTLAB_HOME", str(home))
         patch.chdir(home)
-        patch.setattr(trainer, "plot", lambda session: None)
+        patch.setattr(Picture, "draw", lambda *_: None)
         prepare("books", PrepareOptions(tokenizer="char", split="tail", val_fraction=0.05))
         trainer.train(
             dataset="books", out_dir="out/small", n_layer=1, n_head=2, n_embd=16, block_size=32,

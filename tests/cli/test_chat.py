@@ -16,13 +16,14 @@ from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import DataError
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import trainer
+from gptlab.training.picture import Picture
 
 ALPHABET = "\n :?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     yield

@@ -12,7 +12,8 @@ from gptlab.hardware.trials import Trial
 from gptlab.planning import plan as planning
 from gptlab.planning.plan import Machine
 from gptlab.runs import Run
-from gptlab.training.config import OPTIONS, START_OPTIONS, layer, resolve
+from gptlab.training.config import OPTIONS, START_OPTIONS, layer
+from gptlab.training.resolving import Situation, resolve
 from gptlab.training.run_recipe import as_recipe
 
 TRIALS = {dtype: Trial(flops=1e11 if dtype == "float32" else 1e9) for dtype in DTYPES}
@@ -39,10 +40,9 @@ def surroundings(tmp_path, monkeypatch):
 
 def make_run(folder, **typed):
     overrides = layer({"n_layer": 2, "max_iters": 100}, typed, "own.py")
-    sizes = dict(vocab_size=66, train_tokens=100_000, val_tokens=10_000)
     run = Run(folder)
     run.folder.mkdir(parents=True)
-    resolved = resolve(overrides, choice=choose(HARDWARE), **sizes)
+    resolved = resolve(overrides, Situation(choose(HARDWARE), 66, 100_000, 10_000))
     run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")
 
 

@@ -12,7 +12,8 @@ from gptlab.cli.main import main
 from gptlab.cli.ui import questions
 from gptlab.hardware import Choice
 from gptlab.runs import Run
-from gptlab.training.config import layer, resolve
+from gptlab.training.config import layer
+from gptlab.training.resolving import Situation, resolve
 from gptlab.training.run_recipe import as_recipe
 
 CPU = Choice("cpu", "float32", False, "cpu")
@@ -24,7 +25,7 @@ def make_run(home):
 
     def make(name, steps=100, max_iters=100, age=0.0, **options):
         overrides = layer(options, {"max_iters": max_iters}, "a recipe")
-        resolved = resolve(overrides, choice=CPU, vocab_size=66, train_tokens=9999, val_tokens=999)
+        resolved = resolve(overrides, Situation(CPU, 66, 9999, 999))
         run = Run(home / "out" / name)
         run.folder.mkdir(parents=True)
         run.recipe.write_text(as_recipe(overrides, resolved), encoding="utf-8")

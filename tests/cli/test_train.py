@@ -16,6 +16,7 @@ from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.runs import Run
 from gptlab.training import trainer
+from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -42,7 +43,7 @@ def surroundings(data, tmp_path, monkeypatch):
     monkeypatch.setenv("GPTLAB_HOME", str(data))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     yield

@@ -17,8 +17,8 @@ from gptlab.cli.ui import questions
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.planning import planner
 from gptlab.runs import Run
-from gptlab.training import trainer
 from gptlab.training.config import read_recipe
+from gptlab.training.picture import Picture
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LINES = "".join(f"the {n * n} of them were not {n % 7} but {n * 31}, said he\n" for n in range(300))
@@ -42,7 +42,7 @@ def words(home, this_machine, monkeypatch):
     prepare("words.txt", PrepareOptions(tokenizer="char"))
     monkeypatch.setattr(hardware, "detect", lambda only=None: this_machine)
     monkeypatch.setattr(planner, "MEASURE_SECONDS", 0.02)
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     yield home

@@ -25,7 +25,7 @@ import torch
 
 from gptlab.cli import bootstrap
 from gptlab.cli.main import COMMANDS, main, run_command
-from gptlab.training import trainer
+from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -302,7 +302,7 @@ def prepared(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTLAB_HOME", str(home))
         patch.chdir(home)
-        patch.setattr(trainer, "plot", lambda session: None)
+        patch.setattr(Picture, "draw", lambda *_: None)
         assert run_command("prepare", ["shakespeare"]) == 0
         train = ["--config", "config/quick_test.py", *TINY, "--max_iters", "3", "--quiet"]
         assert run_command("train", train) == 0
@@ -316,7 +316,7 @@ def page(request, prepared, tmp_path, monkeypatch) -> Page:
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")  # help without wrapped options
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trainer, "plot", lambda session: None)  # a picture takes a second
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)  # a picture takes a second
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     reader = Page(request.param, tmp_path, prepared, monkeypatch)

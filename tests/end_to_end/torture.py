@@ -23,9 +23,9 @@ from gptlab import checkpoints, runs
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main
 from gptlab.runs import Run
-from gptlab.training import parallel, stability, trainer
+from gptlab.training import evaluation, loop, trainer
 
-assert parallel and stability  # imported here, so that no attempt has to
+assert trainer  # imported here, so that no attempt has to
 CLOCKS = ("time", "tokens_per_second", "mfu", "data_share")
 LONGEST = 300  # seconds of an attempt
 
@@ -40,19 +40,19 @@ class Moments:
         function = getattr(owner, name)
 
         @functools.wraps(function)
-        def loss_mask(*args, **options):
+        def counting(*args, **options):
             self.seen[name] = self.seen.get(name, 0) + 1
             if name == self.kind and self.seen[name] == self.last:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **options)
 
-        setattr(owner, name, loss_mask)
+        setattr(owner, name, counting)
 
     def install(self):
         for owner, name in (
             (os, "fsync"), (os, "replace"), (os, "link"), (checkpoints._Remembering, "write"),
-            (runs.Run, "append"), (trainer, "take_step"), (trainer, "evaluate"),
-            (trainer, "evaluate_loss"),
+            (runs.Run, "append"), (loop, "train_step"), (loop, "evaluate"),
+            (evaluation, "window_losses"),
         ):  # fmt: skip
             self.before(owner, name)
 
@@ -152,7 +152,7 @@ def torture(plan):
     began = time.monotonic()
     was_killed, moments = attempt(plan, out / "whole")
     seconds = time.monotonic() - began
-    assert not was_killed and moments["take_step"] == plan["options"]["max_iters"]
+    assert not was_killed and moments["train_step"] == plan["options"]["max_iters"]
     result = {"kills": 0, "from_outside": 0, "inside": {}, "finished": 0, "differences": []}
     folder, kinds = out / "broken0", sorted(moments)
     while result["kills"] < plan["kills"]:

@@ -181,7 +181,7 @@ def test_sources_that_unpack_to_gigabytes_are_left_aside(world):
     from gptlab.runs import Run
 
     run = Run(world / "out" / "plays")
-    assert "gptlab/training/trainer.py" in read_sources(run)
+    assert "gptlab/training/loop.py" in read_sources(run)
     with zipfile.ZipFile(run.sources, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.py", b"\0" * (1 << 25))
     assert read_sources(run) == {}

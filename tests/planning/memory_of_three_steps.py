@@ -7,14 +7,12 @@ the model was built. Run in a fresh process by test_plan.py, with the options as
 import json
 import sys
 
-import torch
-
-from gptlab.model.lora import train_only
-from gptlab.model.transformer import GPT
+from gptlab.hardware import Choice
+from gptlab.training.building import settle_torch
 from gptlab.training.config import build
+from gptlab.training.loop import train_step
+from gptlab.training.measuring import rehearsal
 from gptlab.training.memory import step_memory
-from gptlab.training.precision import Precision, clip_grad_norm
-from gptlab.training.session import make_optimizers, settle_torch
 
 
 def held(field):
@@ -24,21 +22,14 @@ def held(field):
     return 1024 * int(line.split()[1])
 
 
-config = build(dict(json.loads(sys.argv[1]), device="cpu", dtype="float32"))
-size, micro_batches = config.batch.batch_size, config.batch.gradient_accumulation_steps
+resolved = dict(device="cpu", dtype="float32", warmup_iters=0, lr_decay_iters=9, min_lr=1e-4)
+config = build({**json.loads(sys.argv[1]), **resolved})
+sequences, micro_batches = config.batch.batch_size, config.batch.gradient_accumulation_steps
 settle_torch("cpu")
 before = held("VmRSS")
-model = GPT(config.model).train()
-train_only(model, config.trained, config.finetune.lora_alpha)
-optimizers = make_optimizers(model, config, "float32")
-precision = Precision("cpu", "float32", False)
+setup, state = rehearsal(config, Choice("cpu", "float32", False, "cpu"), sequences, micro_batches)
 for _ in range(3):
-    for _ in range(micro_batches):
-        tokens = torch.randint(config.model.vocab_size, (size, config.model.block_size + 1))
-        _, loss = model(tokens[:, :-1], tokens[:, 1:], reduction="sum")
-        precision.backward(loss / (tokens.numel() * micro_batches))
-    precision.step(optimizers, clip_grad_norm(model, 1.0))
-    optimizers.zero_grad()
+    train_step(setup, state)
 measured = held("VmHWM") - before
 planned = step_memory(config, "cpu")
 print(json.dumps({"planned": sum(planned.values()), "measured": measured, "rows": planned}))

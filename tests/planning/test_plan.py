@@ -23,8 +23,9 @@ from gptlab.planning.plan import (
     make_plan,
     text_size,
 )
-from gptlab.training.config import COMPILE_SECONDS, COMPILED_STEP, build, layer
+from gptlab.training.config import build, layer
 from gptlab.training.memory import TIGHT, largest_batch_size, step_memory
+from gptlab.training.resolving import COMPILE_SECONDS, COMPILED_STEP
 
 GIGABYTE = 1_000_000_000
 SMALL = dict(n_layer=2, n_head=2, n_embd=64, block_size=32, batch_size=4, max_iters=1000)
@@ -150,10 +151,10 @@ def test_minutes_become_steps(home, machine):
 
 
 def test_a_measurement_replaces_the_estimate(home, machine, monkeypatch):
-    from gptlab.training import session
-    from gptlab.training.config import Measurements
+    from gptlab.training import measuring
+    from gptlab.training.resolving import Measurements
 
-    monkeypatch.setattr(session, "measure", lambda *_: Measurements(0.0, 0.25, 1e-6, 0.0))
+    monkeypatch.setattr(measuring, "measure", lambda *_: Measurements(0.0, 0.25, 1e-6, 0.0))
     overrides = layer(None, {**SMALL, "vocab_size": 66})
     plan = make_plan(overrides, text_size(overrides), machine, measure=True)
     assert plan.time_basis == "measured: 0.25 s a step"

@@ -10,12 +10,12 @@ from gptlab.hardware import Choice, CompileSupport, Device, Hardware, Recommenda
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.planner import Planner, in_millions
-from gptlab.planning.suggest import Text
-from gptlab.training import session
-from gptlab.training.config import OPTIONS, Measurements, layer, resolve
+from gptlab.training import building, measuring
+from gptlab.training.config import OPTIONS, layer
 from gptlab.training.memory import TIGHT, needed_memory
+from gptlab.training.resolving import Measurements, Situation, TextSize, resolve, situation_of
 
-SHAKESPEARE = Text(1_003_854, 111_540, 66)
+SHAKESPEARE = TextSize(66, 1_003_854, 111_540)
 GB = 1_000_000_000
 
 
@@ -27,7 +27,7 @@ def test_more_text_and_more_time_never_suggest_a_smaller_model():
     seconds = [10, 60, 150, 900, 3600, 36_000, 10**6]
     tokens = [1000, 10**5, 10**6, 10**7, 10**8, 10**9]
     grid = [
-        [size_of(suggest.fitting_size(Text(n, n // 10, 66), s, 60e9), Text(n, n // 10, 66))
+        [size_of(suggest.fitting_size(TextSize(66, n, n // 10), s, 60e9), TextSize(66, n, n // 10))
          for s in seconds]
         for n in tokens
     ]  # fmt: skip
@@ -43,11 +43,11 @@ def test_a_slow_laptop_gets_a_model_under_a_million_parameters_for_some_minutes(
 
 
 def test_a_window_fits_both_parts_of_the_text():
-    assert Text(1000, 257, 66).block_size(256) == 256
-    assert Text(1000, 256, 66).block_size(256) == 128  # 256 tokens hold no window of 256
-    assert Text(1000, 9, 66).block_size(256) == 8
+    assert TextSize(66, 1000, 257).block_size(256) == 256
+    assert TextSize(66, 1000, 256).block_size(256) == 128  # 256 tokens hold no window of 256
+    assert TextSize(66, 1000, 9).block_size(256) == 8
     with pytest.raises(DataError, match="8 tokens"):
-        Text(1000, 8, 66).block_size(256)
+        TextSize(66, 1000, 8).block_size(256)
 
 
 @pytest.mark.parametrize("size", [*suggest.PRESET_SIZES, "3x96", "6x288"])
@@ -60,9 +60,8 @@ def test_a_suggested_batch_fits_the_memory_wherever_the_model_does(size, free, d
     options |= suggest.batch(options, SHAKESPEARE, device, free, "float32")
     choice = Choice(device, "float32", False, "a test")
     config = resolve(
-        layer(command_line={**options, "max_iters": 10}), choice=choice, vocab_size=66,
-        train_tokens=10**6, val_tokens=10**5,
-    ).config  # fmt: skip
+        layer(command_line={**options, "max_iters": 10}), Situation(choice, 66, 10**6, 10**5)
+    ).config
     assert config.tokens_per_step >= 1024
     if free:
         assert needed_memory(config).total < TIGHT * free
@@ -117,7 +116,7 @@ def test_the_expected_time_is_steps_evaluations_and_savings():
     config = resolve(
         layer(command_line=dict(max_iters=95, eval_interval=10, eval_tokens=3000,
                                 compile_model=False)),
-        choice=choice, vocab_size=66, train_tokens=10**6, val_tokens=10**5, measurements=measured,
+        Situation(choice, 66, 10**6, 10**5, measurements=measured),
     ).config  # fmt: skip
     assert suggest.expected_seconds(config, measured) == pytest.approx(95 * 0.5 + 10 * (3 + 2))
 
@@ -143,8 +142,8 @@ def planner(monkeypatch):
         step = 2e-8 * count_parameters(config.model) * config.sequences_per_step
         return Measurements(elapsed=9.0, step=step, eval_token=step / 1e4, save=0.01)
 
-    monkeypatch.setattr(session, "measure", measure)
-    monkeypatch.setattr(session, "settle_torch", lambda device: None)
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setattr(building, "settle_torch", lambda device: None)
     choice = Choice("cpu", "float32", False, "cpu")
     found = Planner(machine, choice, "shakespeare", SHAKESPEARE)
     found.seen = seen
@@ -165,11 +164,8 @@ def test_a_plan_says_everything_that_could_change_the_result(planner):
     assert set(plan.options) <= set(OPTIONS)
     for name in ("max_iters", "seed", "device", "dtype", "compile_model", "batch_size"):
         assert plan.options[name] not in (None, "auto"), name
-    again = resolve(
-        layer(command_line=plan.options), choice=planner.choice, vocab_size=66,
-        train_tokens=SHAKESPEARE.train_tokens, val_tokens=SHAKESPEARE.val_tokens,
-    ).config  # fmt: skip
-    assert again == plan.config
+    situation = situation_of(planner.hardware, planner.choice, SHAKESPEARE)
+    assert resolve(layer(command_line=plan.options), situation).config == plan.config
 
 
 def test_minutes_become_the_steps_that_fit_into_them(planner):
@@ -192,7 +188,7 @@ def test_changes_lie_over_everything_and_are_measured_anew(planner):
 
 
 def test_a_long_run_over_a_short_text_gets_dropout_and_stops_at_the_turn(planner):
-    planner.text = Text(20_000, 2_000, 66)
+    planner.text = TextSize(66, 20_000, 2_000)
     plan = planner.plan(suggest.architecture("3x96", planner.text), max_iters=2000)
     assert plan.config.model.dropout == 0.2 and plan.config.evaluation.early_stopping == 3
 

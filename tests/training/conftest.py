@@ -11,6 +11,7 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.config import MODEL_OPTIONS
 from gptlab.training.metrics import Metrics
+from gptlab.training.picture import Picture
 
 WORDS = "to be or not that is the question whether tis nobler in mind suffer slings".split()
 
@@ -71,7 +72,7 @@ def train(request, tmp_path, monkeypatch):
     goodbye. Pictures are drawn only for a test with the fixture `pictures`.
     """
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(trainer, "plot", lambda session: None)
+        monkeypatch.setattr(Picture, "draw", lambda *_: None)
 
     def run(out_dir="run", stop_at=None, die_at=None, **options):
         small = dict(
@@ -87,11 +88,11 @@ def train(request, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             recorded = Metrics.step
 
-            def step(metrics, number, *rest):
-                recorded(metrics, number, *rest)
-                if number == stop_at:
+            def step(metrics, state, *rest):
+                recorded(metrics, state, *rest)
+                if state.step == stop_at:
                     signal.raise_signal(signal.SIGINT)
-                if number == die_at:
+                if state.step == die_at:
                     raise ZeroDivisionError
 
             patch.setattr(Metrics, "step", step)

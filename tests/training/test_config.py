@@ -11,16 +11,19 @@ from gptlab.errors import ConfigError
 from gptlab.hardware import Choice
 from gptlab.model.config import PRESETS
 from gptlab.training.config import (
-    COMPILE_SECONDS,
-    EVALUATIONS,
     GROUPS,
     OPTIONS,
-    PLOT_SECONDS,
     START_OPTIONS,
-    Measurements,
     build,
     layer,
     read_recipe,
+)
+from gptlab.training.resolving import (
+    COMPILE_SECONDS,
+    EVALUATIONS,
+    PLOT_SECONDS,
+    Measurements,
+    Situation,
     resolve,
     size_from_text,
 )
@@ -34,7 +37,7 @@ STAYS_OPEN = {"out_dir", "minutes", "activation"}  # None says "not this" there
 
 
 def resolved(command_line=None, recipe=None, **arguments):
-    return resolve(layer(recipe, command_line), **{"choice": CPU, **DATA, **arguments})
+    return resolve(layer(recipe, command_line), Situation(**{"choice": CPU, **DATA, **arguments}))
 
 
 def values(command_line=None, recipe=None, **arguments):
@@ -220,10 +223,9 @@ def test_every_auto_and_none_dies_and_has_a_reason(overrides, choice):
     for name in set(filled) - model:
         if overrides.get(name) is None:
             assert result.reasons[name], name
-    assert resolve(
-        layer(None, overrides), choice=choice, can_compile=CAN, **DATA,
-        measurements=Measurements(5.0, 0.1, 1e-5, 0.1),
-    ) == result  # fmt: skip
+    assert result == resolved(
+        overrides, choice=choice, can_compile=CAN, measurements=Measurements(5.0, 0.1, 1e-5, 0.1)
+    )
 
 
 def test_what_nobody_said_follows_from_the_length_of_the_run():
@@ -381,13 +383,14 @@ def test_a_slow_wish_is_obeyed_with_a_warning():
 def test_a_run_written_as_a_recipe_gives_the_same_run(tmp_path, overrides):
     measured = Measurements(5.0, 0.1, 1e-5, 0.1)
     first = layer(None, overrides)
-    result = resolve(first, choice=CPU, **DATA, measurements=measured)
+    situation = Situation(CPU, **DATA, measurements=measured)
+    result = resolve(first, situation)
     path = tmp_path / "config.py"
     path.write_text(as_recipe(first, result), encoding="utf-8")
     recipe = read_recipe(path)
     kept = {name: v for name, v in first.values.items() if name not in START_OPTIONS}
     assert recipe == kept
-    again = resolve(layer(recipe), choice=CPU, **DATA, measurements=measured).config
+    again = resolve(layer(recipe), situation).config
     assert again.replace(**{n: OPTIONS[n].default for n in START_OPTIONS}) == result.config.replace(
         **{n: OPTIONS[n].default for n in START_OPTIONS}
     )

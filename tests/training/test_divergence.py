@@ -9,8 +9,10 @@ import torch
 from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.errors import CheckpointError, TrainingError
 from gptlab.runs import Run
-from gptlab.training import trainer
-from gptlab.training.stability import watch
+from gptlab.training import loop
+from gptlab.training.config import build
+from gptlab.training.loop import StepResult
+from gptlab.training.stability import Stability
 
 
 def test_a_rate_far_too_high_ends_within_a_few_steps_and_names_the_step(train, tmp_path):
@@ -26,7 +28,7 @@ def test_a_rate_far_too_high_ends_within_a_few_steps_and_names_the_step(train, t
 @pytest.mark.parametrize("rate", [1e6, 1e38], ids=["finite", "not finite"])
 def test_a_diverged_state_is_never_saved(train, tmp_path, monkeypatch, caplog, rate):
     # one update of absurd size at step 11, so that the checkpoint due at step 12 would be ruined
-    monkeypatch.setattr(trainer, "learning_rate", lambda _, step: rate if step == 10 else 1e-3)
+    monkeypatch.setattr(loop, "learning_rate", lambda _, step: rate if step == 10 else 1e-3)
     with pytest.raises(TrainingError, match=r"at step 16.*ckpt\.pt is the last good checkpoint"):
         train(max_iters=40, eval_interval=4)
     state = read_checkpoint(tmp_path / "run" / "ckpt.pt")
@@ -36,53 +38,50 @@ def test_a_diverged_state_is_never_saved(train, tmp_path, monkeypatch, caplog, r
 
 
 def test_a_run_that_ends_diverged_does_not_end_well(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "learning_rate", lambda _, step: 1e6 if step == 10 else 1e-3)
+    monkeypatch.setattr(loop, "learning_rate", lambda _, step: 1e6 if step == 10 else 1e-3)
     with pytest.raises(TrainingError, match="at step 12"):
         train(max_iters=12, eval_interval=4)
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 8
 
 
 def verdicts(*steps, scaler=None, device="cpu"):
-    """Feed (skipped, loss) of consecutive steps to the watch; the session after them."""
-    session = SimpleNamespace(
-        config=SimpleNamespace(
-            model=SimpleNamespace(vocab_size=65),
-            machine=SimpleNamespace(device=device),
-            evaluation=SimpleNamespace(log_interval=10, eval_interval=100),
-            optimizer=SimpleNamespace(learning_rate=1e-3, spike_rollback=0.0),
-        ),
-        run=Run("nowhere"), precision=SimpleNamespace(scaler=scaler), unread_verdicts=[],
-        skipped_steps=0, bad_in_a_row=0, is_diverged=False, is_finished=False, step=0,
-        metrics=SimpleNamespace(diverged=lambda step, loss: None),
-    )  # fmt: skip
+    """Feed (skipped, loss) of consecutive steps to a Stability; it and the state after them."""
+    config = build(
+        dict(vocab_size=65, device=device, log_interval=10, eval_interval=100, max_iters=1000)
+    )
+    setup = SimpleNamespace(config=config, run=Run("nowhere"))
+    state = SimpleNamespace(
+        precision=SimpleNamespace(scaler=scaler), skipped_steps=0, is_finished=False, step=0
+    )
+    stability = Stability(SimpleNamespace(diverged=lambda step, loss: None))
     for skipped, loss in steps:
-        session.step += 1
-        is_due = session.step % 10 == 0
-        watch(session, torch.tensor(float(skipped)), torch.tensor(float(loss)), is_due)
-    return session
+        state.step += 1
+        result = StepResult(torch.tensor(float(loss)), None, torch.tensor(float(skipped)), 0.1)
+        assert stability.find_spike(setup, state, result) is None
+    return stability, state
 
 
 def test_a_spike_that_recovers_does_not_end_a_run():
-    session = verdicts(*[(False, 1e3)] * 4, (False, 3.0), *[(False, 1e3)] * 4, (False, 3.0))
-    assert (session.bad_in_a_row, session.is_diverged) == (0, False)
+    stability, _ = verdicts(*[(False, 1e3)] * 4, (False, 3.0), *[(False, 1e3)] * 4, (False, 3.0))
+    assert (stability.bad_in_a_row, stability.is_diverged) == (0, False)
 
 
 def test_the_loss_of_an_untrained_or_foreign_model_is_no_divergence():
-    assert verdicts(*[(False, 5 * math.log(65))] * 20).bad_in_a_row == 0
+    assert verdicts(*[(False, 5 * math.log(65))] * 20)[0].bad_in_a_row == 0
 
 
 def test_skipped_steps_are_counted_and_float16_may_skip_more_at_its_start():
-    assert verdicts(*[(True, 4.0)] * 4).skipped_steps == 4
+    assert verdicts(*[(True, 4.0)] * 4)[1].skipped_steps == 4
     with pytest.raises(TrainingError, match="not finite"):
         verdicts(*[(True, 4.0)] * 5)
-    assert verdicts(*[(True, 4.0)] * 29, scaler=object()).skipped_steps == 29
+    assert verdicts(*[(True, 4.0)] * 29, scaler=object())[1].skipped_steps == 29
 
 
 def test_an_accelerator_is_asked_at_log_steps_only_and_nothing_is_lost():
-    waiting = verdicts(*[(True, 4.0)] * 4, *[(False, 4.0)] * 5, device="cuda")
-    assert (len(waiting.unread_verdicts), waiting.skipped_steps) == (9, 0)
-    asked = verdicts(*[(True, 4.0)] * 4, *[(False, 4.0)] * 6, device="cuda")
-    assert (len(asked.unread_verdicts), asked.skipped_steps) == (0, 4)
+    waiting, state = verdicts(*[(True, 4.0)] * 4, *[(False, 4.0)] * 5, device="cuda")
+    assert (len(waiting.pending), state.skipped_steps) == (9, 0)
+    asked, state = verdicts(*[(True, 4.0)] * 4, *[(False, 4.0)] * 6, device="cuda")
+    assert (len(asked.pending), state.skipped_steps) == (0, 4)
 
 
 @pytest.fixture

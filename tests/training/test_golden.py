@@ -16,6 +16,7 @@ import torch
 from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.config import layer, read_recipe
+from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -33,7 +34,7 @@ CHANGES = dict(
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_s_first_losses_are_those_on_record(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     trainer.train(layer(read_recipe(recipe), dict(CHANGES, out_dir=str(tmp_path / "run"))))
     losses = [record["loss"] for record in Run(tmp_path / "run").records() if "loss" in record]
     assert len(losses) == STEPS

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,10 @@ from gptlab.model.arithmetic import flops_per_token
 from gptlab.runs import Run
 from gptlab.training import metrics as module
 from gptlab.training.config import build
-from gptlab.training.metrics import Metrics, Text, closing_words, duration
+from gptlab.training.loop import StepResult
+from gptlab.training.messages import closing_words
+from gptlab.training.metrics import Metrics
+from gptlab.training.units import TextUnits, duration
 
 META = {
     "val_tokens": 1000,
@@ -44,7 +48,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def make(tmp_path, clock):
     def make(peak=None, first=True, config=CONFIG):
-        metrics = Metrics(config, Run(tmp_path), Text(META), first=first, peak=peak)
+        metrics = Metrics(config, Run(tmp_path), TextUnits(META), first=first, peak=peak)
         metrics.begin(0)
         return metrics
 
@@ -52,7 +56,8 @@ def make(tmp_path, clock):
 
 
 def step(metrics, number, loss=2.0, reading=0.0):
-    metrics.step(number, loss, 1.0, 0.1, 2 * number, 0, reading)
+    state = SimpleNamespace(step=number, sequences_seen=2 * number, skipped_steps=0)
+    metrics.step(state, StepResult(loss, 1.0, 0.0, 0.1), reading)
 
 
 def records(tmp_path):
@@ -61,16 +66,16 @@ def records(tmp_path):
 
 
 def test_a_loss_in_nats_per_token_becomes_bits_per_byte_of_text():
-    text = Text(META)
-    assert text.bits_per_byte(4 * math.log(2)) == pytest.approx(1.0)  # 4 bytes a token, 4 bits
-    assert text.levels() == pytest.approx(
+    units = TextUnits(META)
+    assert units.bits_per_byte(4 * math.log(2)) == pytest.approx(1.0)  # 4 bytes a token, 4 bits
+    assert units.levels() == pytest.approx(
         {"5-gram": 6 * math.log(2), "lzma": 8 * math.log(2), "unigram": 16 * math.log(2)}
     )
 
 
 @pytest.mark.parametrize("meta", [None, {}, {"val_tokens": 3}, {"val_tokens": 3, "val_bytes": 0}])
 def test_without_the_sizes_of_the_text_there_are_no_bits_per_byte(meta):
-    assert Text(meta).bits_per_byte(1.0) is None and Text(meta).levels() == {}
+    assert TextUnits(meta).bits_per_byte(1.0) is None and TextUnits(meta).levels() == {}
 
 
 @pytest.mark.parametrize(
@@ -165,11 +170,16 @@ def test_other_processes_say_and_write_nothing(make, clock, capsys, tmp_path):
     assert capsys.readouterr() == ("", "") and not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_closing_words_set_the_loss_beside_what_simple_programs_reach(make):
+def test_closing_words_set_the_loss_beside_what_simple_programs_reach(make, tmp_path):
+    def closing(best_step, best_loss):
+        setup = SimpleNamespace(config=CONFIG, run=Run(tmp_path), units=TextUnits(META))
+        state = SimpleNamespace(best_step=best_step, best_val_loss=best_loss, step=100)
+        return " ".join(closing_words(setup, state, make()))
+
     nats = math.log(2) * 4
-    words = " ".join(closing_words(make(), 90, 1.8 * nats, 100))
+    words = closing(90, 1.8 * nats)
     assert "at step 90" in words and "(1.800 bits/byte)" in words
     assert "better than lzma and unigram, not yet than 5-gram" in words
     assert "overfitted" not in words
-    assert "better than none of them" in " ".join(closing_words(make(), 90, 5 * nats, 100))
-    assert "After step 50 the model overfitted" in " ".join(closing_words(make(), 50, 1.0, 100))
+    assert "better than none of them" in closing(90, 5 * nats)
+    assert "After step 50 the model overfitted" in closing(50, 1.0)

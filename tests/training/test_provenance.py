@@ -15,7 +15,7 @@ from gptlab.errors import RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
-from gptlab.training import provenance, trainer
+from gptlab.training import provenance
 from gptlab.training.config import START_OPTIONS, build
 from gptlab.training.metrics import Metrics
 from gptlab.training.provenance import Trace, digests, read_provenance, read_sources, read_trace
@@ -39,7 +39,7 @@ def test_the_code_that_decides_the_numbers_is_kept_with_its_hashes(train, tmp_pa
     run = Run(tmp_path / "run")
     texts, hashes = read_sources(run), read_provenance(run)["sources"]
     assert {"gptlab/model/transformer.py", "gptlab/data/batches.py"} < set(texts)
-    assert {"gptlab/training/trainer.py", "gptlab/inference/evaluate.py"} < set(texts)
+    assert {"gptlab/training/loop.py", "gptlab/inference/evaluate.py"} < set(texts)
     for path, text in texts.items():
         assert (PACKAGE.parent / path).read_text(encoding="utf-8") == text
         assert hashes[path] == hashlib.sha256(text.encode()).hexdigest()
@@ -113,15 +113,22 @@ class OnDevice:
         return 1.5
 
 
+RESULT = SimpleNamespace(loss=OnDevice(), grad_norm=OnDevice())
+
+
+def after(step):
+    """The state after a step of four sequences."""
+    return SimpleNamespace(step=step, sequences_seen=4 * step, model=torch.nn.Linear(1, 1))
+
+
 def test_numbers_are_read_from_the_device_at_log_interval_only(tmp_path):
     config = build({"log_interval": 10, "batch_size": 4})
-    session = SimpleNamespace(run=Run(tmp_path), model=torch.nn.Linear(1, 1), config=config)
+    setup = SimpleNamespace(config=config)
     trace = Trace()
-    trace.session, trace.last = session, 50
+    trace.run, trace.last = Run(tmp_path), 50
     reads = []
     for step in range(1, 26):
-        session.sequences_seen = 4 * step
-        trace.step(step, OnDevice(), OnDevice())
+        trace.step(setup, after(step), RESULT)
         reads.append(OnDevice.reads)
     assert reads[8] == 0 and reads[9] == reads[18] == 20 and reads[19] == reads[24] == 40
     trace.flush()
@@ -130,28 +137,22 @@ def test_numbers_are_read_from_the_device_at_log_interval_only(tmp_path):
 
 def test_a_trace_that_has_not_begun_and_one_that_is_over_keep_nothing(tmp_path):
     trace = Trace()
-    trace.step(1, OnDevice(), OnDevice())
+    trace.step(None, after(1), RESULT)
     trace.flush()
     trace.last = 2
-    trace.step(3, OnDevice(), OnDevice())
+    trace.step(None, after(3), RESULT)
     assert trace.unread == []
 
 
 def test_the_trace_ends_where_a_roll_back_left_text_out(train, tmp_path, monkeypatch):
     recorded = Metrics.step
 
-    def step(metrics, number, *rest):
-        recorded(metrics, number, *rest)
-        if number == 7:  # as if the text of two steps had been left out
-            sessions[0].sequences_seen += 2 * sessions[0].config.sequences_per_step
+    def step(metrics, state, *rest):
+        recorded(metrics, state, *rest)
+        if state.step == 7:  # as if the text of two steps had been left out
+            state.sequences_seen += 2 * metrics.config.sequences_per_step
 
-    sessions, prepared = [], trainer.prepare_session
     monkeypatch.setattr(Metrics, "step", step)
-    monkeypatch.setattr(
-        trainer,
-        "prepare_session",
-        lambda *args, **options: sessions.append(prepared(*args, **options)) or sessions[0],
-    )
     train(max_iters=12)
     assert steps_of(tmp_path / "run") == list(range(7))
 

@@ -9,7 +9,8 @@ import torch
 from gptlab.hardware import Choice
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.transformer import GPT
-from gptlab.training.config import layer, read_recipe, resolve
+from gptlab.training.config import layer, read_recipe
+from gptlab.training.resolving import Situation, resolve
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "config").glob("*.py"))
 VOCABULARIES = {"shakespeare": 66, "shakespeare_bpe": 1024, "openwebtext": 50257}
@@ -18,10 +19,8 @@ VOCABULARIES = {"shakespeare": 66, "shakespeare_bpe": 1024, "openwebtext": 50257
 def resolved_config(recipe):
     overrides = layer(recipe)
     vocab_size = VOCABULARIES.get(overrides.values.get("dataset"), 66)
-    return resolve(
-        overrides, choice=Choice("cpu", "float32", False, "a test"), vocab_size=vocab_size,
-        train_tokens=1_000_000, val_tokens=100_000,
-    ).config  # fmt: skip
+    choice = Choice("cpu", "float32", False, "a test")
+    return resolve(overrides, Situation(choice, vocab_size, 1_000_000, 100_000)).config
 
 
 def test_the_recipes_that_the_readme_names_are_there():

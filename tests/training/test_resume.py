@@ -14,8 +14,9 @@ from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.errors import CheckpointError, ConfigError, GPTLabError, RunError
 from gptlab.runs import Run
-from gptlab.training import trainer
+from gptlab.training import loop, trainer
 from gptlab.training.config import layer, read_recipe
+from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMING = ("time", "tokens_per_second", "mfu", "data_share")
@@ -106,14 +107,14 @@ def test_what_was_recorded_after_the_newest_checkpoint_is_recorded_once(train, t
 def test_a_death_during_the_last_evaluation_costs_the_evaluation_only(train, tmp_path, monkeypatch):
     train("whole")
     with monkeypatch.context() as patch:
-        evaluate = trainer.evaluate
+        evaluate = loop.evaluate
 
-        def dying(session):
-            if session.is_finished:
+        def dying(setup, state, metrics):
+            if state.is_finished:
                 raise ZeroDivisionError
-            evaluate(session)
+            evaluate(setup, state, metrics)
 
-        patch.setattr(trainer, "evaluate", dying)
+        patch.setattr(loop, "evaluate", dying)
         with pytest.raises(ZeroDivisionError):
             train("broken")
     assert state_of(tmp_path / "broken")["step"] == 20
@@ -232,17 +233,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(train, tmp_pat
 
 
 def test_the_decisions_of_the_first_start_stand(train, tmp_path, monkeypatch):
+    choose = hardware.choose
+
+    def let_auto_be(precision):
+        def chosen(report, device, dtype):
+            return choose(report, device, precision if dtype == "auto" else dtype)
+
+        monkeypatch.setattr(hardware, "choose", chosen)
+
+    let_auto_be("float32")
     train(max_iters=10, device="auto", dtype="auto")
     state = state_of(tmp_path / "run")
     assert state["decided"]["max_iters"] == 10 and state["decided"]["dtype"] == "float32"
-    # a machine whose own choice would now be another one
-    choose = hardware.choose
-    monkeypatch.setattr(
-        hardware, "choose",
-        lambda report, device, dtype: choose(
-            report, device, "bfloat16" if dtype == "auto" else dtype
-        ),
-    )  # fmt: skip
+    let_auto_be("bfloat16")  # a machine whose own choice is now another one
     train(resume=True, max_iters=12)
     assert state_of(tmp_path / "run")["train_config"]["resolved"]["dtype"] == "float32"
 
@@ -259,7 +262,7 @@ def test_a_repeated_recipe_must_be_the_one_that_the_run_began_with(tmp_path, mon
         overrides = layer(read_recipe(recipe), command_line, "own.py")
         return trainer.train(overrides, recipe_name="own")
 
-    monkeypatch.setattr(trainer, "plot", lambda session: None)
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
     start(max_iters=4, batch_size=3)  # the command line's word lies over the recipe's
     assert start(resume=True, max_iters=6).step == 6
     recipe.write_text(RECIPE.replace("n_embd = 16", "n_embd = 32"), encoding="utf-8")

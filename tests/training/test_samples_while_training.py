@@ -7,9 +7,10 @@ import pytest
 
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.runs import Run
-from gptlab.training import trainer
+from gptlab.training import evaluation
 from gptlab.training.config import build
-from gptlab.training.metrics import Metrics, Text
+from gptlab.training.metrics import Metrics
+from gptlab.training.units import TextUnits
 
 TIMING = ("time", "tokens_per_second", "mfu", "data_share", "sample")
 
@@ -62,7 +63,7 @@ def test_a_sample_that_fails_is_a_warning(train, tmp_path, monkeypatch, caplog):
     def broken(*_):
         raise ZeroDivisionError("no sample")
 
-    monkeypatch.setattr(trainer, "Generator", broken)
+    monkeypatch.setattr(evaluation, "Generator", broken)
     assert train(sample_interval=5, eval_interval=5).step == 20
     assert "no sample" in caplog.text and samples_of(tmp_path / "run") == {}
 
@@ -76,7 +77,7 @@ def test_a_negative_interval_is_refused():
 def test_a_console_that_cannot_show_a_character_ends_nothing(monkeypatch, encoding):
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", console)
-    metrics = Metrics(build({}), None, Text(None), first=True, peak=None)
+    metrics = Metrics(build({}), None, TextUnits(None), first=True, peak=None)
     metrics.evaluation(5, 1.0, None, True, "smörgås 😀\x1b[2J\x07\nname\tten\n")
     shown = console.buffer.getvalue().decode(encoding).replace("\r", "")
     assert "sm" in shown and "  | name\tten\n" in shown

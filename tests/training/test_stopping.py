@@ -2,7 +2,6 @@
 
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +9,7 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import ConfigError, RunError
 from gptlab.model.arithmetic import count_parameters
 from gptlab.runs import Run
-from gptlab.training import memory, trainer
+from gptlab.training import clock, memory
 from gptlab.training.config import build
 from gptlab.training.metrics import Metrics
 from gptlab.training.schedules import learning_rate
@@ -27,17 +26,17 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
 ):
     recorded = Metrics.step
 
-    def step(metrics, number, *rest):
-        recorded(metrics, number, *rest)
-        if number == 7:
+    def step(metrics, state, *rest):
+        recorded(metrics, state, *rest)
+        if state.step == 7:
             os.kill(os.getpid(), getattr(signal, name))
 
     monkeypatch.setattr(Metrics, "step", step)
     outcome = train(quiet=False)
     assert (outcome.step, outcome.exit_code) == (7, code)
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 7
-    overrides = capsys.readouterr().out
-    assert f"Stopped by {name} after step 7, saved." in overrides and "--resume" in overrides
+    printed = capsys.readouterr().out
+    assert f"Stopped by {name} after step 7, saved." in printed and "--resume" in printed
 
 
 def test_a_time_limit_stops_and_saves_and_a_resume_has_its_own(train, tmp_path, capsys):
@@ -118,11 +117,15 @@ def test_a_checkpoint_between_evaluations_resumes_to_the_same_run(train, tmp_pat
     assert one == other
 
 
-def test_a_step_slower_than_torchruns_grace_is_said_once(caplog):
+def test_a_step_slower_than_torchruns_grace_is_said_once(caplog, monkeypatch):
     def steps(world_size, *seconds):
-        session = SimpleNamespace(parallel=SimpleNamespace(world_size=world_size), slowest=0.0)
-        for session.step_seconds in seconds:
-            trainer.warn_of_slow_steps(session)
+        watched = clock.Clock(build(dict(max_iters=9)), 0.0, world_size)
+        for took in seconds:
+            times = iter((0.0, took))
+            monkeypatch.setattr(clock.time, "perf_counter", lambda times=times: next(times))
+            with watched.timing_a_step():
+                pass
+            monkeypatch.undo()
 
     steps(1, 31.0, 40.0)
     steps(2, 1.0, 29.0)
@@ -179,7 +182,7 @@ def test_the_micro_batch_that_fits_is_the_largest_divisor_by_formula_and_trial()
 def test_an_automatic_batch_size_trains_on_the_same_text_as_any_other(train, tmp_path, monkeypatch):
     train("plain", batch_size=32, max_iters=5)
     train("auto", batch_size="auto", max_iters=5)
-    monkeypatch.setattr("gptlab.training.session.fit_micro_batch", lambda *args: 8)
+    monkeypatch.setattr("gptlab.training.starting.fit_micro_batch", lambda *args: 8)
     train("small", batch_size="auto", max_iters=5)
     state = read_checkpoint(tmp_path / "small" / "ckpt.pt")
     found = state["train_config"]["resolved"]

@@ -14,8 +14,9 @@ from gptlab.data.token_files import open_dataset
 from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
 from gptlab.runs import Run, load_checkpoint
-from gptlab.training import session, trainer
+from gptlab.training import evaluation, loop, measuring, picture, setup, trainer
 from gptlab.training.interruption import Interruption
+from gptlab.training.picture import Picture
 
 
 def records_of(folder, key="loss"):
@@ -39,19 +40,20 @@ def test_at_every_interval_and_at_the_end_it_saves_then_evaluates_then_draws(
     train, tmp_path, monkeypatch
 ):
     calls = []
-    for name in ("save", "evaluate", "plot"):
-        work = getattr(trainer, name)
+    for name, work in (("save", loop.save), ("evaluate", loop.evaluate)):
 
-        def watched(session, name=name, work=work):
-            calls.append((name, session.step))
-            work(session)
+        def watched(setup, state, watching, name=name, work=work):
+            calls.append((name, state.step))
+            work(setup, state, watching)
 
-        monkeypatch.setattr(trainer, name, watched)
-    monkeypatch.setattr(trainer, "PLOT_SHARE", 1e9)  # no waiting between pictures
+        monkeypatch.setattr(loop, name, watched)
+    # the picture is drawn behind each evaluation, and once more at the end
+    monkeypatch.setattr(Picture, "draw", lambda picture, setup: calls.append("draw"))
     train(max_iters=13, eval_interval=5)
-    expected = [(name, step) for step in (5, 10, 13) for name in ("save", "evaluate", "plot")]
-    assert calls[: len(expected)] == expected
-    assert calls[len(expected) :] == [("plot", 13)]
+    expected = []
+    for step in (5, 10, 13):
+        expected += [("save", step), ("evaluate", step), "draw"]
+    assert calls == [*expected, "draw"]
 
 
 def test_best_pt_has_the_loss_that_it_says(train, tmp_path):
@@ -70,7 +72,7 @@ def test_best_pt_has_the_loss_that_it_says(train, tmp_path):
 def with_validation_losses(monkeypatch, *losses):
     """Let the evaluations of a run find these losses, whatever the weights are."""
     found = iter(losses)
-    monkeypatch.setattr(trainer, "_validation_loss", lambda session: next(found))
+    monkeypatch.setattr(evaluation, "validation_loss", lambda *_: next(found))
 
 
 def test_the_better_of_raw_and_averaged_weights_becomes_best_pt(train, tmp_path, monkeypatch):
@@ -109,13 +111,13 @@ def test_a_resumed_run_remembers_its_best_loss(train, tmp_path, monkeypatch):
 
 def test_dropout_draws_anew_in_every_step_and_micro_batch(train, monkeypatch):
     seeds = []
-    seed_dropout = trainer.seed_dropout
 
-    def watched(device, seed):
-        seeds.append(seed)
-        seed_dropout(device, seed)
+    class Watched:
+        def manual_seed(self, seed):
+            seeds.append(seed)
+            torch.default_generator.manual_seed(seed)
 
-    monkeypatch.setattr(trainer, "seed_dropout", watched)
+    monkeypatch.setattr(setup, "generator_of", lambda device: Watched())
     train(max_iters=5, gradient_accumulation_steps=3, dropout=0.1)
     assert len(seeds) == len(set(seeds)) == 15
     train("other", max_iters=1, dropout=0.1, seed=2)
@@ -157,7 +159,7 @@ def test_a_picture_that_cannot_be_drawn_is_a_warning(pictures, train, monkeypatc
     def fail(*args, **kwargs):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(trainer, "plot_loss", fail)
+    monkeypatch.setattr(picture, "plot_loss", fail)
     assert train(max_iters=4).step == 4
     assert "loss.png was not drawn (no fonts)" in caplog.text
 
@@ -203,13 +205,13 @@ def test_a_stopped_run_prints_the_command_that_continues_it(train, tmp_path, cap
 def test_a_signal_during_the_last_evaluation_comes_too_late_to_stop_anything(
     train, monkeypatch, capsys
 ):
-    evaluate = trainer._validation_loss
+    measured = evaluation.validation_loss
 
-    def interrupted(session):
+    def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
-        return evaluate(session)
+        return measured(*arguments)
 
-    monkeypatch.setattr(trainer, "_validation_loss", interrupted)
+    monkeypatch.setattr(evaluation, "validation_loss", interrupted)
     outcome = train(max_iters=4, eval_interval=4, quiet=False)
     assert (outcome.step, outcome.exit_code) == (4, 0)
     out = capsys.readouterr().out
@@ -309,7 +311,7 @@ def test_weights_of_another_tokenizer_are_refused(train, tmp_path, prepared_home
 def test_a_run_in_minutes_decides_its_length_once_and_a_resume_is_exact(
     train, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(session, "MEASURE_SECONDS", 0.2)
+    monkeypatch.setattr(measuring, "MEASURE_SECONDS", 0.2)
     budget = dict(max_iters=None, minutes=1, dropout=0.1)
     assert train("whole", **budget, stop_at=5).step == 5
     decided = read_checkpoint(tmp_path / "whole" / "ckpt.pt")["decided"]

@@ -146,7 +146,7 @@ def _coloured(shown, uniform_loss: float):
     from rich.text import Text
 
     from gptlab.analysis.blame import level
-    from gptlab.training.metrics import CONTROL
+    from gptlab.training.terminal import CONTROL
 
     text = Text()
     for piece in shown:

@@ -11,7 +11,14 @@ from gptlab.errors import GPTLabError
 from gptlab.files import data_home, display, out_home
 from gptlab.options import parse_command_line
 from gptlab.runs import Run, list_runs
-from gptlab.training.config import GROUPS, Overrides, PresetOption, layer, read_recipe
+from gptlab.training.config import (
+    GROUPS,
+    Overrides,
+    PresetOption,
+    RunOptions,
+    layer,
+    read_recipe,
+)
 from gptlab.training.run_or_recipe import run_folder
 
 EXAMPLE = """\
@@ -83,7 +90,7 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
         choice = hardware.choose(
             machine, overrides.values.get("device", "auto"), overrides.values.get("dtype", "auto")
         )
-        config = _planned(overrides, choice)
+        config = _planned(overrides, machine, choice)
     except GPTLabError as error:
         problem, _, fix = str(error).rstrip(".").partition(": ")
         yield Check("options", False, problem, fix or "change the option")
@@ -97,23 +104,15 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
     yield health.check_space(config, folder)
 
 
-def _planned(overrides: Overrides, choice):
+def _planned(overrides: Overrides, machine, choice):
     """The configuration of these options, for a vocabulary and a text as far as they are known."""
-    from gptlab.data.token_files import dataset_folder, read_meta
-    from gptlab.training.config import Measurements, resolve
+    from gptlab.planning.plan import text_size
+    from gptlab.training.resolving import resolve_roughly, situation_of
 
-    try:
-        meta = read_meta(dataset_folder(overrides.values.get("dataset", "shakespeare")))
-    except (OSError, GPTLabError):
-        meta = {}
-    return resolve(
-        overrides,
-        choice=choice,
-        vocab_size=meta.get("vocab_size") or overrides.values.get("vocab_size") or 8192,
-        train_tokens=meta.get("train_tokens") or 1_000_000,
-        val_tokens=meta.get("val_tokens") or 100_000,
-        measurements=Measurements(step=1.0, eval_token=1e-4),
-    ).config
+    # not from the command line: a dataset that is not there fails a check of its own
+    values = {"dataset": RunOptions.dataset, **overrides.values}
+    text = text_size(Overrides(values, {**overrides.sources, "dataset": "default"}))
+    return resolve_roughly(overrides, situation_of(machine, choice, text)).config
 
 
 def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Check]:

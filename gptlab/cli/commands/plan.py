@@ -193,7 +193,7 @@ def in_dollars(amount: float) -> str:
 
 def in_time(seconds: float) -> str:
     """Seconds as a person says them, to two units at most; days from two days on."""
-    from gptlab.training.metrics import duration
+    from gptlab.training.units import duration
 
     if seconds < 10:
         return f"{seconds:.1f} s"

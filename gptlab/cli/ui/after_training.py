@@ -50,7 +50,7 @@ def _show_sample(folder) -> None:
     from gptlab.inference.generator import Generator
     from gptlab.model.arithmetic import count_parameters
     from gptlab.runs import load_checkpoint
-    from gptlab.training.metrics import CONTROL
+    from gptlab.training.terminal import CONTROL
 
     checkpoint = load_checkpoint(folder)
     tokenizer: Tokenizer | None = checkpoint.tokenizer

@@ -1,0 +1,119 @@
+"""Building what trains: torch's settings, model, optimizers, batches, windows."""
+
+import contextlib
+import ctypes
+
+import numpy as np
+import torch
+
+from gptlab.checkpoints import Checkpoint, model_from
+from gptlab.data.batches import Batches
+from gptlab.data.token_files import Dataset, check_ids
+from gptlab.files import display
+from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
+from gptlab.model.lora import train_only
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run
+from gptlab.training.config import TrainConfig
+from gptlab.training.ema import Ema
+from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.parallel import Parallel
+from gptlab.training.precision import MixedPrecision
+from gptlab.training.resolving import Resolved
+from gptlab.training.resuming import CHANGEABLE_MODEL_OPTIONS
+from gptlab.training.state import DECISIONS, TrainState
+
+KEPT_BYTES = 1 << 30
+
+
+def settle_torch(device: str) -> None:
+    """What torch is told once in a process that trains on this device."""
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
+    if device == "cpu":
+        keep_freed_memory()
+        # as use_deterministic_algorithms, which would import the compiler for three seconds
+        torch.set_deterministic_debug_mode("error")
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the large blocks of one step for the next; elsewhere nothing happens.
+
+    It would give them back to the system and get them anew, page by page and filled with zeros:
+    250,000 page faults, a fifth of a step at 10M parameters.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: musl, macOS, Windows
+        mallopt = ctypes.CDLL(None).mallopt
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        for option in (trim, mmap):
+            if not mallopt(option, KEPT_BYTES):
+                mallopt(option, 32 << 20)  # older ones take no more
+
+
+def build_state(
+    resolved: Resolved, run: Run, parallel: Parallel, stored: dict | None, start: Checkpoint | None
+) -> TrainState:
+    """Model, optimizers and the rest, wrapped in a fixed order and filled with what is stored."""
+    config = resolved.config
+    device = config.machine.device
+    torch.manual_seed(config.run.seed)
+    if stored is not None:
+        changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
+        model = model_from(stored, run.checkpoint, device, keep_adapters=True, **changes)
+    elif start is not None:
+        before = start.model.config.to_dict()
+        changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
+        model = model_from(start.content, start.path, device, **changes)
+    else:
+        model = GPT(config.model).to(device)
+    state = new_state(model, config, resolved.use_scaler)
+    parallel.share_gradients(model)
+    if stored is not None:
+        state.restore(stored)
+    return state
+
+
+def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
+    """A model with what trains it, at step 0."""
+    device, dtype = config.machine.device, config.machine.dtype
+    train_only(model, config.trained, config.finetune.lora_alpha)
+    model.train()
+    flat = config.flat()
+    return TrainState(
+        model=model,
+        # Newton-Schulz bears few digits, so it runs in the precision that this device is fast in
+        optimizers=Optimizers(model, config, getattr(torch, dtype)),
+        precision=MixedPrecision(device, dtype, use_scaler),
+        ema=Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None,
+        end=config.batch.max_iters,
+        decisions={name: flat[name] for name in (*DECISIONS, "dtype", "device")},
+    )
+
+
+def make_batches(config: TrainConfig, dataset: Dataset, parallel: Parallel) -> Batches:
+    """The training part of the dataset in this process's micro-batches."""
+    return Batches(
+        dataset.train,
+        loss_mask=dataset.train_loss_mask,
+        vocab_size=dataset.vocab_size,
+        block_size=config.model.block_size,
+        batch_size=config.batch.batch_size,
+        sequences_per_step=config.sequences_per_step,
+        seed=config.run.seed,
+        device=config.machine.device,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        path=display(dataset.folder / "train.bin"),
+    )
+
+
+def checked_windows(config: TrainConfig, dataset: Dataset) -> np.ndarray:
+    """Starts of the evaluation's windows, int64 [W]; DataError for ids outside the vocabulary."""
+    block_size = config.model.block_size
+    windows = evaluation_windows(len(dataset.val), block_size, config.evaluation.eval_tokens)
+    for first in windows:
+        window = dataset.val[first : first + block_size + 1]
+        check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
+    check_loss_mask(dataset.val_loss_mask, windows, block_size)
+    return windows

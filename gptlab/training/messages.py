@@ -1,0 +1,94 @@
+"""What a training says of itself: its plan, how to continue it, what it reached. Lines of text."""
+
+from gptlab.files import display
+from gptlab.model.arithmetic import ALL, trained_parameters
+from gptlab.training.config import TrainConfig, plan_numbers
+from gptlab.training.schedules import decay_start
+from gptlab.training.setup import Setup
+from gptlab.training.state import TrainState
+
+ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
+
+
+def plan_lines(setup: Setup, state: TrainState) -> list[str]:
+    """What is about to happen."""
+    config = setup.config
+    numbers = plan_numbers(config, len(setup.dataset.train))
+    model, machine = config.model, config.machine
+    lines = [
+        f"Model: {numbers['parameters']:,} parameters ({model.n_layer} layers, {model.n_head} "
+        f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
+        f"{model.vocab_size:,}){_what_is_trained(config)}.",
+        f"Data: {setup.dataset.name}, {len(setup.dataset.train):,} training and "
+        f"{len(setup.dataset.val):,} validation tokens.",
+        f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
+        f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
+        f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
+        + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
+        + f", into {display(setup.run.folder)}.",
+    ]
+    if "minutes" in setup.overrides.values and not state.step:
+        lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
+    if state.step:
+        lines.append(f"Continuing after step {state.step}.")
+        if setup.changes:
+            lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
+    return lines
+
+
+def _what_is_trained(config: TrainConfig) -> str:
+    if config.trained == ALL:
+        return ""
+    count = f"{trained_parameters(config.model, config.trained):,}"
+    if config.trained.lora_rank:
+        return f"; trained are adapters of rank {config.trained.lora_rank}, {count} parameters"
+    return f"; trained are {count} of them, after the first {config.trained.freeze_layers} layers"
+
+
+def finished_line(state: TrainState) -> str:
+    """What to do with a run that has nothing left to do."""
+    return (
+        f"This run is finished: all {state.step} steps are done. Continue it with a larger "
+        f"total, for example --max_iters {2 * state.step}."
+    )
+
+
+def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) -> list[str]:
+    """Why the training stopped before its end, and the commands that continue it."""
+    saved = ", saved" if is_saved else ""
+    command = f"  python train.py --out_dir {quoted(display(setup.run.folder))} --resume"
+    lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
+    if setup.config.schedule.schedule == "wsd" and state.step < decay_start(setup.config):
+        steps = max(1, round(ANNEAL_SHARE * state.step))
+        lines.append("or end it here as a finished model, with only the decay of its rate:")
+        lines.append(f"{command} --anneal {steps}")
+    return lines
+
+
+def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
+    """What the run reached, what that means, and the command that samples from it."""
+    best_loss, best_step, units = state.best_val_loss, state.best_step, setup.units
+    lines = [f"Lowest validation loss {metrics.in_words(best_loss)} at step {best_step}."]
+    bits = units.bits_per_byte(best_loss)
+    if bits is not None and units.baselines:
+        beaten = [label for label, level in units.baselines.items() if bits < level]
+        unbeaten = [label for label in units.baselines if label not in beaten]
+        levels = ", ".join(f"{label} {level:.3f}" for label, level in units.baselines.items())
+        verdict = f"better than {' and '.join(beaten)}" if beaten else "better than none of them"
+        if unbeaten and beaten:
+            verdict += f", not yet than {' and '.join(unbeaten)}"
+        lines.append(f"Baselines in bits/byte: {levels}: the model is {verdict}.")
+    if state.step - best_step >= 2 * setup.config.evaluation.eval_interval:
+        lines.append(
+            f"After step {best_step} the model overfitted: the training loss fell and the "
+            f"validation loss rose. best.pt is from step {best_step}; more text, more dropout, a "
+            "smaller model or --early_stopping 3 would help."
+        )
+    lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
+    lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
+    return lines
+
+
+def quoted(text: str) -> str:
+    """A path as a word of a command line."""
+    return f'"{text}"' if " " in text else text

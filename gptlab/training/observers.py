@@ -1,0 +1,27 @@
+"""What watches a training and is never stored with it."""
+
+from dataclasses import dataclass
+
+from gptlab.training.clock import Clock
+from gptlab.training.interruption import Interruption
+from gptlab.training.metrics import Metrics
+from gptlab.training.picture import Picture
+from gptlab.training.provenance import Trace
+from gptlab.training.stability import Stability
+from gptlab.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Metrics, trace, clock, stability of the loss, signals and picture of one start."""
+
+    metrics: Metrics
+    trace: Trace
+    clock: Clock
+    stability: Stability
+    interruption: Interruption
+    picture: Picture
+
+    def must_stop(self, state: TrainState) -> bool:
+        """Whether a signal came or the time is over; the last step has nothing left to stop."""
+        return bool(self.interruption.received) or self.clock.is_out_of_time(state)

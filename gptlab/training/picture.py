@@ -1,0 +1,41 @@
+"""loss.png of a run while it trains."""
+
+import logging
+import time
+
+from gptlab.files import display
+from gptlab.plots import plot_loss
+from gptlab.training.setup import Setup
+
+logger = logging.getLogger(__name__)
+
+SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
+
+
+class Picture:
+    """Draws loss.png, seldom enough to cost little time."""
+
+    def __init__(self):
+        self.next = 0.0  # time.perf_counter() from which it may be drawn again
+
+    def draw_if_due(self, setup: Setup) -> None:
+        """Draw, unless the last time was recent."""
+        if time.perf_counter() >= self.next:
+            self.draw(setup)
+
+    def draw(self, setup: Setup) -> None:
+        """Draw loss.png; a picture that cannot be drawn never ends a run."""
+        if not setup.parallel.is_first:
+            return
+        begin = time.perf_counter()
+        try:
+            plot_loss(
+                setup.run.records(),
+                setup.run.plot,
+                title=f"{setup.run.folder.name} on {setup.dataset.name}",
+                levels=setup.units.levels(),
+            )
+        except Exception as error:
+            logger.warning("%s was not drawn (%s).", display(setup.run.plot), error)
+        end = time.perf_counter()
+        self.next = end + (end - begin) / SHARE

@@ -1,0 +1,261 @@
+"""From the overrides to a configuration without any "auto" or None, with reasons (no torch)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gptlab.errors import ConfigError, DataError
+from gptlab.hardware import Choice, Hardware
+from gptlab.training.config import BatchOptions, Overrides, TrainConfig, build
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a short trial on this machine found; seconds."""
+
+    elapsed: float = 0.0  # since the process started, when training may begin
+    step: float = 0.0  # one optimizer step, eager
+    eval_token: float = 0.0  # one token of an evaluation
+    save: float = 0.0  # writing the checkpoints once
+
+
+# Compiling pays when it saves more than it costs; costs and gains as measured, see docs/HARDWARE.
+COMPILE_SECONDS = {"cpu": 45.0, "other": 60.0}
+COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
+MAX_EVAL_TOKENS = 131072
+EVALUATIONS = 10  # of a run whose eval_interval nobody said
+EVAL_SHARE = 0.1  # of the training's FLOPs
+ENDLESS = 1 << 40  # tokens
+PLOT_SECONDS = 4.0  # of a run, for its pictures
+
+# model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
+# the small texts that are read many times over, and never more than the tiny preset
+SIZES_FROM_TEXT = (
+    (0, 3, 3, 96),
+    (100_000, 4, 4, 128),
+    (400_000, 6, 6, 192),
+    (2_000_000, 6, 6, 288),
+)
+
+
+def size_from_text(train_tokens: int) -> dict:
+    """The architecture that model_preset "auto" takes for a text of so many tokens."""
+    n_layer, n_head, n_embd = [size[1:] for size in SIZES_FROM_TEXT if size[0] <= train_tokens][-1]
+    return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """The sizes of a text in tokens, and where they are from. None: there is no such text yet."""
+
+    vocab_size: int
+    train_tokens: int | None = None
+    val_tokens: int | None = None
+    source: str = ""
+
+    @classmethod
+    def of(cls, dataset, vocab_size: int | None = None) -> "TextSize":
+        """The sizes of an open `token_files.Dataset`.
+
+        vocab_size: of a model that has more rows than the tokenizer has ids (GPT-2's 50,304).
+        """
+        sizes = len(dataset.train), len(dataset.val)
+        return cls(vocab_size or dataset.vocab_size, *sizes, f"the dataset {dataset.name}")
+
+    def block_size(self, wanted: int) -> int:
+        """The longest block_size up to `wanted` of which both parts hold one window. DataError."""
+        room = min(ENDLESS if n is None else n for n in (self.train_tokens, self.val_tokens)) - 1
+        if room < 8:
+            raise DataError(
+                f"This text is too short to train on: its smaller part has {room + 1} tokens, and "
+                "a window of 8 needs 9; bring more text."
+            )
+        return wanted if wanted <= room else 1 << (room.bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the values that nobody set follow from, beside the overrides.
+
+    choice: the device and precision. can_compile: whether torch.compile works there, and why.
+    measurements: needed for `minutes`, and for compile_model "auto" to consider compiling.
+    decided: values of an earlier start of this run, which stand (a resume). fitting: the
+    micro-batch that batch_size "auto" comes to, a divisor of the step's sequences.
+    """
+
+    choice: Choice
+    vocab_size: int
+    train_tokens: int
+    val_tokens: int
+    can_compile: tuple[bool, str] = (False, "not tried")
+    measurements: Measurements | None = None
+    decided: Mapping | None = None
+    fitting: int | None = None
+
+
+def situation_of(
+    report: Hardware,
+    choice: Choice,
+    text: TextSize,
+    *,
+    measurements: Measurements | None = None,
+    decided: Mapping | None = None,
+    fitting: int | None = None,
+) -> Situation:
+    """The situation of a run on one device of this machine; a text that is not there is endless."""
+    support = report.device(choice.device).compile
+    return Situation(
+        choice,
+        text.vocab_size,
+        ENDLESS if text.train_tokens is None else text.train_tokens,
+        ENDLESS if text.val_tokens is None else text.val_tokens,
+        (support.available, support.reason),
+        measurements,
+        decided,
+        fitting,
+    )
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration without any "auto", and the reason of each value that was filled in."""
+
+    config: TrainConfig
+    reasons: dict
+    use_scaler: bool = False
+    warning: str = ""
+
+
+def resolve(overrides: Overrides, situation: Situation) -> Resolved:
+    """Fill in what nobody set. A pure function. Raises ConfigError for what contradicts itself."""
+    choice, decided, measurements = situation.choice, situation.decided, situation.measurements
+    values, reasons = dict(overrides.values), {}
+
+    def fill(name, value, reason):
+        if values.get(name) in (None, "auto"):
+            if decided and name in decided:
+                value, reason = decided[name], "as the run began"
+            values[name] = value
+            reasons[name] = reason
+
+    if values.get("model_preset") == "auto":
+        for name, value in size_from_text(situation.train_tokens).items():
+            fill(name, value, f"sized for {situation.train_tokens:,} tokens")
+    values.pop("model_preset", None)
+    vocab_size = situation.vocab_size
+    if values.get("vocab_size") not in (None, vocab_size):
+        raise ConfigError(
+            f"vocab_size {values['vocab_size']} does not fit the dataset, whose tokenizer has "
+            f"{vocab_size} ids: leave vocab_size out, it belongs to the data."
+        )
+    values["vocab_size"], reasons["vocab_size"] = vocab_size, "from the dataset"
+    values["device"], values["dtype"] = choice.device, choice.dtype
+    reasons["device"] = reasons["dtype"] = choice.reason
+
+    if values.get("batch_size") == "auto":
+        sequences = build(values).sequences_per_step
+        size = situation.fitting or BatchOptions.batch_size
+        values["batch_size"], values["gradient_accumulation_steps"] = size, sequences // size
+        reason = f"what fits of the {sequences} sequences of a step"
+        reasons["batch_size"] = reasons["gradient_accumulation_steps"] = reason
+    draft = build(values)
+    kind = "cpu" if choice.device == "cpu" else "other"
+    already = (decided or {}).get("max_iters")
+    val_tokens = situation.val_tokens
+    _resolve_length(fill, draft, kind, situation.can_compile, measurements, val_tokens, already)
+    iters = values["max_iters"]
+    fill("warmup_iters", min(100, iters // 20), "a twentieth of the run, at most 100 steps")
+    fill("lr_decay_iters", iters, "max_iters")
+    fill("min_lr", draft.optimizer.learning_rate / 10, "a tenth of learning_rate")
+    fill("eval_interval", _eval_interval(iters), f"{EVALUATIONS} evaluations in the run")
+    fill("eval_tokens", *_eval_tokens(draft, iters, values["eval_interval"], val_tokens))
+    config = build(values)
+    if config.schedule.min_lr > config.optimizer.learning_rate:
+        raise ConfigError(
+            f"min_lr {config.schedule.min_lr:g} is above learning_rate "
+            f"{config.optimizer.learning_rate:g}: lower min_lr, or leave it out."
+        )
+    warning = choice.reason if choice.slow else ""
+    return Resolved(config, reasons, choice.use_scaler, warning)
+
+
+def resolve_roughly(overrides: Overrides, situation: Situation) -> Resolved:
+    """What can be resolved before anything was measured: all but the length of a time budget."""
+    anything = Measurements(step=1.0, eval_token=1e-4)
+    return resolve(overrides, dataclasses.replace(situation, measurements=anything))
+
+
+def _eval_interval(iters: int) -> int:
+    return max(1, math.ceil(iters / EVALUATIONS))
+
+
+def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int):
+    """Validation tokens of an evaluation in a run of `iters` steps, and why."""
+    trained = iters * draft.tokens_per_step
+    # a forward pass is a third of a step
+    affordable = int(EVAL_SHARE * 3 * trained / max(1, iters // interval))
+    block = draft.model.block_size
+    tokens = max(block, min(MAX_EVAL_TOKENS, val_tokens - 1, max(affordable, 4 * block)))
+    if tokens >= val_tokens - 1:
+        return tokens, "the whole validation split"
+    reason = "a tenth of the training" if tokens == affordable else "enough for two digits"
+    return tokens, reason
+
+
+def _resolve_length(
+    fill, draft: TrainConfig, kind, can_compile, measured, val_tokens, decided_iters
+) -> None:
+    """Fill max_iters and compile_model, which depend on each other where there is a time budget."""
+    cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]
+    asked = draft.machine.compile_model
+    available, why = can_compile
+    saving = 0.0
+    if draft.batch.minutes is None:
+        iters = draft.batch.max_iters or 2000
+        fill("max_iters", iters, "the default length")
+        if measured:
+            saving = (1 - share) * iters * measured.step
+    elif measured:
+        seconds = draft.batch.minutes * 60 - measured.elapsed - 2 * measured.save - PLOT_SECONDS
+        eager, compiled = _steps(draft, seconds, measured, 1.0, val_tokens), 0
+        if available or asked is True:
+            compiled = _steps(draft, seconds - cost, measured, share, val_tokens)
+        compiles = asked is True or (asked == "auto" and compiled > eager)
+        iters = compiled if compiles else eager
+        fill("max_iters", iters, f"{draft.batch.minutes:g} minutes at {measured.step:.3f} s a step")
+        saving = cost * 2 if compiles else 0
+    elif decided_iters is None:
+        raise ConfigError("minutes needs a measurement of this machine, and none was made.")
+    else:
+        fill("max_iters", decided_iters, "as the run began")
+    if asked == "auto":
+        if not available:
+            fill("compile_model", False, why)
+        elif saving > cost:
+            fill("compile_model", True, f"it saves about {saving:.0f} s and takes {cost:.0f} s")
+        else:
+            fill("compile_model", False, f"the run is too short to save the {cost:.0f} s it takes")
+
+
+def _steps(
+    draft: TrainConfig, seconds: float, measured: Measurements, share: float, val_tokens: int
+) -> int:
+    """The largest number of steps, at least 1, that fits into `seconds` with its evaluations.
+
+    share: of the measured time of a step; evaluations are not compiled.
+    """
+    weights = 2 if draft.optimizer.ema_decay else 1  # raw and averaged are both evaluated
+
+    def takes(iters: int) -> float:
+        interval = draft.evaluation.eval_interval or _eval_interval(iters)
+        tokens = draft.evaluation.eval_tokens
+        tokens = tokens or _eval_tokens(draft, iters, interval, val_tokens)[0]
+        each = weights * tokens * measured.eval_token + measured.save
+        return iters * measured.step * share + math.ceil(iters / interval) * each
+
+    fits, too_many = 1, max(2, int(seconds / (measured.step * share)) + 1)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if takes(middle) <= seconds else (fits, middle)
+    return fits

@@ -1,0 +1,154 @@
+"""What a continued run keeps of its first start, and what may change."""
+
+from gptlab.data.token_files import Dataset
+from gptlab.errors import CheckpointError, ConfigError
+from gptlab.files import display
+from gptlab.runs import Run
+from gptlab.training import config as configuration
+from gptlab.training.config import MODEL_OPTIONS, START_OPTIONS, Overrides, TrainConfig
+from gptlab.training.schedules import decay_start
+from gptlab.training.state import DECISIONS
+
+# a resume may not change the rest of the model: it would be another run
+CHANGEABLE_MODEL_OPTIONS = ("dropout", "gradient_checkpointing")
+FIXED_OPTIONS = (
+    "model_preset", "init_from", "optimizer", "seed", "minutes",
+    "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
+)  # fmt: skip
+
+
+def check_complete(stored: dict, run: Run) -> None:
+    """CheckpointError where a training state lacks a part of what a run writes."""
+    parts = {
+        "": ("step", "sequences_seen", "best_val_loss", "best_step", "skipped_steps", "ema",
+             "scaler", "dataset", "train_config", "decided"),
+        "dataset": ("fingerprint",),
+        "train_config": ("values", "sources", "resolved"),
+        "decided": (*DECISIONS, "dtype", "device"),
+    }  # fmt: skip
+    for part, names in parts.items():
+        for name in names:
+            if name not in (stored[part] if part else stored):
+                what = f"{part} {name}".strip()
+                raise CheckpointError(
+                    f"{display(run.checkpoint)} cannot be continued: it has no {what}."
+                )
+
+
+def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
+    """The overrides of the run's first start, under those of the command line now."""
+    began = stored["train_config"]
+    fresh = {n: v for n, v in overrides.values.items() if overrides.sources[n] == "command line"}
+    recipe = {n: v for n, v in overrides.values.items() if n not in fresh}
+    _refuse_fixed(fresh, began["values"])
+    _refuse_other_recipe(recipe, fresh, began)
+    if overrides.values.get("anneal"):
+        fresh = {**fresh, **annealing(stored, fresh)}
+    values = {name: value for name, value in began["values"].items() if name not in START_OPTIONS}
+    merged = configuration.layer(values, fresh, "as the run began")
+    sources = {
+        name: source if name in fresh else began["sources"].get(name, source)
+        for name, source in merged.sources.items()
+    }
+    return Overrides(merged.values, sources)
+
+
+def _refuse_fixed(fresh: dict, began: dict) -> None:
+    """ConfigError for an option of the command line that a resume may not change."""
+    for name in FIXED_OPTIONS:
+        before = began.get(name, configuration.OPTIONS[name].default)
+        if name in fresh and fresh[name] != before:
+            instead = "say the total number of steps with --max_iters"
+            if name != "minutes":
+                instead = "start a new run with another --out_dir"
+            raise ConfigError(
+                f"{name} cannot change at a resume (the run began with {before!r}, now it says "
+                f"{fresh[name]!r}): {instead}."
+            )
+
+
+def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
+    """ConfigError where a recipe is given again and says something else than at the first start."""
+    if not recipe:
+        return
+    values, sources = began["values"], began["sources"]
+    for name in {*recipe, *values} - {"max_iters", "minutes", *START_OPTIONS, *fresh}:
+        source = sources.get(name, "")
+        if source == "command line" or source.startswith("preset"):
+            continue
+        if recipe.get(name) != values.get(name):
+            raise ConfigError(
+                f"The recipe says {name} = {recipe.get(name)!r} and the run began with "
+                f"{values.get(name)!r}: leave --config out to continue the run as it is."
+            )
+
+
+def annealing(stored: dict, fresh: dict) -> dict:
+    """The options with which a wsd run does nothing more than decay, from where it stands."""
+    before, step = stored["train_config"]["resolved"], stored["step"]
+    if fresh.get("max_iters") is not None:
+        raise ConfigError("anneal and max_iters both say where the run ends: say one of the two.")
+    if before["schedule"] != "wsd":
+        raise ConfigError(
+            f"anneal continues a run of schedule wsd with its decay, and this one has "
+            f"{before['schedule']}, which decays all the time: continue it with --resume alone."
+        )
+    config = configuration.build({**before, "resume": False})
+    if step < config.schedule.warmup_iters or step > decay_start(config):
+        phase = "still warms up" if step < config.schedule.warmup_iters else "decays already"
+        raise ConfigError(
+            f"This run {phase} at step {step}: continue it with --resume alone, without anneal."
+        )
+    end = step + fresh["anneal"]
+    return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}
+
+
+def check_same_model(config: TrainConfig, stored: dict) -> None:
+    """ConfigError for a setting of the model that a resume may not change."""
+    for name, value in config.model.to_dict().items():
+        before = stored["model_config"].get(name)
+        if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
+            raise ConfigError(
+                f"{name} cannot change at a resume (the run has {before!r}, now it says {value!r}):"
+                " start a new run with another --out_dir."
+            )
+
+
+def changed_options(config: TrainConfig, overrides: Overrides, stored: dict) -> tuple[str, ...]:
+    """Each option that differs from the run's last start, as "name old -> new"."""
+    before = stored["train_config"]["resolved"]
+    return tuple(
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in config.flat().items()
+        if name not in {*START_OPTIONS, "minutes"} and name in before and before[name] != value
+        and (name in MODEL_OPTIONS or overrides.sources.get(name) == "command line")
+    )  # fmt: skip
+
+
+def with_model_of(start, overrides: Overrides, dataset: Dataset) -> Overrides:
+    """The overrides, over the architecture of the checkpoint that init_from names.
+
+    Raises ConfigError for another tokenizer than the dataset's, or another architecture.
+    """
+    stored = start.model.config.to_dict()
+    known = start.tokenizer.vocab_size if start.tokenizer else stored["vocab_size"]
+    if known != dataset.vocab_size or (
+        start.tokenizer
+        and dataset.tokenizer
+        and start.tokenizer.fingerprint != dataset.tokenizer.fingerprint
+    ):
+        raise ConfigError(
+            f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
+            "prepared with: prepare the text with the tokenizer of that model (prepare.py "
+            f"YOUR_TEXT --tokenizer {display(start.path.parent)})."
+        )
+    free = {*CHANGEABLE_MODEL_OPTIONS, "block_size", "vocab_size"}
+    for name, value in stored.items():
+        if name not in free and overrides.values.get(name, value) != value:
+            raise ConfigError(
+                f"{name} {overrides.values[name]!r} is not what init_from {display(start.path)} "
+                f"has ({value!r}): leave {name} out."
+            )
+    stored.pop("vocab_size")
+    sources = {**dict.fromkeys(stored, f"init_from {display(start.path)}"), **overrides.sources}
+    return Overrides({**stored, **overrides.values}, sources)

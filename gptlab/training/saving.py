@@ -1,0 +1,30 @@
+"""Writing a training's checkpoint. Every process calls `save`; the first one writes."""
+
+import logging
+
+from gptlab.checkpoints import model_content
+from gptlab.training.observers import Observers
+from gptlab.training.setup import Setup
+from gptlab.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def save(setup: Setup, state: TrainState, observers: Observers) -> None:
+    """Write the full training state, unless the loss has diverged. All processes fail or none."""
+    if observers.stability.is_diverged:
+        if setup.parallel.is_first:
+            logger.warning("Step %d was not saved: its loss diverged.", state.step)
+        return
+
+    def write() -> None:
+        observers.trace.flush()  # a checkpoint must not be ahead of the trace
+        content = model_content(
+            state.model, setup.dataset.tokenizer, **state.content(), **setup.content()
+        )
+        if setup.config.finetune.lora_rank:
+            content["lora_alpha"] = setup.config.finetune.lora_alpha
+        setup.run.save(content, keep=setup.config.evaluation.keep_checkpoints)
+
+    with observers.clock.timing_a_save():
+        setup.parallel.from_first(write)

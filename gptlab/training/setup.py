@@ -1,0 +1,71 @@
+"""What a training rests on and does not change."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from gptlab.data.batches import Batches, mix
+from gptlab.data.token_files import Dataset
+from gptlab.runs import Run
+from gptlab.training.config import Overrides, TrainConfig
+from gptlab.training.parallel import Parallel
+from gptlab.training.resolving import Resolved
+from gptlab.training.units import TextUnits
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, resolved and open: options, data, processes. A rehearsal has no dataset and no run.
+
+    windows: starts of the evaluation's windows. chat_template: Jinja, of the dataset, else of the
+    model that init_from names. machine: this one in words. changes: options that differ from the
+    run's last start, as "name old -> new".
+    """
+
+    resolved: Resolved
+    parallel: Parallel
+    batches: Batches
+    overrides: Overrides = field(default_factory=lambda: Overrides({}, {}))
+    dataset: Dataset | None = None
+    run: Run | None = None
+    windows: np.ndarray | None = None
+    units: TextUnits | None = None
+    chat_template: str = ""
+    machine: str = ""
+    changes: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration without any "auto"."""
+        return self.resolved.config
+
+    def seed_dropout(self, step: int, micro_batch: int) -> None:
+        """Let dropout's masks be a function of the seed, the step, the micro-batch and the rank."""
+        if self.config.model.dropout:
+            seed = mix(self.config.run.seed, step, micro_batch, self.parallel.rank) >> 1
+            generator_of(self.config.machine.device).manual_seed(seed)
+
+    def uncompiled(self):
+        """A context in which the model runs eager: other shapes would be compiled anew."""
+        if self.config.machine.compile_model:
+            return torch.compiler.set_stance("force_eager")
+        return contextlib.nullcontext()
+
+    def content(self) -> dict:
+        """What every checkpoint of the run holds beside the model and the state."""
+        return {
+            "chat_template": self.chat_template,
+            "dataset": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
+            "train_config": {
+                "values": dict(self.overrides.values),
+                "sources": dict(self.overrides.sources),
+                "resolved": self.config.flat(),
+            },
+        }
+
+
+def generator_of(device: str):
+    """What dropout on this device draws from; seeding all devices would take a millisecond."""
+    return torch.default_generator if device == "cpu" else torch.get_device_module(device)

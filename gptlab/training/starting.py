@@ -1,0 +1,171 @@
+"""From options to a training that can begin, or go on: device, data, decisions, state."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import torch
+
+from gptlab import hardware
+from gptlab.data.batches import check_length
+from gptlab.data.token_files import open_dataset
+from gptlab.errors import RunError
+from gptlab.files import display, out_home
+from gptlab.interop.read.models import local_checkpoint
+from gptlab.runs import Run, load_checkpoint
+from gptlab.training import resuming
+from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
+from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.measuring import fit_micro_batch, measure
+from gptlab.training.memory import explained_out_of_memory, memory_warning
+from gptlab.training.parallel import Parallel
+from gptlab.training.resolving import (
+    COMPILE_SECONDS,
+    Measurements,
+    Resolved,
+    TextSize,
+    resolve,
+    resolve_roughly,
+    situation_of,
+)
+from gptlab.training.setup import Setup
+from gptlab.training.state import TrainState
+from gptlab.training.units import TextUnits
+
+logger = logging.getLogger(__name__)
+
+
+def run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
+    """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
+    out_dir = overrides.values.get("out_dir")
+    if out_dir:
+        return Path(out_dir).expanduser()
+    stem = recipe_name or Path(overrides.values.get("dataset", RunOptions.dataset)).name
+    return out_home() / stem
+
+
+def prepare(
+    overrides: Overrides, parallel: Parallel, *, started: float, recipe_name: str = ""
+) -> tuple[Setup, TrainState]:
+    """Everything up to step 0, or up to the step of the checkpoint. Raises GPTLabError.
+
+    started: time.perf_counter() of when the process began; a budget in minutes counts from there.
+    """
+    run = Run(run_folder(overrides, recipe_name))
+    stored = None  # the checkpoint of an earlier start
+    if overrides.values.get("resume"):
+        stored = run.load()
+        resuming.check_complete(stored, run)
+        overrides = resuming.continue_overrides(overrides, stored)
+    elif not overrides.values.get("overwrite") and not overrides.values.get("dry_run"):
+        run.check_free()
+    report, choice = choose_device(overrides, parallel, stored)
+    parallel.begin(choice.device)
+    settle_torch(choice.device)
+    check_attention(choice)
+    dataset = open_dataset(
+        overrides.values.get("dataset", RunOptions.dataset), overrides.values.get("vocab_size")
+    )
+    start = None  # the model of init_from
+    init_from = overrides.values.get("init_from", "scratch")
+    if stored is None and init_from != "scratch":
+        path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
+        start = load_checkpoint(path)
+        overrides = resuming.with_model_of(start, overrides, dataset)
+    if stored is not None and stored["dataset"]["fingerprint"] != dataset.fingerprint:
+        raise RunError(
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
+            "now (or with another tokenizer): start a new run with another --out_dir, or prepare "
+            "the data as it was."
+        )
+    resolved = decide(overrides, report, choice, dataset, parallel, started, stored, start)
+    config = resolved.config
+    if stored is not None:
+        resuming.check_same_model(config, stored)
+    if config.evaluation.sample_interval and dataset.tokenizer:
+        dataset.tokenizer.encode(config.evaluation.sample_prompt)  # raises, if it must
+    with explained_out_of_memory(config):
+        state = build_state(resolved, run, parallel, stored, start)
+    template = (stored or (start.content if start else {})).get("chat_template")
+    setup = Setup(
+        resolved=resolved,
+        parallel=parallel,
+        batches=make_batches(config, dataset, parallel),
+        overrides=overrides,
+        dataset=dataset,
+        run=run,
+        windows=checked_windows(config, dataset),
+        units=TextUnits(dataset.meta),
+        chat_template=(dataset.meta or {}).get("chat_template") or template or "",
+        machine=report.in_words(choice.device),
+        changes=resuming.changed_options(config, overrides, stored) if stored else (),
+    )
+    return setup, state
+
+
+def choose_device(overrides: Overrides, parallel: Parallel, stored: dict | None):
+    """(hardware.Hardware, hardware.Choice): each process of a machine takes a device of its own."""
+    values = overrides.values
+    request, dtype = parallel.own_device(values.get("device", "auto")), values.get("dtype", "auto")
+    report = hardware.detect(request if parallel.world_size > 1 else None)
+    choice = hardware.choose(report, request, dtype)
+    if stored and dtype == "auto":
+        before = stored["decided"]  # on the same device the precision stays, unless it became slow
+        if before["device"] == choice.device and before["dtype"] != choice.dtype:
+            as_before = hardware.choose(report, request, before["dtype"])
+            choice = choice if as_before.slow else as_before
+    return report, choice
+
+
+def check_attention(choice) -> None:
+    """Leave fused attention where it lets a token see those behind it."""
+    if hardware.attention_is_causal(choice.device, choice.dtype):
+        return
+    logger.warning("The fused attention of %s is wrong here: using plain.", choice.device)
+    for kernel in ("flash", "mem_efficient", "cudnn"):
+        getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
+
+
+def decide(overrides, report, choice, dataset, parallel, started, stored, start=None) -> Resolved:
+    """Resolve the configuration; the first process measures and decides, the others follow."""
+    # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
+    model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
+    text = TextSize.of(dataset, model.get("vocab_size"))
+    situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)
+    device = report.device(choice.device)
+
+    def fitted() -> int:
+        config = resolve_roughly(overrides, situation).config
+        return fit_micro_batch(config, choice, device.memory_free, parallel)
+
+    if overrides.values.get("batch_size") == "auto":
+        situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
+
+    def measured() -> Measurements | None:
+        config = resolve_roughly(overrides, situation).config
+        for part in ("train", "val"):
+            check_length(len(getattr(dataset, part)), config.model.block_size, part, dataset.name)
+        if warning := memory_warning(config, device.memory_free):
+            logger.warning("%s", warning)
+        if stored is not None or not needs_measurement(overrides, config, device):
+            return None
+        with explained_out_of_memory(config):
+            return measure(config, choice, parallel.world_size, started)
+
+    measurements = parallel.from_first(measured)
+    resolved = resolve(overrides, dataclasses.replace(situation, measurements=measurements))
+    if resolved.warning and parallel.is_first:
+        logger.warning("%s.", resolved.warning)
+    return resolved
+
+
+def needs_measurement(overrides: Overrides, config: TrainConfig, device) -> bool:
+    """Whether the length or compile_model depends on how fast a step is here."""
+    if config.batch.minutes is not None:
+        return True
+    if overrides.values.get("compile_model", "auto") != "auto" or not device.compile.available:
+        return False
+    flops = config.flops_per_token * config.tokens_per_step * config.batch.max_iters
+    peak = hardware.peak_flops(device.name, config.machine.dtype).value
+    kind = "cpu" if device.kind == "cpu" else "other"
+    return flops / peak > COMPILE_SECONDS[kind] / 2

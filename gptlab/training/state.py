@@ -1,0 +1,78 @@
+"""What a checkpoint of a training restores, and nothing else."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from gptlab.model.transformer import GPT
+from gptlab.training.ema import Ema
+from gptlab.training.loss_band import LossBand
+from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.precision import MixedPrecision
+
+# what the first start decided holds at every later one, unless the command line overrides it
+DECISIONS = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
+
+
+@dataclass
+class TrainState:
+    """Where a training stands: exactly what a checkpoint holds.
+
+    end: steps of the whole run. decisions: what the first start decided, by option. step:
+    optimizer steps done. best_val_loss: nats per token, reached at best_step. band: None unless
+    spike_rollback is on. ema: None unless ema_decay is above 0.
+    """
+
+    model: GPT
+    optimizers: Optimizers
+    precision: MixedPrecision
+    ema: Ema | None
+    end: int
+    decisions: dict = field(default_factory=dict)
+    band: LossBand | None = None
+    step: int = 0
+    sequences_seen: int = 0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    skipped_steps: int = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.end
+
+    def content(self) -> dict:
+        """All but the model's weights, as a checkpoint holds it."""
+        return {
+            "step": self.step,
+            "sequences_seen": self.sequences_seen,
+            "best_val_loss": self.best_val_loss,
+            "best_step": self.best_step,
+            "skipped_steps": self.skipped_steps,
+            "optimizer": self.optimizers.state_dict(),
+            "ema": self.ema.weights if self.ema is not None else None,
+            "scaler": self.precision.state_dict(),
+            "decided": {**self.decisions, "max_iters": self.end},
+            "loss_band": self.band.state() if self.band is not None else None,
+        }
+
+    @torch.no_grad()
+    def restore(self, content: dict) -> None:
+        """Stand where `content` was saved; end, decisions and the model's weights stay.
+
+        Raises CheckpointError for the state of another optimizer.
+        """
+        self.optimizers.load_state_dict(content["optimizer"])
+        self.precision.load_state_dict(content["scaler"])
+        if self.ema is not None:
+            for name, weights in (content["ema"] or content["model"]).items():
+                if name in self.ema.weights:
+                    self.ema.weights[name].copy_(weights)
+        self.step = content["step"]
+        self.sequences_seen = content["sequences_seen"]
+        self.best_val_loss = content["best_val_loss"]
+        self.best_step = content["best_step"]
+        self.skipped_steps = content["skipped_steps"]
+        if content.get("loss_band") is not None:
+            self.band = LossBand(*content["loss_band"])

@@ -1,0 +1,44 @@
+"""Units that people compare: bits per byte of a text, and durations."""
+
+import math
+
+BASELINES = {"5gram": "5-gram", "lzma": "lzma", "unigram": "unigram"}
+
+
+class TextUnits:
+    """The units of a dataset's text, which turn nats per token into bits per byte."""
+
+    def __init__(self, meta: dict | None):
+        meta = meta or {}
+        part = "val_counted" if meta.get("val_counted_tokens") else "val"
+        tokens, size = meta.get(f"{part}_tokens"), meta.get(f"{part}_bytes")
+        self.tokens_per_byte = tokens / size if tokens and size else None
+        found = meta.get("baselines") or {}
+        self.baselines = {
+            label: float(found[key]) for key, label in BASELINES.items() if found.get(key)
+        }
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """A loss in nats per token as bits per byte of text, where the sizes are known."""
+        if self.tokens_per_byte is None:
+            return None
+        return loss / math.log(2) * self.tokens_per_byte
+
+    def levels(self) -> dict[str, float]:
+        """Each baseline as a loss in nats per token, for a plot."""
+        if self.tokens_per_byte is None:
+            return {}
+        return {
+            label: bits * math.log(2) / self.tokens_per_byte
+            for label, bits in self.baselines.items()
+        }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 05 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
