@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.errors import DataError
-from gptlab.inference.evaluate import bits_per_byte, evaluate_loss, evaluation_windows
+from gptlab.inference.evaluate import (
+    bits_per_byte,
+    evaluate_loss,
+    evaluation_windows,
+    window_losses,
+)
 
 
 def loss_by_hand(model, data, starts, block_size) -> float:
@@ -71,6 +76,21 @@ def test_the_loss_repeats_bitwise_and_hardly_depends_on_the_batch_size(make_mode
     losses = [evaluate_loss(model, data, windows, 16, size, "cpu") for size in (4, 4, 1, 5, 64)]
     assert losses[0] == losses[1]
     assert max(losses) - min(losses) < 1e-5
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 50])
+def test_processes_that_share_an_evaluation_find_each_window_s_loss_to_the_bit(
+    make_model, data, world_size
+):
+    model, windows = make_model(), evaluation_windows(len(data), 16)
+    alone = window_losses(model, data, windows, 16, 4, "cpu")
+    shares = [
+        window_losses(model, data, windows, 16, 4, "cpu", share=(rank, world_size))
+        for rank in range(world_size)
+    ]
+    for whole, parts in zip(alone, zip(*shares, strict=True), strict=True):
+        assert np.array_equal(whole, sum(parts))
+        assert (np.count_nonzero(parts, axis=0) == 1).all()  # each window is one process's
 
 
 def test_dropout_is_off_and_the_mode_is_left_as_it_was(make_model, data):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from gptlab.checkpoints import read_checkpoint
-from gptlab.runs import Run
+from gptlab.data.token_files import open_dataset
+from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training.parallel import choose_backend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,12 @@ def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(t
     assert "2 processes" in out and out.count("Next: ") == 1
     assert read_checkpoint(tmp_path / "two" / "ckpt.pt")["step"] == 23
     assert not any("module." in n for n in read_checkpoint(tmp_path / "two" / "best.pt")["model"])
+    # they share the evaluation, and find to the bit what one process finds with their weights
+    last = [r for r in Run(tmp_path / "two").records() if "val_loss" in r][-1]
+    model = load_checkpoint(tmp_path / "two" / "ckpt.pt").model
+    data = open_dataset("tiny")
+    windows = evaluation_windows(len(data.val), 16, SETTINGS["eval_tokens"])
+    assert last["val_loss"] == evaluate_loss(model, data.val, windows, 16, 4, "cpu")
 
 
 def test_a_run_goes_from_one_process_to_two_and_back(train, tmp_path):
