@@ -1,4 +1,4 @@
-"""What a person means by a word on the command line: a run, or a recipe."""
+"""Find the run or the recipe that a word on the command line names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 
 @dataclass(frozen=True)
 class Target:
-    """A configuration that was named: its layers, and for a run what it resolved.
+    """A named configuration: its overrides, and for a run its resolved values.
 
-    run: what the run's config.py tells; None for a recipe.
+    run: the content of the run's config.py; None for a recipe.
     """
 
     name: str
@@ -24,7 +24,10 @@ class Target:
 
 
 def run_folder(word: str) -> Path:
-    """The run directory that `word` means: a path, or a name under out/. RunError."""
+    """The run directory that `word` names: a path, or a name under out/.
+
+    Raises RunError if there is none.
+    """
     for folder in (Path(word).expanduser(), out_home() / word):
         if folder.is_dir():
             return folder
@@ -34,9 +37,9 @@ def run_folder(word: str) -> Path:
 
 
 def open_target(word: str, command_line: Mapping | None = None) -> Target:
-    """The recipe or the run that `word` means, under what the command line says.
+    """The recipe or the run that `word` names, with the command line's overrides.
 
-    Raises ConfigError for a recipe that cannot be read, RunError for a directory that is no run.
+    Raises ConfigError for a recipe that cannot be read, RunError for a directory that is not a run.
     """
     if Path(word).expanduser().is_file():
         return recipe_target(word, command_line)
@@ -46,7 +49,7 @@ def open_target(word: str, command_line: Mapping | None = None) -> Target:
     path = Run(folder).recipe
     if not path.is_file():
         raise RunError(
-            f"{display(folder)} has no config.py: it is no run, or was made by another program."
+            f"{display(folder)} has no config.py: it is not a run, or another program made it."
         )
     run = read_run_recipe(path)
     merged = layer(run.overrides.values, command_line, display(path))
@@ -58,6 +61,6 @@ def open_target(word: str, command_line: Mapping | None = None) -> Target:
 
 
 def recipe_target(path, command_line: Mapping | None = None) -> Target:
-    """A recipe under what the command line says."""
+    """A recipe with the command line's overrides."""
     name = display(Path(path).expanduser())
     return Target(name, layer(read_recipe(Path(path).expanduser()), command_line, name))
