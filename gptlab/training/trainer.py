@@ -104,11 +104,11 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
     if state.is_finished and was_evaluated:
         show_finished(setup, state, observers)
         return 0
-    tracker = open_run(setup, state) if setup.parallel.is_first else None
+    setup.parallel.from_first(lambda: open_run(setup, state))
+    tracker = make_tracker(setup.config, setup.run.folder) if setup.parallel.is_first else None
     with observers.interruption as interruption:
         compile_if_wanted(setup, state, say)
-        if setup.parallel.is_first:
-            observers.trace.begin(setup, state)
+        setup.parallel.from_first(lambda: observers.trace.begin(setup, state))
         observers.metrics.begin(state.step, tracker)
         # cut() forgot the evaluation of this step, or the break came before or during it
         if state.step and (was_evaluated or evaluation_is_due(setup.config, state)):
@@ -132,15 +132,18 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
 
 def show_finished(setup: Setup, state: TrainState, observers: Observers) -> None:
     """Say that nothing is left to do; complete what a kill cut short."""
-    if setup.parallel.is_first:
+
+    def complete() -> None:
         setup.run.begin(resume=True)  # a kill during the last picture leaves half of it
         if not setup.run.plot.exists():
             observers.picture.draw(setup)
+
+    setup.parallel.from_first(complete)
     observers.metrics.say(messages.finished_line(state))
 
 
-def open_run(setup: Setup, state: TrainState):
-    """Take the run's folder, write its recipe, and return the tracker of its metrics, or None."""
+def open_run(setup: Setup, state: TrainState) -> None:
+    """Take the run's folder, forget what lies behind the checkpoint, and write the recipe."""
     config, run = setup.config, setup.run
     check_space(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
@@ -148,4 +151,3 @@ def open_run(setup: Setup, state: TrainState):
         run.cut(state.step)
     with atomic_write(run.recipe, "w") as file:
         file.write(as_recipe(setup.overrides, setup.resolved, setup.machine))
-    return make_tracker(config, run.folder)

@@ -1,6 +1,7 @@
 """Several processes train the one model: same order, same numbers, one voice."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,3 +109,14 @@ def test_one_ctrl_c_stops_all_processes_after_the_step_and_prints_how_to_continu
 )
 def test_the_backend_follows_from_device_and_system(device, windows, backend):
     assert choose_backend(device, windows) == backend
+
+
+def test_a_folder_that_is_taken_ends_all_processes_with_one_sentence(train, tmp_path):
+    holder = Run(tmp_path / "run")
+    holder.begin()  # as a training in another process would
+    process = torchrun(**SETTINGS, out_dir=tmp_path / "run")
+    _, err = process.communicate(timeout=300)
+    holder.end()
+    assert process.returncode != 0
+    assert err.count("Another process is training in") == 1
+    assert re.search(r"exitcode\s*: 2\b", err)  # they ended by themselves: none was killed
