@@ -128,7 +128,7 @@ def test_every_question_explains_itself(words, ask):
     assert code == 0
     for words_of_it in ("great number of multiplications", "A model learns from text",
                         "A model is a stack of layers", "In a step the model sees",
-                        "Nothing has been started", "A recipe is a small file"):  # fmt: skip
+                        "Nothing has started yet", "A recipe is a small file"):  # fmt: skip
         assert words_of_it in shown
 
 
