@@ -81,7 +81,7 @@ def _read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(argv)
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if rest and not options.test:
-        parser.error(f"{rest[0]} is not an option of this command")
+        parser.error(f"there is no option {rest[0]}")
     return options, rest
 
 

@@ -126,8 +126,8 @@ def test_every_wrong_answer_is_asked_again(words, ask):
 def test_every_question_explains_itself(words, ask):
     code, shown = ask("?", "", "?", "", "?", *SMALL, "?", "quick", "?", "", "?", "leave")
     assert code == 0
-    for words_of_it in ("great number of multiplications", "A model learns from text",
-                        "A model is a stack of layers", "In a step the model sees",
+    for words_of_it in ("huge number of multiplications", "A model learns from text",
+                        "A model is a stack of layers", "In each step the model sees",
                         "Nothing has started yet", "A recipe is a small file"):  # fmt: skip
         assert words_of_it in shown
 
