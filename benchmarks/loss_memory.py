@@ -51,7 +51,9 @@ def gptlab(hidden, weight, targets):
     from gptlab.model.transformer import ChunkedCrossEntropy
 
     chunk = loss_chunk_rows(targets.numel(), weight.size(0))
-    return ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, True)
+    return ChunkedCrossEntropy.apply(
+        lambda rows: rows @ weight.T, targets, chunk, True, hidden, weight
+    )
 
 
 WAYS = {way.__name__: way for way in (plain, loop, checkpointed, gptlab)}

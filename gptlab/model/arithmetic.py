@@ -141,8 +141,8 @@ class TrainingMemory:
 def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
     """Rows of logits that the loss of `tokens` tokens holds at once: about 64 MB in float32.
 
-    Never more than 16 chunks: a compiler unrolls their loop, and its time grows faster than they
-    do. A power of two otherwise, so that the chunks of a batch are of one shape.
+    Never more than 16 chunks: each adds a pass over the gradient of the output head. A power of two
+    otherwise, so that the chunks of a batch are of one shape.
     """
     rows = max(1, (1 << 24) // vocab_size)
     return max(1 << (rows.bit_length() - 1), -(-tokens // 16))
@@ -170,6 +170,8 @@ def training_memory(
     head = 4 * config.vocab_size * config.n_embd * _head_is_trained(config, trained)
     rows = min(tokens, loss_chunk_rows(tokens, config.vocab_size))
     logits = 4 * rows * config.vocab_size
+    product = 1.5 if bytes_per_activation < 4 else 1  # autocast's, and its copy in float32
+    earlier = head * (rows < tokens)  # the head's gradient, summed over the chunks before
     live = _live(config, trained)  # frozen blocks at the beginning keep nothing
     block = _block_activations(live, trained)
     per_token = _top_activations(config) + live.n_layer * block
@@ -181,8 +183,9 @@ def training_memory(
         gradients=4 * changed,
         optimizer=int(4 * changed * optimizer_states),
         activations=tokens * per_token * bytes_per_activation,
-        # forward: two chunks of logits beside the head's gradient; backward: that gradient scaled
-        loss=head + max(2 * logits, head),
+        # forward: a chunk's logits and their gradient, then that and the head's; backward: the sum
+        # of the head's gradients, and the same scaled
+        loss=max(earlier + logits + int(product * max(logits, head)), 2 * head),
     )
 
 

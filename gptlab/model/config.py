@@ -37,7 +37,7 @@ class GPTConfig:
     use_swiglu: Annotated[bool, "gated SwiGLU MLP (Shazeer 2020), else a plain one"] = True
     activation: Annotated[
         Activation | None,
-        "activation of the plain MLP: gelu, gelu_tanh, relu or relu2 [gelu]",
+        f"activation of the plain MLP: {', '.join(get_args(Activation))} [gelu]",
     ] = None
     position_encoding: Annotated[
         PositionEncoding, "how positions enter: RoPE (Su et al. 2021), ..."

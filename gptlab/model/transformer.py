@@ -82,6 +82,10 @@ def sinusoids(config: GPTConfig, device=None) -> torch.Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, : config.n_embd]
 
 
+class ResidualProjection(nn.Linear):
+    """A linear layer that writes to the residual stream, and is initialised as such."""
+
+
 class Attention(nn.Module):
     """Causal self-attention; H/K heads share each key/value head (GQA, Ainslie et al. 2023)."""
 
@@ -92,7 +96,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(C, config.n_head * D, bias=bias)
         self.k_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
         self.v_proj = nn.Linear(C, config.n_kv_head * D, bias=bias)
-        self.o_proj = nn.Linear(config.n_head * D, C, bias=bias)
+        self.o_proj = ResidualProjection(config.n_head * D, C, bias=bias)
         self.q_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
 
@@ -137,7 +141,7 @@ class MLP(nn.Module):
         C, size, bias = config.n_embd, config.intermediate_size, config.bias
         self.gate_proj = nn.Linear(C, size, bias=bias) if config.use_swiglu else None
         self.up_proj = nn.Linear(C, size, bias=bias)
-        self.down_proj = nn.Linear(size, C, bias=bias)
+        self.down_proj = ResidualProjection(size, C, bias=bias)
         self.activation = None if config.use_swiglu else ACTIVATIONS[config.activation]
 
     def forward(self, x):
@@ -164,49 +168,71 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
-class ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy of hidden @ weight.T, without ever holding all N x V logits.
+class CrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of logits [n, V]; its gradient is computed in the forward pass.
 
-    Chunks of rows are turned into logits, loss and gradient at once, in the forward pass; the
-    backward pass only scales. Memory: one chunk of logits and the gradients that are wanted.
+    Targets [n] of -1 do not count. The logits themselves are not kept.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, chunk, grad_enabled):
-        low = hidden.dtype  # of the matrix products
-        high = torch.promote_types(low, torch.float32)  # of the sums
+    def forward(ctx, logits, targets):
+        values = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of the sums
+        counted = targets != -1  # [n]
+        labels = targets.clamp_min(0)[:, None]  # [n, 1]
+        log_sum = values.logsumexp(-1, keepdim=True)  # [n, 1]
+        if ctx.needs_input_grad[0]:
+            # d loss / d logits = softmax - one-hot, beside the logits, which unembed may need
+            grad = values.sub(log_sum).exp_()  # [n, V]
+            grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
+            ctx.save_for_backward(grad, counted)
+            ctx.dtype = logits.dtype
+        return ((log_sum - values.gather(1, labels))[:, 0] * counted).sum()
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad, counted = ctx.saved_tensors
+        return grad.mul_((counted * grad_loss)[:, None]).to(ctx.dtype), None
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of unembed(hidden), without ever holding all N x V logits.
+
+    Chunks of rows are turned into logits, loss and gradients at once, in the forward pass; the
+    backward pass only scales. Gradients reach hidden and those of `parameters` that unembed uses.
+    Memory: two chunks of logits, and the gradients that are wanted, twice.
+    """
+
+    @staticmethod
+    def forward(ctx, unembed, targets, chunk, grad_enabled, hidden, *parameters):
+        high = torch.promote_types(hidden.dtype, torch.float32)
         loss = torch.zeros((), dtype=high, device=hidden.device)
-        low_weight = weight.to(low)
-        wants_hidden, wants_weight = (grad_enabled and n for n in ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        needed = ctx.needs_input_grad[4:] if grad_enabled else ()  # of hidden, of each parameter
+        wanted = [i for i, is_needed in enumerate(needed) if is_needed]
+        grads = [torch.empty_like(hidden) if 0 in wanted else None, *[None] * len(parameters)]
+        leaf = hidden.detach().requires_grad_(0 in wanted)
         for start in range(0, hidden.size(0), chunk):
             rows = slice(start, start + chunk)
-            counted = targets[rows] != -1  # [n]
-            labels = targets[rows].clamp_min(0)[:, None]  # [n, 1]
-            logits = (hidden[rows] @ low_weight.T).to(high)  # [n, V]
-            log_sum = logits.logsumexp(-1, keepdim=True)  # [n, 1]
-            loss = loss + ((log_sum - logits.gather(1, labels))[:, 0] * counted).sum()
-            if not (wants_hidden or wants_weight):
+            with torch.set_grad_enabled(bool(wanted)):
+                part = leaf[rows]  # [n, C]
+                total = CrossEntropy.apply(unembed(part), targets[rows])
+            loss = loss + total.detach()
+            if not wanted:
                 continue
-            # d loss / d logits = softmax - one-hot, zero where the target is ignored; in place
-            grad = logits.sub_(log_sum).exp_()
-            grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
-            grad = grad.mul_(counted[:, None]).to(low)
-            if wants_hidden:
-                grad_hidden[rows] = grad @ low_weight
-            if wants_weight and low == weight.dtype:
-                grad_weight.addmm_(grad.T, hidden[rows])  # without a second [V, C]
-            elif wants_weight:
-                grad_weight += grad.T @ hidden[rows]
-            del logits, grad  # or the next chunk would be made beside this one
-        ctx.save_for_backward(grad_hidden, grad_weight)
+            inputs = [parameters[i - 1] if i else part for i in wanted]
+            found = torch.autograd.grad(total, inputs, allow_unused=True)
+            for i, more in zip(wanted, found, strict=True):
+                if i == 0:
+                    grads[0][rows] = more
+                elif more is not None:  # cloned, since two parameters may be given one tensor
+                    grads[i] = more.clone() if grads[i] is None else grads[i].add_(more)
+            del found, more  # or the next chunk's would be made beside them
+        ctx.save_for_backward(*grads)
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss):
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return *grads, None, None, None
+        return None, None, None, None, *grads
 
 
 class GPT(nn.Module):
@@ -241,12 +267,20 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Normal weights of std init_std, zero biases; residual projections scaled or zero."""
+        """Draw the weights of linear layers and embeddings, in the order of `named_parameters()`.
+
+        Normal of std init_std, residual projections scaled or zero; biases are zero. A parameter
+        of any other module keeps the value that its constructor gave it.
+        """
         std = self.config.init_std
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                (nn.init.zeros_ if name.endswith("bias") else nn.init.ones_)(parameter)
-            elif not name.endswith(("o_proj.weight", "down_proj.weight")):
+            path, _, kind = name.rpartition(".")
+            owner = self.get_submodule(path)
+            if not isinstance(owner, nn.Linear | nn.Embedding) or kind not in ("weight", "bias"):
+                continue
+            if kind == "bias":
+                nn.init.zeros_(parameter)
+            elif not isinstance(owner, ResidualProjection):
                 nn.init.normal_(parameter, std=std)
             elif self.config.init_projection == "zero":
                 nn.init.zeros_(parameter)
@@ -302,7 +336,7 @@ class GPT(nn.Module):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
         chunk = loss_chunk_rows(targets.numel(), self.config.vocab_size)
         loss = ChunkedCrossEntropy.apply(
-            hidden, self.lm_head.weight, targets, chunk, torch.is_grad_enabled()
+            self.unembed, targets, chunk, torch.is_grad_enabled(), hidden, *self.parameters()
         )
         if reduction == "mean":
             loss = loss / (targets != -1).sum().clamp_min(1)

@@ -9,6 +9,13 @@ from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.transformer import ChunkedCrossEntropy
 
 
+def chunked_loss(hidden, weight, targets, chunk):
+    """The loss of a head that is one matrix."""
+    return ChunkedCrossEntropy.apply(
+        lambda rows: rows @ weight.T, targets, chunk, True, hidden, weight
+    )
+
+
 @pytest.fixture
 def rows_at_once(monkeypatch):
     """Sets the size of a chunk."""
@@ -62,6 +69,88 @@ def test_the_loss_in_chunks_is_the_plain_cross_entropy(
         torch.testing.assert_close(ours[name], peer[name], msg=name)
 
 
+def soft_cap(model, hidden):
+    return 2.0 * torch.tanh(model.lm_head(hidden) / 2.0)
+
+
+def learned_scale(model, hidden):
+    return model.lm_head(hidden * model.scale)
+
+
+def sum_of_two_parameters(model, hidden):
+    return model.lm_head(hidden) * (model.factor + model.another)  # autograd gives both one tensor
+
+
+def embedding_as_a_second_head(model, hidden):
+    return model.lm_head(hidden) + hidden @ model.token_embedding.weight.T
+
+
+def parameter_of_a_block(model, hidden):
+    return model.lm_head(hidden) + model.blocks[0].mlp.up_proj.weight.sum()
+
+
+EDITS = [
+    soft_cap,
+    learned_scale,
+    sum_of_two_parameters,
+    embedding_as_a_second_head,
+    parameter_of_a_block,
+]
+
+
+@pytest.fixture
+def edited(random_model, monkeypatch):
+    """Builds a float64 model with another `unembed`, and the parameters that the edits need."""
+
+    def build(edit, **settings):
+        model = random_model(**settings)
+        model.scale = torch.nn.Parameter(torch.rand(32) + 0.5)
+        model.factor = torch.nn.Parameter(torch.rand(37))
+        model.another = torch.nn.Parameter(torch.rand(37))
+        monkeypatch.setattr(type(model), "unembed", edit)
+        return model.double()
+
+    return build
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_of_unembed_reaches_the_loss_and_every_gradient(edited, chunked, edit, tie_weights):
+    model = edited(edit, tie_weights=tie_weights)
+    tokens, targets = torch.randint(37, (3, 11)), some_targets("some ignored", (3, 11))
+    loss = model(tokens, targets)[1]
+    expected = plain_loss(model, tokens, targets, "mean")
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = gradients(model, loss), gradients(model, expected)
+    for name, grad in theirs.items():  # None for a parameter that this edit does not use
+        assert (ours[name] is None) == (grad is None), name
+        if grad is not None:
+            torch.testing.assert_close(ours[name], grad, msg=name)
+
+
+def test_a_soft_cap_trains_another_model(edited, random_model):
+    tokens, targets = torch.randint(37, (3, 11)), torch.randint(37, (3, 11))
+    plain = random_model().double()
+    before = plain(tokens, targets)[1]
+    grad = gradients(plain, before)["token_embedding.weight"]
+    capped = edited(soft_cap)
+    loss = capped(tokens, targets)[1]
+    assert abs(loss.item() - before.item()) > 1e-3
+    assert not torch.allclose(gradients(capped, loss)["token_embedding.weight"], grad, rtol=1e-3)
+
+
+def test_a_parameter_of_unembed_learns_beside_a_frozen_head(edited, rows_at_once):
+    rows_at_once(4)
+    model = edited(learned_scale, tie_weights=False)
+    model.requires_grad_(False)
+    model.scale.requires_grad_(True)
+    tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
+    ours = gradients(model, model(tokens, targets)[1])
+    theirs = gradients(model, plain_loss(model, tokens, targets, "mean"))
+    torch.testing.assert_close(ours.pop("scale"), theirs["scale"])
+    assert all(grad is None for grad in ours.values())
+
+
 def test_the_mean_of_float32_agrees_with_torch_itself(random_model, chunked):
     model = random_model()
     tokens, targets = torch.randint(37, (3, 11)), some_targets("some ignored", (3, 11))
@@ -75,8 +164,7 @@ def test_the_gradient_agrees_with_finite_differences():
     weight = torch.randn(9, 4, dtype=torch.double, requires_grad=True)
     targets = torch.tensor([0, 8, -1, 3, 3, -1, 5])
     assert torch.autograd.gradcheck(
-        lambda hidden, weight: ChunkedCrossEntropy.apply(hidden, weight, targets, 3, True),
-        (hidden, weight),
+        lambda hidden, weight: chunked_loss(hidden, weight, targets, 3), (hidden, weight)
     )
 
 
@@ -92,7 +180,7 @@ def test_a_scaled_loss_scales_its_gradient(random_model):
 def test_an_extreme_logit_gives_a_finite_loss():
     hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.5]], requires_grad=True)
-    loss = ChunkedCrossEntropy.apply(hidden, weight, torch.tensor([1, 1]), 8, True)
+    loss = chunked_loss(hidden, weight, torch.tensor([1, 1]), 8)
     loss.backward()
     assert loss.item() == 2e4  # row 0 misses by 1e4 - -1e4, row 1 is right
     assert hidden.grad.isfinite().all() and weight.grad.isfinite().all()
@@ -109,18 +197,18 @@ def test_a_frozen_head_gets_no_gradient_and_the_rest_does(random_model):
         torch.testing.assert_close(frozen[name], free[name])
 
 
-@pytest.mark.parametrize(("frozen", "matrices"), [(False, 1), (True, 0)])
-def test_the_working_space_is_two_chunks_and_the_gradients_that_are_wanted(
-    live_bytes, frozen, matrices
+@pytest.mark.parametrize(("frozen", "matrices", "chunks"), [(False, 2, 1), (True, 0, 2)])
+def test_the_working_space_is_two_chunks_or_one_and_twice_the_gradients_that_are_wanted(
+    live_bytes, frozen, matrices, chunks
 ):
     hidden = torch.randn(64, 32, requires_grad=True)
     weight = torch.nn.Parameter(torch.randn(2000, 32), requires_grad=not frozen)
     targets = torch.randint(2000, (64,))
     with live_bytes(hidden, weight, targets) as memory:
-        loss = ChunkedCrossEntropy.apply(hidden, weight, targets, 4, True)
+        loss = chunked_loss(hidden, weight, targets, 4)
     assert loss.requires_grad
-    chunks, small = 2 * 4 * 2000 * 4, 2 * hidden.nbytes
-    assert memory.peak < matrices * weight.nbytes + chunks + small
+    chunk, small = 4 * 2000 * 4, 2 * hidden.nbytes
+    assert memory.peak < matrices * weight.nbytes + chunks * chunk + small
 
 
 def test_the_chunks_are_large_alike_and_few():
@@ -179,17 +267,26 @@ def test_under_autocast_the_loss_is_float32_and_near_the_exact_one(
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_the_compiled_loss_and_its_gradients_equal_the_eager_ones(
-    random_model, rows_at_once, backend
+@pytest.mark.parametrize("compiled", ["blocks", "model"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at every tensor's
+def test_with_compiled_code_the_loss_and_its_gradients_equal_the_eager_ones(
+    random_model, rows_at_once, compiled, backend
 ):
-    """aot_eager traces and functionalises as the real backend does, without the C++ compiler."""
+    """The loss itself is not compiled, whether the blocks are, as in training, or the model.
+
+    aot_eager traces and functionalises as the real backend does, without the C++ compiler.
+    """
     rows_at_once(4)
     model = random_model(n_layer=1, n_kv_head=2)
     tokens, targets = torch.randint(37, (2, 5)), some_targets("some ignored", (2, 5))
     eager_loss = model(tokens, targets, reduction="sum")[1]
     eager = gradients(model, eager_loss)
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
-    compiled_loss = compiled(tokens, targets, reduction="sum")[1]
+    if compiled == "model":
+        compiled_model = torch.compile(model, backend=backend)
+    else:
+        model.blocks[0].compile(fullgraph=True, backend=backend)
+        compiled_model = model
+    compiled_loss = compiled_model(tokens, targets, reduction="sum")[1]
     torch.testing.assert_close(compiled_loss, eager_loss)
     for name, grad in gradients(model, compiled_loss).items():
         torch.testing.assert_close(grad, eager[name], msg=name)

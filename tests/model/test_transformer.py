@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gptlab.errors import GenerationError
+from gptlab.model import transformer
 from gptlab.model.arithmetic import count_parameters
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.model.transformer import GPT, create_model
@@ -193,6 +194,36 @@ def test_initial_weights_have_the_spread_that_was_asked_for():
             std = 0.03 / math.sqrt(16) if is_residual else 0.03
             assert parameter.std().item() == pytest.approx(std, rel=0.05), name
             assert abs(parameter.mean().item()) < 0.05 * std, name
+
+
+class EditedBlock(transformer.Block):
+    """A block with parameters of its own, and one more branch."""
+
+    def __init__(self, config, layer):
+        super().__init__(config, layer)
+        self.scale = torch.nn.Parameter(torch.full((config.n_embd,), 0.5))
+        self.mix_weight = torch.nn.Parameter(torch.full((2, 2), 0.25))
+        self.gate_bias = torch.nn.Parameter(torch.full((config.n_embd,), -3.0))
+        self.branch = transformer.ResidualProjection(config.n_embd, config.n_embd, bias=True)
+        self.mlp.up_proj.scale = torch.nn.Parameter(torch.full((1,), 2.0))
+
+
+@pytest.mark.parametrize("init_projection", ["scaled", "zero"])
+def test_initialisation_leaves_parameters_alone_that_no_linear_layer_owns(
+    monkeypatch, init_projection
+):
+    monkeypatch.setattr(transformer, "Block", EditedBlock)
+    model = GPT(
+        GPTConfig(n_embd=192, n_layer=8, tie_weights=False, init_projection=init_projection)
+    )
+    for block in model.blocks:
+        assert (block.scale == 0.5).all()
+        assert (block.mix_weight == 0.25).all()
+        assert (block.gate_bias == -3.0).all()
+        assert (block.mlp.up_proj.scale == 2.0).all()
+        assert (block.branch.bias == 0).all()
+        std = block.branch.weight.std().item()
+        assert std == pytest.approx(0.02 / 4 if init_projection == "scaled" else 0, rel=0.05)
 
 
 def test_zero_initialised_projections_leave_the_residual_stream_alone():
