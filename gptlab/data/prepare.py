@@ -23,7 +23,7 @@ from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
+from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
 from gptlab.data.tokenizer import check_bpe_vocab_size
 from gptlab.data.vocabulary import (
     DEFAULT_BPE_VOCAB,
@@ -32,7 +32,7 @@ from gptlab.data.vocabulary import (
     ready_tokenizer,
 )
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
+from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
 PREPARATION_VERSION = 1
@@ -381,7 +381,7 @@ def _existing(
     if options.overwrite:
         return None
     try:
-        meta = read_json(folder / "meta.json")
+        meta = read_meta(folder)
     except (OSError, DataError):
         raise DataError(
             f"{display(folder)} holds token files without a readable meta.json; choose another "
