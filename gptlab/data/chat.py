@@ -143,22 +143,6 @@ def _raise(message: str):
 # Into token files ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Written:
-    """The sizes of an encoded split; characters and bytes are those of the messages' texts.
-
-    counted_tokens, counted_bytes: the part that the loss mask keeps.
-    """
-
-    characters: int
-    tokens: int
-    bytes: int
-    counted_tokens: int
-    counted_bytes: int
-    sha256: str
-    mask_sha256: str
-
-
 def write_conversations(
     store: TextStore,
     split: Split,
@@ -166,9 +150,11 @@ def write_conversations(
     path: Path,
     dtype: np.dtype,
     progress: Callable[[int], None],
-) -> Written:
+) -> tuple[dict[str, int], dict[str, str]]:
     """Encode the conversations of a split into a token file, and write its loss mask beside it.
 
+    Returns (sizes, SHA-256 in hex by file name): tokens and counted_tokens, which the loss mask
+    keeps; characters, bytes and counted_bytes of the messages' texts.
     The store holds each conversation's messages as JSON. The mask has one byte per token: 1 for a
     target of the loss. progress: called with the bytes of the store done since the last call.
     Raises DataError if no conversation has an assistant message.
@@ -198,7 +184,8 @@ def write_conversations(
             f"The {path.stem} part has no assistant message, so there is nothing to learn: add "
             "more conversations."
         )
-    return Written(**sizes, sha256=digests[0].hexdigest(), mask_sha256=digests[1].hexdigest())
+    names = path.name, mask_path(path).name
+    return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
 
 
 def mask_path(path: Path) -> Path:

@@ -4,6 +4,7 @@ Everything is written into a hidden folder beside the dataset and renamed when i
 failure or Ctrl-C leaves nothing behind and an existing dataset untouched.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,7 +25,7 @@ from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
-from gptlab.data.tokenizer import check_bpe_vocab_size
+from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size
 from gptlab.data.vocabulary import (
     DEFAULT_BPE_VOCAB,
     chat_template_at,
@@ -141,74 +142,37 @@ def _build(
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
         origins = _read(store, source, reading, options.max_bytes)
-        if reading.conversations:
+        is_chat = reading.conversations > 0
+        if is_chat:
             _check_conversations(store, reading, options)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-        how, splits = _split(store, options, is_chat=reading.conversations > 0)
+        how, splits = _split(store, options, is_chat)
+        train, val = splits["train"], splits["val"]
         tokenizer = tokenizer or learn_tokenizer(
-            store,
-            splits["train"],
-            options.tokenizer,
-            options.vocab_size,
-            progress,
-            say,
+            store, train, options.tokenizer, options.vocab_size, progress, say
         )
         tokenizer.save(folder / "tokenizer.json")
-        kept = splits["train"].starts[: documents.MOST_DOCUMENTS].tolist()
+        kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         documents.write_origins(folder, [origins[start] for start in kept if start in origins])
-        dtype = token_dtype(tokenizer.vocab_size)
-        meta = {
-            "format_version": FORMAT_VERSIONS["dataset"],
-            "name": name,
-            "dtype": dtype,
-            "vocab_size": tokenizer.vocab_size,
-            "characters": store.characters,
-            "documents": store.documents,
-        }
-        sha256, sampled = {}, {}
-        if reading.conversations:
+        template = None
+        if is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-            meta |= {"chat_template": template.source, "characters": 0}
-        for split_name, split in splits.items():
-            if reading.conversations:
-                sizes = write_conversations(
-                    store, split, template, folder / f"{split_name}.bin", DTYPES[dtype],
-                    lambda n: progress("encoding", n, store.bytes),
-                )  # fmt: skip
-                sha256[f"{split_name}.bin"] = sizes.sha256
-                sha256[f"{split_name}.mask.bin"] = sizes.mask_sha256
-                for what in ("tokens", "bytes", "counted_tokens", "counted_bytes"):
-                    meta[f"{split_name}_{what}"] = getattr(sizes, what)
-                meta[f"{split_name}_documents"] = split.documents
-                meta["characters"] += sizes.characters
-                continue
-            meta[f"{split_name}_tokens"], sha256[f"{split_name}.bin"] = write_tokens(
-                store,
-                split,
-                tokenizer,
-                folder / f"{split_name}.bin",
-                DTYPES[dtype],
-                reading.counts,
-                lambda n: progress("encoding", n, store.bytes),
-            )
-            path = folder / f"{split_name}.bin"
-            if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to hash at each start
-                sampled[path.name] = token_files.sampled_sha256(path)
-            meta[f"{split_name}_bytes"] = split.bytes
-            meta[f"{split_name}_documents"] = split.documents
+        written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
         bits = {}  # conversations: the loss covers only a part of the text, so no baselines
-        if not reading.conversations:
+        if not is_chat:
             bits = baselines.measure(
-                store.sample(splits["train"], baselines.TRAIN_BYTES),
-                store.sample(splits["val"], baselines.VAL_BYTES),
+                store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
             )
     return {
-        **meta,
-        "sha256": sha256,
-        **({"sampled_sha256": sampled} if sampled else {}),
+        "format_version": FORMAT_VERSIONS["dataset"],
+        "name": name,
+        "vocab_size": tokenizer.vocab_size,
+        "documents": store.documents,
+        **({"chat_template": template.source} if template else {}),
+        **written,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "source": _describe_source(source),
         "options": _options_that_matter(options),
@@ -217,10 +181,49 @@ def _build(
             "how": how,
             "val_fraction": options.val_fraction,
             "seed": options.seed,
-            "separators": sum(int(split.closed.sum()) for split in splits.values()),
+            "separators": int(train.closed.sum() + val.closed.sum()),
         },
         "baselines": bits,
     }
+
+
+def _write_splits(
+    folder: Path,
+    store: TextStore,
+    splits: dict[str, Split],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    reading: Reading,
+    progress: Progress,
+) -> dict:
+    """Write the token file of each split; return their sizes and hashes as in meta.json."""
+    dtype, characters = token_dtype(tokenizer.vocab_size), 0
+    found, sha256, sampled = {}, {}, {}
+
+    def advance(size: int) -> None:
+        progress("encoding", size, store.bytes)
+
+    for name, split in splits.items():
+        path = folder / f"{name}.bin"
+        if template:
+            sizes, hashes = write_conversations(
+                store, split, template, path, DTYPES[dtype], advance
+            )
+            characters += sizes.pop("characters")
+        else:
+            tokens, digest = write_tokens(
+                store, split, tokenizer, path, DTYPES[dtype], reading.counts, advance
+            )
+            sizes, hashes = {"tokens": tokens, "bytes": split.bytes}, {path.name: digest}
+        sha256 |= hashes
+        if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to hash at each start
+            sampled[path.name] = token_files.sampled_sha256(path)
+        sizes["documents"] = split.documents
+        found |= {f"{name}_{what}": size for what, size in sizes.items()}
+    if sampled:
+        found["sampled_sha256"] = sampled
+    characters = characters if template else store.characters
+    return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
 
 
 def _check_conversations(store: TextStore, reading: Reading, options: PrepareOptions) -> None:
@@ -409,21 +412,18 @@ def _existing(
     return None
 
 
-class _temporary_folder:
+@contextlib.contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder`, removed at the end unless it has been renamed."""
-
-    def __init__(self, folder: Path):
-        self._path = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self._path.parent)
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir()
-        return self._path
-
-    def __exit__(self, *_) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+    path = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _remove_abandoned(path.parent)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_abandoned(parent: Path) -> None:
