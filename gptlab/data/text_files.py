@@ -7,6 +7,7 @@ import bz2
 import codecs
 import csv
 import gzip
+import itertools
 import json
 import lzma
 import zlib
@@ -199,7 +200,7 @@ def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
     lines = _lines(text_blocks(path, reading))
     header_line = next(lines, "")
     delimiter = max(",\t;|", key=header_line.count)
-    reader = csv.reader(_chain(header_line, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([header_line], lines), delimiter=delimiter, strict=True)
     header = None
     try:
         for row in reader:
@@ -292,11 +293,6 @@ def _without_surrogates(text: str, counts: Counter) -> str:
     return text
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
     """Lines with their `\\n`. (str.splitlines would also cut at U+2028, which JSON allows.)"""
     held = []
@@ -323,12 +319,8 @@ def _decompressed(raw):
 def _read(file, path: Path, size: int) -> bytes:
     try:
         return file.read(size)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
-        ) from None
-    except OSError as error:
-        if error.errno is not None:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if getattr(error, "errno", None) is not None:  # bz2 and gzip raise an OSError without it
             raise
         raise DataError(
             f"{display(path)} is a damaged compressed file ({error}); fetch it again."

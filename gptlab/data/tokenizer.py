@@ -53,6 +53,7 @@ class Tokenizer:
     eot_id: int | None
     # The id that an imported model expects before every text; `encode` does not add it.
     bos_id: int | None = None
+    _bytes: list[bytes]  # of each id, where they do not follow from its spelling
     # Whether the ids of a text's pieces, cut by `TextStore.pieces`, are the ids of the text.
     can_be_cut = True
 
@@ -137,14 +138,13 @@ class Tokenizer:
         ).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes of an id; b"" for a special id."""
-        raise NotImplementedError
-
-    def _outside(self, token_id: int) -> TokenizerError:
-        return TokenizerError(
-            f"The id {token_id} is outside this vocabulary of {self.vocab_size:,} ids "
-            f"(0 to {self.vocab_size - 1:,})."
-        )
+        """The UTF-8 bytes of an id; b"" for a special id. Raises TokenizerError for no id."""
+        if not 0 <= token_id < self.vocab_size:
+            raise TokenizerError(
+                f"The id {token_id} is outside this vocabulary of {self.vocab_size:,} ids "
+                f"(0 to {self.vocab_size - 1:,})."
+            )
+        return self._bytes[token_id]
 
 
 class CharTokenizer(Tokenizer):
@@ -180,11 +180,6 @@ class CharTokenizer(Tokenizer):
                 "--tokenizer bpe, which can encode any text."
             )
         return ids
-
-    def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.vocab_size:
-            raise self._outside(token_id)
-        return self._bytes[token_id]
 
 
 class BytePairTokenizer(Tokenizer):
@@ -226,11 +221,6 @@ class BytePairTokenizer(Tokenizer):
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError as error:
             raise _not_unicode(text, error) from None
-
-    def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.vocab_size:
-            raise self._outside(token_id)
-        return self._bytes[token_id]
 
 
 class ImportedTokenizer(Tokenizer):

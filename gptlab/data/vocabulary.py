@@ -49,9 +49,8 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
     path = Path(word).expanduser()
     if (path / "tokenizer.json").is_file():
         return folder_tokenizer(path)
-    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
-        if checkpoint.is_file() and checkpoint.suffix == ".pt":
-            return _tokenizer_of_checkpoint(checkpoint)
+    if checkpoint := _checkpoint_at(path):
+        return _tokenizer_of_checkpoint(checkpoint)
     if not path.is_file():
         raise ConfigError(
             f"tokenizer cannot be {word!r}: choose {', '.join(KINDS)}, or name an existing "
@@ -65,12 +64,17 @@ def chat_template_at(word: str) -> str:
     path = Path(word).expanduser()
     if (path / "config.json").is_file():
         return folder_chat_template(path)
-    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
-        if checkpoint.is_file() and checkpoint.suffix == ".pt":
-            with contextlib.suppress(Exception):  # `ready_tokenizer` reports a damaged file
-                template = _content(checkpoint).get("chat_template")
-                return template if isinstance(template, str) else ""
+    if checkpoint := _checkpoint_at(path):
+        with contextlib.suppress(Exception):  # `ready_tokenizer` reports a damaged file
+            template = _content(checkpoint).get("chat_template")
+            return template if isinstance(template, str) else ""
     return ""
+
+
+def _checkpoint_at(path: Path) -> Path | None:
+    """The checkpoint that a path names, itself or as a run."""
+    found = (path, path / "best.pt", path / "ckpt.pt")
+    return next((each for each in found if each.is_file() and each.suffix == ".pt"), None)
 
 
 def _content(path: Path) -> dict:
