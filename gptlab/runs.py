@@ -154,14 +154,7 @@ class Run:
         # system it holds for all machines, or the system says that it cannot lock
         file = open(self.folder / ".lock", "a+", encoding="utf-8")
         try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError as error:
             with file:
                 owner = _first_line(file)
@@ -186,15 +179,7 @@ class Run:
         path = self.folder / ".lock"
         try:
             with open(path, "r+" if os.name == "nt" else "r", encoding="utf-8") as file:
-                if os.name == "nt":
-                    import msvcrt
-
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                    msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-                else:
-                    import fcntl
-
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                _lock(file, shared=True)
         except (BlockingIOError, PermissionError):
             return os.access(path, os.R_OK)  # a file that may not be read says nothing
         except OSError:  # no lock file, or a file system without locks
@@ -319,6 +304,22 @@ def read_records(path: Path, *forms, kind: str = "metrics") -> Iterator[dict]:
                     yield record
                 elif isinstance(record, dict) and "format_version" in record:
                     check_format_version(record["format_version"], kind, path, RunError)
+
+
+def _lock(file, shared: bool = False) -> None:
+    """Lock an open file until it is closed, without waiting; OSError where another process has it.
+
+    shared: among those that ask for no more; Windows has no such lock.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)  # the first byte is locked, wherever a file for appending begins
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _first_line(file) -> str:
