@@ -174,9 +174,8 @@ def recipe_title(path: Path) -> str:
 def vocabulary_of(overrides: Mapping) -> int | None:
     """The vocabulary of the recipe's dataset, where it is prepared."""
     try:
-        meta = read_meta(dataset_folder(overrides.get("dataset", "shakespeare")))
-        return int(meta["vocab_size"])
-    except (OSError, DataError, KeyError, TypeError, ValueError):
+        return read_meta(dataset_folder(overrides.get("dataset", "shakespeare")))["vocab_size"]
+    except (OSError, DataError):
         return None
 
 
