@@ -10,8 +10,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import ConfigError, DataError, RunError
+from gptlab.data.token_files import find_meta
+from gptlab.errors import ConfigError, RunError
 from gptlab.files import display
 from gptlab.runs import Run
 from gptlab.training.run_recipe import read_run_recipe
@@ -111,10 +111,8 @@ def read_run(folder) -> RunRecord:
         settings = read_run_recipe(run.recipe).values
     except (OSError, UnicodeDecodeError, ConfigError):
         settings = {}  # the records speak for themselves, with less to say
-    try:
-        meta = read_meta(dataset_folder(settings.get("dataset", "")))
-    except (OSError, DataError):
-        meta = None  # the text may be gone: then there are no baselines to compare with
+    # the text may be gone: then there are no baselines to compare with
+    meta = find_meta(settings.get("dataset", ""))
     return RunRecord(run.folder, records, settings, TextUnits(meta).levels(), run.is_running())
 
 

@@ -123,11 +123,7 @@ def list_datasets() -> list[tuple[str, Meta | None]]:
         for folder in sorted(data_home().iterdir()):
             if folder.name.startswith(".") or not (folder / "train.bin").is_file():
                 continue
-            try:
-                meta = read_meta(folder)
-            except (OSError, DataError):
-                meta = None
-            found.append((folder.name, meta))
+            found.append((folder.name, find_meta(folder)))
     return found
 
 
@@ -135,6 +131,14 @@ def read_meta(folder: Path) -> Meta:
     """The meta.json of a dataset. DataError for one that is damaged or of a newer version."""
     folder = Path(folder)
     return read_form(folder / "meta.json", "dataset", Meta, DataError, _prepare_again(folder.name))
+
+
+def find_meta(name_or_path) -> Meta | None:
+    """The meta.json of a dataset, None where there is none that can be read."""
+    try:
+        return read_meta(dataset_folder(name_or_path))
+    except (OSError, DataError):
+        return None
 
 
 def dataset_folder(name_or_path) -> Path:

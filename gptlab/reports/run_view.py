@@ -11,8 +11,8 @@ from functools import cached_property
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.prepare import PrepareOptions
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import ConfigError, DataError
+from gptlab.data.token_files import find_meta
+from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
@@ -146,11 +146,7 @@ def view_run(folder) -> RunView:
         config = build({n: v for n, v in recipe.values.items() if n in OPTIONS})
     except (OSError, UnicodeDecodeError, ConfigError, TypeError):
         recipe, config = RunRecipe(Overrides({}, {})), None
-    try:
-        meta = read_meta(dataset_folder(record.settings.get("dataset", "")))
-    except (OSError, DataError):
-        meta = None
-    return RunView(record, recipe, config, meta)
+    return RunView(record, recipe, config, find_meta(record.settings.get("dataset", "")))
 
 
 # Commands -----------------------------------------------------------------------------------------

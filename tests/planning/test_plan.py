@@ -81,7 +81,8 @@ def test_a_prepared_text_gives_its_sizes(home):
 
 def test_the_default_text_counts_where_it_is_prepared(home):
     assert text_size(layer(None, {"model_preset": "tiny"})).vocab_size == 8192
-    meta = dict(vocab_size=70, train_tokens=900, val_tokens=100)
+    sizes = dict(vocab_size=70, train_tokens=900, val_tokens=100)
+    meta = {"format_version": 1, "dtype": "uint16", **sizes}
     (data_home() / "shakespeare").mkdir()
     (data_home() / "shakespeare" / "train.bin").write_bytes(b"")
     write_json(data_home() / "shakespeare" / "meta.json", meta)
