@@ -1,3 +1,5 @@
+"""Write text with a trained model: python sample.py --help."""
+
 import sys
 
 from gptlab.cli.main import run_command

@@ -1,10 +1,11 @@
-"""What each idea is worth at the size of nanoGPT's CPU run: loss after the speedrun's steps.
+"""Ablations at the size of nanoGPT's CPU run: the loss of each idea after the speedrun's steps.
 
     python benchmarks/ablation.py [--seeds 3] [--only "4 heads, value residual"] [--json FILE]
 
-Every row changes one thing in config/speedrun.py, trains on as many tokens and is scored on the
-whole validation split of tiny Shakespeare. Ideas that gptlab did not take are small patches here.
-The time of a step is measured interleaved with the unchanged recipe's, so it is a ratio.
+Each row changes one thing in config/speedrun.py and trains on the same number of tokens. The loss
+is measured on the whole validation split of tiny Shakespeare. Ideas that gptlab did not adopt are
+small patches here. Steps are timed interleaved with those of the unchanged recipe, so times are
+ratios.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from gptlab.training.schedules import learning_rate
 
 
 def value_residual(model: GPT) -> None:
-    """Each layer's values mixed with the first layer's (Zhou et al. 2024), learned shares."""
+    """Mix the values of each layer and the first layer's, by learned weights (Zhou et al. 2024)."""
     first = {}
 
     def forward(attention, x, rotary, cache):
@@ -62,7 +63,7 @@ def value_residual(model: GPT) -> None:
 
 
 def soft_cap(model: GPT) -> None:
-    """Logits squashed to +-15 by tanh (Gemma 2, 2024)."""
+    """Cap the logits at +-15 by tanh (Gemma 2, 2024)."""
 
     def forward(tokens, targets, reduction):
         logits = model.unembed(model.features(tokens)).flatten(0, 1)
@@ -75,7 +76,7 @@ def soft_cap(model: GPT) -> None:
 
 
 def previous_tokens(model: GPT, reach: int = 1) -> None:
-    """The embeddings of the tokens before added to each token's own, by tables of their own."""
+    """Add embeddings of the previous tokens, from separate tables, to each token's own."""
     own = model.token_embedding
     size = own.weight.shape
 
@@ -97,7 +98,7 @@ def previous_tokens(model: GPT, reach: int = 1) -> None:
 
 
 def embedding_shortcut(model: GPT) -> None:
-    """The embedding mixed into the entrance of each block (Jordan et al. 2024)."""
+    """Mix the embedding into the input of each block (Jordan et al. 2024)."""
     blocks = model.blocks
 
     class Mixed(nn.Module):
@@ -180,7 +181,7 @@ QUICK = ["the recipe", "ReLU2 instead of SwiGLU"]
 
 
 def settings(changes: dict, steps: int | None) -> dict:
-    """The recipe's options with these changes, in which max_iters is a factor."""
+    """The recipe's options with these changes; max_iters in them is a factor."""
     recipe = configuration.read_recipe(REPOSITORY / "config" / "speedrun.py")
     iters = round((steps or recipe["max_iters"]) * changes.get("max_iters", 1))
     options = {k: v for k, v in changes.items() if k not in PATCHES}
@@ -207,8 +208,8 @@ class Training:
         self.step_number = 0
 
     def step(self) -> float:
-        """Take a step; its seconds."""
-        begin = time.process_time()  # of one thread: other work on the machine matters less
+        """Take one step; return its seconds."""
+        begin = time.process_time()  # CPU time of one thread: other programs matter less
         config, rows = self.config, self.config.batch.batch_size
         rate = learning_rate(config, self.step_number)
         self.optimizer.set_learning_rate(rate)
@@ -226,7 +227,7 @@ class Training:
         return time.process_time() - begin
 
     def finish(self, val) -> float:
-        """Take the steps that are left; the loss on the whole validation split."""
+        """Take the remaining steps; return the loss on the whole validation split."""
         while self.step_number < self.config.batch.max_iters:
             self.step()
         size = self.config.model.block_size

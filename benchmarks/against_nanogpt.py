@@ -2,9 +2,9 @@
 
     python benchmarks/against_nanogpt.py --nanogpt ../nanoGPT [--text tinyshakespeare.txt]
 
-nanoGPT's documented CPU run (0.8M parameters, 2000 x 12 x 64 tokens), then config/speedrun.py as it
-stands, with as many tokens as nanoGPT had, and with as much time. Start-up counts. Every model is
-scored on the whole validation split, in windows of its own block_size.
+First nanoGPT's documented CPU run (0.8M parameters, 2000 x 12 x 64 tokens). Then config/speedrun.py
+unchanged, with as many tokens as nanoGPT, and with as much time. Start-up is included. Every model
+is evaluated on the whole validation split, in windows of its own block_size.
 """
 
 import argparse
@@ -42,7 +42,7 @@ QUICK = 10  # with --quick all runs are so many times shorter
 
 
 def timed_process(command: list[str], folder: Path, environment: dict) -> float:
-    """Seconds of a whole process; its output goes to a file, its failure ends the benchmark."""
+    """Seconds of a whole process; its output goes to a file, and a failure ends the benchmark."""
     begin = time.perf_counter()
     with open(folder / "benchmark.log", "w", encoding="utf-8") as log:
         subprocess.run(
@@ -57,7 +57,7 @@ def timed_process(command: list[str], folder: Path, environment: dict) -> float:
 
 
 class NanoGPTAdapter(torch.nn.Module):
-    """nanoGPT's model behind the calls that evaluate_loss makes."""
+    """Adapts nanoGPT's model to the interface that evaluate_loss expects."""
 
     def __init__(self, model):
         super().__init__()
@@ -72,7 +72,7 @@ class NanoGPTAdapter(torch.nn.Module):
 
 
 def whole_split_loss(model, val: np.ndarray, block_size: int) -> float:
-    """Nats per character, every character of the split but the first predicted once."""
+    """Nats per character over the whole split: each character but the first is predicted once."""
     windows = evaluation_windows(len(val), block_size)
     return evaluate_loss(model, val, windows, block_size, 64, "cpu")
 

@@ -1,12 +1,12 @@
-"""Decoding and reading prompts on this CPU beside llama.cpp and transformers, in the same minutes.
+"""Decoding and prefill on this CPU, compared with llama.cpp and transformers at the same time.
 
     python gpt.py import smollm2-135m
     python benchmarks/decode.py [--run out/smollm2-135m] [--text FILE] [--json FILE]
 
-One model in all programs: exported as float32, bfloat16 and int8 (llama.cpp's Q8_0), greedy, the
-runs interleaved. Decoding is the time after the first token of a short prompt; prefill that until
-the first token of a long one, beside the best product of matrices that torch does here. Last, what
-the loss of a text gains by int8 weights. Needs `pip install transformers xllamacpp`.
+All programs run the same model, exported as float32, bfloat16 and int8 (llama.cpp's Q8_0), greedily
+and interleaved. Decoding is the time after the first token of a short prompt. Prefill is the time
+until the first token after a long prompt, next to torch's best matrix product here. Finally, the
+change of the loss of a text with int8 weights. Needs `pip install transformers xllamacpp`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from gptlab.runs import load_checkpoint
 PROMPT = "Once upon a time there was a small town by the sea, and in it"
 LONG = 512  # tokens of a long prompt
 GGUF_KINDS = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
-LOSS_TARGET = 0.005  # that int8 may add, as a share
+LOSS_TARGET = 0.005  # largest relative increase of the loss by int8
 LOSS_WINDOW = 512
 
 # What each program offers: (prompt's ids, tokens to write) -> (seconds until the first of them,
@@ -43,7 +43,7 @@ Write = Callable[[list[int], int], tuple[float, float]]
 
 
 def ours(model, dtype: str, rows: int = 1, use_native: bool = True) -> Write:
-    """A writer of `rows` equal texts. model: its weights rounded to dtype already."""
+    """A function that writes `rows` equal texts. model: with weights already rounded to dtype."""
     native = NativeDecoder.of(model, dtype) if use_native else None
 
     def write(prompt: list[int], tokens: int) -> tuple[float, float]:
@@ -90,7 +90,7 @@ def transformers_write(folder: Path) -> Write:
 
 
 def llama_cpp_write(path: Path) -> Write:
-    """The same with llama.cpp, by its own clock."""
+    """The same with llama.cpp, timed by its own clock."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -116,7 +116,7 @@ def llama_cpp_write(path: Path) -> Write:
 
 @torch.inference_mode()
 def int8_loss(run: Path, text: Path, most: int) -> dict:
-    """Loss in nats that native.cpp gives the beginning of a text, with float32 weights and int8."""
+    """The loss in nats of the start of a text in native.cpp, with float32 and with int8 weights."""
     checkpoint = load_checkpoint(run)
     with open(text, encoding="utf-8") as file:
         ids = checkpoint.tokenizer.encode(file.read(8 * most))[: most + 1]
@@ -135,7 +135,7 @@ def int8_loss(run: Path, text: Path, most: int) -> dict:
 
 
 def decoding_table(found: dict[str, dict]) -> str:
-    """Tokens per second of every program, and what each is of its peers."""
+    """Tokens per second of every program, and its ratio to its peers."""
     lines = []
     for name, figures in found.items():
         single = name.partition(",")[0]
@@ -185,7 +185,7 @@ def main() -> None:
                 rows, tokens = (16 if name in many else 1), options.tokens
                 seconds = write(prompt, tokens + 1)[1]
                 decoding.setdefault(name, []).append(rows * tokens / seconds)
-            peaks.append(hardware.peak_flops("cpu", "float32").value)  # now: the speed wavers
+            peaks.append(hardware.peak_flops("cpu", "float32").value)  # now: the speed varies
             for name, write in writers.items():
                 prefill.setdefault(name, []).append(LONG / write(long_prompt, 1)[0])
     decoding = {name: report.spread(values) for name, values in decoding.items()}

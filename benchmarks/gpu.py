@@ -1,15 +1,15 @@
-"""One command for an accelerator, under ten minutes: training, decoding, Muon, memory, as JSON.
+"""All measurements on an accelerator in under ten minutes: training, decoding, Muon, memory.
 
     python benchmarks/gpu.py [--nanogpt ../nanoGPT] [--json FILE]
-    python benchmarks/gpu.py --tiny     the same code on a CPU in seconds; its figures say nothing
+    python benchmarks/gpu.py --tiny     the same code on a CPU in seconds; its figures mean nothing
 
-Training is GPT-2 124M, compiled, in the precision that this device is fast in, with AdamW and with
-Muon. nanoGPT's model.py is driven on the same device as its bench.py does, with the clipping of its
-train.py; all take their steps in turn. Every clock is read after the device has done all its work;
-compiling and the first steps are in no figure. MFU counts the FLOPs of all by one formula
-(model/arithmetic.py). Decoding is one text, and 16 texts; the bytes that its steps must read are
-put beside the speed of a plain copy. A device with too little memory gets half the batch.
-The last line on stdout is the JSON.
+Training is GPT-2 124M, compiled, in the precision that is fast on this device, with AdamW and with
+Muon. nanoGPT's model.py runs on the same device like in its bench.py, with the clipping of its
+train.py; all programs take their steps in turn. Every clock is read after the device has finished.
+Compiling and the first steps are not timed. MFU uses one formula for the FLOPs of all programs
+(model/arithmetic.py). Decoding is measured with one text and with 16; the bytes that its steps must
+read are compared with the speed of a plain copy. A device with too little memory gets half the
+batch. The last line on stdout is the JSON.
 """
 
 import argparse
@@ -86,7 +86,7 @@ class Machine:
         return time.perf_counter() - begin
 
     def precision(self) -> MixedPrecision:
-        """What a run of ours has in this precision."""
+        """The precision settings of a gptlab run."""
         return MixedPrecision(self.device, self.dtype, self.use_scaler)
 
     @property
@@ -97,14 +97,14 @@ class Machine:
         return module if hasattr(module, "max_memory_allocated") else None
 
     def forget(self) -> None:
-        """Free what nothing refers to, and let `peak` count from now on."""
+        """Free unused memory and restart `peak`."""
         gc.collect()
         if self._module:
             self._module.empty_cache()
             self._module.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int | None:
-        """The most bytes of tensors on the device since `forget`; None where torch counts none."""
+        """Peak bytes of tensors on the device since `forget`; None if torch does not count them."""
         return self._module.max_memory_allocated(self.device) if self._module else None
 
 
@@ -114,7 +114,7 @@ def say(text: str) -> None:
 
 
 def copy_speed(machine: Machine, size: int) -> float:
-    """Bytes per second that a copy reads and writes together, the best of ten."""
+    """Bytes per second that a copy reads plus writes, the best of ten."""
     source = torch.ones(size // 4, device=machine.device)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -140,7 +140,7 @@ class OurStep:
             self.not_compiled = compile_blocks(self.model, self)
 
     def gradients(self):
-        """Forward, backward, clipping; the gradients' norm."""
+        """Forward, backward, clipping; returns the gradient norm."""
         with self.precision.autocast():
             _, loss = self.model(self.inputs, self.targets, reduction="sum")
         self.precision.backward(loss / self.targets.numel())
@@ -190,7 +190,7 @@ def batch_of(machine: Machine, sizes: Sizes) -> torch.Tensor:
 
 
 def repeated(work, times: int):
-    """`work` so many times as one function."""
+    """A function that calls `work` this many times."""
 
     def many():
         for _ in range(times):
@@ -246,7 +246,7 @@ def training(machine: Machine, sizes: Sizes, nanogpt: Path | None) -> dict:
 
 
 def decoding(machine: Machine, sizes: Sizes, bandwidth: float) -> dict:
-    """Tokens/s of prefill and of decoding, and the part of the bandwidth that the latter uses."""
+    """Tokens/s of prefill and decoding, and the share of the bandwidth that decoding uses."""
     torch.manual_seed(0)
     dtype = getattr(torch, machine.dtype)
     model = GPT(GPTConfig(**sizes.shape)).to(machine.device, dtype)
@@ -364,13 +364,13 @@ def measure(machine: Machine, sizes: Sizes, nanogpt: Path | None) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """Run, print tables and JSON, write JSON; 2 where there is no accelerator to measure."""
+    """Run, print tables and JSON, write JSON; exit code 2 without an accelerator."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT, to be compared with")
+    parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to compare with")
     parser.add_argument("--device", default="auto", help="as in train.py [auto]")
-    parser.add_argument("--tiny", action="store_true", help="a proof on a CPU, in seconds")
+    parser.add_argument("--tiny", action="store_true", help="a test on a CPU, in seconds")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args(argv)
     if options.tiny:
@@ -378,7 +378,7 @@ def main(argv: list[str]) -> int:
     else:
         choice = hardware.choose(hardware.detect(), options.device)
         if choice.device == "cpu":
-            print("There is no accelerator here: --tiny proves this script on a CPU.",
+            print("There is no accelerator here: --tiny runs this script on a CPU.",
                   file=sys.stderr)  # fmt: skip
             return 2
         machine, sizes = Machine(choice.device, choice.dtype, choice.use_scaler), FULL
@@ -390,7 +390,7 @@ def main(argv: list[str]) -> int:
             if sizes.batch_size == 1:
                 raise
             sizes = dataclasses.replace(sizes, batch_size=sizes.batch_size // 2)
-            say(f"Too little memory: again with {sizes.batch_size} sequences.")
+            say(f"Too little memory: trying {sizes.batch_size} sequences.")
     show(results)
     report.finish(results, options.json)
     print(json.dumps(results))

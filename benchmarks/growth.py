@@ -2,9 +2,9 @@
 
     python benchmarks/growth.py [--only size] [--quick] [--json FILE]
 
-Each row is a process of its own that takes a few training steps on a CPU in float32. Its memory is
-what it needed at its peak beyond the imported libraries, beside what `python gpt.py plan` would say
-before such a run. The last series is the loss alone, whose memory must not grow with the text.
+Each row is a separate process that takes a few training steps on a CPU in float32. Its memory is
+the peak beyond the imported libraries, compared with the prediction of `python gpt.py plan`. The
+last series is the loss alone, whose memory must not grow with the text.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def measure(shape: dict, batch_size: int, steps: int) -> dict:
 
 
 def series_of_steps(name: str, rows: dict[str, dict], steps: int) -> dict:
-    """Measure a series, print its table."""
+    """Measure a series and print its table."""
     found = {}
     for label, arguments in rows.items():
         answer = processes.in_a_process_of_its_own(
@@ -143,7 +143,7 @@ def series_of_steps(name: str, rows: dict[str, dict], steps: int) -> dict:
 
 
 def series_of_losses(rows: dict[str, dict]) -> dict:
-    """Measure the loss alone over lengths, ours beside the plain one; print the table."""
+    """Measure the loss alone over lengths, gptlab's and the plain one; print the table."""
     found = {
         label: {
             way: processes.in_a_process_of_its_own(
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--only", choices=points(quick=True), help="one of the series")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller: two minutes")
     parser.add_argument("--json", help="also write the figures to this file")
-    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)  # the child's part
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)  # for the child process
     options = parser.parse_args()
     if options.point:
         if "way" in options.point:

@@ -3,8 +3,8 @@
     python benchmarks/loss_memory.py
     python benchmarks/loss_memory.py --compile --tokens 8192
 
-Each way of computing the same loss runs in a process of its own; the memory is what the process
-needed at its peak beyond the hidden states, the head and the targets.
+Each method of computing the same loss runs in its own process. The memory is the peak of the
+process beyond the hidden states, the head and the targets.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure(name: str, tokens: int, vocab_size: int, n_embd: int, compiled: bool
     weight = torch.nn.Parameter(torch.randn(vocab_size, n_embd).mul_(0.02))
     targets = torch.randint(vocab_size, (tokens,))
     compute = torch.compile(WAYS[name]) if compiled else WAYS[name]
-    if compiled:  # in a small piece of the work, so that compiling is in neither figure
+    if compiled:  # on a small part of the work, so that neither figure includes compiling
         few = (hidden[:8].detach().requires_grad_(), weight.detach()[:8].requires_grad_())
         torch.compile(lambda h, w: (h @ w.T).sum())(*few).backward()
     before, start = processes.own_peak(), time.perf_counter()
@@ -82,7 +82,7 @@ def measure(name: str, tokens: int, vocab_size: int, n_embd: int, compiled: bool
 
 
 def main() -> None:
-    """Run every way in its own process, print a table, write JSON."""
+    """Run every method in its own process, print a table, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="through torch.compile (minutes)")
     parser.add_argument("--quick", action="store_true", help="a fourth of the tokens and channels")
     parser.add_argument("--json", help="also write the figures to this file")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # the child's part
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # for the child process
     options = parser.parse_args()
     share = 4 if options.quick else 1
     sizes = (options.tokens // share, options.vocab_size, options.n_embd // share)

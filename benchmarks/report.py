@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: the machine, a table of medians, JSON."""
+"""The output of every benchmark: the machine, a table of medians, JSON."""
 
 import json
 import os
@@ -6,12 +6,12 @@ import platform
 import statistics
 from pathlib import Path
 
-# a copy of tiny Shakespeare, where the benchmarks look for one unless they are told
+# the default place of a copy of tiny Shakespeare
 SHAKESPEARE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 
 
 def machine() -> dict:
-    """The machine as far as it decides a figure."""
+    """The properties of the machine that affect the figures."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -52,7 +52,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def finish(results: dict, path: str | None) -> None:
-    """Print the machine, and write `results` with it as JSON where a path is given."""
+    """Print the machine and, if there is a path, write it with `results` as JSON."""
     results = {"machine": machine(), **results}
     print(f"Machine: {json.dumps(results['machine'])}")
     if path:

@@ -1,10 +1,10 @@
-"""Every benchmark, one after the other, each as a process of its own.
+"""Run all benchmarks one after the other, each in its own process.
 
     python benchmarks/run_all.py [--quick] [--nanogpt ../nanoGPT] [--out FOLDER]
 
-FOLDER gets a NAME.json of each and benchmarks.md with all tables. A script that fails does not stop
-the others; the exit code is 1 then. What this machine cannot run is skipped with a sentence that
-says why. With `--quick` all of them end within fifteen minutes on two slow cores.
+FOLDER gets a NAME.json of each, and benchmarks.md with all tables. A script that fails does not
+stop the others, but the exit code is then 1. Benchmarks that cannot run on this machine are skipped
+with the reason. With `--quick` all of them end within fifteen minutes on two slow cores.
 """
 
 import argparse
@@ -22,14 +22,14 @@ import report
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = REPOSITORY / "benchmarks"
-QUICK_SECONDS = 240  # that a script may take with --quick; then it is ended and counts as failed
+QUICK_SECONDS = 240  # time limit of a script with --quick; beyond it the script has failed
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """A script and what it needs. needs: "nanogpt", "text", "gpu", "smollm2", or a package.
 
-    quick: its arguments with --quick; wants: those of `needs` that it takes if they are there.
+    quick: its arguments with --quick. wants: like `needs`, but optional.
     """
 
     script: str
@@ -54,7 +54,7 @@ ALL = (
 
 
 def has_gpu() -> bool:
-    """Whether torch sees an accelerator; asked in a process of its own, which gives it back."""
+    """Whether torch sees an accelerator; checked in a separate process, which releases it."""
     code = "import torch; raise SystemExit(not torch.accelerator.is_available())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -62,7 +62,7 @@ def has_gpu() -> bool:
 def missing(benchmark: Benchmark, paths: dict, gpu: Callable[[], bool] = has_gpu) -> str:
     """Why this machine cannot run a benchmark, as a sentence; "" if it can.
 
-    paths: where "nanogpt", "text" and "smollm2" are, None where nobody said.
+    paths: of "nanogpt", "text" and "smollm2"; None for those not given.
     """
     if not (BENCHMARKS / benchmark.script).is_file():
         return f"There is no benchmarks/{benchmark.script} here."
@@ -82,7 +82,7 @@ def missing(benchmark: Benchmark, paths: dict, gpu: Callable[[], bool] = has_gpu
 
 
 def arguments(benchmark: Benchmark, paths: dict, quick: bool, json_file: Path) -> list[str]:
-    """The words after the script's name."""
+    """The command-line arguments of the script."""
     words = list(benchmark.quick) if quick else []
     for name in (*benchmark.needs, *benchmark.wants):
         if name in ("nanogpt", "text") and paths.get(name):
@@ -91,8 +91,8 @@ def arguments(benchmark: Benchmark, paths: dict, quick: bool, json_file: Path) -
 
 
 def run(command: Sequence[str], seconds: float | None) -> tuple[int, str]:
-    """(exit code, stdout) of a command; its stderr passes through. 124 when it took too long."""
-    # a group of its own, so that nothing below it goes on when its time is over
+    """(exit code, stdout) of a command; its stderr passes through. 124 after a timeout."""
+    # a process group of its own, so that its children end with it
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=os.name == "posix"
     )
@@ -107,7 +107,7 @@ def run(command: Sequence[str], seconds: float | None) -> tuple[int, str]:
 
 
 def _end(child: subprocess.Popen) -> str:
-    """End a process of ours and all that it started; what it had said."""
+    """End a process and its children; return its output so far."""
     if os.name == "posix":
         os.killpg(child.pid, signal.SIGKILL)
     else:
@@ -118,7 +118,7 @@ def _end(child: subprocess.Popen) -> str:
 def run_all(
     benchmarks: Sequence[Benchmark], paths: dict, out: Path, quick: bool, python: str
 ) -> int:
-    """Run them, write the files; the exit code: 1 if any failed."""
+    """Run the benchmarks and write the files; return the exit code: 1 if any failed."""
     out.mkdir(parents=True, exist_ok=True)
     sections, failed = [], []
     for benchmark in benchmarks:
@@ -153,13 +153,13 @@ def run_all(
 
 
 def _write(out: Path, sections: list[str]) -> None:
-    """All sections so far: what an interruption leaves is complete up to there."""
+    """Write all sections so far, so that an interruption leaves a complete file."""
     text = "# Benchmarks\n\n" + "\n".join(sections)
     (out / "benchmarks.md").write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
-    """Run what can be run here."""
+    """Run all benchmarks that this machine can run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -187,7 +187,7 @@ def main(argv: list[str]) -> int:
         "smollm2": REPOSITORY / "out" / "smollm2-135m",
     }
     chosen = [known[name] for name in wanted]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the running script as well
     return run_all(chosen, paths, options.out.resolve(), options.quick, sys.executable)
 
 

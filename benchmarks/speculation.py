@@ -1,11 +1,12 @@
-"""Decoding with guesses from the text (prompt lookup) beside decoding without, step by step.
+"""Decoding with draft tokens from the text (prompt lookup) compared with decoding without.
 
     python gpt.py import smollm2-135m
     python benchmarks/speculation.py [--run out/smollm2-135m] [--quick] [--json FILE]
 
-Each text is written once without guesses, and then again by both ways, turn by turn eight tokens at
-a time, so that other work on the machine meets both. Likeliest tokens must agree everywhere.
-"accepted": guessed tokens that came true. A figure is tokens per second without the prompt.
+Each text is written once without draft tokens, and then again in both ways, alternating every eight
+tokens, so that other work on the machine affects both. Greedy tokens must agree everywhere.
+"accepted": draft tokens that the model would have chosen. Figures are tokens per second without the
+prompt.
 """
 
 import argparse
@@ -47,7 +48,7 @@ TURN = 8
 
 
 def compare(model, native, prompt: list[int], text: list[int], most: int) -> dict:
-    """Seconds of both ways for one text, and what became of the guesses."""
+    """The seconds of both ways for one text, and how many draft tokens were accepted."""
     decoders = {"plain": Decoder(model, [prompt], native), "guessing": None}
     decoders["guessing"] = Decoder(model, [prompt], native, most)
     passes, step = [], decoders["guessing"]._step

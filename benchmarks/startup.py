@@ -1,9 +1,9 @@
-"""How long a person waits: whole processes, beside `import torch` and beside a target.
+"""Start-up times: whole processes, compared with `import torch` and with a target.
 
     python benchmarks/startup.py [--runs 7] [--quick] [--json FILE]
 
-All are started in turn, and the first turn, which fills the file system's cache, does not count.
-Sampling ends with its first token on stdout, training with the line of its first step (uncompiled).
+All are started in turn. The first turn fills the file system's cache and does not count. Sampling
+ends with its first token on stdout, training with the line of its first step (uncompiled).
 """
 
 import argparse
@@ -19,7 +19,7 @@ import report
 
 PROMPT = "KING:"
 PEER = "import torch"
-# seconds at most, where there is a target
+# targets: seconds at most
 TARGETS = {
     "gpt.py --help": 0.3,
     "sample.py, first token": 5.0,

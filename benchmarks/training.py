@@ -1,11 +1,11 @@
-"""Training steps beside nanoGPT's on this machine: eager and compiled, speed and memory.
+"""Training steps compared with nanoGPT's on this machine: eager and compiled, speed and memory.
 
     python benchmarks/training.py --nanogpt ../nanoGPT [--size 10.7M] [--quick] [--json FILE]
 
-Forward, backward, clipping and update in float32, of the same size, batch and text length; the
-first row is the time that no step can undercut, that of its largest matrix products alone. Each
-variant runs in a process of its own; the rounds are interleaved, and a figure is the median of the
-rounds. Then the parts of a step of ours: what Muon takes of 8,192 tokens, and the operations.
+Forward, backward, clipping and update in float32, with the same size, batch and text length. The
+first row is a lower bound for every step: the time of its largest matrix products alone. Each
+variant runs in its own process; the rounds are interleaved, and a figure is the median of the
+rounds. Then the parts of a gptlab step: Muon's share with 8,192 tokens, and the operations.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def nanogpt_step(path: Path, sizes: dict, tokens, compiled: bool):
 
 
 def our_step(sizes: dict, tokens, compiled: bool, shape: str, optimizer: str = "adamw"):
-    """A function that takes one step of ours, and the optimizers that it steps."""
+    """A function that takes one gptlab step, and the optimizers that it steps."""
     model = GPT(GPTConfig(**sizes, **SHAPES[shape], vocab_size=65, dropout=0.0))
     settle_torch("cpu")
     options = build({"learning_rate": 1e-3, "beta2": 0.99, "optimizer": optimizer})
@@ -107,7 +107,7 @@ def our_step(sizes: dict, tokens, compiled: bool, shape: str, optimizer: str = "
 
 
 def products_alone(sizes: dict, batch_size: int):
-    """A function that multiplies what one step of the classic shape multiplies, and no more."""
+    """A function that does only the matrix products of one step of the classic shape."""
     model = GPT(GPTConfig(**sizes, **SHAPES["classic"], vocab_size=65))
     rows = batch_size * sizes["block_size"]
     triples = []
@@ -123,7 +123,7 @@ def products_alone(sizes: dict, batch_size: int):
 
 
 def serve(variant: str, size: str, nanogpt: str) -> None:
-    """Take a step for each line that comes, and answer with its seconds and the peak memory."""
+    """Take a step for each line of input, and answer with its seconds and the peak memory."""
     sizes, batch_size = SIZES[size]
     torch.manual_seed(1)
     tokens = torch.randint(65, (batch_size, sizes["block_size"] + 1))
@@ -147,7 +147,7 @@ def serve(variant: str, size: str, nanogpt: str) -> None:
 
 
 def compare(nanogpt: str, size: str, rounds: int, variants: list[str]) -> dict:
-    """Every variant's seconds a step and peak memory, the rounds interleaved."""
+    """Seconds per step and peak memory of every variant, with interleaved rounds."""
     children = {}
     found = {variant: [] for variant in variants}
     try:

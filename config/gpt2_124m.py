@@ -1,10 +1,10 @@
 """GPT-2 small (124M parameters) on a web corpus, for a machine with 8 large GPUs.
 
-Trains  124M parameters, GPT-2's own architecture, exportable
+Trains  124M parameters, the architecture of GPT-2, exportable
 On      python prepare.py hf:Skylion007/openwebtext --tokenizer gpt2 --dataset openwebtext
 Run     torchrun --standalone --nproc_per_node 8 train.py --config config/gpt2_124m.py
-Takes   about 4 days on 8 A100 by the arithmetic of 6 FLOPs a parameter and token; not measured
-Expect  a validation loss near 2.85, which others report for this setting; not measured
+Takes   about 4 days on 8 A100, estimated from 6 FLOPs per parameter and token; not measured
+Expect  a validation loss near 2.85, which others report for this configuration; not measured
 """
 
 dataset = "openwebtext"
@@ -12,7 +12,7 @@ dataset = "openwebtext"
 # model
 model_preset = "gpt2"
 
-# training: half a million tokens a step
+# training: half a million tokens per step
 batch_size = 12
 gradient_accumulation_steps = 40  # micro-batches of a step, over all processes
 max_iters = 600_000

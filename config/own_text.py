@@ -1,17 +1,17 @@
-"""Your own small text: a diary, a chat log, the poems of a friend (20 KB to some MB).
+"""Your own small text: a diary, a chat log, the poems of a friend (20 KB to a few MB).
 
-Trains  a model sized from the text, about one parameter for each token that it has
+Trains  a model whose size follows from the text, about one parameter per token
 On      python prepare.py YOUR_TEXT.txt --dataset own_text
-        (or any other name, and then --dataset NAME here)
+        (or another name, with --dataset NAME here)
 Takes   minutes on a laptop; it stops by itself
 Expect  a validation loss below the 5-gram baseline for 100 KB of text and more: the first 200 KB
         of tiny Shakespeare reached 2.33 bits per byte after 1,200 steps, the 5-gram has 2.46
 
-A small text is read many times over. For a while the model learns how the text works, and the
-loss on the validation part falls; then it begins to learn the text by heart, and that loss rises
-again although the training loss goes on falling. The turn is the best point. Here dropout delays
-it, the run stops after three evaluations without a new lowest loss, and best.pt has the weights
-from before the turn.
+A small text is read many times over. At first the model learns how the text works, and the
+validation loss falls. Then it begins to memorise the text, and the validation loss rises although
+the training loss still falls. The weights at the turn are the best. Dropout delays the turn, the
+run stops after three evaluations without a new lowest loss, and best.pt keeps the weights from
+before the turn.
 """
 
 dataset = "own_text"

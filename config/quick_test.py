@@ -1,4 +1,4 @@
-"""Twenty steps of a very small model: does everything work here?
+"""Twenty steps of a very small model, to check that everything works.
 
 Trains  0.1M parameters
 On      shakespeare, or any dataset: --dataset NAME

@@ -1,9 +1,9 @@
-"""The plays in pieces of words: a byte-level BPE of 1,024 tokens.
+"""A small GPT that writes plays in pieces of words: a byte-level BPE of 1,024 tokens.
 
 Trains  1.0M parameters (Llama's shape with tied weights), exportable
 On      python prepare.py shakespeare --tokenizer bpe --vocab_size 1024 --dataset shakespeare_bpe
-Takes   about 5 minutes on 2 slow CPU cores, by the size of its steps; not measured to its end yet
-Expect  fewer bits per byte than the 5-gram's 2.41; the loss counts whole tokens, so it is higher
+Takes   about 5 minutes on 2 slow CPU cores, by the size of its steps; not yet measured to the end
+Expect  fewer bits per byte than the 5-gram's 2.41; the loss is per token, so it is higher
 """
 
 dataset = "shakespeare_bpe"
@@ -14,7 +14,7 @@ n_head = 4
 n_embd = 128
 block_size = 128
 qk_norm = True
-dropout = 0.1  # the text has fewer tokens in this spelling, so it is read more often
+dropout = 0.1  # the text has fewer tokens with a BPE, so it is read more often
 
 # training
 batch_size = 16

@@ -10,19 +10,19 @@ dataset = "shakespeare"
 
 # model
 n_layer = 4
-n_head = 2  # with four, of 32 channels each, attention takes twice the time and learns no more
+n_head = 2  # four heads of 32 channels double the time of attention and learn no more
 n_embd = 128
 block_size = 256
 qk_norm = True
 tie_weights = False
 init_projection = "zero"
-dropout = 0.0  # less than two epochs: nothing to regularise yet
+dropout = 0.0  # less than two epochs: no need to regularise
 
 # training
 batch_size = 8
 max_iters = 1000
 optimizer = "muon"
-muon_momentum = 0.9  # of so few steps the older gradients say less
+muon_momentum = 0.9  # in so few steps older gradients matter less
 learning_rate = 7e-3
 weight_decay = 0.0
 schedule = "wsd"

@@ -10,7 +10,7 @@ dataset = "shakespeare"
 
 # model
 n_layer = 4
-n_head = 2  # with four, of 32 channels each, attention takes twice the time and learns no more
+n_head = 2  # four heads of 32 channels double the time of attention and learn no more
 n_embd = 128
 block_size = 64
 qk_norm = True
@@ -22,7 +22,7 @@ dropout = 0.0
 batch_size = 16
 max_iters = 190
 optimizer = "muon"
-muon_momentum = 0.9  # of so few steps the older gradients say less
+muon_momentum = 0.9  # in so few steps older gradients matter less
 learning_rate = 1e-2
 weight_decay = 0.0
 schedule = "wsd"
@@ -30,5 +30,5 @@ decay_fraction = 1.0  # falls linearly from the end of the warm-up
 warmup_iters = 10
 min_lr = 0.0
 
-eval_interval = 190  # one evaluation, at the end: each costs as much as some steps
+eval_interval = 190  # one evaluation at the end: each costs as much as several steps
 eval_tokens = 20_000

@@ -1,4 +1,4 @@
-"""Records of a run -> a picture."""
+"""Draw the records of a run as a picture."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from gptlab.files import atomic_write
 
 INK, MUTED, GRID = "#1b1f24", "#6e7781", "#e4e7eb"
 TRAIN, VALIDATION, AVERAGED = "#9db4d0", "#d1495b", "#2a9d8f"
-WORST_SHOWN = 1.15  # times the loss of a guess: an outlier must not flatten the curve
+WORST_SHOWN = 1.15  # times the highest loss that matters: an outlier must not flatten the curve
 
 
 def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]) -> None:
@@ -14,12 +14,12 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
 
     records: as in metrics.jsonl. levels: horizontal lines, label -> loss in nats per token.
     """
-    # the object-oriented interface: no window system, whatever MPLBACKEND says
+    # the object-oriented interface opens no window, whatever MPLBACKEND is
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white")
-    axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))  # a fitted layout takes twice as long
+    axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))  # a computed layout takes twice as long
     training = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
     evaluated = [r for r in records if r.get("val_loss") is not None]
     validation = [(r["step"], r["val_loss"]) for r in evaluated]
@@ -51,7 +51,7 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
             if level not in shown:
                 continue
             axes.axhline(level, color=MUTED, lw=0.9, ls=(0, (4, 3)))
-            above = level > min(shown)  # the lowest has its name below, clear of its neighbour
+            above = level > min(shown)  # the lowest name goes below its line, where there is room
             axes.annotate(
                 label, (right, level), xytext=(-4, 3 if above else -3), textcoords="offset points",
                 ha="right", va="bottom" if above else "top", fontsize=8.5, color=MUTED,

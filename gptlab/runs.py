@@ -23,11 +23,13 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, TypedDict
+
+import msgspec
 
 from gptlab.checkpoints import (
     Checkpoint,
     atomic_torch_save,
-    is_count,
     model_from,
     read_checkpoint,
     read_training_state,
@@ -44,17 +46,58 @@ from gptlab.files import (
     remove_folder,
 )
 from gptlab.options import nearest
+from gptlab.typed_json import Count, Number, misfit
 
 logger = logging.getLogger(__name__)
 
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
 _EVALUATIONS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["evaluations"]}) + "\n"
-_EVALUATED = ("loss", "perplexity", "bits_per_byte", "tokens")
-_MEASURED = (
-    "loss", "bits_per_byte", "grad_norm", "learning_rate", "sequences_seen", "skipped_steps",
-    "tokens_per_second", "data_share", "time", "mfu", "val_loss", "val_bits_per_byte",
-    "ema_val_loss",
-)  # fmt: skip
+# none of them is so large; null: it was not finite
+Figure = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)] | None
+
+
+class Record(TypedDict):
+    """What every line of a file of records has."""
+
+    step: Count
+
+
+class Measured(Record, total=False):
+    """A line of metrics.jsonl, of training or of an evaluation."""
+
+    loss: Figure
+    bits_per_byte: Figure
+    grad_norm: Figure
+    learning_rate: Figure
+    sequences_seen: Figure
+    skipped_steps: Figure
+    tokens_per_second: Figure
+    data_share: Figure
+    time: Figure
+    mfu: Figure
+    val_loss: Figure
+    val_bits_per_byte: Figure
+    ema_val_loss: Figure
+    sample: str
+
+
+class EvaluatedText(Record):
+    """A line of evaluations.jsonl: a text or a dataset was measured."""
+
+    data: str
+    time: str
+    loss: Number
+    perplexity: Number
+    bits_per_byte: Number
+    tokens: Number
+
+
+class EvaluatedTasks(Record):
+    """A line of evaluations.jsonl: the figures of lm-eval, by task and metric."""
+
+    data: str
+    time: str
+    tasks: dict[str, dict[str, Number]]
 
 
 class Run:
@@ -112,14 +155,7 @@ class Run:
         # system it holds for all machines, or the system says that it cannot lock
         file = open(self.folder / ".lock", "a+", encoding="utf-8")
         try:
-            if os.name == "nt":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError as error:
             with file:
                 owner = _first_line(file)
@@ -144,15 +180,7 @@ class Run:
         path = self.folder / ".lock"
         try:
             with open(path, "r+" if os.name == "nt" else "r", encoding="utf-8") as file:
-                if os.name == "nt":
-                    import msvcrt
-
-                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-                    msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-                else:
-                    import fcntl
-
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                _lock(file, shared=True)
         except (BlockingIOError, PermissionError):
             return os.access(path, os.R_OK)  # a file that may not be read says nothing
         except OSError:  # no lock file, or a file system without locks
@@ -227,16 +255,12 @@ class Run:
 
     def evaluated(self) -> list[dict]:
         """The results in evaluations.jsonl, oldest first; a line that is no result is left out."""
-        return [
-            record
-            for record in read_records(self.evaluations, "evaluations")
-            if all(isinstance(record.get(name), str) for name in ("data", "time"))
-            and (_is_of_tasks(record) or all(_is_finite(record.get(n)) for n in _EVALUATED))
-        ]
+        forms = EvaluatedText, EvaluatedTasks
+        return list(read_records(self.evaluations, *forms, kind="evaluations"))
 
     def records(self) -> list[dict]:
         """The records of metrics.jsonl; a line that no run writes, or only half, is left out."""
-        return [record for record in read_records(self.metrics) if _is_measured(record)]
+        return list(read_records(self.metrics, Measured))
 
     def was_evaluated(self, step: int) -> bool:
         """Whether metrics.jsonl has the validation loss of this step."""
@@ -266,41 +290,37 @@ def _append(path: Path, head: str, record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def read_records(path: Path, kind: str = "metrics") -> Iterator[dict]:
-    """The records of a file, a line each; a line that a kill cut short is left out."""
+def read_records(path: Path, *forms, kind: str = "metrics") -> Iterator[dict]:
+    """The records of a file, a line each.
+
+    A line that a kill cut short, or that is of none of the forms, is left out.
+    """
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(line)
-                if isinstance(record, dict) and is_count(record.get("step")):
+                if not all(misfit(record, form) for form in forms):
                     yield record
                 elif isinstance(record, dict) and "format_version" in record:
                     check_format_version(record["format_version"], kind, path, RunError)
 
 
-def _is_of_tasks(record: dict) -> bool:
-    """Whether a record has figures of tasks: {task: {metric: number}}."""
-    tasks = record.get("tasks")
-    return isinstance(tasks, dict) and all(
-        isinstance(metrics, dict) and all(map(_is_finite, metrics.values()))
-        for metrics in tasks.values()
-    )
+def _lock(file, shared: bool = False) -> None:
+    """Lock an open file until it is closed, without waiting; OSError where another process has it.
 
+    shared: among those that ask for no more; Windows has no such lock.
+    """
+    if os.name == "nt":
+        import msvcrt
 
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        file.seek(0)  # the first byte is locked, wherever a file for appending begins
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
 
-
-def _is_measured(record: dict) -> bool:
-    """Whether all that is measured in a record is a number or null."""
-    return all(
-        isinstance(value, int | float | None)
-        and not isinstance(value, bool)
-        and abs(value or 0) < 1 << 63  # false for one that is not finite
-        for value in (record.get(name) for name in _MEASURED)
-    ) and isinstance(record.get("sample", ""), str)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _first_line(file) -> str:

@@ -1,12 +1,23 @@
-"""What the tests of all rooms share."""
+"""Fixtures that several folders of tests share."""
 
 import logging
+import math
 import os
 from pathlib import Path
 
 import pytest
 
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+META = {
+    "format_version": 1, "name": "plays", "dtype": "uint16", "vocab_size": 66,
+    "characters": 1_115_394, "documents": 1, "train_tokens": 1_003_854, "val_tokens": 111_540,
+    "train_bytes": 1_003_854, "val_bytes": 111_540, "train_documents": 1, "val_documents": 1,
+    "sha256": {}, "tokenizer": {"kind": "char", "fingerprint": "0"},
+    "source": {"identity": "shakespeare", "label": "the plays, 1.1 MB", "bytes": 1_115_394},
+    "options": {"tokenizer": "char", "val_fraction": 0.1}, "counts": {"CR LF as LF": 3},
+    "split": {"how": "the tail"}, "baselines": {"lzma": 2.7, "unigram": 4.8, "5gram": 2.2},
+    "fingerprint": "f" * 64,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -44,6 +55,61 @@ def random_model():
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def make_run(home):
+    """Write out/NAME as a calm training leaves it, without weights: config.py and metrics.jsonl.
+
+    done: the last step. tokens_per_byte: of its tokenizer. Other arguments are options of the
+    recipe; those in `typed` come from the command line. The dataset "plays" is its meta.json alone.
+    """
+    from gptlab.files import write_json
+    from gptlab.hardware import Choice
+    from gptlab.runs import Run
+    from gptlab.training.config import layer
+    from gptlab.training.resolving import Situation, resolve
+    from gptlab.training.run_recipe import as_recipe
+
+    cpu = Choice("cpu", "float32", False, "cpu, because there is no accelerator")
+    dataset = home / "data" / "plays"
+    dataset.mkdir(parents=True)
+    (dataset / "train.bin").write_bytes(b"")
+    write_json(dataset / "meta.json", META)
+
+    def make(
+        name="run", done=None, typed=None, tokens_per_byte=1.0, sample="to be {step}", **options
+    ):
+        recipe = {
+            "dataset": "plays", "max_iters": 400, "block_size": 64, "batch_size": 8, "n_layer": 2,
+            "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
+        }  # fmt: skip
+        overrides = layer(recipe, typed, "config/own.py")
+        resolved = resolve(overrides, Situation(cpu, 66, 1_003_854, 111_540))
+        run = Run(home / "out" / name)
+        run.folder.mkdir(parents=True)
+        run.recipe.write_text(as_recipe(overrides, resolved, "a machine"), encoding="utf-8")
+        config, last = resolved.config, done or resolved.config.batch.max_iters
+        bits = tokens_per_byte / math.log(2)
+        for step in [1, *range(10, last + 1, 10)]:
+            loss = 1.5 + 2.7 * math.exp(-step / 90) + 0.05 * math.sin(step)
+            run.append(
+                {
+                    "step": step, "loss": loss, "grad_norm": 0.5 + 1 / step,
+                    "learning_rate": 1e-3 * step / last,
+                    "sequences_seen": step * config.sequences_per_step,
+                    "tokens_per_second": 10_000.0 + step, "time": 1e9 + step, "mfu": 0.3,
+                }
+            )  # fmt: skip
+            if step % config.evaluation.eval_interval == 0:
+                record = {"step": step, "val_loss": loss + 0.1}
+                record["val_bits_per_byte"] = record["val_loss"] * bits
+                if sample:
+                    record["sample"] = sample.format(step=step)
+                run.append(record)
+        return run
+
+    return make
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab import files
@@ -134,6 +134,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)  # a sync of the disk takes what it takes
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_json_comes_back_as_it_was(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "round_trip.json"

@@ -1,4 +1,4 @@
-"""Hardware: the pure judgement and choice on faked facts, the trials on the machine at hand."""
+"""Hardware: the report and the choice on faked facts, the trials on this machine."""
 
 import itertools
 import json
@@ -146,7 +146,7 @@ def test_an_absent_device_is_refused_with_what_exists(request_):
 
 
 def test_an_absent_index_names_the_cards_that_exist():
-    with pytest.raises(HardwareError, match="has cuda:0, cuda:1, cpu; write --device cuda:0"):
+    with pytest.raises(HardwareError, match="has cuda:0, cuda:1, cpu; use --device cuda:0"):
         choose(machine(cuda((9, 0)), cuda((9, 0), index=1)), "cuda:3")
 
 

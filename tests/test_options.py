@@ -1,4 +1,4 @@
-"""Options: declared once, said in any spelling, complained about in one sentence."""
+"""Options: declared once, accepted in any spelling, refused in one sentence."""
 
 import dataclasses
 from dataclasses import dataclass, field

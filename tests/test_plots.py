@@ -1,4 +1,4 @@
-"""loss.png: a picture of whatever records there are, and a former one lives on after a failure."""
+"""loss.png: a picture of any records; a failure keeps the former picture."""
 
 import numpy as np
 import pytest

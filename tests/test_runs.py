@@ -248,6 +248,42 @@ def test_a_loss_that_is_not_a_number_is_null_which_any_reader_of_json_takes(run)
     }
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["5", '{"loss": 1.0}', '{"step": 2.0}', '{"step": -1}', '{"step": true}',
+     *(f'{{"step": 2, "loss": {value}}}'
+       for value in ('"1"', "true", "[1]", "NaN", "1e400", 1 << 63)),
+     '{"step": 2, "sequences_seen": "8"}', '{"step": 2, "sample": null}'],
+)  # fmt: skip
+def test_a_line_of_metrics_that_no_run_writes_is_left_out(run, odd):
+    whole = [{"step": 1, "loss": 1, "val_loss": None, "sample": "a", "later": {"x": [1]}}]
+    run.metrics.write_text(f"{odd}\n{json.dumps(whole[0])}\n", encoding="utf-8")
+    assert run.records() == whole
+
+
+TEXT_RESULT = {
+    "step": 0, "time": "now", "data": "a.txt", "loss": 1.5, "perplexity": 1e30,
+    "bits_per_byte": 2, "tokens": 9, "stride": 64,
+}  # fmt: skip
+TASKS_RESULT = {"step": 0, "time": "now", "data": "arc", "tasks": {"arc": {"acc": 1, "err": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({**TEXT_RESULT, name: value} for name in ("loss", "perplexity", "bits_per_byte", "tokens")
+          for value in (None, "1", True, float("nan"))),
+        *({**TASKS_RESULT, "tasks": tasks} for tasks in ([], {"arc": 1}, {"arc": {"acc": None}})),
+        *({**TASKS_RESULT, name: value} for name in ("time", "data") for value in (None, 5)),
+        {"time": "now", "data": "arc", "tasks": {}},
+    ],
+)  # fmt: skip
+def test_a_line_of_evaluations_that_is_no_result_is_left_out(run, odd):
+    for result in (odd, TEXT_RESULT, TASKS_RESULT):
+        run.add_evaluation(result)
+    assert run.evaluated() == [TEXT_RESULT, TASKS_RESULT]
+
+
 def test_records_of_a_newer_format_are_refused_by_their_version(run):
     run.append({"step": 1, "loss": 1.0})
     content = run.metrics.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The text behind a step: its windows with the loss of each token, the hardest first.
+"""The text of a step: its windows with the loss of each token, the hardest first.
 
-The data order is a pure function of (seed, sequence number), so no training has to record what it
-read. The losses are those of a checkpoint that exists, not of the model as it was at that step.
+The data order is a pure function of (seed, sequence number), so a training need not record what it
+read. The losses are those of an existing checkpoint, not of the model at that step.
 """
 
 import codecs
@@ -76,7 +76,7 @@ class Blame:
 
 @dataclass(frozen=True)
 class Piece:
-    """A shown piece of a window: tokens that make up whole letters. loss: the highest, or None."""
+    """A piece of a window: tokens that form whole characters. loss: the highest, or None."""
 
     text: str
     loss: float | None
@@ -260,5 +260,5 @@ def pieces(window: Window, tokenizer) -> list[Piece]:
 
 
 def level(loss: float | None, uniform_loss: float) -> int:
-    """How hard a token was, from 0 to 4: in quarters of a blind guess, 4 is worse than that."""
+    """The loss of a token in quarters of the uniform baseline, from 0 to 4; 4 is above it."""
     return 0 if loss is None else min(4, int(4 * loss / uniform_loss))

@@ -1,6 +1,6 @@
-"""What a prepared dataset holds: numbers, frequent tokens, excerpts, repetitions (no torch).
+"""Statistics of a prepared dataset: counts, frequent tokens, excerpts, repetitions (no torch).
 
-Everything reads the token files piece by piece, so that a large dataset needs little memory.
+All functions read the token files piece by piece, so a large dataset needs little memory.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class TokenCount:
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents that an end-of-text id separates: how many, and how many repeat an earlier one."""
+    """Documents separated by end-of-text ids: how many, and how many repeat an earlier one."""
 
     total: int
     repeated: int
@@ -47,7 +47,7 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Of the passages, those that were found."""
+        """Share of the passages that were found."""
         return self.found / max(1, self.passages)
 
 
@@ -61,7 +61,7 @@ def count_tokens(dataset: Dataset, progress: Progress = lambda n: None) -> np.nd
 
 
 def most_frequent(dataset: Dataset, counts: np.ndarray, number: int) -> list[TokenCount]:
-    """The tokens that occur most, equal ones by their id."""
+    """The most frequent tokens; equally frequent ones in the order of their ids."""
     order = np.argsort(-counts, kind="stable")[:number]
     return [
         TokenCount(int(i), dataset.tokenizer.token_bytes(int(i)), int(counts[i]))
@@ -71,7 +71,7 @@ def most_frequent(dataset: Dataset, counts: np.ndarray, number: int) -> list[Tok
 
 
 def excerpts(dataset: Dataset, number: int, tokens: int, seed: int = 0) -> list[np.ndarray]:
-    """Runs of ids from random places of the training text, in the order of the text."""
+    """Consecutive ids from random places of the training text, in the order of the text."""
     length = len(dataset.train)
     random = np.random.default_rng(seed)
     last = max(0, length - tokens)

@@ -1,7 +1,7 @@
-"""What a run's curve shows: the trouble, its numbers, and the one command to try (no torch).
+"""Diagnose a run from its curves: the problem, its numbers, and one command to try (no torch).
 
-Reads metrics.jsonl and config.py. Every rule is a function of a `RunRecord` that returns a Finding
-or None; their thresholds are rules of thumb, checked on runs that were made bad on purpose.
+Reads metrics.jsonl and config.py. Each rule is a function of a `RunRecord` that returns a Finding
+or None. The thresholds are rules of thumb, checked on runs that were made bad on purpose.
 """
 
 import itertools
@@ -10,8 +10,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import ConfigError, DataError, RunError
+from gptlab.data.token_files import find_meta
+from gptlab.errors import ConfigError, RunError
 from gptlab.files import display
 from gptlab.runs import Run
 from gptlab.training.run_recipe import read_run_recipe
@@ -27,7 +27,7 @@ AT_LEVEL = 0.97  # of the unigrams' loss: no better than counting
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run left behind. levels: loss of each baseline in nats per token."""
+    """The records and options of a run. levels: loss of each baseline in nats per token."""
 
     folder: Path
     records: list
@@ -47,7 +47,7 @@ class RunRecord:
 
     @property
     def evaluations(self) -> list[tuple[int, float]]:
-        """(step, validation loss), of the averaged weights where they were better."""
+        """(step, validation loss), of the averaged weights if they were better."""
         found = []
         for r in self.records:
             values = [r[k] for k in ("val_loss", "ema_val_loss") if r.get(k) is not None]
@@ -90,7 +90,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Finding:
-    """One trouble: its name, a sentence with the numbers, and the command to try."""
+    """One problem: its name, a sentence with the numbers, and the options to try."""
 
     name: str
     sentence: str
@@ -99,7 +99,7 @@ class Finding:
 
 
 def read_run(folder) -> RunRecord:
-    """The records and settings of a run directory; RunError where there are none."""
+    """The records and options of a run directory. Raises RunError if there are none."""
     run = Run(folder)
     records = run.records() if run.folder.is_dir() else []
     if not records:
@@ -111,15 +111,13 @@ def read_run(folder) -> RunRecord:
         settings = read_run_recipe(run.recipe).values
     except (OSError, UnicodeDecodeError, ConfigError):
         settings = {}  # the records speak for themselves, with less to say
-    try:
-        meta = read_meta(dataset_folder(settings.get("dataset", "")))
-    except (OSError, DataError):
-        meta = None  # the text may be gone: then there are no baselines to compare with
+    # the text may be gone: then there are no baselines to compare with
+    meta = find_meta(settings.get("dataset", ""))
     return RunRecord(run.folder, records, settings, TextUnits(meta).levels(), run.is_running())
 
 
 def diagnose(run: RunRecord) -> list[Finding]:
-    """The troubles that the records show, the gravest first; empty when there is none."""
+    """The problems that the records show, the most serious first; empty if there are none."""
     if not run.training:
         return []
     for rule in (rate_too_high, no_rate):  # after these nothing else means anything
@@ -180,13 +178,13 @@ def rate_too_high(run: RunRecord) -> Finding | None:
     elif peak := _climb(smooth, _noise(losses)):
         reason = f"the training loss rose again, from {peak[0]:.2f} to {peak[1]:.2f}, and stayed up"
     else:
-        # half-way between counting single tokens and counting five, or as far from a blind guess
+        # half-way between the unigram and the 5-gram level, or as far below the uniform baseline
         known = [run.levels[name] for name in ("unigram", "5-gram") if name in run.levels]
         bar = statistics.mean(known) if len(known) == 2 else 0.65 * losses[0]
         if rate >= HIGH_RATE and run.best and run.best[1] > bar:
             reason = (
-                f"with it the lowest validation loss is only {run.best[1]:.2f}, and 1e-2 is the "
-                "most that such models bear"
+                f"the lowest validation loss is only {run.best[1]:.2f}, and such models do not "
+                "learn well above 1e-2"
             )
     if not reason:
         return None
@@ -206,14 +204,14 @@ def waiting_for_data(run: RunRecord) -> Finding | None:
     return Finding(
         "waiting for data",
         f"Waiting for data: reading text took {statistics.median(shares):.0%} of the time, so the "
-        f"disk that holds {name} is too slow; copy the dataset's folder to a local disk and name "
-        "that place.",
+        f"disk that holds {name} is too slow; copy the dataset's folder to a local disk and use "
+        "that copy.",
         {"dataset": f"/A/LOCAL/DISK/{Path(str(name)).name}"},
     )
 
 
 def overfitting(run: RunRecord) -> Finding | None:
-    """The validation loss has turned while the training loss went on falling."""
+    """The validation loss rises while the training loss still falls."""
     if not run.best or len(run.evaluations) < 3:
         return None
     (best_step, best), (last_step, last) = run.best, run.evaluations[-1]
@@ -258,7 +256,7 @@ def too_short(run: RunRecord) -> Finding | None:
 
 
 def decay_too_short(run: RunRecord) -> Finding | None:
-    """A rate that came down too early, too late or not at all."""
+    """A learning rate that fell too early, too late or not at all."""
     if run.state != "finished" or run.step < 50:
         return None
     rates = [(r["step"], r["learning_rate"]) for r in run.training]
@@ -267,7 +265,7 @@ def decay_too_short(run: RunRecord) -> Finding | None:
         return Finding(
             "decay too short",
             f"The learning rate never came down: it ended at {final:.2g}, and the highest was "
-            f"{highest:.2g}; a rate that falls to its floor wins the last few hundredths.",
+            f"{highest:.2g}; a decay to min_lr gains the last few hundredths of the loss.",
             {"lr_decay_iters": run.step}
             | ({"decay_fraction": 0.3} if run.settings.get("schedule") == "wsd" else {}),
         )
@@ -293,14 +291,14 @@ def decay_too_short(run: RunRecord) -> Finding | None:
         return Finding(
             "decay too short",
             f"The decay was too short: in its {run.step - began} steps the loss fell from "
-            f"{before:.3f} to {end:.3f}, more than in twice as many before.",
+            f"{before:.3f} to {end:.3f}, more than in twice as many steps before it.",
             {"decay_fraction": 0.4},
         )
     return None
 
 
 def batch_too_small(run: RunRecord) -> Finding | None:
-    """Losses of single batches that scatter widely: each step follows a few lines of text."""
+    """The losses of single batches vary widely: each step follows only a few lines of text."""
     half = [loss for step, loss in run.losses if step > run.step / 2]
     if len(half) < 8:
         return None
@@ -312,8 +310,8 @@ def batch_too_small(run: RunRecord) -> Finding | None:
     factor = 2 ** math.ceil(math.log2(max(2.0, (share / NOISY * 1.5) ** 2)))
     return Finding(
         "batch too small",
-        f"The batch is small: with {run.tokens_per_step:,} tokens a step the loss scatters by "
-        f"{share:.0%} ({noise:.3f}) from batch to batch, so each step follows chance.",
+        f"The batch is small: with {run.tokens_per_step:,} tokens per step the loss varies by "
+        f"{share:.0%} ({noise:.3f}) from batch to batch, so each step is mostly noise.",
         {"batch_size": batch_size * factor},
     )
 
@@ -328,20 +326,20 @@ def stuck_at_unigrams(run: RunRecord) -> Finding | None:
         return Finding(
             "learning rate too low",
             f"The learning rate {rate:g} is low: after {run.step} steps the validation loss is "
-            f"{run.best[1]:.3f}, and counting single tokens reaches {level:.3f}.",
+            f"{run.best[1]:.3f}, but counting single tokens reaches {level:.3f}.",
             {"learning_rate": float(f"{rate * 10:.2g}")},
         )
     return Finding(
         "stuck at the unigram level",
         f"Stuck at the unigram level: the lowest validation loss is {run.best[1]:.3f}, and "
-        f"counting single tokens reaches {level:.3f}, so the model makes no use of what came "
-        "before.",
+        f"counting single tokens reaches {level:.3f}, so the model does not use the preceding "
+        "text.",
         {"learning_rate": float(f"{rate * 10 if rate < 3e-4 else rate / 5:.2g}")},
     )
 
 
 def summary(run: RunRecord) -> list[str]:
-    """What the curve shows, trouble or not, in a few lines."""
+    """The course of the run in a few lines, with or without problems."""
     lines = [f"{run.state.capitalize()} after step {run.step:,}"]
     total = run.settings.get("max_iters")
     lines[0] += f" of {total:,}." if total else "."
@@ -368,7 +366,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def _noise(values: list[float]) -> float:
-    """The standard deviation of one value, whatever the trend of the values is."""
+    """The standard deviation of a value around the trend of the values."""
     steps = [b - a for a, b in itertools.pairwise(values)]
     return statistics.pstdev(steps) / math.sqrt(2) if steps else 0.0
 

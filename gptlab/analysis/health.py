@@ -6,12 +6,13 @@ imported inside, so that a missing torch is a finding and not a traceback.
 
 import importlib.metadata
 import platform
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
@@ -39,25 +40,26 @@ class Check:
 # Packages -----------------------------------------------------------------------------------------
 
 
-def check_versions(requirements: list[tuple[str, str]]) -> Check:
-    """The installed packages against (name, versions), such as ("torch", "~=2.13.0")."""
+def check_versions(requirements: list[Requirement]) -> Check:
+    """The installed packages against the releases that were tested."""
     wrong = []
-    for name, wanted in requirements:
+    for requirement in requirements:
+        name, tested = requirement.name, requirement.specifier
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{name} is missing")
             continue
-        if not satisfies(found, wanted):
-            wrong.append(f"{name} is {found}, and {wanted} was tested")
+        if not tested.contains(found, prereleases=True):
+            wrong.append(f"{name} is {found}, and {tested} was tested")
     fix = "install what was tested: pip install -r requirements.txt"
     if wrong:
         return Check("packages", False, "; ".join(wrong), fix)
     return Check("packages", True, f"{len(requirements)} packages, all of the tested releases")
 
 
-def read_requirements() -> list[tuple[str, str]]:
-    """(name, versions) of what gptlab needs: requirements.txt, else the installed metadata."""
+def read_requirements() -> list[Requirement]:
+    """What gptlab needs: requirements.txt, else the installed metadata without its extras."""
     path = Path(__file__).resolve().parents[2] / "requirements.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -66,34 +68,9 @@ def read_requirements() -> list[tuple[str, str]]:
             lines = importlib.metadata.requires("gptlab") or []
         except importlib.metadata.PackageNotFoundError:
             lines = []
-    found = [re.match(r"([\w.-]+)\s*([^#;]*)", line) for line in lines if "extra ==" not in line]
-    return [(match[1], match[2].strip()) for match in found if match]
-
-
-def satisfies(version: str, wanted: str) -> bool:
-    """Whether a release fits a list such as ">=2.0,<3" (~=: the same but for the last part)."""
-    have = _release(version)
-    for part in filter(None, (part.strip() for part in wanted.split(","))):
-        sign, bound = re.match(r"(~=|>=|<=|==|!=|<|>)?\s*(.+)", part).groups()
-        limit = _release(bound)
-        same = have[: len(limit)] == limit
-        fits = {
-            "~=": have >= limit and have[: len(limit) - 1] == limit[:-1],
-            ">=": have >= limit,
-            "<=": have <= limit or same,
-            "==": same,
-            "!=": not same,
-            "<": have < limit,
-            ">": have > limit and not same,
-        }
-        if not fits[sign or "=="]:
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """ "2.13.0+cpu" as (2, 13, 0)."""
-    return tuple(int(n) for n in re.match(r"\d+(\.\d+)*", version.lstrip("v"))[0].split("."))
+    lines = [line.partition("#")[0].strip() for line in lines]
+    found = [Requirement(line) for line in lines if line]
+    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 # Places -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""The tasks of lm-eval (EleutherAI's evaluation harness), answered by a model of ours.
+"""Run tasks of lm-eval (EleutherAI's evaluation harness) on a gptlab model.
 
-`lm_eval` is an extra: nothing here is imported before its tasks are asked for.
+`lm_eval` is an optional extra: it is imported only when its tasks are requested.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,11 +67,11 @@ def evaluate_tasks(
 
 
 def harness_model(checkpoint: Checkpoint, progress=lambda stage, advance, total: None):
-    """An `lm_eval.api.model.LM` around a model of ours."""
+    """An `lm_eval.api.model.LM` around a gptlab model."""
     from lm_eval.api.model import LM
 
     class HarnessModel(LM):
-        """Answers the three kinds of questions that the tasks have."""
+        """Answers the three kinds of requests of the tasks."""
 
         def loglikelihood(self, requests):
             pairs = [request.args for request in requests]
@@ -139,7 +139,7 @@ def _encode_pair(checkpoint: Checkpoint, context: str, continuation: str) -> tup
 
 
 def _begin(checkpoint: Checkpoint) -> list[int]:
-    """What stands before a text."""
+    """The ids before a text: the begin token or the end of text, if there is one."""
     tokenizer = checkpoint.tokenizer
     begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
     return [] if begin is None else [begin]

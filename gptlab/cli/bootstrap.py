@@ -1,10 +1,11 @@
-"""What setup.sh and setup.bat hand over to: from a bare Python to a model of one's own.
+"""The program behind setup.sh and setup.bat: from a bare Python to a trained model.
 
-    setup.sh           make .venv, install, and ask before preparing data
-    setup.sh --demo    also train a small model on Shakespeare for three minutes and let it write
+    setup.sh           create .venv, install, and offer to prepare data
+    setup.sh --demo    also train a small model on Shakespeare for three minutes and print a sample
     setup.sh --test    also install what the tests need, and run them
 
-Standard library only: it runs before anything is installed. What is done already is skipped.
+It uses only the standard library, because it runs before anything is installed. Finished stages are
+skipped.
 """
 
 import argparse
@@ -27,8 +28,8 @@ if __name__ == "__main__":
 from gptlab.files import atomic_write, display, home, out_home  # noqa: E402
 from gptlab.hardware.probe import accelerator_driver  # noqa: E402
 
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)  # those that torch 2.13 has wheels for
-OLDEST_PIP = (22, 2)  # the first that reports what it would install
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)  # torch 2.13 has wheels for these
+OLDEST_PIP = (22, 2)  # the first with a report of what it would install
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PREPARE = ["prepare.py", "shakespeare"]
@@ -40,14 +41,14 @@ STARTED = time.monotonic()
 
 
 class SetupError(Exception):
-    """One sentence for the person at the keyboard."""
+    """A problem, as one sentence for the user."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code of the first stage that failed, or 0."""
     options, rest = _read_options(sys.argv[1:] if argv is None else argv)
     if os.environ.get("GPTLAB_HOME"):
-        os.environ["GPTLAB_HOME"] = str(home().absolute())  # it was said from another folder
+        os.environ["GPTLAB_HOME"] = str(home().absolute())  # relative to the original folder
     os.chdir(ROOT)
     try:
         python = make_environment(ROOT / ".venv")
@@ -61,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("setup: stopped; run it again to go on.", file=sys.stderr)
+        print("setup: stopped; run it again to continue.", file=sys.stderr)
         return 130
 
 
 def _read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(options, words for pytest)"""
+    """(options, arguments for pytest)"""
     parser = argparse.ArgumentParser(
         prog="setup.sh",
         description=__doc__,
@@ -75,17 +76,17 @@ def _read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--demo", action="store_true", help="install, train for minutes, sample")
-    what.add_argument("--test", action="store_true", help="install, run pytest with what follows")
-    parser.add_argument("--yes", action="store_true", help="ask nothing and prepare the data")
+    what.add_argument("--test", action="store_true", help="install, run pytest with the rest")
+    parser.add_argument("--yes", action="store_true", help="prepare the data without asking")
     options, rest = parser.parse_known_args(argv)
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if rest and not options.test:
-        parser.error(f"{rest[0]} is no option of this command")
+        parser.error(f"there is no option {rest[0]}")
     return options, rest
 
 
 def say(text: str) -> None:
-    """A line of progress, with the time since the start."""
+    """Print a line of progress with the time since the start."""
     minutes, seconds = divmod(int(time.monotonic() - STARTED), 60)
     print(f"[{minutes}:{seconds:02d}] {text}", file=sys.stderr, flush=True)
 
@@ -93,8 +94,8 @@ def say(text: str) -> None:
 def run_process(command: Sequence[str | Path]) -> int:
     """Run a command and return its exit code.
 
-    Ctrl-C reaches the command by itself (it shares the terminal) and a training then saves, so
-    this process only waits; SIGTERM reaches this process alone and is passed on.
+    The command shares the terminal, so Ctrl-C reaches it directly; a training then saves, and this
+    process only waits. SIGTERM reaches only this process and is passed on.
     """
     process = subprocess.Popen([str(word) for word in command])
     interrupts = []
@@ -109,11 +110,11 @@ def run_process(command: Sequence[str | Path]) -> int:
             signal.signal(number, handler)
     if interrupts and code:
         return 130
-    return code if code >= 0 else 128 - code  # as shells write the death by a signal
+    return code if code >= 0 else 128 - code  # as shells report a death by a signal
 
 
 def script(python: Path, words: Sequence[str]) -> int:
-    """Run one of the project's scripts, shown as a person would type it."""
+    """Run one of the project's scripts, and show the command first."""
     say("python " + " ".join(f'"{word}"' if " " in word else word for word in words))
     return run_process([python, *words])
 
@@ -122,33 +123,33 @@ def script(python: Path, words: Sequence[str]) -> int:
 
 
 def check_python(version: tuple, is_64_bit: bool) -> None:
-    """SetupError unless torch has a wheel for such a Python."""
+    """Raise SetupError unless torch has a wheel for this Python."""
     wanted = "Python {}.{} to {}.{}, 64-bit".format(*OLDEST_PYTHON, *NEWEST_PYTHON)
     if not OLDEST_PYTHON <= tuple(version[:2]) <= NEWEST_PYTHON:
         raise SetupError(
-            f"this is Python {version[0]}.{version[1]}, and torch needs {wanted}: install one from "
+            f"this is Python {version[0]}.{version[1]}, but torch needs {wanted}: install one from "
             "https://www.python.org/downloads and run setup again."
         )
     if not is_64_bit:
-        raise SetupError(f"this Python is a 32-bit one, and torch needs {wanted}.")
+        raise SetupError(f"this Python is 32-bit, but torch needs {wanted}.")
 
 
 def without_ensurepip(version: tuple, has_apt: bool) -> str:
-    """The sentence for a Python that cannot make environments."""
+    """The message for a Python that cannot create environments."""
     name = f"python{version[0]}.{version[1]}"
     if has_apt:
         return (
-            f"{name} here comes without ensurepip, which makes environments: install it with "
+            f"{name} has no ensurepip, which creates environments: install it with "
             f"`sudo apt install {name}-venv` and run setup again."
         )
     return (
-        f"{name} here comes without ensurepip, which makes environments: install its package for "
-        "venv, or Python from https://www.python.org/downloads, and run setup again."
+        f"{name} has no ensurepip, which creates environments: install its package for venv, or "
+        "Python from https://www.python.org/downloads, and run setup again."
     )
 
 
 def make_environment(folder: Path) -> Path:
-    """The Python of the virtual environment `folder`, which is made if it is absent or broken."""
+    """The Python of the virtual environment `folder`, which is created if missing or broken."""
     check_python(sys.version_info, sys.maxsize > 2**32)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if _runs(python, "import sys; sys.exit(sys.version_info[:2] < (3, 10))"):
@@ -157,10 +158,10 @@ def make_environment(folder: Path) -> Path:
         return python
     if not _runs(sys.executable, "import ensurepip, venv"):
         raise SetupError(without_ensurepip(sys.version_info, bool(shutil.which("apt-get"))))
-    again = " anew, since the one here does not run" if folder.exists() else ""
-    say(f"Making .venv{again}, with Python {sys.version.split()[0]}.")
+    again = " again, because the existing one does not run" if folder.exists() else ""
+    say(f"Creating .venv{again}, with Python {sys.version.split()[0]}.")
     if run_process([sys.executable, "-m", "venv", "--clear", folder]):
-        raise SetupError(f"the environment {folder} could not be made: the reason is above.")
+        raise SetupError(f"the environment {folder} could not be created: the reason is above.")
     return python
 
 
@@ -178,14 +179,14 @@ def _runs(python: str | Path, code: str) -> bool:
 
 @dataclass(frozen=True)
 class Offer:
-    """A build of torch that an index would give."""
+    """A build of torch that an index offers."""
 
     version: str
-    is_large: bool  # it brings gigabytes of libraries for an accelerator
+    is_large: bool  # with gigabytes of libraries for an accelerator
 
 
 def install(python: Path, files: Sequence[Path]) -> None:
-    """Install requirement files into the environment of `python`, unless that is done already."""
+    """Install requirement files into the environment of `python`, unless they are installed."""
     stamp = python.parent.parent / "installed.json"
     if is_installed(stamp, files):
         say("All requirements are installed already.")
@@ -194,7 +195,7 @@ def install(python: Path, files: Sequence[Path]) -> None:
         say("Updating pip.")
         _pip(python, "install", "--quiet", "--upgrade", "pip")
     torch = requirement("torch", files[0].read_text(encoding="utf-8"))
-    say("Asking the package index which build of torch it has.")
+    say("Asking the package index for its build of torch.")
     source, sentence = torch_source(
         accelerator_driver(),
         lambda: ask_offer(python, torch),
@@ -202,7 +203,7 @@ def install(python: Path, files: Sequence[Path]) -> None:
     )
     say(sentence)
     if source:
-        # its dependencies follow from the ordinary index with the rest
+        # its dependencies come from the default index with the rest
         _pip(python, "install", "--no-deps", *_index(source), torch)
     say(f"Installing {' and '.join(file.name for file in files)}.")
     _pip(python, "install", *(word for file in files for word in ("-r", file)))
@@ -213,29 +214,29 @@ def install(python: Path, files: Sequence[Path]) -> None:
 def torch_source(
     driver: str, ask_default: Callable[[], Offer | None], ask_cpu: Callable[[], Offer | None]
 ) -> tuple[str, str]:
-    """(index for torch or "" for the configured one, sentence): small where that is enough.
+    """(index for torch, or "" for the configured one; message): a small build if that is enough.
 
-    driver: of an accelerator, "" without one. The two questions cost seconds, so each is put only
-    when its answer matters; None means that there is nothing to install or no answer.
+    driver: of an accelerator, or "". The two queries take seconds, so each is made only if its
+    answer matters. An answer of None means that there is nothing to install or no answer.
     """
     if driver:
-        return "", f"There is a driver for {driver} here: taking torch as the index has it."
+        return "", f"Found a driver for {driver}: using torch from the default index."
     offer = ask_default()
     if offer is None:
-        return "", "Taking torch as the index has it."
+        return "", "Using torch from the default index."
     if not offer.is_large:
-        return "", f"The index has torch {offer.version}, which is small: taking that."
+        return "", f"The index has torch {offer.version}, which is small: using that."
     smaller = ask_cpu()
     if smaller is not None and not smaller.is_large:
-        return CPU_INDEX, f"No accelerator here: taking torch {smaller.version} from {CPU_INDEX}."
+        return CPU_INDEX, f"No accelerator here: using torch {smaller.version} from {CPU_INDEX}."
     return "", (
-        f"No accelerator here, but only the large torch {offer.version} can be reached: it brings "
-        "several GB, which takes a while once."
+        f"No accelerator here, but only the large torch {offer.version} is available: it downloads "
+        "several GB once."
     )
 
 
 def read_offer(report: str) -> Offer | None:
-    """What pip's installation report says of torch; None when it would install none."""
+    """The build of torch in pip's installation report; None if there is none."""
     for item in json.loads(report)["install"]:
         metadata = item["metadata"]
         if metadata["name"].lower() != "torch":
@@ -249,7 +250,7 @@ def read_offer(report: str) -> Offer | None:
 
 
 def ask_offer(python: Path, torch: str, *options: str) -> Offer | None:
-    """Ask pip what it would install for the requirement `torch`; None also when it fails."""
+    """Ask pip what it would install for the requirement `torch`; None if it fails."""
     command = [python, "-m", "pip", "install", "--dry-run", "--no-deps", "--quiet"]
     command += ["--report", "-", *options, torch]
     done = subprocess.run([str(word) for word in command], capture_output=True, encoding="utf-8")
@@ -264,14 +265,14 @@ def _index(url: str) -> list[str]:
 
 
 def _pip(python: Path, *words: str | Path) -> None:
-    """Run pip and let it show its progress; SetupError when it fails."""
+    """Run pip and let it show its progress. Raises SetupError if it fails."""
     code = run_process([python, "-m", "pip", "--disable-pip-version-check", *words])
     if code in (130, 143):
         raise KeyboardInterrupt
     if code:
         raise SetupError(
-            "pip could not install what is needed (its reason is above): check the connection and "
-            "the free disk space, and run setup again; what is done is kept."
+            "pip could not install the requirements (its reason is above): check the connection "
+            "and the free disk space, and run setup again; finished stages are kept."
         )
 
 
@@ -284,7 +285,7 @@ def pip_version(python: Path) -> tuple[int, ...]:
 
 
 def requirement(name: str, text: str) -> str:
-    """The line of a requirements file that asks for the package `name`."""
+    """The line of a requirements file for the package `name`."""
     for line in text.splitlines():
         line = line.split("#")[0].strip()
         rest = line.removeprefix(name)
@@ -294,7 +295,7 @@ def requirement(name: str, text: str) -> str:
 
 
 def is_installed(stamp: Path, files: Sequence[Path]) -> bool:
-    """Whether the environment's stamp says that exactly these files were installed."""
+    """Whether the environment's stamp shows that exactly these files were installed."""
     try:
         known = json.loads(stamp.read_text(encoding="utf-8"))
         return all(known.get(file.name) == _digest(file) for file in files)
@@ -303,7 +304,7 @@ def is_installed(stamp: Path, files: Sequence[Path]) -> bool:
 
 
 def write_stamp(stamp: Path, files: Sequence[Path]) -> None:
-    """Remember that these files were installed."""
+    """Record that these files were installed."""
     with atomic_write(stamp, "w") as file:
         json.dump({path.name: _digest(path) for path in files}, file, indent=2)
 
@@ -316,8 +317,8 @@ def _digest(path: Path) -> str:
 
 
 def offer_data(python: Path, yes: bool) -> int:
-    """Prepare Shakespeare if the person wants it, and say what to type next."""
-    if yes or _agrees("Prepare Shakespeare's plays now, a text of about 1 MB to learn from?"):
+    """Prepare Shakespeare if the user agrees, and show what to type next."""
+    if yes or _agrees("Prepare Shakespeare's plays now, a text of about 1 MB to train on?"):
         code = script(python, PREPARE)
         if code:
             return code
@@ -337,19 +338,19 @@ def _agrees(question: str) -> bool:
 
 
 def demo(python: Path) -> int:
-    """Show the hardware, prepare, train and sample; the exit code of the first that fails."""
+    """Show the hardware, prepare, train and sample; returns the first nonzero exit code, or 0."""
     folder = out_home() / "demo"
     out_dir = ["--out_dir", display(folder)]
     finished = folder / ".demo_finished"
     if finished.exists() and (folder / "best.pt").exists():
-        say(f"The model in {display(folder)} is trained already.")
+        say(f"The model in {display(folder)} is already trained.")
     else:
         begun = (folder / "ckpt.pt").exists()
         train = ["train.py", *out_dir, "--resume"] if begun else [*TRAIN, *out_dir]
         for words in (["train.py", "--show-hardware"], PREPARE, train):
             code = script(python, words)
             if code:
-                say("Stopped. Run setup again to go on from here.")
+                say("Stopped. Run setup again to continue from here.")
                 return code
         finished.touch()
     code = script(python, [*SAMPLE, *out_dir])

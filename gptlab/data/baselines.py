@@ -1,7 +1,7 @@
-"""What simple models make of the validation text, so that a loss has something beside it.
+"""Baselines: how well simple models predict the validation text, in bits per byte.
 
-All are byte-level and in bits per byte: `lzma` (how much the validation text adds to the
-compressed training text), unigrams, and a 5-gram interpolated down to them.
+All work on bytes: `lzma` (how much the validation text adds to the compressed training text),
+unigrams, and a 5-gram that is interpolated down to them.
 """
 
 import lzma
@@ -11,14 +11,14 @@ import numpy as np
 
 TRAIN_BYTES = 8 << 20
 VAL_BYTES = 1 << 20
-LZMA_TRAIN_BYTES = 2 << 20  # it reads a megabyte a second
+LZMA_TRAIN_BYTES = 2 << 20  # lzma compresses about a megabyte per second
 ORDER = 5
 
 
 def measure_baselines(train: bytes, val: bytes) -> dict:
-    """Bits per byte of `val` under the three baselines, with the sizes that were used.
+    """Bits per byte of `val` under the three baselines, and the numbers of bytes used.
 
-    Of longer texts the end of `train` and the start of `val` are taken.
+    Long texts are cut: the end of `train` and the start of `val` are used.
     """
     train, val = train[-TRAIN_BYTES:], val[:VAL_BYTES]
     return {
@@ -32,8 +32,8 @@ def measure_baselines(train: bytes, val: bytes) -> dict:
 
 
 def lzma_bits_per_byte(train: bytes, val: bytes) -> float:
-    """(compressed size of train + val, less that of train) in bits, per byte of val."""
-    with ThreadPoolExecutor(2) as pool:  # lzma works outside Python's lock
+    """Compressed size of train + val minus that of train, in bits per byte of val."""
+    with ThreadPoolExecutor(2) as pool:  # lzma releases the GIL
         both, alone = pool.map(lambda text: len(lzma.compress(text)), (train + val, train))
     return 8 * (both - alone) / len(val)
 
@@ -41,9 +41,9 @@ def lzma_bits_per_byte(train: bytes, val: bytes) -> float:
 def ngram_bits_per_byte(train: bytes, val: bytes, order: int) -> float:
     """Cross-entropy of `val` under a byte n-gram model of `train`, in bits per byte.
 
-    Interpolated by Witten and Bell's method (1991): with N occurrences of a context in training, T
-    different bytes after it, and n of them this byte, p = (n + T p_shorter) / (N + T); below the
-    unigrams lies the uniform 1/256. Contexts of val reach back into the end of train.
+    Interpolation as in Witten and Bell (1991): if a context occurs N times in training, T different
+    bytes follow it and this byte follows it n times, then p = (n + T p_shorter) / (N + T). Unigrams
+    fall back to the uniform 1/256. Contexts of val reach back into the end of train.
     """
     history = order - 1
     text = np.frombuffer(bytes(history) + train, np.uint8)
@@ -55,7 +55,7 @@ def ngram_bits_per_byte(train: bytes, val: bytes, order: int) -> float:
     # A window's last `length` bytes are an n-gram of that length: sort by them for each length.
     for length in range(1, order + 1):
         mask = np.uint64((1 << 8 * length) - 1)
-        pairs, n_pair = _loss_mask(grams & mask)
+        pairs, n_pair = _distinct(grams & mask)
         contexts = pairs >> np.uint64(8)
         first = np.flatnonzero(np.r_[True, contexts[1:] != contexts[:-1]])
         n_context = np.add.reduceat(n_pair, first)
@@ -72,7 +72,7 @@ def ngram_bits_per_byte(train: bytes, val: bytes, order: int) -> float:
 
 
 def _windows(text: np.ndarray, size: int) -> np.ndarray:
-    """Every run of `size` bytes as one number, uint64 [len(text) - size + 1]."""
+    """Every `size` consecutive bytes packed into one number, uint64 [len(text) - size + 1]."""
     count = len(text) - size + 1
     packed = np.zeros(count, np.uint64)
     for i in range(size):
@@ -80,14 +80,14 @@ def _windows(text: np.ndarray, size: int) -> np.ndarray:
     return packed
 
 
-def _loss_mask(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(distinct values, sorted; how often each occurs)."""
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values, sorted, and how often each occurs."""
     values = np.sort(values)
     first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
     return values[first], np.diff(np.r_[first, len(values)])
 
 
 def _looked_up(wanted: np.ndarray, known: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The count of each wanted value, 0 where it is not known."""
+    """The count of each wanted value; 0 for values that are not in `known`."""
     index = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     return np.where(known[index] == wanted, counts[index], 0)

@@ -1,9 +1,10 @@
 """Which tokens a step trains on: a pure function of the sequence's number.
 
-Sequence j of a run is a window of the token file that depends on (seed, j) only. An epoch is cut
-into N windows of block_size tokens from an offset of its own, and a keyed permutation orders them,
-computed and never stored. So the whole state of the data is one number, how many sequences were
-seen; a batch may grow, ranks may come and go, and the text behind any step can be shown again.
+Sequence j of a run is a window of the token file that depends only on (seed, j). Each epoch is cut
+into N windows of block_size tokens, starting at its own random offset. A keyed permutation orders
+the windows; it is computed on demand and never stored. The whole state of the data is therefore one
+number, the sequences seen so far: the batch size and the number of ranks may change between
+resumes, and the text of any step can be shown again.
 """
 
 import mmap
@@ -20,11 +21,11 @@ _ROUNDS = 6
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SHIFT, _HIGH = np.uint64(29), np.uint64(32)
 _MASK = (1 << 64) - 1
-_AHEAD = 4096  # sequences whose places are computed at once
+_AHEAD = 4096  # sequences whose starts are computed at once
 
 
 def mix(*numbers: int) -> int:
-    """A 64-bit number that looks random and follows from `numbers` (splitmix64, Steele 2014)."""
+    """A 64-bit hash of `numbers` (splitmix64, Steele 2014)."""
     state = 0
     for number in numbers:
         state = (state + (number & _MASK) + 0x9E3779B97F4A7C15) & _MASK
@@ -35,10 +36,10 @@ def mix(*numbers: int) -> int:
 
 
 def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
-    """Where a keyed permutation of range(size) sends `indices`: int64 -> int64, same shape.
+    """Apply a keyed permutation of range(size) to `indices`: int64 -> int64, same shape.
 
-    A balanced Feistel network over the next power of four (Luby & Rackoff 1988), walked along its
-    cycle until it lands below `size` (Black & Rogaway 2002).
+    A balanced Feistel network over the next power of four (Luby & Rackoff 1988), applied again
+    until the result is below `size` (cycle walking, Black & Rogaway 2002).
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
@@ -48,7 +49,7 @@ def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
         left, right = values >> half, values & low
         for round_key in keys:
             noise = right ^ round_key
-            noise *= _FIRST  # in place: on a few numbers half of the time is memory
+            noise *= _FIRST  # in place: allocation is half of the time for short arrays
             noise ^= noise >> _SHIFT
             noise *= _SECOND
             noise >>= _HIGH
@@ -64,12 +65,12 @@ def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
 
 
 def windows_per_epoch(n_tokens: int, block_size: int) -> int:
-    """N, the number of sequences that an epoch over n_tokens has."""
+    """N, the number of sequences in an epoch over n_tokens."""
     return max(1, (n_tokens - 1) // block_size - 1)
 
 
 def sequence_starts(numbers: np.ndarray, n_tokens: int, block_size: int, seed: int) -> np.ndarray:
-    """First token of each sequence number, int64 [n] -> int64 [n]; its window lies in the file."""
+    """Start of each sequence's window in the token file: numbers int64 [n] -> int64 [n]."""
     per_epoch = windows_per_epoch(n_tokens, block_size)
     slack = n_tokens - 1 - per_epoch * block_size
     starts = np.empty(len(numbers), dtype=np.int64)
@@ -83,17 +84,17 @@ def sequence_starts(numbers: np.ndarray, n_tokens: int, block_size: int, seed: i
 
 
 def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
-    """DataError unless `part` ("train", "val") of dataset `name` holds one window and a target."""
+    """Raise DataError if `part` ("train" or "val") of dataset `name` is shorter than one window."""
     if n_tokens <= block_size:
         raise DataError(
-            f"The {part} part of {name} has {n_tokens:,} tokens, and a window of block_size "
+            f"The {part} part of {name} has {n_tokens:,} tokens, but a window of block_size "
             f"{block_size} needs {block_size + 1:,}: use --block_size {max(1, n_tokens - 1)} or "
             "less, or more text."
         )
 
 
 def _give_pages_back(tokens: np.ndarray) -> None:
-    """Take the pages of a mapped file off this process's account; the system still caches them.
+    """Release the resident pages of a mapped file; the system still caches them.
 
     Otherwise the memory of a run grows to the size of its token file and looks like a leak.
     """
@@ -103,7 +104,10 @@ def _give_pages_back(tokens: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass: tokens and targets int64 [b, block_size], on the device."""
+    """The sequences of one forward pass: tokens and targets, int64 [b, block_size], on the device.
+
+    A target of -1 is masked out of the loss.
+    """
 
     tokens: object
     targets: object
@@ -115,8 +119,8 @@ class Batches:
     """The micro-batches of each step for one rank of a run.
 
     A step trains on `sequences_per_step` consecutive sequence numbers. Each rank takes an equal
-    slice of them (one less for some where it does not divide), in pieces of batch_size. `counted`
-    (bool, as long as tokens) says which tokens count as targets; without it all do.
+    slice of them (some take one fewer if it does not divide evenly), in micro-batches of
+    batch_size. loss_mask: bool, as long as tokens, True for targets of the loss; None means all.
     """
 
     def __init__(
@@ -145,14 +149,14 @@ class Batches:
         self._known = range(0), np.empty(0, dtype=np.int64)  # sequence numbers, their starts
 
     def count_targets(self, first: int) -> int:
-        """Unmasked targets of the whole step, over all ranks, that begins with sequence `first`."""
+        """Unmasked targets, over all ranks, of the step that begins with sequence `first`."""
         if self.loss_mask is None:
             return self.sequences_per_step * self.block_size
         numbers = np.arange(first, first + self.sequences_per_step)
         return max(1, sum(int(self._target_mask(s).sum()) for s in self._starts(numbers)))
 
     def _starts(self, numbers: np.ndarray) -> np.ndarray:
-        """`sequence_starts`, ahead of those that follow: thousands cost about as much as a few."""
+        """`sequence_starts`, computed ahead: thousands cost about as much as a few."""
         first, last = int(numbers.min()), int(numbers.max())
         if last - first >= _AHEAD:
             return sequence_starts(numbers, len(self.tokens), self.block_size, self.seed)
@@ -175,7 +179,10 @@ class Batches:
         return np.arange(first + begin, first + end, dtype=np.int64)
 
     def windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and targets of these sequences, checked: int64 [n, block_size] each."""
+        """Tokens and targets of these sequences: int64 [n, block_size] each.
+
+        Raises DataError for an id outside the vocabulary. Masked targets are -1.
+        """
         starts = self._starts(numbers)
         rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])
         _give_pages_back(self.tokens)
@@ -198,7 +205,7 @@ class Batches:
             begin = time.perf_counter()
             part = rows[index * self.batch_size : (index + 1) * self.batch_size]
             pair = [torch.from_numpy(array) for array in self.windows(part)]
-            if self.device.startswith("cuda"):  # copy while the device still computes
+            if self.device.startswith("cuda"):  # the copy overlaps with computation
                 pair = [tensor.pin_memory() for tensor in pair]
             pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]
             self.seconds += time.perf_counter() - begin

@@ -1,8 +1,8 @@
-"""Conversations: a template turns messages into ids, and says which of them the assistant wrote.
+"""Conversations: a template turns messages into ids and marks those that the assistant wrote.
 
-A template is a Jinja program that comes with a chat model (as `transformers` keeps it), run in a
-sandbox, or PLAIN. It sees placeholders instead of the messages' texts: so its special tokens are
-special, and what looks like one in somebody's text is plain text.
+A template is the Jinja program of a chat model (in the format of `transformers`), run in a sandbox,
+or PLAIN. It is rendered with placeholders instead of the messages' texts. The template's own
+special tokens therefore become special ids, while text that looks like one stays plain text.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from gptlab.data.text_store import Split, TextStore
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, GenerationError
 
-# For a model that brought no template: the role on a line, the text, the end of text, a line end.
+# For a model without a template: the role on a line, the text, the end of text, a line feed.
 PLAIN = (
     "{% for message in messages %}{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
     "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
-_OPEN, _CLOSE = "\ue000", "\ue001"  # around the number of a message, in its place
+_OPEN, _CLOSE = "\ue000", "\ue001"  # a placeholder: the number of the message between these
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as ids. counted: which of them the assistant said, its end mark included."""
+    """A conversation as ids. loss_mask: True for the assistant's ids, its end mark included."""
 
     ids: list[int]
     loss_mask: list[bool]
 
 
 class ChatTemplate:
-    """A template with the tokenizer that it is for. DataError where it cannot be read."""
+    """A chat template and the tokenizer that it is for. Raises DataError if it cannot be parsed."""
 
     def __init__(self, source: str, tokenizer: Tokenizer):
         import jinja2
@@ -48,7 +48,7 @@ class ChatTemplate:
         self._specials = tokenizer.special_ids
         names = sorted(map(re.escape, self._specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)()")
-        # as transformers sets it up
+        # the same settings as in transformers
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
         )
@@ -59,32 +59,35 @@ class ChatTemplate:
             raise DataError(f"The model's chat template cannot be read ({error}).") from None
 
     def encode(self, messages: Sequence[dict], place: str = "The conversation") -> Encoded:
-        """The ids of a whole conversation."""
+        """The ids of a whole conversation, and their loss mask.
+
+        place: names the conversation in errors. Raises DataError if it does not fit the template.
+        """
         ids, loss_mask = [], []
-        for text, overrides in self._pieces(messages, False, place):
+        for text, is_target in self._pieces(messages, False, place):
             own = [text] if isinstance(text, int) else self.tokenizer.encode(text)
             ids += own
-            loss_mask += [overrides] * len(own)
+            loss_mask += [is_target] * len(own)
         return Encoded(ids, loss_mask)
 
     def prompt_ids(self, messages: Sequence[dict]) -> list[int]:
-        """The ids after which the assistant's next message begins."""
+        """The ids of a prompt: the assistant's next message begins after them."""
         ids = []
         for text, _ in self._pieces(messages, True, "The conversation"):
             ids += [text] if isinstance(text, int) else self.tokenizer.encode(text)
         return ids
 
     def end_id(self) -> int | None:
-        """The special id that ends what the assistant says; None where there is none."""
+        """The special id that ends an assistant message; None if the template has none."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         answers = [piece for piece, is_answer in self._pieces(turns, False, "") if is_answer]
         return next((piece for piece in answers if isinstance(piece, int)), None)
 
     def _pieces(self, messages: Sequence[dict], is_prompt: bool, place: str):
-        """(text or special id, whether the assistant said it), in order.
+        """(text or special id, whether the assistant wrote it), in order.
 
-        What the assistant says is a piece of its own, for in use it begins after a prompt; other
-        texts are joined with what the template puts around them, as one text is tokenized.
+        The assistant's text is a piece of its own, because in use it begins after a prompt. Other
+        texts are joined with the template's text around them and tokenized together.
         """
         held, after_assistant = "", False
         for text, message in self._parts(messages, is_prompt, place):
@@ -111,7 +114,7 @@ class ChatTemplate:
             yield held, False
 
     def _parts(self, messages: Sequence[dict], is_prompt: bool, place: str):
-        """(text, the message that it is of, or None for the template's own), in order."""
+        """(text, its message, or None for the template's own text), in order."""
         marked = [
             {**message, "content": f"{_OPEN}{number}{_CLOSE}"}
             for number, message in enumerate(messages)
@@ -140,19 +143,6 @@ def _raise(message: str):
 # Into token files ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Written:
-    """What became of the conversations of a split, in units of the messages' texts."""
-
-    characters: int
-    tokens: int
-    bytes: int
-    counted_tokens: int
-    counted_bytes: int
-    sha256: str
-    mask_sha256: str
-
-
 def write_conversations(
     store: TextStore,
     split: Split,
@@ -160,11 +150,14 @@ def write_conversations(
     path: Path,
     dtype: np.dtype,
     progress: Callable[[int], None],
-) -> Written:
-    """Encode the conversations of a split into a token file and, beside it, its mask.
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Encode the conversations of a split into a token file, and write its loss mask beside it.
 
-    The store holds the messages of each as JSON. The mask has a byte for each token: 1 where it
-    counts as a target. progress: called with the bytes of the store done since the last call.
+    Returns (sizes, SHA-256 in hex by file name): tokens and counted_tokens, which the loss mask
+    keeps; characters, bytes and counted_bytes of the messages' texts.
+    The store holds each conversation's messages as JSON. The mask has one byte per token: 1 for a
+    target of the loss. progress: called with the bytes of the store done since the last call.
+    Raises DataError if no conversation has an assistant message.
     """
     sizes, digests = Counter(), [hashlib.sha256(), hashlib.sha256()]
     with open(path, "wb") as file, open(mask_path(path), "wb") as mask:
@@ -188,14 +181,15 @@ def write_conversations(
             os.fsync(out.fileno())
     if not sizes["counted_tokens"]:
         raise DataError(
-            f"The {path.stem} part has no message of an assistant, so there is nothing to learn: "
-            "bring more conversations."
+            f"The {path.stem} part has no assistant message, so there is nothing to learn: add "
+            "more conversations."
         )
-    return Written(**sizes, sha256=digests[0].hexdigest(), mask_sha256=digests[1].hexdigest())
+    names = path.name, mask_path(path).name
+    return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
 
 
 def mask_path(path: Path) -> Path:
-    """The file beside a token file that says which of its tokens count."""
+    """The loss mask of a token file."""
     return path.with_name(f"{path.stem}.mask.bin")
 
 
@@ -203,17 +197,17 @@ def mask_path(path: Path) -> Path:
 
 
 class Conversation:
-    """What was said so far, and the ids of it that a window has room for."""
+    """The messages so far, and the ids of as many of them as fit the window."""
 
     def __init__(self, template: ChatTemplate, window: int, system: str | None = None):
         self.template, self.window = template, window
         self.messages = [{"role": "system", "content": system}] if system else []
 
     def ask(self, text: str, room: int) -> tuple[list[int], int]:
-        """(ids up to the assistant's next message, turns that had to be left out before them).
+        """(ids up to the assistant's next message, number of old messages left out).
 
-        room: tokens of the window to keep free, up to half of it. GenerationError where the new
-        message alone does not fit.
+        room: tokens of the window to keep free for the answer, at most half of it. Raises
+        GenerationError if the new message alone does not fit.
         """
         self.messages.append({"role": "user", "content": text})
         most = self.window - min(room, self.window // 2)
@@ -227,11 +221,11 @@ class Conversation:
             if first + left_out + 2 >= len(self.messages):
                 self.messages.pop()
                 raise GenerationError(
-                    f"This message needs {len(ids):,} tokens and the model has room for {most:,}: "
+                    f"This message needs {len(ids):,} tokens, but the model has room for {most:,}: "
                     "shorten it."
                 )
             left_out += 2  # a question and its answer
 
     def answered(self, text: str) -> None:
-        """Remember what the assistant said."""
+        """Add the assistant's answer to the conversation."""
         self.messages.append({"role": "assistant", "content": text})

@@ -1,4 +1,4 @@
-"""What can be prepared: a corpus by name, files, folders, globs, tables, and `hf:` streams."""
+"""Sources of text: a corpus by name, files, folders, globs, tables, and `hf:` streams."""
 
 import glob
 import hashlib
@@ -20,13 +20,13 @@ _ROWS = {
     "parquet": text_files.parquet_rows,
 }
 
-# The corpora known by name, each with a sentence for --list.
+# The corpora known by name, each with its description for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file; `format` as `text_files.file_format` names it."""
+    """One input file; format: as returned by `text_files.file_format`."""
 
     path: Path
     format: str
@@ -39,9 +39,9 @@ class SourceFile:
 class Source:
     """A corpus that was found.
 
-    name: for the dataset, if no other is given. identity: says whether two sources are the same
-    place, whatever it holds now. label: in words. files: in an order that depends on their content
-    only. hub_name: set instead of files for an `hf:` source.
+    name: the default name of the dataset. identity: equal for two sources in the same place,
+    whatever their content. label: for messages. files: in an order that depends only on their
+    content. hub_name: set instead of files for an `hf:` source.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Source:
 
     @property
     def bytes(self) -> int | None:
-        """Size of the input files, None for a stream."""
+        """Size of the input files; None for a stream."""
         return None if self.hub_name else sum(file.bytes for file in self.files)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the content of the input; for a stream, with its name."""
+        """SHA-256 over the content of the input; for a stream, over its name."""
         digest = hashlib.sha256((self.hub_name or "").encode())
         for file in self.files:
             digest.update(f"{file.format}:{file.sha256}\n".encode())
@@ -88,8 +88,8 @@ def find(
 ) -> Source:
     """The source that these words of a command line name; progress is called with bytes hashed.
 
-    Raises DataError for one that does not exist or holds no text, DownloadError for one that only
-    the network has.
+    note: called with each message for the user. Raises DataError for a source that does not exist
+    or holds no text, DownloadError for one that cannot be downloaded.
     """
     words = list(words) or ["shakespeare"]
     if words == ["shakespeare"] and not Path("shakespeare").exists():
@@ -100,7 +100,7 @@ def find(
         name = hub.HubName.parse(words[0])
         return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
     if any(word.startswith("hf:") for word in words):
-        raise DataError("An hf: name stands alone; prepare it by itself and name the result.")
+        raise DataError("An hf: name cannot be combined with other sources; prepare it by itself.")
     paths, alone = _paths(words), len(words) == 1 and Path(words[0]).is_file()
     files, left_out, seen = [], [], set()
     for path in paths:
@@ -122,22 +122,22 @@ def find(
             f"{what} holds no text: " + (f"only {_some(left_out)}." if left_out else "it is empty.")
         )
     if left_out:
-        note(f"Left out {len(left_out)} of {len(paths)} files that are no text: {_some(left_out)}.")
+        note(f"Left out {len(left_out)} of {len(paths)} files (not text): {_some(left_out)}.")
     files.sort(key=lambda file: (file.sha256, file.format))
-    counts = Counter({"files left out that are no text": len(left_out)})
+    counts = Counter({"files left out that are not text": len(left_out)})
     identity = "\n".join(sorted(str(Path(word).resolve()) for word in words))
     label = display(words[0]) if len(words) == 1 else f"{len(files)} files"
     if len(words) == 1 and len(files) > 1:
         label += f" ({len(files):,} files)"
     if len(files) == 1 and files[0].sha256 == shakespeare.TINY_SHA256:
-        # under any name it is the corpus "shakespeare", which is then there without a network
+        # the same text under another name: keep a copy, so that "shakespeare" needs no network
         shakespeare.remember(files[0].path)
         identity, label = "shakespeare", f"{label}, which is {shakespeare.TINY}"
     return Source(_derived_name(words), identity, label, tuple(files), counts=counts)
 
 
 def _paths(words: Sequence[str]) -> list[Path]:
-    """The files that words name: a file, all files below a folder, or the matches of a glob."""
+    """The files that the words name: a file, all files below a folder, or the matches of a glob."""
     paths = []
     for word in words:
         path = Path(word).expanduser()
@@ -167,7 +167,7 @@ def _source_file(path: Path, kind: str, progress: Callable[[int], None]) -> Sour
 
 
 def _derived_name(words: Sequence[str]) -> str:
-    """A dataset's name from its source: the file's stem, the folder's name."""
+    """A dataset's default name: the file's stem or the folder's name."""
     if len(words) == 1 and not glob.has_magic(words[0]):
         path = Path(words[0]).expanduser().resolve()
         return dataset_name(path.name.split(".")[0] if path.is_file() else path.name)
@@ -177,7 +177,7 @@ def _derived_name(words: Sequence[str]) -> str:
 
 
 def dataset_name(word: str) -> str:
-    """A word as a folder name: letters, digits, `-`, `_` and `.`, not hidden."""
+    """A word turned into a folder name: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^\w.-]+", "_", word).strip("._") or "text"
 
 

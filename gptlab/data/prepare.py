@@ -1,9 +1,10 @@
-"""From a corpus to a dataset: read, split, learn a vocabulary, encode, measure, put in place.
+"""From a corpus to a dataset: read, split, learn a vocabulary, encode, measure baselines, rename.
 
-Everything is written in a hidden folder beside the dataset, which takes its name when all of it
-is complete: a failure or Ctrl-C leaves nothing, and a former dataset untouched.
+Everything is written into a hidden folder beside the dataset and renamed when it is complete. A
+failure or Ctrl-C leaves nothing behind and an existing dataset untouched.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,8 +24,8 @@ from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.token_files import DTYPES, Dataset, open_dataset, token_dtype
-from gptlab.data.tokenizer import check_bpe_vocab_size
+from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
+from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size
 from gptlab.data.vocabulary import (
     DEFAULT_BPE_VOCAB,
     chat_template_at,
@@ -32,16 +33,16 @@ from gptlab.data.vocabulary import (
     ready_tokenizer,
 )
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import FORMAT_VERSIONS, data_home, display, read_json, write_json
+from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
-# Part of every fingerprint: raise it when the same input would give other token files.
+# Part of every fingerprint: raise it when the same input would give different token files.
 PREPARATION_VERSION = 1
 _OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     documents.FILE,
 }
 
-# progress(stage, units done since the last call, units in all or None)
+# progress(stage, units done since the last call, total units or None)
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -49,32 +50,32 @@ Progress = Callable[[str, int, int | None], None]
 class PrepareOptions:
     """Preparing"""
 
-    dataset: Annotated[str | None, "name of the result (default: the file's or folder's own)"] = (
+    dataset: Annotated[str | None, "name of the dataset (default: that of the file or folder)"] = (
         None
     )
     tokenizer: Annotated[
         str, "auto, char, bpe (trained here), gpt2, or the path of a run, model or tokenizer.json"
     ] = "auto"
     vocab_size: Annotated[
-        int | None, f"ids of a bpe tokenizer, at most (default: {DEFAULT_BPE_VOCAB})"
+        int | None, f"largest vocabulary of a bpe tokenizer (default: {DEFAULT_BPE_VOCAB})"
     ] = None
-    val_fraction: Annotated[float, "share of the text that is kept for validation"] = 0.1
+    val_fraction: Annotated[float, "share of the text to keep for validation"] = 0.1
     split: Annotated[
         Literal["auto", "tail", "document"],
-        "what is kept: the tail of the text, or whole documents; auto: documents where there are "
-        "many",
+        "what to keep for validation: the tail of the text or whole documents; auto: documents if "
+        "there are many",
     ] = "auto"
-    seed: Annotated[int, "which documents are kept for validation"] = 1337
+    seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
     column: Annotated[str | None, "field of a table that holds the text (default: text)"] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
-    max_bytes: Annotated[int | None, "stop after this much text"] = None
-    overwrite: Annotated[bool, "replace a dataset of this name, whatever it was made from"] = False
+    max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
+    overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did: the dataset, whether it was there already, what was said on the way."""
+    """The result of `prepare`. skipped: the dataset existed already. notes: the messages shown."""
 
     dataset: Dataset
     skipped: bool
@@ -87,11 +88,11 @@ def prepare(
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Prepared:
-    """Prepare a corpus as `data/NAME`; does nothing if that was done from the same input.
+    """Prepare a corpus as `data/NAME`; do nothing if the same input is already prepared.
 
-    sources: a corpus' name, a file, folder, glob or `hf:` name, or several files. note: called with
-    each thing worth saying, as it is found. Raises DataError, TokenizerError, DownloadError or
-    ConfigError; then no dataset is left behind.
+    sources: the name of a corpus, a file, folder, glob or `hf:` name, or several files. note:
+    called with each message for the user. Raises DataError, TokenizerError, DownloadError or
+    ConfigError, and then leaves no dataset behind.
     """
     options = options or PrepareOptions()
     progress = progress or (lambda stage, advance, total: None)
@@ -128,7 +129,7 @@ def _build(
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict:
-    """Write the token files and the tokenizer into `folder`; the content of meta.json."""
+    """Write the token files and the tokenizer into `folder`; return the content of meta.json."""
     sizes = [size for size in (source.bytes, options.max_bytes) if size]
     total = min(sizes, default=None)
     reading = Reading(
@@ -141,74 +142,37 @@ def _build(
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
         origins = _read(store, source, reading, options.max_bytes)
-        if reading.conversations:
+        is_chat = reading.conversations > 0
+        if is_chat:
             _check_conversations(store, reading, options)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-        how, splits = _split(store, options, is_chat=reading.conversations > 0)
+        how, splits = _split(store, options, is_chat)
+        train, val = splits["train"], splits["val"]
         tokenizer = tokenizer or learn_tokenizer(
-            store,
-            splits["train"],
-            options.tokenizer,
-            options.vocab_size,
-            progress,
-            say,
+            store, train, options.tokenizer, options.vocab_size, progress, say
         )
         tokenizer.save(folder / "tokenizer.json")
-        kept = splits["train"].starts[: documents.MOST_DOCUMENTS].tolist()
+        kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         documents.write_origins(folder, [origins[start] for start in kept if start in origins])
-        dtype = token_dtype(tokenizer.vocab_size)
-        meta = {
-            "format_version": FORMAT_VERSIONS["dataset"],
-            "name": name,
-            "dtype": dtype,
-            "vocab_size": tokenizer.vocab_size,
-            "characters": store.characters,
-            "documents": store.documents,
-        }
-        sha256, sampled = {}, {}
-        if reading.conversations:
+        template = None
+        if is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-            meta |= {"chat_template": template.source, "characters": 0}
-        for split_name, split in splits.items():
-            if reading.conversations:
-                sizes = write_conversations(
-                    store, split, template, folder / f"{split_name}.bin", DTYPES[dtype],
-                    lambda n: progress("encoding", n, store.bytes),
-                )  # fmt: skip
-                sha256[f"{split_name}.bin"] = sizes.sha256
-                sha256[f"{split_name}.mask.bin"] = sizes.mask_sha256
-                for what in ("tokens", "bytes", "counted_tokens", "counted_bytes"):
-                    meta[f"{split_name}_{what}"] = getattr(sizes, what)
-                meta[f"{split_name}_documents"] = split.documents
-                meta["characters"] += sizes.characters
-                continue
-            meta[f"{split_name}_tokens"], sha256[f"{split_name}.bin"] = write_tokens(
-                store,
-                split,
-                tokenizer,
-                folder / f"{split_name}.bin",
-                DTYPES[dtype],
-                reading.counts,
-                lambda n: progress("encoding", n, store.bytes),
-            )
-            path = folder / f"{split_name}.bin"
-            if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to be read at a start
-                sampled[path.name] = token_files.sampled_sha256(path)
-            meta[f"{split_name}_bytes"] = split.bytes
-            meta[f"{split_name}_documents"] = split.documents
+        written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
-        bits = {}  # for a part of the text there are none
-        if not reading.conversations:
+        bits = {}  # conversations: the loss covers only a part of the text, so no baselines
+        if not is_chat:
             bits = baselines.measure_baselines(
-                store.sample(splits["train"], baselines.TRAIN_BYTES),
-                store.sample(splits["val"], baselines.VAL_BYTES),
+                store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
             )
     return {
-        **meta,
-        "sha256": sha256,
-        **({"sampled_sha256": sampled} if sampled else {}),
+        "format_version": FORMAT_VERSIONS["dataset"],
+        "name": name,
+        "vocab_size": tokenizer.vocab_size,
+        "documents": store.documents,
+        **({"chat_template": template.source} if template else {}),
+        **written,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
         "source": _describe_source(source),
         "options": _options_that_matter(options),
@@ -217,14 +181,53 @@ def _build(
             "how": how,
             "val_fraction": options.val_fraction,
             "seed": options.seed,
-            "separators": sum(int(split.closed.sum()) for split in splits.values()),
+            "separators": int(train.closed.sum() + val.closed.sum()),
         },
         "baselines": bits,
     }
 
 
+def _write_splits(
+    folder: Path,
+    store: TextStore,
+    splits: dict[str, Split],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    reading: Reading,
+    progress: Progress,
+) -> dict:
+    """Write the token file of each split; return their sizes and hashes as in meta.json."""
+    dtype, characters = token_dtype(tokenizer.vocab_size), 0
+    found, sha256, sampled = {}, {}, {}
+
+    def advance(size: int) -> None:
+        progress("encoding", size, store.bytes)
+
+    for name, split in splits.items():
+        path = folder / f"{name}.bin"
+        if template:
+            sizes, hashes = write_conversations(
+                store, split, template, path, DTYPES[dtype], advance
+            )
+            characters += sizes.pop("characters")
+        else:
+            tokens, digest = write_tokens(
+                store, split, tokenizer, path, DTYPES[dtype], reading.counts, advance
+            )
+            sizes, hashes = {"tokens": tokens, "bytes": split.bytes}, {path.name: digest}
+        sha256 |= hashes
+        if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to hash at each start
+            sampled[path.name] = token_files.sampled_sha256(path)
+        sizes["documents"] = split.documents
+        found |= {f"{name}_{what}": size for what, size in sizes.items()}
+    if sampled:
+        found["sampled_sha256"] = sampled
+    characters = characters if template else store.characters
+    return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
+
+
 def _check_conversations(store: TextStore, reading: Reading, options: PrepareOptions) -> None:
-    """Raise what keeps conversations from being prepared."""
+    """Raise DataError or ConfigError if these conversations cannot be prepared."""
     if reading.conversations < store.documents:
         raise DataError(
             "Some rows are conversations (they have messages) and some are plain text: prepare "
@@ -232,11 +235,11 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
         )
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
-            "Conversations are prepared with the tokenizer and the chat template of the model that "
-            "they are for: name it with --tokenizer (a run, a folder of a model, or gpt2)."
+            "Conversations need the tokenizer and the chat template of the model that they are "
+            "for: name it with --tokenizer (a run, a folder of a model, or gpt2)."
         )
     if options.split == "tail":
-        raise ConfigError("A conversation is not cut in two: leave --split tail out.")
+        raise ConfigError("A conversation cannot be cut in two: leave out --split tail.")
 
 
 def _check(options: PrepareOptions) -> None:
@@ -247,49 +250,49 @@ def _check(options: PrepareOptions) -> None:
         )
     if options.dataset is not None and dataset_name(options.dataset) != options.dataset:
         raise ConfigError(
-            f"dataset cannot be {options.dataset!r}: a name has letters, digits, - _ and . only; "
+            f"dataset cannot be {options.dataset!r}: a name has only letters, digits, - _ and .; "
             f"for example {dataset_name(options.dataset)}."
         )
     if options.vocab_size is not None:
         if options.tokenizer not in ("auto", "bpe"):
             raise ConfigError(
-                f"--vocab_size belongs to --tokenizer bpe; a {options.tokenizer} tokenizer has the "
-                "size that it has, so leave it out."
+                f"--vocab_size belongs to --tokenizer bpe; the size of a {options.tokenizer} "
+                "tokenizer is fixed, so leave it out."
             )
         check_bpe_vocab_size(options.vocab_size)
     if options.max_bytes is not None and options.max_bytes < 1:
-        raise ConfigError(f"max_bytes cannot be {options.max_bytes}: say a number of bytes.")
+        raise ConfigError(f"max_bytes cannot be {options.max_bytes}: give a number of bytes.")
     if not 0 <= options.seed < 2**63:
-        raise ConfigError(f"seed cannot be {options.seed}: it is a whole number from 0 on.")
+        raise ConfigError(f"seed cannot be {options.seed}: it is a whole number, 0 or more.")
 
 
 def _read(
     store: TextStore, source: Source, reading: Reading, max_bytes: int | None
 ) -> dict[int, documents.Origin]:
-    """Fill the store with the documents of the source; {first byte: origin} of many of them."""
+    """Fill the store with the source's documents; returns {first byte: origin} for many of them."""
     limit, origins = max_bytes or math.inf, {}
     for document in source.documents(reading):
         start = store.bytes
-        if max_bytes and not reading.conversations:  # which are whole, or not there
+        if max_bytes and not reading.conversations:  # conversations are never cut
             document = _limited(document, limit - start)
         if not store.add(document):
             reading.counts["blank documents left out"] += 1
-        elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some are in the validation part
+        elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
             origins[start] = reading.document
         if store.bytes >= limit:
             break
     store.finish()
     if store.documents == 0:
         raise DataError(
-            f"{source.label} holds no text (nothing, or only white space); name a file with text "
-            "in it."
+            f"{source.label} holds no text (nothing, or only white space); name a file that holds "
+            "text."
         )
     reading.counts["documents that repeat another"] += store.repeated_documents
     return origins
 
 
 def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
-    """Blocks up to `max_bytes` of UTF-8, ending with a whole character."""
+    """Blocks up to `max_bytes` of UTF-8, cut after a whole character."""
     for block in blocks:
         content = block.encode()
         if len(content) >= max_bytes:
@@ -302,10 +305,10 @@ def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
 def _split(
     store: TextStore, options: PrepareOptions, is_chat: bool
 ) -> tuple[str, dict[str, Split]]:
-    """(which way, the "train" and the "val" part).
+    """("tail" or "document", the "train" and the "val" part).
 
-    auto takes documents if they come near the wanted fraction, which few or very unequal ones do
-    not.
+    auto splits by documents if that comes close to the wanted fraction. A few documents, or
+    documents of very unequal sizes, do not.
     """
     how = "document" if is_chat else options.split
     if how == "auto":
@@ -319,20 +322,20 @@ def _split(
         raise DataError(
             f"{store.characters:,} characters in {store.documents:,} documents cannot be split "
             f"into training and validation text with val_fraction {options.val_fraction:g} "
-            f"by {how}; bring more text."
+            f"by {how}; add more text."
         )
     return how, {"train": train, "val": val}
 
 
 def _options_that_matter(options: PrepareOptions) -> dict:
-    """What the token files depend on, besides the text."""
+    """The options that the token files depend on."""
     values = dataclasses.asdict(options)
     del values["dataset"], values["overwrite"]
     return values
 
 
 def _fingerprint(source: Source, options: PrepareOptions) -> str:
-    """Changes with the text, with an option that matters, and with a named tokenizer's content."""
+    """A hash of the text, of the options that matter, and of a named tokenizer's content."""
     parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
     if options.tokenizer != "gpt2":
         named = ready_tokenizer(options.tokenizer)
@@ -366,7 +369,10 @@ def _existing(
     fingerprint: str,
     say: Callable[[str], None],
 ) -> Dataset | None:
-    """The dataset that is there already and would come out the same; DataError for another's."""
+    """The existing dataset, if preparing again would give the same; else None.
+
+    Raises DataError if the folder holds something that must not be replaced.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     strange = sorted(set(os.listdir(folder)) - _OUR_FILES) if folder.is_dir() else [folder.name]
@@ -378,7 +384,7 @@ def _existing(
     if options.overwrite:
         return None
     try:
-        meta = read_json(folder / "meta.json")
+        meta = read_meta(folder)
     except (OSError, DataError):
         raise DataError(
             f"{display(folder)} holds token files without a readable meta.json; choose another "
@@ -393,7 +399,8 @@ def _existing(
     before = meta.get("source") or {}
     if before.get("identity") != source.identity:
         raise DataError(
-            f"{folder.name} is already prepared from another source ({before.get('identity')}); "
+            f"{folder.name} is already prepared from a different source "
+            f"({before.get('identity')}); "
             "choose another name with --dataset, or replace it with --overwrite."
         )
     if before.get("fingerprint") != source.fingerprint:
@@ -405,25 +412,22 @@ def _existing(
     return None
 
 
-class _temporary_folder:
-    """A hidden folder beside `folder`, removed at the end unless it was renamed."""
-
-    def __init__(self, folder: Path):
-        self._path = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(self._path.parent)
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir()
-        return self._path
-
-    def __exit__(self, *_) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+@contextlib.contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside `folder`, removed at the end unless it has been renamed."""
+    path = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _remove_abandoned(path.parent)
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove what a killed preparation left: temporary folders untouched for an hour."""
+    """Remove temporary folders of killed preparations: those untouched for an hour."""
     for folder in parent.glob(".*.tmp"):
         newest = max((f.stat().st_mtime for f in [folder, *folder.glob("*")]), default=0)
         if folder.is_dir() and time.time() - newest > 3600:
@@ -431,7 +435,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Give the finished folder its name; a former one is moved aside first and back on failure."""
+    """Rename the finished folder; an existing one moves aside first, and back on failure."""
     if not folder.exists():
         os.replace(temporary, folder)
         return

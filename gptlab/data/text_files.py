@@ -1,12 +1,13 @@
-"""Files to text: compression, encodings, marks and line ends, tables of documents.
+"""Read files as text: compression, encodings, byte-order marks, line ends, tables of documents.
 
-Nothing is changed or left out without being counted: see `Reading.counts`.
+`Reading.counts` counts whatever is changed or left out.
 """
 
 import bz2
 import codecs
 import csv
 import gzip
+import itertools
 import json
 import lzma
 import zlib
@@ -24,7 +25,7 @@ _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.o
 _COMPRESSED_SUFFIXES = {".gz", ".bz2", ".xz"}
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins like UTF-16's mark, so it comes first
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -64,24 +65,24 @@ _TABLES = {
 
 
 class NotTextError(DataError):
-    """A file that holds no text at all; a folder leaves it out, a file named alone is refused."""
+    """A file that holds no text. In a folder it is left out; named alone it is refused."""
 
     def __init__(self, path: Path, what: str, cure: str = "save it as plain text first"):
         self.what = what
         super().__init__(
-            f"{display(path)} is {what}, and gptlab reads plain text, .gz, .jsonl, .csv and "
+            f"{display(path)} is {what}, but gptlab reads plain text, .gz, .jsonl, .csv and "
             f".parquet; {cure}."
         )
 
 
 @dataclass
 class Reading:
-    """How the files of a corpus are read, and what was met on the way.
+    """How to read the files of a corpus, and what happened while reading.
 
-    encoding: as Python names it; None is UTF-8, or UTF-16 or 32 where a mark says so. column: the
-    field of a table that holds the text. counts: its keys say in words what was changed or left
-    out. progress: called with the bytes read since the last call. document: where the newest one
-    stands, as `documents.Origin` has it. conversations: how many documents so far are messages.
+    encoding: Python's name; None means UTF-8, or UTF-16 or UTF-32 after a byte-order mark. column:
+    the field of a table that holds the text. counts: {description of a change or omission: how
+    often}. progress: called with the bytes read since the last call. document: the place of the
+    newest document, as in `documents.Origin`. conversations: documents so far that hold messages.
     """
 
     encoding: str | None = None
@@ -94,7 +95,10 @@ class Reading:
 
 
 def file_format(path: Path) -> str:
-    """ "text", "jsonl", "csv" or "parquet", by the name; NotTextError for known documents."""
+    """ "text", "jsonl", "csv" or "parquet", by the file's name.
+
+    Raises NotTextError for formats that are known but not read, such as PDF.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in _COMPRESSED_SUFFIXES:
         suffixes.pop()
@@ -105,7 +109,7 @@ def file_format(path: Path) -> str:
 
 
 def check_is_text(path: Path, encoding: str | None) -> None:
-    """Raise NotTextError if the first bytes of a file show that it is no text or table."""
+    """Raise NotTextError if the first bytes of a file show that it is neither text nor a table."""
     if file_format(path) != "parquet":
         with open(path, "rb") as raw:
             _sniff(path, _read(_decompressed(raw), path, 1 << 16), encoding)
@@ -114,7 +118,7 @@ def check_is_text(path: Path, encoding: str | None) -> None:
 def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
     """The text of a file in blocks of about a megabyte, without a byte-order mark.
 
-    Raises DataError at the first byte that does not fit the encoding, with its place.
+    Raises DataError with the position of the first byte that does not fit the encoding.
     """
     with open(path, "rb") as raw:
         file = _decompressed(raw)
@@ -130,7 +134,7 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 raise _not_decodable(path, encoding, offset - pending, error) from None
-            except UnicodeError as error:  # of a codec that wants a mark
+            except UnicodeError as error:  # a codec that needs a byte-order mark
                 raise DataError(
                     f"{display(path)} is not {encoding.upper()} ({error}); name its true encoding "
                     "with --encoding."
@@ -146,9 +150,9 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
 
 
 def clean(blocks: Iterable[str], reading: Reading) -> Iterator[str]:
-    """Blocks as they are stored: valid Unicode, with every line end as `\n` unless they are kept.
+    """Blocks ready to store: valid Unicode, every line end as `\\n` unless line ends are kept.
 
-    A `\r\n` that spans two blocks is one line end.
+    A `\\r\\n` that spans two blocks is one line end.
     """
     counts, held = reading.counts, ""
     for block in blocks:
@@ -181,7 +185,7 @@ def jsonl_rows(path: Path, reading: Reading) -> Iterator[tuple[str, object]]:
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{display(path)} line {number:,} is not valid JSON ({reason}); mend or remove "
+                f"{display(path)} line {number:,} is not valid JSON ({reason}); fix or remove "
                 "that line."
             ) from None
 
@@ -189,14 +193,14 @@ def jsonl_rows(path: Path, reading: Reading) -> Iterator[tuple[str, object]]:
 def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
     """(place, row as a dict) of each row of a CSV file with a header; empty rows are counted.
 
-    The delimiter is the one of `, ; tab |` that the header has most of. A short row lacks its last
-    fields (None).
+    The delimiter is the most frequent one of `, ; tab |` in the header. In a short row the missing
+    fields are None.
     """
     csv.field_size_limit(2**31 - 1)
     lines = _lines(text_blocks(path, reading))
     header_line = next(lines, "")
     delimiter = max(",\t;|", key=header_line.count)
-    reader = csv.reader(_chain(header_line, lines), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([header_line], lines), delimiter=delimiter, strict=True)
     header = None
     try:
         for row in reader:
@@ -210,12 +214,12 @@ def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
                 yield place, dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise DataError(
-            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error}); mend that line."
+            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error}); fix that line."
         ) from None
 
 
 def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
-    """(place, row) of a Parquet file, read in batches; only the wanted column."""
+    """(place, row) of a Parquet file, read in batches; only the column with the text."""
     import pyarrow  # comes with datasets
     import pyarrow.parquet
 
@@ -235,10 +239,10 @@ def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
 
 
 def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> Iterator[str]:
-    """The text of each row; rows whose text is null or missing altogether are counted.
+    """The text of each row; rows whose text is null or missing are skipped and counted.
 
-    A row is a dict, or the text itself; the text of a conversation is its messages as JSON. Raises
-    DataError for a row that has fields but not the wanted one, or whose field is no text.
+    A row is a dict or the text itself. The text of a conversation is its messages as JSON. Raises
+    DataError for a row that lacks the field of the text, or whose field does not hold text.
     """
     for place, row in rows:
         reading.document = (place, 0)
@@ -265,7 +269,10 @@ def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> I
 
 
 def text_column(fields: list[str], column: str | None, place: str) -> str:
-    """The field that holds the text: the named one, else "text", else the only one."""
+    """The field that holds the text: `column`, else "text", else the only field.
+
+    Raises DataError if there is no such field.
+    """
     wanted = column or ("text" if len(fields) != 1 else fields[0])
     if wanted in fields:
         return wanted
@@ -276,7 +283,7 @@ def text_column(fields: list[str], column: str | None, place: str) -> str:
 
 
 def _without_surrogates(text: str, counts: Counter) -> str:
-    """Text with lone surrogates (from JSON escapes; no Unicode text has them) as U+FFFD."""
+    """Replace lone surrogates by U+FFFD: JSON escapes may hold them, valid Unicode may not."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -284,11 +291,6 @@ def _without_surrogates(text: str, counts: Counter) -> str:
         counts["lone surrogates replaced by U+FFFD"] += clean.count("\ufffd") - text.count("\ufffd")
         return clean
     return text
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
@@ -305,7 +307,7 @@ def _lines(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def _decompressed(raw):
-    """A file open for reading bytes, decompressed if its first bytes say that it is compressed."""
+    """A binary file, decompressed if its first bytes show that it is compressed."""
     start = raw.read(8)
     raw.seek(0)
     for magic, opener in _COMPRESSED.items():
@@ -317,12 +319,8 @@ def _decompressed(raw):
 def _read(file, path: Path, size: int) -> bytes:
     try:
         return file.read(size)
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
-        ) from None
-    except OSError as error:
-        if error.errno is not None:
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if getattr(error, "errno", None) is not None:  # bz2 and gzip raise an OSError without it
             raise
         raise DataError(
             f"{display(path)} is a damaged compressed file ({error}); fetch it again."
@@ -330,7 +328,7 @@ def _read(file, path: Path, size: int) -> bytes:
 
 
 def _sniff(path: Path, head: bytes, encoding: str | None) -> tuple[str, bytes]:
-    """(encoding, its mark) of a text that begins with `head`; NotTextError for anything else."""
+    """(encoding, byte-order mark) of a text that begins with `head`; NotTextError if not text."""
     if encoding is not None:
         name = _known_encoding(encoding)
         marks = [mark for mark, of in _MARKS if _known_encoding(of) == name]
@@ -348,8 +346,8 @@ def _sniff(path: Path, head: bytes, encoding: str | None) -> tuple[str, bytes]:
         for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
             if sample[first::2].count(0) > len(sample) // 5 and not sample[1 - first :: 2].count(0):
                 raise DataError(
-                    f"{display(path)} is not UTF-8; it looks like {name.upper()} without a mark: "
-                    f"prepare it with --encoding {name}."
+                    f"{display(path)} is not UTF-8; it looks like {name.upper()} without a "
+                    f"byte-order mark: prepare it with --encoding {name}."
                 )
         raise NotTextError(path, "a binary file")
     return "utf-8", b""
@@ -361,8 +359,8 @@ def _known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except LookupError:
         raise ConfigError(
-            f"--encoding {name} is no text encoding that Python knows; try utf-8, cp1252, latin-1, "
-            "utf-16, cp1251, gb18030, big5, shift_jis or euc_kr."
+            f"--encoding {name} is not a text encoding that Python knows; try utf-8, cp1252, "
+            "latin-1, utf-16, cp1251, gb18030, big5, shift_jis or euc_kr."
         ) from None
 
 
@@ -379,8 +377,9 @@ def _not_decodable(path: Path, name: str, base: int, error: UnicodeDecodeError) 
     )
 
 
-# Candidates for text that is not UTF-8: (name, stricter codec to try, a range that its letters fall
-# into, the least share of them that do). Han comes late: most codecs of the East decode to it.
+# Candidates for text that is not UTF-8: (name, stricter codec to try, first and last letter of its
+# script, smallest share of letters in that range). Han comes last: most East Asian codecs decode
+# random bytes to Han.
 _SCRIPTS = (
     ("cp1251", "cp1251", "\u0430", "\u044f", 0.7),  # lower-case Cyrillic
     ("koi8_r", "koi8_r", "\u0430", "\u044f", 0.7),
@@ -393,7 +392,7 @@ _SCRIPTS = (
 
 
 def _likely_encoding(sample: bytes) -> str:
-    """The encoding in which a sample's bytes above 127 look like text; cp1252 if in none."""
+    """The encoding in which a sample's bytes above 127 look like text; cp1252 if none fits."""
     if sum(byte > 127 for byte in sample) < 0.25 * len(sample):
         return "cp1252"  # single accented letters between ASCII ones
     for name, codec, first, last, least in _SCRIPTS:

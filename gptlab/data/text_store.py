@@ -1,8 +1,8 @@
 """The normalised text of a corpus in one temporary UTF-8 file, read back in bounded memory.
 
-Whatever a corpus is made of (files, compressed files, rows of a table, a stream), it becomes one
-such file once; splitting, training a tokenizer, encoding and measuring baselines then read it
-piece by piece. It costs the size of the text on disk while a dataset is prepared.
+Every corpus (files, compressed files, rows of a table, a stream) is first written to such a file.
+Splitting, training a tokenizer, encoding and measuring baselines then read it piece by piece. While
+a dataset is prepared, this needs disk space of the size of the text.
 """
 
 import codecs
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-# Pieces end where a letter or digit meets white space, or, in scripts without spaces, meets
-# punctuation. No split rule in use (GPT-2's, Llama 3's, Qwen's) has a token across such a place,
-# so the ids of the pieces are the ids of the whole text. Written out instead of \s and \W because
-# the versions of Unicode differ between Python and the tokenizers.
+# Pieces end between a letter or digit and white space or, for scripts without spaces, punctuation.
+# No common split rule (GPT-2's, Llama 3's, Qwen's) has a token across such a place, so the ids of
+# the pieces are the ids of the whole text. The characters are written out instead of \s and \W
+# because Python and the tokenizers use different versions of Unicode.
 _CUT = re.compile(
     "[^\\W_](?=[ \\t\\n\\r\\u3000]|[!-&(-/:-@\\[-`{-~\\u2010-\\u2018\\u201a-\\u2027"
     "\\u3001-\\u3003\\u3008-\\u3011\\uff01-\\uff06\\uff08-\\uff0f\\uff1a-\\uff20])"
@@ -31,8 +31,8 @@ PIECE_BYTES = 1 << 20
 class Split:
     """A part of the stored text: byte ranges in order.
 
-    starts, stops: int64 [n], offsets in the file. closed: bool [n], whether the range reaches the
-    end of a document that the end-of-text id follows.
+    starts, stops: int64 [n], offsets in the file. closed: bool [n], True if the range reaches the
+    end of a document and the end-of-text id follows it.
     """
 
     starts: np.ndarray
@@ -46,12 +46,12 @@ class Split:
 
     @property
     def documents(self) -> int:
-        """Documents that are in it, whole or in part."""
+        """Number of documents in it, whole or in part."""
         return len(self.starts)
 
 
 class TextStore:
-    """Documents, one after the other, in a file that a `with` block removes at its end."""
+    """Documents one after the other in a file; the `with` block removes it at the end."""
 
     def __init__(self, path: Path, seed: int):
         self._path = path
@@ -70,11 +70,11 @@ class TextStore:
 
     @property
     def repeated_documents(self) -> int:
-        """How many documents equal another one before them."""
+        """How many documents equal an earlier one."""
         return len(self._keys) - len(np.unique(np.frombuffer(self._keys, np.uint64)))
 
     def add(self, blocks: Iterable[str]) -> bool:
-        """Store a document, given in blocks; False, and nothing is stored, if it is blank."""
+        """Store a document, given in blocks. A blank one is not stored and gives False."""
         start, marks = (self.characters, self.bytes), len(self._marks)
         digest = hashlib.blake2b(key=self._seed, digest_size=8)
         blank = True
@@ -108,7 +108,7 @@ class TextStore:
         self._path.unlink()
 
     def alphabet(self) -> str:
-        """Every character that occurs, sorted."""
+        """All distinct characters, sorted."""
         seen = np.zeros(0x110000, bool)
         whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
         for text, _ in self.pieces(whole):
@@ -116,11 +116,12 @@ class TextStore:
         return "".join(map(chr, np.flatnonzero(seen)))
 
     def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
-        """The train and the validation part.
+        """The training and the validation part.
 
-        "tail": the last `val_fraction` of the characters. "document": whole documents in the order
-        of a hash of (seed, content), so that the names and the order of files change nothing, until
-        `val_fraction` of the bytes is reached; equal documents are never on both sides.
+        how: "tail" takes the last `val_fraction` of the characters for validation. "document" takes
+        whole documents, in the order of a hash of (seed, content), until `val_fraction` of the
+        bytes is reached. The names and the order of files therefore change nothing, and equal
+        documents are never on both sides.
         """
         stops = np.cumsum(np.frombuffer(self._sizes, np.int64))
         starts = stops - np.frombuffer(self._sizes, np.int64)
@@ -144,7 +145,7 @@ class TextStore:
         )
 
     def _offset_of_character(self, number: int) -> int:
-        """The byte offset of a character of the whole text."""
+        """The byte offset of character `number` of the whole text."""
         characters, offset = next(m for m in reversed(self._marks) if m[0] <= number)
         with open(self._path, "rb") as file:
             file.seek(offset)
@@ -160,8 +161,9 @@ class TextStore:
     ) -> Iterator[tuple[str, bool]]:
         """(text, whether its document ends here) of a split, each of about `size` bytes.
 
-        Documents are cut only where no token can span the cut. Where no such place comes within
-        four times the size the cut is forced, and counted. can_be_cut: False leaves them whole.
+        Documents are cut only where no token can span the cut. If there is no such place within
+        four times the size, the cut is forced and added to `counts`. can_be_cut: False leaves
+        documents whole.
         """
         counts = Counter() if counts is None else counts
         with open(self._path, "rb") as file:
@@ -186,7 +188,7 @@ class TextStore:
                 yield held + decoder.decode(file.read(stop - start), final=True), closed
 
     def sample(self, split: Split, max_bytes: int, parts: int = 16) -> bytes:
-        """At most `max_bytes` of a split's bytes: all, or `parts` stretches evenly spread."""
+        """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges."""
         ends = np.cumsum(split.stops - split.starts)
         total = int(ends[-1]) if len(ends) else 0
         parts = parts if total > max_bytes else 1
@@ -208,7 +210,7 @@ class TextStore:
 
 
 def safe_cut(text: str, start: int = 0) -> int:
-    """The last place behind `start` where a text can be cut without changing its ids, or 0."""
+    """The last place after `start` where a text can be cut without changing its ids, or 0."""
     for window in (1 << 10, 1 << 15, len(text)):
         last = 0
         for match in _CUT.finditer(text, max(start, len(text) - window)):

@@ -7,15 +7,16 @@ nanoGPT, whose files work as they are). `meta.json` says everything else.
 import functools
 import hashlib
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
-from gptlab.files import check_format_version, data_home, display, read_json, sha256_file
+from gptlab.files import data_home, display, sha256_file
+from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
 
@@ -26,28 +27,61 @@ VERIFY_BYTES = 1 << 30
 SAMPLED_BLOCKS = 64
 SAMPLED_BLOCK_BYTES = 1 << 20
 _SCAN_TOKENS = 1 << 22
-# The shape of meta.json: a type, or the shape of what is inside. Each may be missing.
-_META = {
-    "name": str,
-    "dtype": str,
-    "fingerprint": str,
-    "chat_template": str,
-    **dict.fromkeys(("vocab_size", "characters", "documents"), int),
-    **{f"{split}_{what}": int for split in ("train", "val") for what in (
-        "tokens", "bytes", "documents", "counted_tokens", "counted_bytes")},
-    "sha256": {"train.bin": str, "val.bin": str},
-    "sampled_sha256": {"train.bin": str, "val.bin": str},
-    "tokenizer": {"kind": str, "fingerprint": str},
-    "source": {
-        **dict.fromkeys(("identity", "label", "fingerprint"), str),
-        "bytes": int,
-        "files": [{"path": str, "bytes": int, "mtime_ns": int, "sha256": str}],
-    },
-    "options": dict,
-    "counts": dict,
-    "split": {"how": str, "val_fraction": float, "seed": int, "separators": int},
-    "baselines": dict.fromkeys(("lzma", "unigram", "5gram"), float),
-}  # fmt: skip
+
+
+class MetaFile(TypedDict):
+    """A file that the text came from, as it was then."""
+
+    path: str
+    bytes: Count
+    mtime_ns: int
+    sha256: str
+
+
+class MetaSource(TypedDict, total=False):
+    """Where the text came from; a stream has no size."""
+
+    identity: str | None
+    label: str | None
+    fingerprint: str | None
+    bytes: Count | None
+    files: list[MetaFile] | None
+
+
+class _Sizes(TypedDict):
+    """What no meta.json lacks."""
+
+    format_version: int
+    dtype: str
+    vocab_size: Count
+    train_tokens: Count
+    val_tokens: Count
+
+
+class Meta(_Sizes, total=False):
+    """The content of meta.json."""
+
+    name: str
+    fingerprint: str
+    chat_template: str
+    characters: Count
+    documents: Count
+    train_bytes: Count
+    train_documents: Count
+    train_counted_tokens: Count
+    train_counted_bytes: Count
+    val_bytes: Count
+    val_documents: Count
+    val_counted_tokens: Count
+    val_counted_bytes: Count
+    sha256: dict[str, str | None]
+    sampled_sha256: dict[str, str | None]
+    tokenizer: dict[str, str | None]
+    source: MetaSource
+    options: dict
+    counts: dict
+    split: dict[str, str | Number | None]
+    baselines: dict[str, Number | None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +90,7 @@ class Dataset:
 
     name: str
     folder: Path
-    meta: dict | None
+    meta: Meta | None
     train: np.ndarray
     val: np.ndarray
     tokenizer: Tokenizer | None
@@ -82,57 +116,29 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def list_datasets() -> list[tuple[str, dict | None]]:
+def list_datasets() -> list[tuple[str, Meta | None]]:
     """(name, meta or None) of every prepared dataset under the home, by name."""
     found = []
     if data_home().is_dir():
         for folder in sorted(data_home().iterdir()):
             if folder.name.startswith(".") or not (folder / "train.bin").is_file():
                 continue
-            try:
-                meta = read_meta(folder)
-            except (OSError, DataError):
-                meta = None
-            found.append((folder.name, meta))
+            found.append((folder.name, find_meta(folder)))
     return found
 
 
-def read_meta(folder: Path) -> dict:
-    """The meta.json of a dataset, in which whatever is there is of its own type.
-
-    Raises DataError, which names the first place that is not.
-    """
-    path = Path(folder) / "meta.json"
-    meta = {name: value for name, value in read_json(path).items() if value is not None}
-    if place := _misfit(meta, _META):
-        raise DataError(
-            f"{display(path)} has no valid {place.removeprefix('.')}; "
-            f"{_prepare_again(Path(folder).name)}."
-        )
-    return meta
+def read_meta(folder: Path) -> Meta:
+    """The meta.json of a dataset. DataError for one that is damaged or of a newer version."""
+    folder = Path(folder)
+    return read_form(folder / "meta.json", "dataset", Meta, DataError, _prepare_again(folder.name))
 
 
-def _misfit(value, shape, whole: bool = False) -> str | None:
-    """Where a value of JSON is not of a shape: ".source.files", "" for all of it; None: nowhere.
-
-    whole: whether it needs all that the shape has.
-    """
-    if isinstance(shape, dict) and isinstance(value, dict):
-        names = [name for name in shape if whole or value.get(name) is not None]
-        inner = [(f".{name}", value.get(name), shape[name], False) for name in names]
-    elif isinstance(shape, list) and isinstance(value, list):
-        inner = [("", each, shape[0], True) for each in value]
-    elif shape is int and isinstance(value, int):
-        return None if 0 <= value < 1 << 63 and not isinstance(value, bool) else ""
-    elif shape is float and isinstance(value, int | float):
-        return None if abs(value) < math.inf and not isinstance(value, bool) else ""
-    else:
-        return None if isinstance(shape, type) and isinstance(value, shape) else ""
-    for name, *each in inner:
-        place = _misfit(*each)
-        if place is not None:
-            return name + place
-    return None
+def find_meta(name_or_path) -> Meta | None:
+    """The meta.json of a dataset, None where there is none that can be read."""
+    try:
+        return read_meta(dataset_folder(name_or_path))
+    except (OSError, DataError):
+        return None
 
 
 def dataset_folder(name_or_path) -> Path:
@@ -158,14 +164,13 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
     if not (folder / "meta.json").exists():
         return _open_without_meta(name, folder, vocab_size)
     meta = read_meta(folder)
-    check_format_version(meta.get("format_version"), "dataset", folder / "meta.json", DataError)
-    known = _meta_value(meta, "vocab_size", int, folder)
+    known = meta["vocab_size"]
     if vocab_size is not None and vocab_size < known:
         raise DataError(
             f"{display(folder)} was prepared with a vocabulary of {known:,} ids, which a model "
             f"with vocab_size {vocab_size:,} has no room for; leave vocab_size out."
         )
-    if _meta_value(meta, "dtype", str, folder) not in DTYPES:
+    if meta["dtype"] not in DTYPES:
         raise DataError(
             f"{display(folder / 'meta.json')} names the unknown dtype {meta['dtype']!r}; "
             f"gptlab reads {' and '.join(DTYPES)}."
@@ -208,10 +213,10 @@ def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
         )
 
 
-def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
+def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     path = folder / f"{split}.bin"
     dtype = DTYPES[meta["dtype"]]
-    tokens = _meta_value(meta, f"{split}_tokens", int, folder)
+    tokens = meta[f"{split}_tokens"]
     if not path.is_file():
         raise DataError(f"{display(path)} is missing; {_prepare_again(folder.name)}.")
     size = path.stat().st_size
@@ -235,7 +240,7 @@ def _open_split(folder: Path, split: str, meta: dict) -> np.ndarray:
     return _map(path, dtype)
 
 
-def _open_mask(folder: Path, split: str, meta: dict) -> np.ndarray:
+def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     """Which tokens of a split count: a byte for each, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
@@ -258,7 +263,7 @@ def sampled_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _changed_source(meta: dict) -> Path | None:
+def _changed_source(meta: Meta) -> Path | None:
     """The first file that the text came from and that is there with another content now."""
     for file in (meta.get("source") or {}).get("files") or []:
         path = Path(file["path"])
@@ -319,15 +324,6 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r")
-
-
-def _meta_value(meta: dict, key: str, kind: type, folder: Path):
-    value = meta.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(
-            f"{display(folder / 'meta.json')} has no valid {key}; {_prepare_again(folder.name)}."
-        )
-    return value
 
 
 def _prepare_again(name: str) -> str:

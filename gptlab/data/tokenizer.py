@@ -1,8 +1,8 @@
-"""Text to ids and back, exactly: characters, byte-level BPE, GPT-2, or a vocabulary imported.
+"""Text to ids and back, exactly: characters, byte-level BPE, GPT-2, or an imported vocabulary.
 
 Every tokenizer is one `tokenizer.json` in the format of Hugging Face `tokenizers`. Text is always
-plain text: the spelling `<|endoftext|>` inside it becomes ordinary tokens, the separator's own id
-comes from document boundaries only. Ids are `uint32` arrays or lists of int.
+plain text: the string `<|endoftext|>` in a text becomes ordinary tokens, and the end-of-text id
+marks only document boundaries. Ids are `uint32` arrays or lists of int.
 """
 
 import functools
@@ -24,15 +24,15 @@ MIN_BPE_VOCAB = 257  # 256 bytes and the end of text
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 # SHA-256 of GPT-2's list of merges, the file `vocab.bpe`.
 GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-# What other vocabularies call the end of a document, most specific first.
+# Names of the end-of-text token in other vocabularies, the most specific first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|im_end|>")
 
-# Marks the end of text among the added tokens of an imported tokenizer.json, where its model names
-# another than the first of these; programs that do not know the mark pass over it.
+# Marks the end-of-text token among the added tokens of an imported tokenizer.json, if its model
+# names another than the first one of _END_NAMES. Other programs ignore the mark.
 _END_MARK = "end_of_text"
 
 
-# The model of a tokenizer.json, but for its vocabulary and merges.
+# The model of a tokenizer.json, without its vocabulary and merges.
 PLAIN_BPE = {
     "type": "BPE",
     "dropout": None,
@@ -46,14 +46,15 @@ PLAIN_BPE = {
 
 
 class Tokenizer:
-    """A vocabulary. `kind` is "char", "bpe", "gpt2" or "imported"; `eot_id` may be None."""
+    """Maps text to ids and back. kind: "char", "bpe", "gpt2" or "imported". eot_id: may be None."""
 
     kind: str
     vocab_size: int
     eot_id: int | None
-    # What an imported model expects before every text; `encode` leaves it to the caller.
+    # The id that an imported model expects before every text; `encode` does not add it.
     bos_id: int | None = None
-    # Whether encoding the pieces of a text, cut where `data/encode.py` cuts, gives the text's ids.
+    _bytes: list[bytes]  # of each id, where they do not follow from its spelling
+    # Whether the ids of a text's pieces, cut by `TextStore.pieces`, are the ids of the text.
     can_be_cut = True
 
     def __init__(self, spec: dict):
@@ -64,7 +65,7 @@ class Tokenizer:
 
     @staticmethod
     def from_json(text: str) -> "Tokenizer":
-        """The tokenizer of a `tokenizer.json`; TokenizerError where it is not one."""
+        """The tokenizer of a `tokenizer.json`. Raises TokenizerError for any other text."""
         try:
             spec = json.loads(text)
             spec["model"]["vocab"], spec["model"]["type"]
@@ -74,14 +75,14 @@ class Tokenizer:
                 return BytePairTokenizer(spec)
             return ImportedTokenizer(spec)
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-            # a field that is missing, or of another type than the format has
+            # a field is missing or has the wrong type
             raise TokenizerError(
                 "This is not a tokenizer.json (the format of Hugging Face `tokenizers`)."
             ) from None
 
     @staticmethod
     def load(path) -> "Tokenizer":
-        """Read a tokenizer.json."""
+        """Read a tokenizer.json. Raises TokenizerError if the file is not one."""
         path = Path(path)
         try:
             return Tokenizer.from_json(path.read_text(encoding="utf-8"))
@@ -96,16 +97,16 @@ class Tokenizer:
         return self._json
 
     def to_plain_json(self) -> str:
-        """`to_json` for other programs, without a mark that only this one knows."""
+        """`to_json` for other programs, without gptlab's own mark."""
         return self._json
 
     def special_token(self, token_id: int) -> str:
-        """The spelling of a special id; "" for any other."""
+        """The text of a special id; "" for any other id."""
         return END_OF_TEXT if token_id == self.eot_id else ""
 
     @property
     def special_ids(self) -> dict[str, int]:
-        """The special ids by their spelling, which no text ever becomes."""
+        """{text: id} of the special ids; `encode` never gives one of them."""
         return {} if self.eot_id is None else {self.special_token(self.eot_id): self.eot_id}
 
     def save(self, path) -> None:
@@ -115,11 +116,11 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of `to_json()`: two tokenizers with the same one are the same."""
+        """SHA-256 of `to_json()`: equal for equal tokenizers."""
         return hashlib.sha256(self._json.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text. Raises TokenizerError for text that the vocabulary cannot spell."""
+        """The ids of plain text. Raises TokenizerError for text that cannot be encoded."""
         return self.encode_to_array(text).tolist()
 
     def encode_to_array(self, text: str) -> np.ndarray:
@@ -127,9 +128,9 @@ class Tokenizer:
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
-        """Text of ids; the end of text is hidden unless `keep_special`.
+        """The text of ids; special ids are left out unless `keep_special`.
 
-        Bytes that are no UTF-8, such as half a letter at the end, become U+FFFD.
+        Bytes that are not valid UTF-8, such as an incomplete character at the end, become U+FFFD.
         """
         return b"".join(
             (self.special_token(i).encode() if keep_special else b"") or self.token_bytes(i)
@@ -137,20 +138,20 @@ class Tokenizer:
         ).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes that an id stands for; b"" for a special one."""
-        raise NotImplementedError
-
-    def _outside(self, token_id: int) -> TokenizerError:
-        return TokenizerError(
-            f"The id {token_id} lies outside this vocabulary of {self.vocab_size:,} ids "
-            f"(0 to {self.vocab_size - 1:,})."
-        )
+        """The UTF-8 bytes of an id; b"" for a special id. Raises TokenizerError for no id."""
+        if not 0 <= token_id < self.vocab_size:
+            raise TokenizerError(
+                f"The id {token_id} is outside this vocabulary of {self.vocab_size:,} ids "
+                f"(0 to {self.vocab_size - 1:,})."
+            )
+        return self._bytes[token_id]
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character, in sorted order if learned here, then one for the end of text.
+    """One id per character, then one for the end of text.
 
-    An alphabet imported with a model keeps that model's order, and may lack the end of text.
+    An alphabet learned here is sorted. One imported with a model keeps the model's order and may
+    lack the end of text.
     """
 
     kind = "char"
@@ -163,7 +164,7 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self.alphabet) + len(spec["added_tokens"])
         self._bytes = [character.encode() for character in self.alphabet] + [b""]
         codes = _code_points(self.alphabet)
-        # id of each code point; vocab_size marks one that is not in the alphabet
+        # the id of each code point; vocab_size for those outside the alphabet
         self._id_of_code = np.full(int(codes.max(initial=0)) + 2, self.vocab_size, np.uint32)
         self._id_of_code[codes] = np.arange(len(codes), dtype=np.uint32)
 
@@ -176,23 +177,18 @@ class CharTokenizer(Tokenizer):
                 f"The character {text[position]!r} (U+{ord(text[position]):04X}) at position "
                 f"{position:,} of the text is not among the {len(self.alphabet):,} characters "
                 "that this tokenizer knows; leave it out, or prepare the text with "
-                "--tokenizer bpe, which can spell anything."
+                "--tokenizer bpe, which can encode any text."
             )
         return ids
-
-    def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.vocab_size:
-            raise self._outside(token_id)
-        return self._bytes[token_id]
 
 
 class BytePairTokenizer(Tokenizer):
     """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), GPT-2's or trained here.
 
-    Ids: the 256 bytes in GPT-2's order, the merged tokens in the order of their merging, the end
-    of text. Encodes through tiktoken. It may, because every token comes from exactly one merge
-    and merges only build on earlier ones: then "the lowest-ranked adjacent pair whose bytes are a
-    token" (tiktoken) and "the earliest merge in the list" (tokenizers) are the same pair.
+    Ids: the 256 bytes in GPT-2's order, the merged tokens in the order of their merges, the end of
+    text. tiktoken does the encoding. Its rule (merge the adjacent pair whose bytes are the token of
+    lowest rank) equals that of tokenizers (apply the earliest merge in the list), because every
+    token comes from exactly one merge and merges only build on earlier ones.
     """
 
     def __init__(self, spec: dict):
@@ -226,14 +222,9 @@ class BytePairTokenizer(Tokenizer):
         except UnicodeEncodeError as error:
             raise _not_unicode(text, error) from None
 
-    def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.vocab_size:
-            raise self._outside(token_id)
-        return self._bytes[token_id]
-
 
 class ImportedTokenizer(Tokenizer):
-    """Any other tokenizer.json, through `tokenizers`, as the model that brought it expects."""
+    """Any other tokenizer.json, run by `tokenizers` as the imported model expects it."""
 
     kind = "imported"
 
@@ -243,7 +234,7 @@ class ImportedTokenizer(Tokenizer):
 
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        except BaseException as error:  # tokenizers raises a bare Exception, or panics beside it
+        except BaseException as error:  # tokenizers raises a bare Exception or a PanicException
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise TokenizerError(f"This tokenizer.json cannot be read ({error}).") from None
@@ -262,8 +253,8 @@ class ImportedTokenizer(Tokenizer):
         self.eot_id = next(iter(declared + ends_by_name), None)
         self.bos_id = _first_of_template(spec.get("post_processor"))
         self._is_byte_level = '"type": "ByteLevel"' in json.dumps(spec.get("decoder"))
-        # a prefix before each text would be put before each piece of it; a split rule of its own
-        # may join a mark and the line end after it
+        # pieces would differ from the whole text: a prefix would be added to each piece, and a
+        # custom split rule may join a punctuation mark and the line end after it
         shaped = json.dumps([spec.get("normalizer"), spec.get("pre_tokenizer")])
         self.can_be_cut = not any(
             mark in shaped
@@ -294,11 +285,11 @@ class ImportedTokenizer(Tokenizer):
         return {content: token_id for token_id, content in self._special.items()}
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token by its spelling."""
+        """The id of a token given by its text; None if there is none."""
         return self._tokenizer.token_to_id(token)
 
     def token_of(self, token_id: int) -> str:
-        """The spelling of an id; "" where there is none."""
+        """The text of an id in the vocabulary; "" if there is none."""
         return self._tokens.get(token_id, "")
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -322,7 +313,7 @@ def char_tokenizer(characters: Iterable[str]) -> CharTokenizer:
 
 
 def char_tokenizer_without_end(alphabet: Sequence[str]) -> CharTokenizer:
-    """The character-level tokenizer of a model from elsewhere: these ids and no end of text."""
+    """The character-level tokenizer of an imported model: these ids and no end of text."""
     return CharTokenizer(_char_spec(alphabet) | {"added_tokens": []})
 
 
@@ -332,10 +323,9 @@ def _char_spec(alphabet: Sequence[str]) -> dict:
 
 
 def folder_tokenizer(folder) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder: its tokenizer.json, and the end of text that its
-    other files name.
+    """The tokenizer.json of a Hugging Face folder, with the end of text that its other files name.
 
-    Raises TokenizerError where there is none.
+    Raises TokenizerError if there is none.
     """
     folder = Path(folder)
     path = folder / "tokenizer.json"
@@ -348,10 +338,11 @@ def folder_tokenizer(folder) -> Tokenizer:
 
 
 def adopted(tokenizer: Tokenizer, end: int | str | None) -> Tokenizer:
-    """A tokenizer that came with a model, with the end of text that the model says it has.
+    """An imported model's tokenizer, with the end of text that the model names.
 
-    Names do not tell: a model may end its texts with <|im_end|> and know <|endoftext|> as well. A
-    byte-level BPE gets the spelling that it has here, so that GPT-2's is one and the same.
+    The vocabulary alone is not enough: a model may end its texts with <|im_end|> and still have
+    <|endoftext|>. A byte-level BPE is rebuilt in the form used here, so that an imported GPT-2
+    tokenizer equals the built-in one.
     """
     if isinstance(tokenizer, BytePairTokenizer):
         return byte_level_bpe(_merges(json.loads(tokenizer.to_json())["model"]))
@@ -374,7 +365,7 @@ def adopted(tokenizer: Tokenizer, end: int | str | None) -> Tokenizer:
 
 
 def _named_end(folder: Path) -> int | str | None:
-    """What a Hugging Face folder calls the end of text: a token, an id, or None."""
+    """The end of text that a Hugging Face folder names: a token, an id, or None."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         end = _content_of(folder / name).get("eos_token")
         end = end.get("content") if isinstance(end, dict) else end
@@ -389,7 +380,7 @@ def _named_end(folder: Path) -> int | str | None:
 
 
 def folder_chat_template(folder) -> str:
-    """The Jinja template of a Hugging Face folder; newer releases keep it in a file of its own."""
+    """The chat template of a Hugging Face folder; newer releases keep it in a separate file."""
     path = Path(folder) / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -398,7 +389,7 @@ def folder_chat_template(folder) -> str:
 
 
 def _content_of(path: Path) -> dict:
-    """A JSON object, or {} where there is none."""
+    """The JSON object in a file; {} if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -407,7 +398,7 @@ def _content_of(path: Path) -> dict:
 
 
 def _first_of_template(post_processor: dict | None) -> int | None:
-    """The id that a post-processor puts before every text, if it does."""
+    """The id that a post-processor adds before every text, or None."""
     parts = [post_processor or {}]
     if parts[0].get("type") == "Sequence":
         parts = parts[0].get("processors") or []
@@ -420,7 +411,7 @@ def _first_of_template(post_processor: dict | None) -> int | None:
 
 
 def check_bpe_vocab_size(vocab_size: int) -> None:
-    """Raise TokenizerError for a size below that of the bytes and the end of text."""
+    """Raise TokenizerError for a size too small for all bytes and the end of text."""
     if vocab_size < MIN_BPE_VOCAB:
         raise TokenizerError(
             f"--vocab_size {vocab_size} is too small for a byte-level BPE: its 256 bytes and the "
@@ -429,10 +420,10 @@ def check_bpe_vocab_size(vocab_size: int) -> None:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
-    """Byte-level BPE of at most `vocab_size` ids (fewer if the text has no more repeated pairs).
+    """A byte-level BPE of at most `vocab_size` ids; fewer if the text runs out of repeated pairs.
 
     texts: pieces of the text, cut where GPT-2's split rule cuts anyway. All 256 bytes are ids, so
-    that any text can be spelled. Raises TokenizerError below 257.
+    any text can be encoded. Raises TokenizerError for a vocab_size below 257.
     """
     check_bpe_vocab_size(vocab_size)
     import tokenizers
@@ -442,7 +433,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
-        min_frequency=2,  # a pair seen once teaches nothing
+        min_frequency=2,  # a pair that occurs once is not worth an id
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -451,7 +442,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> BytePairTokenizer:
 
 
 def byte_level_bpe(merges: Sequence[tuple[str, str]]) -> BytePairTokenizer:
-    """The tokenizer of a list of merges in GPT-2's spelling, such as the lines of `vocab.bpe`."""
+    """The tokenizer of a list of merges in GPT-2's notation, such as the lines of `vocab.bpe`.
+
+    Raises TokenizerError if two merges build the same token.
+    """
     vocab = {character: i for i, character in enumerate(_byte_of_character())}
     for left, right in merges:
         vocab[left + right] = len(vocab)
@@ -504,7 +498,7 @@ def _is_char(spec: dict) -> bool:
 
 
 def _is_byte_level_bpe(spec: dict) -> bool:
-    """Whether BytePairTokenizer's rules hold: its ids, its split, one special token at the end."""
+    """Whether BytePairTokenizer can represent it: ids, split rule, one special token at the end."""
     model, split = spec["model"], spec.get("pre_tokenizer") or {}
     plain = not any(
         model.get(key)
@@ -539,7 +533,7 @@ def _only_special_is(spec: dict, token_id: int) -> bool:
 
 
 def _merges(model: dict) -> list[tuple[str, str]]:
-    """The merges of a BPE model as pairs; older files hold them as "left right"."""
+    """The merges of a BPE model as pairs; older files store them as "left right"."""
     return [
         tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
         for merge in model["merges"]
@@ -548,7 +542,7 @@ def _merges(model: dict) -> list[tuple[str, str]]:
 
 @functools.cache
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's spelling of bytes as visible characters, in the order of its ids."""
+    """{visible character: byte}: GPT-2's notation of bytes, in the order of its ids."""
     visible = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     hidden = [b for b in range(256) if b not in visible]
     spelled = {chr(b): b for b in visible}

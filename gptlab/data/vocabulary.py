@@ -1,4 +1,4 @@
-"""Which tokenizer a text gets, and what a BPE learns its merges from."""
+"""Choose the tokenizer of a text, and the sample that a BPE learns its merges from."""
 
 import contextlib
 import re
@@ -20,27 +20,27 @@ from gptlab.files import display
 
 KINDS = ("auto", "char", "bpe", "gpt2")
 DEFAULT_BPE_VOCAB = 8192
-# "auto" takes characters for a small text with a small alphabet.
+# "auto" chooses characters for a small text with a small alphabet.
 CHAR_MAX_BYTES = 5_000_000
 CHAR_MAX_ALPHABET = 300
-# A BPE learns from at most this much text, evenly spread, and from at most this much of different
-# words: the trainer keeps each of them, at about 100 bytes per byte. English has some 8 MB in 100
-# MB of text; Chinese, where a word ends at the next comma, nearly as much as it has text.
+# A BPE learns from at most BPE_TRAIN_BYTES of text, evenly spread, with at most BPE_WORD_BYTES of
+# distinct words: the trainer keeps each of them, at about 100 bytes per byte. 100 MB of English
+# have about 8 MB of distinct words; in Chinese, where a word ends only at punctuation, distinct
+# words have nearly the size of the text.
 BPE_TRAIN_BYTES = 64_000_000
 BPE_WORD_BYTES = 4_000_000
 BPE_PIECE_BYTES = 1 << 16
-# Longer words than this are cut for the trainer, whose work grows with the square of their length.
+# Longer words are cut for the trainer, whose work grows with the square of their length.
 _MAY_BE_LONG = re.compile(r"\S{256}|\s{256}")
 _LONG_WORD = re.compile(r"\w{256}|[^\w\s]{256}|\s{256}")
 
 
 def ready_tokenizer(word: str) -> Tokenizer | None:
-    """The tokenizer that needs no text: GPT-2's, or the one at a path.
+    """An existing tokenizer: GPT-2's, or the one at a path; None for "auto", "char" and "bpe".
 
-    A path is that of a tokenizer.json, of a folder with one (a Hugging Face model, a dataset), or
-    of a run or a checkpoint. None for "auto", "char" and "bpe". Raises ConfigError for a word that
-    is neither a kind nor a path, TokenizerError for a file without a tokenizer or where GPT-2's
-    cannot be had.
+    word: a kind, or the path of a tokenizer.json, a folder with one (a Hugging Face model, a
+    dataset), a run or a checkpoint. Raises ConfigError for a word that is neither a kind nor a
+    path, TokenizerError for a file without a tokenizer or if GPT-2's cannot be downloaded.
     """
     if word == "gpt2":
         return gpt2_tokenizer()
@@ -49,9 +49,8 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
     path = Path(word).expanduser()
     if (path / "tokenizer.json").is_file():
         return folder_tokenizer(path)
-    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
-        if checkpoint.is_file() and checkpoint.suffix == ".pt":
-            return _tokenizer_of_checkpoint(checkpoint)
+    if checkpoint := _checkpoint_at(path):
+        return _tokenizer_of_checkpoint(checkpoint)
     if not path.is_file():
         raise ConfigError(
             f"tokenizer cannot be {word!r}: choose {', '.join(KINDS)}, or name an existing "
@@ -61,36 +60,41 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
 
 
 def chat_template_at(word: str) -> str:
-    """The chat template of the model at a path that `ready_tokenizer` takes; "" for none."""
+    """The chat template of the model at a path that `ready_tokenizer` accepts; "" for none."""
     path = Path(word).expanduser()
     if (path / "config.json").is_file():
         return folder_chat_template(path)
-    for checkpoint in (path, path / "best.pt", path / "ckpt.pt"):
-        if checkpoint.is_file() and checkpoint.suffix == ".pt":
-            with contextlib.suppress(Exception):  # its tokenizer was found elsewhere
-                template = _content(checkpoint).get("chat_template")
-                return template if isinstance(template, str) else ""
+    if checkpoint := _checkpoint_at(path):
+        with contextlib.suppress(Exception):  # `ready_tokenizer` reports a damaged file
+            template = _content(checkpoint).get("chat_template")
+            return template if isinstance(template, str) else ""
     return ""
 
 
+def _checkpoint_at(path: Path) -> Path | None:
+    """The checkpoint that a path names, itself or as a run."""
+    found = (path, path / "best.pt", path / "ckpt.pt")
+    return next((each for each in found if each.is_file() and each.suffix == ".pt"), None)
+
+
 def _content(path: Path) -> dict:
-    """A checkpoint without its weights, which are mapped and not read."""
+    """The content of a checkpoint; its weights are memory-mapped and not read."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
+        warnings.simplefilter("ignore")  # about odd pickles, which are refused anyway
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
-    """The tokenizer that travels in a checkpoint."""
+    """The tokenizer stored in a checkpoint. Raises TokenizerError if it has none."""
     try:
         return Tokenizer.from_json(_content(path)["tokenizer"]["json"])
     except MemoryError:
         raise
-    except Exception:  # torch's reader meets damage with errors of every kind
+    except Exception:  # torch raises errors of many kinds for a damaged file
         raise TokenizerError(
-            f"{display(path)} holds no tokenizer: name a checkpoint of gptlab that was trained on "
+            f"{display(path)} holds no tokenizer: name a gptlab checkpoint that was trained on "
             "text, or a tokenizer.json."
         ) from None
 
@@ -103,11 +107,12 @@ def learn_tokenizer(
     progress: Callable[[str, int, int | None], None],
     note: Callable[[str], None],
 ) -> Tokenizer:
-    """The tokenizer of a text: kind is "char", "bpe", or "auto" for the one that suits it.
+    """A tokenizer for a text. kind: "char", "bpe", or "auto", which chooses one of them.
 
-    vocab_size: of a BPE, at most; None is the default. It learns from `train` only. An alphabet is
-    that of the whole text, so that the validation text can be spelled. progress: called with
-    (stage, bytes since the last call, bytes in all or None).
+    vocab_size: the largest vocabulary of a BPE; None means the default. A BPE learns only from
+    `train`. An alphabet is that of the whole text, so that the validation text can be encoded.
+    progress: called with (stage, bytes since the last call, total bytes or None). note: called with
+    each message for the user.
     """
     if kind == "auto":
         kind = "bpe"
@@ -122,8 +127,8 @@ def learn_tokenizer(
     tokenizer = train_bpe(_training_texts(store, train, progress, note), wanted)
     if tokenizer.vocab_size < wanted:
         note(
-            f"{train.bytes:,} bytes of training text support {tokenizer.vocab_size:,} ids, fewer "
-            f"than {wanted:,}; the vocabulary has {tokenizer.vocab_size:,}."
+            f"{train.bytes:,} bytes of training text support only {tokenizer.vocab_size:,} ids "
+            f"instead of {wanted:,}."
         )
     return tokenizer
 
@@ -138,11 +143,11 @@ def _training_texts(
     if train.bytes > BPE_WORD_BYTES:
         share *= _share_of_words(_evenly(store, train, share))
     if share < 1:
-        note(f"The vocabulary is learned from {share:.0%} of the training text, evenly spread.")
+        note(f"The tokenizer learns from {share:.0%} of the training text, evenly spread.")
     for text in _evenly(store, train, share):
         progress("learning the vocabulary", int(len(text.encode()) / share), train.bytes)
         yield from short_words(text)
-    progress("merging pairs", 0, None)  # the trainer has all words now
+    progress("merging pairs", 0, None)  # the trainer now has all words
 
 
 def _evenly(store: TextStore, train: Split, share: float) -> Iterator[str]:
@@ -152,7 +157,7 @@ def _evenly(store: TextStore, train: Split, share: float) -> Iterator[str]:
 
 
 def _share_of_words(texts: Iterator[str]) -> float:
-    """The share of these texts at which their different words reach BPE_WORD_BYTES, at most 1."""
+    """The share of these texts whose distinct words have BPE_WORD_BYTES, at most 1."""
     words, size, read, limit = set(), 0, 0, None
     for text in texts:
         read += len(text)
@@ -167,7 +172,8 @@ def _share_of_words(texts: Iterator[str]) -> float:
 
 
 def short_words(text: str) -> Iterator[str]:
-    """A text in pieces whose words, in the sense of a split rule, have a few hundred characters."""
+    """Cut a text into pieces whose words, as a split rule sees them, have at most a few hundred
+    characters."""
     start = 0
     if _MAY_BE_LONG.search(text):
         for match in _LONG_WORD.finditer(text):

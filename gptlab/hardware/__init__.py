@@ -1,4 +1,4 @@
-"""What this machine has, and which device, precision and compile mode follow from it.
+"""Detect the hardware of this machine, and choose device, precision and compile mode for it.
 
 The names below are imported on first use (PEP 562): `gptlab.hardware` itself imports no torch.
 """

@@ -1,4 +1,4 @@
-"""What --device and --dtype come to on a machine: pure functions of the report."""
+"""Resolve --device and --dtype on a machine: pure functions of the hardware report."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from gptlab.hardware.report import Device, Hardware, best_device, best_dtype
 class Choice:
     """The device and precision of a run, and why.
 
-    use_scaler: float16 gradients underflow without a loss scaler, which CUDA and ROCm have.
-    slow: an explicit wish was obeyed although it costs speed; `reason` is worth a warning then.
+    use_scaler: whether to scale the loss, so that float16 gradients do not underflow.
+    slow: True if an explicit request costs speed; `reason` then deserves a warning.
     """
 
     device: str
@@ -27,11 +27,12 @@ def choose(hardware: Hardware, device: str = "auto", dtype: str = "auto") -> Cho
 
     device: "auto", a name in the report ("cuda:1"), a kind ("cuda", "rocm", "xpu", "mps", "cpu")
     or "gpu" for any accelerator. dtype: "auto", "float32", "bfloat16" or "float16".
-    What this machine can only do slowly is obeyed; HardwareError for what it cannot do.
+    A request that is slow on this machine is obeyed. Raises HardwareError for one that is
+    impossible.
     """
     chosen, device_reason = _choose_device(hardware, device.strip().lower())
     dtype, dtype_reason, slow = _choose_dtype(chosen, dtype.strip().lower())
-    # float16 passes _choose_dtype only where there is a scaler
+    # _choose_dtype accepts float16 only on devices that have a scaler
     return Choice(chosen.name, dtype, dtype == "float16", f"{device_reason}; {dtype_reason}", slow)
 
 
@@ -43,12 +44,12 @@ def _choose_device(hardware: Hardware, request: str) -> tuple[Device, str]:
         names = ", ".join(device.name for device in hardware.devices)
         note = f" {hardware.notes[0]}" if hardware.notes else ""
         raise HardwareError(
-            f"There is no device {request!r} here: this machine has {names}; write --device "
-            f"{hardware.recommended.device}, or leave --device out.{note}"
+            f"There is no device {request!r} here: this machine has {names}; use --device "
+            f"{hardware.recommended.device}, or leave out --device.{note}"
         )
     for device in matches:
         if device.usable:
-            return device, f"{device.name} ({device.description}) was asked for"
+            return device, f"{device.name} ({device.description}) was requested"
     raise HardwareError(f"{matches[0].name} cannot be used: {matches[0].reason}.")
 
 
@@ -58,7 +59,7 @@ def _matches(device: Device, request: str) -> bool:
         return device.kind != "cpu"
     kind, _, index = request.partition(":")
     if device.kind == kind == "rocm":
-        kind = "cuda"  # torch's own word for both
+        kind = "cuda"  # torch uses this name for both
     own_kind, _, own_index = device.name.partition(":")
     return kind == own_kind and index in ("", own_index or "0")
 
@@ -68,12 +69,12 @@ def _choose_dtype(device: Device, request: str) -> tuple[str, str, bool]:
     if request == "auto":
         return *best_dtype(device), False
     if request not in DTYPES:
-        raise HardwareError(f"{request!r} is no precision: write auto, {' or '.join(DTYPES)}.")
+        raise HardwareError(f"{request!r} is not a precision: use auto, {' or '.join(DTYPES)}.")
     precision = device.precision(request)
     if not precision.supported:
         raise HardwareError(
-            f"{device.name} cannot train in {request}, because {precision.reason}: write --dtype "
-            f"{best_dtype(device)[0]}, or leave --dtype out."
+            f"{device.name} cannot train in {request}, because {precision.reason}: use --dtype "
+            f"{best_dtype(device)[0]}, or leave out --dtype."
         )
     but = "and" if precision.fast else "but"
-    return request, f"{request} was asked for, {but} {precision.reason}", not precision.fast
+    return request, f"{request} was requested, {but} {precision.reason}", not precision.fast

@@ -1,7 +1,7 @@
-"""The raw facts about this machine: what torch, the operating system and a few trials say.
+"""The raw facts about this machine, from torch, the operating system and a few trials.
 
-Nothing here judges; hardware.py does, from these facts alone. No vendor's command is called:
-nvidia-smi may be absent, and is on ROCm, in many containers and on Windows.
+Nothing is judged here; report.py does that from these facts alone. No vendor command is called:
+nvidia-smi may be missing, as it is on ROCm, in many containers and on Windows.
 """
 
 import ctypes
@@ -26,42 +26,42 @@ SHOWN_INSTRUCTIONS = re.compile(r"avx2$|avx512_(f|vnni|bf16|fp16)$|amx_|neon$|sv
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """What torch and the system say about one device."""
+    """What torch and the operating system report about one device."""
 
-    name: str  # as torch writes it: "cpu", "cuda:0", "mps", "xpu:0"
+    name: str  # torch's name: "cpu", "cuda:0", "mps", "xpu:0"
     kind: str  # cpu | cuda | rocm | mps | xpu
-    description: str  # the product's name
+    description: str  # the name of the product
     memory_total: int | None = None  # bytes
     memory_free: int | None = None  # bytes
     capability: tuple[int, int] | None = None  # compute capability (CUDA)
     architecture: str = ""  # "gfx942" (ROCm)
     instruction_sets: tuple[str, ...] = ()  # (CPU)
-    trials: Mapping[str, Trial] = field(default_factory=dict)  # by dtype; empty: not tried
-    attention_kernels: tuple[str, ...] = ()  # those that ran when they alone were allowed
+    trials: Mapping[str, Trial] = field(default_factory=dict)  # by dtype; empty if not tried
+    attention_kernels: tuple[str, ...] = ()  # those that ran when no other was allowed
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What torch and the system say about the machine."""
+    """What torch and the operating system report about the machine."""
 
     devices: tuple[DeviceFacts, ...]  # accelerators in torch's order, then the CPU
-    cores: int  # that this process may use
+    cores: int  # usable by this process
     system: str  # Linux | Darwin | Windows
     python_version: str
     torch_version: str
-    torch_architectures: tuple[str, ...] = ()  # what its CUDA kernels are built for: "sm_90"
-    cpp_compiler: str = ""  # path, "" where there is none
+    torch_architectures: tuple[str, ...] = ()  # targets of torch's CUDA kernels: "sm_90"
+    cpp_compiler: str = ""  # its path, or ""
     python_headers: bool = False
     torch_folder: str = ""  # where torch is installed
     triton: bool = False
-    driver: str = ""  # the accelerator whose driver the system shows, used by torch or not
-    complaints: tuple[str, ...] = ()  # what torch warned about while it was asked
+    driver: str = ""  # the vendor of an accelerator driver, whether torch uses it or not
+    complaints: tuple[str, ...] = ()  # torch's warnings during the probe
 
 
 def probe(only: str | None = None) -> Facts:
-    """Ask torch and the system about this machine, and try its devices.
+    """Query torch and the operating system about this machine, and try its devices.
 
-    only: the one device to try; the others are listed untried, without their free memory.
+    only: the one device to try; the others are listed without trials and free memory.
     """
     import torch
 
@@ -87,7 +87,7 @@ def probe(only: str | None = None) -> Facts:
 
 
 def _tried(name: str, only: str | None, kernels_in: str) -> dict:
-    """The trials of a device, as fields of DeviceFacts; none for a device that is not asked for."""
+    """The trials of a device, as fields of DeviceFacts; {} for a device that is not to be tried."""
     if only not in (None, name, name.split(":")[0]):
         return {}
     trials = try_precisions(name, DTYPES)
@@ -137,7 +137,7 @@ def _xpu_devices(only: str | None) -> list[DeviceFacts]:
         if tried:
             try:
                 free = torch.xpu.mem_get_info(index)[0]
-            except RuntimeError:  # some drivers do not tell
+            except RuntimeError:  # some drivers do not report it
                 pass
         devices.append(
             DeviceFacts(
@@ -190,7 +190,7 @@ def _cpu_device(only: str | None) -> DeviceFacts:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use: affinity and a container's quota count."""
+    """The CPU cores that this process may use, by its affinity and a container's quota."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -201,9 +201,9 @@ def usable_cores() -> int:
 
 
 def system_memory() -> tuple[int | None, int | None]:
-    """(total, free) bytes of main memory; None for what the system does not tell.
+    """(total, free) bytes of main memory; None for what the system does not report.
 
-    On Linux a container's limit counts, and memory that only caches files is free.
+    On Linux a container's limit applies, and memory that only caches files is free.
     """
     if platform.system() == "Windows":
         return _windows_memory()
@@ -253,9 +253,9 @@ def _windows_memory() -> tuple[int | None, int | None]:
 
 
 def accelerator_driver() -> str:
-    """The accelerator whose driver this system shows ("NVIDIA", "AMD", "Apple"), or "".
+    """The vendor whose accelerator driver is installed ("NVIDIA", "AMD", "Apple"), or "".
 
-    Needs no torch: the installer asks it to decide which torch to fetch.
+    Needs no torch: setup uses it to decide which build of torch to install.
     """
     if platform.system() == "Darwin":
         return "Apple" if platform.machine() == "arm64" else ""
@@ -269,13 +269,13 @@ def accelerator_driver() -> str:
 
 
 def _cpp_compiler() -> str:
-    """The C++ compiler that torch.compile would call for CPU code, or ""."""
+    """The path of the C++ compiler that torch.compile uses for CPU code, or ""."""
     default = {"Darwin": "clang++", "Windows": "cl"}.get(platform.system(), "g++")
     return shutil.which(os.environ.get("CXX") or default) or ""
 
 
 def _read(path: str) -> str:
-    """The text of a small file of the system, "" where it is absent."""
+    """The text of a small system file, or "" if it is missing."""
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError:

@@ -1,12 +1,12 @@
-"""What this machine has, and which device, precision and compile mode follow from it.
+"""The hardware report: devices, precisions and compile support, with a recommendation.
 
-Three steps, kept apart so that each is tested without the hardware that it is about:
+Three separate steps, so that each can be tested without the hardware:
 
-    probe() -> Facts                  asks torch and the system, tries real operations
+    probe() -> Facts                  query torch and the system, try real operations
     judge(facts) -> Hardware          what works, what is fast, what is recommended, and why
-    choose(hardware, ...) -> Choice   what --device and --dtype come to
+    choose(hardware, ...) -> Choice   resolve --device and --dtype
 
-`detect()` is the first two. The last two are pure functions.
+`detect()` combines the first two. The last two are pure functions.
 """
 
 import re
@@ -16,10 +16,10 @@ from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts, probe
 
 KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple MPS", "cpu": "CPU"}
 
-# A CPU's bfloat16 must beat float32 by this much in a trial before it is worth its lost digits.
+# On a CPU, bfloat16 must be this much faster than float32 in a trial to be worth its lost digits.
 CPU_BFLOAT16_GAIN = 1.2
 
-COMPILE_COST = "it takes up to a minute, so `auto` leaves it to runs that win that back"
+COMPILE_COST = "compiling takes up to a minute, so `auto` uses it only for runs that save more"
 
 # AMD architectures with matrix instructions for bfloat16: MI100 and later, RX 7000 and later.
 ROCM_BFLOAT16 = re.compile(r"gfx(908|90a|94|95|11|12)")
@@ -27,7 +27,7 @@ ROCM_BFLOAT16 = re.compile(r"gfx(908|90a|94|95|11|12)")
 
 @dataclass(frozen=True)
 class Precision:
-    """Whether a device can train in `dtype`, and whether that pays."""
+    """Whether a device can train in `dtype`, and whether it is fast."""
 
     dtype: str
     supported: bool
@@ -37,7 +37,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class CompileSupport:
-    """Whether torch.compile finds what it needs for a device."""
+    """Whether torch.compile works for a device."""
 
     available: bool
     reason: str
@@ -45,11 +45,11 @@ class CompileSupport:
 
 @dataclass(frozen=True)
 class Device:
-    """One device, judged. Memory in bytes, None where the system does not tell."""
+    """What one device can do. Memory is in bytes; None if the system does not report it."""
 
-    name: str  # as torch writes it: "cpu", "cuda:0", "mps", "xpu:0"
+    name: str  # torch's name: "cpu", "cuda:0", "mps", "xpu:0"
     kind: str  # cpu | cuda | rocm | mps | xpu
-    description: str  # the product's name
+    description: str  # the name of the product
     memory_total: int | None
     memory_free: int | None
     capability: tuple[int, int] | None  # compute capability (CUDA)
@@ -59,7 +59,7 @@ class Device:
     attention_kernels: tuple[str, ...]
     compile: CompileSupport
     usable: bool
-    reason: str  # why it is usable, or why not
+    reason: str  # why it is or is not usable
 
     def precision(self, dtype: str) -> Precision:
         """The judgement of one precision."""
@@ -68,7 +68,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What "auto" means on this machine, each with its reason."""
+    """What "auto" means on this machine, with the reasons."""
 
     device: str
     device_reason: str
@@ -80,14 +80,14 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Hardware:
-    """The report on a machine. `devices`: in the order of preference, the CPU last."""
+    """The report on a machine. devices: in order of preference, the CPU last."""
 
     devices: tuple[Device, ...]
-    cores: int  # that this process may use
+    cores: int  # usable by this process
     system: str
     python_version: str
     torch_version: str
-    notes: tuple[str, ...]  # sentences on what stands in the way of an accelerator
+    notes: tuple[str, ...]  # sentences about an accelerator that cannot be used
     recommended: Recommendation
 
     def device(self, name: str) -> Device:
@@ -95,7 +95,7 @@ class Hardware:
         return next(device for device in self.devices if device.name == name)
 
     def in_words(self, name: str) -> str:
-        """The machine and one of its devices in a line."""
+        """The machine and one of its devices in one line."""
         device = self.device(name)
         memory = f", {device.memory_total / 2**30:.0f} GiB" if device.memory_total else ""
         return (
@@ -104,21 +104,21 @@ class Hardware:
         )
 
     def to_dict(self) -> dict:
-        """Plain types, for JSON."""
+        """The report as plain types, for JSON."""
         return asdict(self)
 
 
 def detect(only: str | None = None) -> Hardware:
-    """Ask and try this machine: tenths of a second after `import torch`.
+    """Probe and judge this machine: tenths of a second after `import torch`.
 
-    only: the one device to try (each rank of torchrun names its own, so that eight processes do
-    not open eight devices each); the others are judged by what they say of themselves.
+    only: the one device to try; the others are judged without a trial. Each rank of torchrun names
+    its own device, so that eight processes do not open eight devices each.
     """
     return judge(probe(only))
 
 
 def judge(facts: Facts) -> Hardware:
-    """The report that follows from the facts: a pure function."""
+    """The report on these facts: a pure function."""
     devices = tuple(_judge_device(device, facts) for device in facts.devices)
     device, device_reason = best_device(devices)
     dtype, dtype_reason = best_dtype(device)
@@ -166,7 +166,7 @@ def _judge_usable(device: DeviceFacts, facts: Facts) -> tuple[bool, str]:
     if not error:
         return True, "a trial operation worked"
     if device.kind not in ("cuda", "rocm") or "kernel image" not in error:
-        return False, f"its first operation failed with {error!r}"
+        return False, f"a trial operation failed with {error!r}"
     architecture = device.architecture or "sm_{}{}".format(*device.capability)
     return False, (
         f"torch {facts.torch_version} has no kernels for {device.description} ({architecture}; "
@@ -216,7 +216,7 @@ def _judge_cuda_half(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
     needed = (8, 0) if dtype == "bfloat16" else (7, 0)
     if device.capability >= needed:
         return True, f"{capability} has tensor cores for {dtype}"
-    return False, f"{capability} is below {needed[0]}.{needed[1]}, where {dtype} became fast"
+    return False, f"{capability} is below {needed[0]}.{needed[1]}, which fast {dtype} needs"
 
 
 def _judge_rocm_half(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
@@ -230,32 +230,32 @@ def _judge_rocm_half(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
 def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
     headers = "" if facts.python_headers else "Python's headers (Python.h) are missing"
     if device.kind == "mps":
-        return CompileSupport(False, "torch.compile is young on Apple GPUs")
+        return CompileSupport(False, "torch.compile is still immature on Apple GPUs")
     if device.kind == "cpu":
         if not facts.cpp_compiler:
             wanted = {"Windows": "cl", "Darwin": "clang++"}.get(facts.system, "g++")
             return CompileSupport(False, f"there is no C++ compiler here ({wanted})")
         if headers:
             return CompileSupport(False, headers)
-        if " " in facts.torch_folder:  # torch 2.13 hands its own folder unquoted to the compiler
-            return CompileSupport(False, "torch cannot compile from a folder with a space in it")
-        return CompileSupport(True, f"{facts.cpp_compiler} is there; {COMPILE_COST}")
+        if " " in facts.torch_folder:  # torch 2.13 does not quote its folder for the compiler
+            return CompileSupport(False, "torch cannot compile if its folder has a space in it")
+        return CompileSupport(True, f"{facts.cpp_compiler} was found; {COMPILE_COST}")
     if not facts.triton:
         return CompileSupport(False, "the package triton is not installed")
     if device.kind == "cuda" and device.capability < (7, 0):
         return CompileSupport(False, "triton needs compute capability 7.0")
     if headers and facts.system != "Windows":
         return CompileSupport(False, headers)
-    return CompileSupport(True, f"triton is there; {COMPILE_COST}")
+    return CompileSupport(True, f"triton was found; {COMPILE_COST}")
 
 
 def _notes(facts: Facts) -> tuple[str, ...]:
-    """Sentences on an accelerator that is there and that this torch does not see."""
+    """Sentences about torch's warnings and about an accelerator that torch does not use."""
     notes = [f"torch says: {complaint}." for complaint in facts.complaints]
     seen = {"NVIDIA": "cuda", "AMD": "rocm", "Apple": "mps"}
     if facts.driver and seen[facts.driver] not in {device.kind for device in facts.devices}:
         notes.append(
-            f"The system shows an {facts.driver} device that torch {facts.torch_version} does not "
+            f"This machine has an {facts.driver} device that torch {facts.torch_version} does not "
             "use: install the build of torch for it from https://pytorch.org/get-started/locally."
         )
     return tuple(notes)
@@ -273,7 +273,7 @@ def best_device(devices: tuple[Device, ...]) -> tuple[Device, str]:
 
 def best_dtype(device: Device) -> tuple[str, str]:
     if device.kind == "mps":
-        return "float32", "float32, which is right on every version of macOS"
+        return "float32", "float32, which is correct on every version of macOS"
     for dtype in ("bfloat16", "float16"):
         precision = device.precision(dtype)
         if precision.supported and precision.fast:

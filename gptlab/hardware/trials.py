@@ -1,8 +1,8 @@
-"""Real operations on a device: does it compute, how fast, and is its attention right?
+"""Try real operations on a device: whether it computes, how fast, and whether attention is right.
 
-A device can be "available" while its first operation fails (a wheel without kernels for this
-card), and a precision "supported" while it runs 90 times slower than float32 (bfloat16 on a CPU
-without the instructions: measured 0.7 against 64 GFLOP/s). So both are tried.
+A device may be "available" although its first operation fails (a wheel without kernels for this
+card). A precision may be "supported" although it runs 90 times slower than float32 (bfloat16 on a
+CPU without the instructions: measured 0.7 against 64 GFLOP/s). Both are therefore tried.
 """
 
 import re
@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# Dense peaks in TFLOP/s of bfloat16 and float16 matrix products with float32 accumulation, as the
-# vendors' data sheets give them. A name must match wholly, so that a laptop's or a partitioned
-# card falls through to the measurement. Older cards have the float16 number only.
+# Dense peak TFLOP/s of bfloat16 and float16 matrix products with float32 accumulation, from the
+# vendors' data sheets. The whole name must match, so that a laptop or partitioned card is measured
+# instead. Older cards have only the float16 figure.
 PEAK_TFLOPS = (
     (r"GB200.*", 2500.0),
     (r"B200.*", 2250.0),
@@ -41,35 +41,35 @@ PEAK_TFLOPS = (
     (r"GeForce RTX 3080", 59.5),
     (r"GeForce RTX 3070", 40.6),
     (r"Instinct (MI300X|MI325X).*", 1307.4),
-    (r"Instinct MI250X.*", 191.5),  # of one of its two dies, each a device of its own
+    (r"Instinct MI250X.*", 191.5),  # one of its two dies, each of which is a device
     (r"Instinct MI210.*", 181.0),
     (r"Radeon RX 7900 XTX", 122.8),
 )
 PEAK_TFLOPS_FLOAT16 = ((r"V100-SXM.*", 125.0), (r"V100-PCIE.*", 112.0), (r"T4", 65.0))
 
-SLOW_FLOPS = 4e9  # of a CPU core in a precision that it has no instructions for
+SLOW_FLOPS = 4e9  # a CPU core in a precision without its own instructions stays below this
 
 PRODUCT = re.compile(r"^(NVIDIA |Tesla |AMD )*")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one real matrix product did."""
+    """The result of one real matrix product."""
 
-    error: str = ""  # "" when it worked
-    flops: float | None = None  # of one core; only where speed decides, that is on a CPU
+    error: str = ""  # "" if it worked
+    flops: float | None = None  # FLOP/s of one core; only on a CPU, where speed decides
 
 
 @dataclass(frozen=True)
 class PeakFlops:
-    """The most FLOP/s that a device reaches in one precision, and where the figure is from."""
+    """The peak FLOP/s of a device in one precision, and the source of the figure."""
 
     value: float
     source: str  # "table" | "measured"
 
 
 def synchronize(device) -> None:
-    """Wait until the device has done what was queued on it."""
+    """Wait until the device has finished all queued work."""
     import torch
 
     device = torch.device(device)
@@ -78,13 +78,13 @@ def synchronize(device) -> None:
 
 
 def describe_error(error: BaseException) -> str:
-    """The first line of an error of torch, without the full stop."""
+    """The first line of an error, without the full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def try_precisions(device: str, dtypes: Sequence[str]) -> dict[str, Trial]:
-    """One product forward and backward in each precision; on a CPU with its speed."""
+    """Try one product, forward and backward, in each precision; on a CPU also measure its speed."""
     trials = {}
     for dtype in dtypes:
         try:
@@ -99,7 +99,7 @@ def try_precisions(device: str, dtypes: Sequence[str]) -> dict[str, Trial]:
 
 
 def _try_product(device: str, dtype: str) -> None:
-    """Raise RuntimeError unless a 32 x 32 product, forward and backward, is right on `device`."""
+    """Raise RuntimeError unless a 32 x 32 product is right on `device`, forward and backward."""
     import torch
 
     x = torch.arange(32 * 32, dtype=torch.float32).view(32, 32) % 7 - 3  # exact in every precision
@@ -114,10 +114,10 @@ def _try_product(device: str, dtype: str) -> None:
 
 
 def _cpu_flops(dtypes: Sequence[str]) -> dict[str, float]:
-    """FLOP/s of one CPU core in each precision, in about 0.2 s.
+    """The FLOP/s of one CPU core in each precision, measured in about 0.2 s.
 
-    One thread and the best of alternating rounds: two threads wait for each other, and then a busy
-    machine decides the comparison (seen: float32 60 times slower than it is).
+    One thread, and the best of alternating rounds: two threads wait for each other, so a busy
+    machine would distort the comparison (float32 has been measured 60 times too slow).
     """
     import torch
 
@@ -128,7 +128,7 @@ def _cpu_flops(dtypes: Sequence[str]) -> dict[str, float]:
         for _ in range(3):
             for dtype in dtypes:
                 flops = measure_flops("cpu", dtype, seconds=0.0, size=128)
-                if flops > SLOW_FLOPS:  # else a larger product takes longer than it is worth
+                if flops > SLOW_FLOPS:  # otherwise a larger product takes too long
                     flops = measure_flops("cpu", dtype, seconds=0.02, size=512)
                 best[dtype] = max(best[dtype], flops)
     finally:
@@ -139,8 +139,8 @@ def _cpu_flops(dtypes: Sequence[str]) -> dict[str, float]:
 def measure_flops(device: str, dtype: str, seconds: float = 0.2, size: int | None = None) -> float:
     """The best FLOP/s of square matrix products in `dtype` within about `seconds`.
 
-    size: rows and columns; without it, doubled until one product takes 2 ms. On a CPU the figure
-    is that of torch's present number of threads.
+    size: rows and columns; None doubles it until one product takes 2 ms. On a CPU this uses torch's
+    current number of threads.
     """
     import torch
 
@@ -173,10 +173,10 @@ def measure_flops(device: str, dtype: str, seconds: float = 0.2, size: int | Non
 
 
 def peak_flops(device: str, dtype: str, description: str | None = None) -> PeakFlops:
-    """The peak FLOP/s of a device in `dtype`: the data sheet's, or measured in about 0.2 s.
+    """The peak FLOP/s of a device in `dtype`, from the data sheet or measured in about 0.2 s.
 
-    description: the product's name (asked of torch when absent). float32 is always measured: its
-    speed depends on whether TF32 is allowed at the moment.
+    description: the name of the product; None asks torch. float32 is always measured, because its
+    speed depends on whether TF32 is currently allowed.
     """
     if description is None:
         description = product_name(device)
@@ -187,7 +187,7 @@ def peak_flops(device: str, dtype: str, description: str | None = None) -> PeakF
 
 
 def listed_peak_flops(description: str, dtype: str) -> float | None:
-    """The data sheet's FLOP/s of this product, or None where the table does not have it."""
+    """The data sheet's FLOP/s of this product, or None if the table does not list it."""
     table = PEAK_TFLOPS if dtype in ("bfloat16", "float16") else ()
     if dtype == "float16":
         table += PEAK_TFLOPS_FLOAT16
@@ -201,7 +201,7 @@ def listed_peak_flops(description: str, dtype: str) -> float | None:
 
 
 def product_name(device: str) -> str:
-    """What torch calls the product behind an accelerator; "" for the CPU and for MPS."""
+    """Torch's name of the product behind an accelerator; "" for the CPU and MPS."""
     import torch
 
     if device.startswith(("cuda", "xpu")):
@@ -210,7 +210,7 @@ def product_name(device: str) -> str:
 
 
 def try_attention_kernels(device: str, dtype: str) -> tuple[str, ...]:
-    """The kernels of scaled_dot_product_attention that run forward and backward when alone."""
+    """The kernels of scaled_dot_product_attention that run forward and backward on their own."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -227,7 +227,7 @@ def try_attention_kernels(device: str, dtype: str) -> tuple[str, ...]:
         x.requires_grad_()
         try:
             with warnings.catch_warnings(), sdpa_kernel(backend):
-                warnings.simplefilter("ignore")  # torch explains each kernel that does not fit
+                warnings.simplefilter("ignore")  # torch warns about each kernel that does not fit
                 out = torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
                 out.sum().backward()
                 synchronize(device)
@@ -242,10 +242,10 @@ def attention_is_causal(
 ) -> bool:
     """Whether fused attention on this device is right: a check of milliseconds before a run.
 
-    It has been silently wrong on some devices: future tokens leaked in half precision on MPS, NaN
-    came out on ROCm. Checked are, with `is_causal=True` and with a mask: equality with the plain
-    formula in float32; that earlier outputs do not move when the last token changes; that no
-    gradient of earlier outputs reaches the last token; and that everything is finite.
+    Fused attention has been silently wrong on some devices: future tokens leaked in half precision
+    on MPS, and ROCm returned NaN. With `is_causal=True` and with a mask, this checks that outputs
+    equal the plain formula in float32, that earlier outputs do not change when the last token does,
+    that no gradient of earlier outputs reaches the last token, and that all values are finite.
 
     attention: a function with the signature of scaled_dot_product_attention, which is the default.
     """

@@ -1,4 +1,4 @@
-"""The likeliest text instead of a drawn one: beam search over the cached decoder."""
+"""Beam search with the cached decoder: the likeliest text instead of a random one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Hypothesis:
 
     @property
     def score(self) -> float:
-        """Mean log-probability per token, by which texts of unequal length are compared."""
+        """Mean log-probability per token, which makes texts of different lengths comparable."""
         return self.total / max(1, len(self.token_ids))
 
     def extended(self, token: int, total: float) -> "Hypothesis":
-        """This continuation with one more token, after which the sum is `total`."""
+        """This continuation with one more token; `total` is the new sum of log-probabilities."""
         log_probs = (*self.log_probs, total - self.total)
         return Hypothesis((*self.token_ids, token), log_probs, total)
 
@@ -37,10 +37,11 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The n_best continuations found, best first, by mean log-probability per token.
 
-    decoder: holds the prompt as its only row, and is used up. A continuation ends where
-    is_finished(token ids) says so, or at max_tokens. Ids from vocab_size on are never chosen. The
-    search ends early when no open beam can still beat the n_best finished ones. Past block_size
-    the window slides as in sampling. Length normalisation: Wu et al. 2016 with exponent 1.
+    decoder: holds the prompt as its only row; the search changes it. A continuation ends when
+    is_finished(token ids) is True, or at max_tokens. Ids from vocab_size on are never chosen. The
+    search ends early when no open beam can still beat the n_best finished ones. Beyond block_size
+    the window slides as in sampling. progress: called with 1 after each step. Length normalisation
+    as in Wu et al. (2016) with exponent 1. Raises GenerationError if the logits are not finite.
     """
     open_beams, finished = [Hypothesis()], []
     parents = [0]  # the row that each open beam continues
@@ -53,7 +54,7 @@ def beam_search(
         totals = log_probs.cpu().double()  # MPS has no float64
         for row, beam in enumerate(open_beams):
             totals[row] += beam.total
-        # of twice as many candidates as beams, at least half do not end the text
+        # an end id is one candidate per beam, so half of twice as many candidates go on
         best = totals.flatten().topk(min(2 * beam_width, totals.numel()))
         ahead, parents = [], []
         for total, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
@@ -77,8 +78,8 @@ def beam_search(
 
 
 def _is_decided(finished, open_beams, max_tokens: int, n_best: int) -> bool:
-    """Whether no open beam can still come among the n_best."""
+    """Whether no open beam can still become one of the n_best."""
     if len(finished) < n_best:
         return False
-    # at best, all that follows has probability 1
+    # at best, all further tokens have probability 1
     return finished[n_best - 1].score >= max(beam.total for beam in open_beams) / max_tokens

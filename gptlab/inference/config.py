@@ -1,4 +1,4 @@
-"""The settings of text generation as plain numbers (no torch)."""
+"""The options of text generation (no torch)."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,18 @@ from gptlab.errors import GenerationError
 class SamplingConfig:
     """Generation.
 
-    How the next token is chosen and when to stop. The filters apply in this order: repetition
-    penalty, temperature, top_k, top_p, min_p; each works on what the one before has left. Raises
-    GenerationError for a value out of range.
+    How to choose the next token and when to stop. The filters apply in this order: repetition
+    penalty, temperature, top_k, top_p, min_p; each works on the tokens that the one before has
+    kept. Raises GenerationError for a value out of range.
     """
 
     max_tokens: Annotated[int, "stop after this many tokens"] = 100
-    temperature: Annotated[float, "below 1 safer, above 1 wilder, 0 takes the likeliest"] = 0.8
-    top_k: Annotated[int, "draw among the k likeliest tokens; 1 takes the likeliest, 0 = all"] = 200
+    temperature: Annotated[float, "below 1 safer, above 1 wilder, 0 = always the likeliest"] = 0.8
+    top_k: Annotated[int, "draw from the k likeliest tokens; 1 = always the likeliest, 0 = all"] = (
+        200
+    )
     top_p: Annotated[
-        float, "draw among the likeliest tokens that hold this probability (Holtzman 2020)"
+        float, "draw from the likeliest tokens that together hold this probability (Holtzman 2020)"
     ] = 0.9
     min_p: Annotated[
         float, "drop tokens less likely than this share of the likeliest one (Nguyen 2024)"
@@ -29,16 +31,16 @@ class SamplingConfig:
         float, "above 1 makes tokens that are already in the text less likely (Keskar 2019)"
     ] = 1.0
     num_samples: Annotated[int, "number of texts for each prompt"] = 1
-    seed: Annotated[int | None, "the same seed gives the same text [a new one each time]"] = None
+    seed: Annotated[int | None, "the same seed gives the same text [new each time]"] = None
     beam_width: Annotated[
         int, "above 1: search for the likeliest text with this many beams instead of drawing"
     ] = 1
     prompt_lookup: Annotated[
         int,
-        "for one text: guess up to this many tokens that followed the same ones before, and check "
-        "them in one step (Saxena 2023): faster, the same text; 0 = off",
+        "with one text: draft up to this many tokens from earlier text and check them in one step "
+        "(Saxena 2023): faster, the same text; 0 = off",
     ] = 10
-    stop: Annotated[tuple[str, ...], "end before this text; may be said several times"] = ()
+    stop: Annotated[tuple[str, ...], "end before this text; may be given several times"] = ()
 
     def __post_init__(self):
         if isinstance(self.stop, str):
@@ -49,7 +51,7 @@ class SamplingConfig:
         if not 0 <= self.temperature < math.inf:
             raise GenerationError(
                 f"temperature is {self.temperature}: it must be 0 (always the likeliest token) or "
-                "a finite number above it, such as 0.8."
+                "a finite positive number such as 0.8."
             )
         if self.top_k < 0:
             raise GenerationError(
@@ -76,7 +78,7 @@ class SamplingConfig:
         if self.seed is not None and self.seed < 0:
             raise GenerationError(f"seed is {self.seed}: it must be 0 or more.")
         if "" in self.stop:
-            raise GenerationError("stop is empty: give it the text to end before, or leave it out.")
+            raise GenerationError("stop is empty: give the text to end before, or leave it out.")
         if 1 < self.beam_width < self.num_samples:
             raise GenerationError(
                 f"num_samples {self.num_samples} is more than beam_width {self.beam_width} beams "

@@ -1,4 +1,4 @@
-"""Prompts in, text out: the fast way through the KV cache, streamed, batched, stoppable."""
+"""Generate text from prompts with a KV cache: streamed, in batches, with stop strings."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -24,9 +24,9 @@ StopReason = Literal["end_of_text", "stop", "max_tokens"]
 class Completion:
     """A text that the model wrote.
 
-    text: the continuation without the prompt, ending before a stop string and before the end of
-    text. token_ids: every token that was chosen, so also those of what the text leaves out.
-    log_probs: of each token under the model itself (temperature 1, no filter), in nats.
+    text: the continuation without the prompt; it ends before a stop string and before the end of
+    text. token_ids: all chosen tokens, including those of a stop string or end of text. log_probs:
+    the log-probability of each token under the model itself (temperature 1, no filter), in nats.
     """
 
     prompt: str | Sequence[int]
@@ -38,7 +38,7 @@ class Completion:
 
 @dataclass
 class _Row:
-    """One text that is being written."""
+    """The state of one text while it is generated."""
 
     prompt: str | Sequence[int]
     prompt_ids: list[int]
@@ -55,40 +55,40 @@ class _Row:
 
 
 def _new_row(prompt, prompt_ids: list[int], config: SamplingConfig, number: int) -> _Row:
-    """Sample `number` of a prompt, not yet begun; its random numbers are its own."""
+    """An empty row for sample `number` of a prompt, with its own random numbers."""
     random = np.random.default_rng(None if config.seed is None else (config.seed, number))
     return _Row(prompt, prompt_ids, TextStream(config.stop), random)
 
 
 class Generator:
-    """Text from a model and its tokenizer.
+    """Generates text with a model and its tokenizer.
 
         generator = Generator(model, tokenizer)
         for piece in generator.stream("Once upon a time", SamplingConfig(max_tokens=50)):
             print(piece, end="")
 
-    A prompt is text, or token ids. Text is plain text: the spelling of the end-of-text mark in it
-    is not the mark. A prompt longer than the model's window keeps its end, with a logged warning;
-    an empty one starts where a document starts. The model's own mode and device are left alone.
-    native: takes the steps on a CPU several times faster (`native.NativeDecoder.of(model)`), with
-    the same results within rounding. Raises GenerationError when the model and the tokenizer do
-    not belong together.
+    A prompt is text or token ids. Text is always plain text: the string of the end-of-text token in
+    it is not that token. Only the end of a prompt longer than the model's window is used, with a
+    logged warning. An empty prompt stands for the start of a document. The model keeps its mode and
+    device. native: decodes several times faster on a CPU (`native.NativeDecoder.of(model)`), with
+    the same results within rounding. Raises GenerationError if the model and the tokenizer do not
+    belong together.
     """
 
-    # rows that share a batch: bounds the memory of the cache, changes no text
+    # rows per batch: limits the memory of the cache and changes no text
     batch_size = 32
 
     def __init__(self, model, tokenizer, native=None):
         if tokenizer.vocab_size > model.config.vocab_size:
             raise GenerationError(
-                f"The tokenizer knows {tokenizer.vocab_size:,} ids and the model "
+                f"The tokenizer knows {tokenizer.vocab_size:,} ids, but the model "
                 f"{model.config.vocab_size:,}: they do not belong together, so use the tokenizer "
                 "that the model was trained with."
             )
         self.model = model
         self.tokenizer = tokenizer
         self.native = native
-        # a text ends with one of these; a chat model's turn may end with a mark of its own
+        # ids that end a text; a chat model may end its turn with another id
         self.end_ids = {tokenizer.eot_id}
 
     def stream(
@@ -97,16 +97,16 @@ class Generator:
         config: SamplingConfig | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Iterator[str]:
-        """Yield the continuation of one prompt piece by piece, as soon as each is certain.
+        """Yield the continuation of one prompt in pieces, each as soon as it is certain.
 
-        Joined, the pieces are the text of `generate`. What the iteration returns (the value of
-        `yield from`) is the Completion. A beam search has one piece: it is certain at its end.
-        progress: as in `generate`.
+        Joined, the pieces are the text of `generate`. The iterator returns the Completion (the
+        value of `yield from`). A beam search yields one piece at its end. progress: as in
+        `generate`. Raises GenerationError for more than one sample.
         """
         config = config or SamplingConfig()
         if config.num_samples > 1:
             raise GenerationError(
-                f"Only one text can be streamed, not num_samples {config.num_samples}: use "
+                f"num_samples is {config.num_samples}, but only one text can be streamed: use "
                 "Generator.generate."
             )
         if config.beam_width > 1:
@@ -127,11 +127,11 @@ class Generator:
         config: SamplingConfig | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> list[Completion]:
-        """num_samples completions of each prompt, those of one prompt together, in order.
+        """num_samples completions of each prompt: all of the first prompt, then the next, in order.
 
-        A text is decided by its prompt, the seed and its number among the samples of the prompt:
-        not by the prompts beside it. progress(tokens) is called after each step with the number
-        of tokens that came, and with what a text that ended early has left of max_tokens.
+        A text depends only on its prompt, the seed and its number among the samples of the prompt,
+        not on the other prompts. progress(tokens) is called after each step with the number of new
+        tokens plus, for a text that ends early, the rest of its max_tokens.
         """
         config = config or SamplingConfig()
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -148,9 +148,10 @@ class Generator:
         return [row.completion() for row in rows]
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The tokens that the model sees of a prompt: at least one, at most a window.
+        """The tokens of a prompt that the model sees: at least one, at most a window.
 
-        A text begins with the begin token where the model was trained with one.
+        Text gets the begin token in front if the model was trained with one. Raises
+        GenerationError for an id outside the vocabulary.
         """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(map(int, prompt))
         if isinstance(prompt, str) and self.tokenizer.bos_id is not None:
@@ -165,33 +166,33 @@ class Generator:
         window = self.model.config.block_size
         if len(ids) > window:
             logger.warning(
-                "The prompt has %s tokens and the model sees %s: only its end is used.",
+                "The prompt has %s tokens, but the model sees %s: only its end is used.",
                 f"{len(ids):,}",
                 f"{window:,}",
             )
         return ids[-window:] or [self._first_id()]
 
     def _first_id(self) -> int:
-        """What stands before a text: the end of the one before, or else of a line."""
+        """The token that an empty prompt starts from: the end of text, or else a line end."""
         if self.tokenizer.eot_id is not None:
             return self.tokenizer.eot_id
         try:
             return self.tokenizer.encode("\n")[-1]
         except (TokenizerError, IndexError):
             raise GenerationError(
-                "The prompt is empty and this vocabulary has neither an end of text nor a line "
+                "The prompt is empty, and this vocabulary has neither an end of text nor a line "
                 "end to start from: give a prompt."
             ) from None
 
     def _write(self, rows: list[_Row], config: SamplingConfig) -> Iterator[int]:
-        """Write the rows side by side until all have stopped, yielding after each step.
+        """Generate all rows in one batch until each has stopped; yield after each step.
 
-        The yielded number counts tokens towards len(rows) * max_tokens: those chosen, and those
-        that a row which ended early will not need.
+        The yielded numbers add up to len(rows) * max_tokens: the new tokens plus, for a row that
+        ends early, the tokens that it does not need.
         """
         with evaluating(self.model):
             prompts = list(dict.fromkeys(tuple(row.prompt_ids) for row in rows))
-            # samples of one prompt are prefilled once
+            # a prompt is processed once for all of its samples
             decoder = Decoder(self.model, prompts, self.native, config.prompt_lookup)
             decoder.select([prompts.index(tuple(row.prompt_ids)) for row in rows])
             seen = self._seen(rows) if config.repetition_penalty != 1 else None
@@ -213,13 +214,13 @@ class Generator:
 
     def _choose(self, decoder: Decoder, rows: list[_Row], config: SamplingConfig, seen):
         """The next token of each row and its log-probability, as lists."""
-        logits = decoder.logits[:, : self.tokenizer.vocab_size]  # a model's table may be padded
+        logits = decoder.logits[:, : self.tokenizer.vocab_size]  # the embedding may be padded
         uniforms = [row.random.random() for row in rows]
         chosen, log_probs = sample(logits, config, uniforms, seen)
         return chosen.tolist(), log_probs.tolist()
 
     def _seen(self, rows: list[_Row]) -> torch.Tensor:
-        """bool [B, V]: the ids in each prompt; the mark that an empty one starts from is none."""
+        """The ids in each prompt, bool [B, V], without the end of text of an empty prompt."""
         seen = torch.zeros(len(rows), self.tokenizer.vocab_size, dtype=torch.bool)
         for row, marks in zip(rows, seen, strict=True):
             marks[row.prompt_ids] = True
@@ -228,7 +229,7 @@ class Generator:
         return seen.to(next(self.model.parameters()).device)
 
     def _take(self, row: _Row, token: int, log_prob: float, config: SamplingConfig) -> None:
-        """Add a chosen token to a row, and say why it stops where it does."""
+        """Add a chosen token to a row and set why the row stops, if it does."""
         row.token_ids.append(token)
         row.log_probs.append(log_prob)
         piece = row.text.feed(self.tokenizer.token_bytes(token))
@@ -243,7 +244,7 @@ class Generator:
         row.pieces.append(piece)
 
     def _search(self, prompt, config: SamplingConfig, progress) -> list[Completion]:
-        """The num_samples best continuations that a beam search finds."""
+        """The num_samples best continuations of a beam search."""
 
         def is_finished(token_ids) -> bool:
             if token_ids[-1] in self.end_ids:

@@ -1,7 +1,7 @@
-"""From the logits of the next token to the token: pure functions on a batch of rows.
+"""Choose the next token from its logits: pure functions on a batch of rows.
 
-Letters: B rows, V token ids. Excluded ids have the logit -inf. Where tokens are equally likely, the
-lower id counts as the likelier one, so that the result never depends on how a sort breaks ties.
+Shapes: B rows, V token ids. Excluded ids have the logit -inf. Among equally likely tokens the lower
+id comes first, so that the result never depends on how a sort breaks ties.
 """
 
 import torch
@@ -17,7 +17,7 @@ def apply_repetition_penalty(logits, seen, penalty: float):
 
 
 def keep_top_k(logits, k: int):
-    """Exclude all but the k likeliest ids of each row; 0, or k >= V, excludes none."""
+    """Exclude all but the k likeliest ids of each row; k = 0 or k >= V excludes none."""
     if k == 0 or k >= logits.size(-1):
         return logits
     smallest = logits.topk(k).values[:, -1:]  # [B, 1]
@@ -25,14 +25,14 @@ def keep_top_k(logits, k: int):
 
 
 def keep_top_p(logits, p: float):
-    """Exclude all but the fewest likeliest ids that together hold probability p or more.
+    """Keep the smallest set of likeliest ids that together hold probability p or more.
 
-    Nucleus sampling (Holtzman et al. 2020). The likeliest id always stays.
+    Nucleus sampling (Holtzman et al. 2020). The likeliest id is always kept.
     """
     if p >= 1:
         return logits
-    candidates = int((logits > -torch.inf).sum(-1).max())  # few after top-k: a sort costs more
-    values = logits.topk(max(1, candidates)).values  # [B, n], falling
+    candidates = int((logits > -torch.inf).sum(-1).max())  # few after top-k, so topk beats a sort
+    values = logits.topk(max(1, candidates)).values  # [B, n], descending
     mass = values.double().softmax(-1)
     before = mass.cumsum(-1) - mass  # mass of the likelier ids
     count = (before < p).sum(-1, keepdim=True).clamp_min(1)  # [B, 1]
@@ -40,7 +40,10 @@ def keep_top_p(logits, p: float):
 
 
 def keep_min_p(logits, p: float):
-    """Exclude ids with less than p times the probability of the likeliest (Nguyen et al. 2024)."""
+    """Exclude ids with less than p times the probability of the likeliest (Nguyen et al. 2024).
+
+    logits [B, V] -> [B, V].
+    """
     if p == 0:
         return logits
     mass = logits.double().softmax(-1)
@@ -48,7 +51,7 @@ def keep_min_p(logits, p: float):
 
 
 def _keep_largest(logits, smallest, count):
-    """Keep the `count` largest logits, of which `smallest` [B, 1] is the last; lower ids first."""
+    """Keep the `count` largest logits; `smallest` [B, 1] is the last of them; lower ids first."""
     above, tied = logits > smallest, logits == smallest
     room = count - above.sum(-1, keepdim=True)
     return logits.masked_fill(~(above | (tied & (tied.cumsum(-1) <= room))), -torch.inf)
@@ -57,8 +60,8 @@ def _keep_largest(logits, smallest, count):
 def draw(logits, uniforms):
     """The id of each row at which the cumulative probability passes `uniforms` (float64 [B]).
 
-    Inverse transform sampling: one number in [0, 1] decides a row, alone or in a batch. Whatever
-    the number, the id is one that is not excluded.
+    Inverse transform sampling: one number in [0, 1] decides the id of a row, alone or in a batch.
+    An excluded id is never returned.
     """
     mass = logits.double().softmax(-1)
     cumulative = mass.cumsum(-1)
@@ -70,13 +73,13 @@ def draw(logits, uniforms):
 def sample(logits, config: SamplingConfig, uniforms, seen=None):
     """The next token of each row: logits [B, V] -> (int64 [B], log-probabilities [B]).
 
-    uniforms: one number in [0, 1) for each row (not used when config is greedy). seen: bool [B, V],
-    the ids that the repetition penalty is about. The log-probability is the model's own, before any
-    filter. Raises GenerationError when the model's logits are not finite.
+    uniforms: one number in [0, 1) for each row (unused if config is greedy). seen: bool [B, V], the
+    ids to which the repetition penalty applies. The log-probability is the model's own, before any
+    filter. Raises GenerationError if the model's logits are not finite.
     """
     logits = logits.float()
     if logits.device.type not in ("cpu", "cuda"):
-        # MPS has drawn ids of probability zero, and neither MPS nor Intel Arc has float64
+        # MPS has returned ids of probability zero, and neither MPS nor Intel Arc has float64
         logits = logits.cpu()
         seen = None if seen is None else seen.cpu()
     scores = logits
@@ -85,7 +88,7 @@ def sample(logits, config: SamplingConfig, uniforms, seen=None):
     if config.is_greedy:
         chosen = scores.argmax(-1)
     else:
-        # the maximum at zero: the smallest temperature divides without overflow
+        # with the maximum at zero, the smallest temperature does not overflow
         scores = (scores - scores.amax(-1, keepdim=True)).double() / config.temperature
         scores = keep_min_p(
             keep_top_p(keep_top_k(scores, config.top_k), config.top_p), config.min_p
@@ -97,7 +100,7 @@ def sample(logits, config: SamplingConfig, uniforms, seen=None):
 
 
 def check_logits(log_probs) -> None:
-    """Raise GenerationError where the model has gone wrong, before nonsense is shown as text."""
+    """Raise GenerationError if a log-probability is NaN, before nonsense is shown as text."""
     if torch.isnan(log_probs).any():
         raise GenerationError(
             "The model's logits are not finite (its weights are damaged, or its precision is too "

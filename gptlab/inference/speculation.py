@@ -1,39 +1,42 @@
-"""Guessing the next tokens from the text itself, so that one step can check several of them.
+"""Draft the next tokens from the text itself, so that one step can check several of them.
 
-Prompt lookup (Saxena 2023): what followed the last few tokens where they stood before may follow
-again. A model then computes the guesses in one pass, which costs little more than one token, and
-those that it would have chosen itself count (Leviathan et al. 2023). Pure Python: no model here.
+Prompt lookup (Saxena 2023): the tokens that followed the last few tokens earlier in the text may
+follow again. The model checks these draft tokens in one pass, which costs little more than one
+token, and accepts those that it would have chosen itself (Leviathan et al. 2023). Pure Python, no
+model here.
 """
 
-NGRAMS = (3, 2)  # so many last tokens are looked up, the longer first
-LONGEST = 16  # agreeing tokens that are told apart: a longer match is as certain as this
-MEMORY = 0.1  # the share of the newest try in a rate
+NGRAMS = (3, 2)  # how many of the last tokens to look up, the longer n-gram first
+LONGEST = 16  # longest match length with its own acceptance rate; longer ones share it
+MEMORY = 0.1  # weight of the newest outcome in an acceptance rate
 
 
 class PromptLookup:
-    """The likely continuation of a text, and whether checking it pays.
+    """Drafts the likely continuation of a text if checking it is expected to pay.
 
-    A match is a place before whose next token the text agrees with its own end. How often the next
-    token of a match was the text's as well is learned for each number of agreeing tokens, from
-    every token that is added, guessed or not: a text that does not repeat soon costs nothing, and
-    one that begins to repeat is noticed. most: tokens in one guess. cost: what one more token in a
-    step takes, as a share of a step of one token.
+    A match is an earlier place in the text after the same tokens as at its end. For each match
+    length, the acceptance rate (how often the next token of a match is also that of the text) is
+    learned from every added token, whether it was drafted or not. So a text without repetitions
+    soon costs nothing, and one that begins to repeat is noticed.
+
+    ids: the text so far. most: largest number of draft tokens. cost: time of one more token in a
+    step, as a share of a step with one token.
     """
 
     def __init__(self, ids: list[int], most: int, cost: float):
         self.most, self.cost = most, cost
         self.ids = []
-        self._next = {}  # n-gram -> where the token lies that followed it the last time
-        self._match = None  # where the token lies that may come next
-        self._agreeing = 0  # tokens before it that agree with the end of the text
+        self._next = {}  # n-gram -> index of the token that followed it the last time
+        self._match = None  # index of the token that may come next
+        self._agreeing = 0  # length of the match: tokens before it that equal the end of the text
         self._rates = [0.0] * (LONGEST + 1)
         for token in ids:
             self.add(token)
-        # how often a match goes on, by its length: a careful guess until the text has shown it
+        # acceptance rate by match length: a careful estimate until the text has shown it
         self._rates = [(n - 1) / (n + 2) for n in range(LONGEST + 1)]
 
     def add(self, token: int) -> None:
-        """The text's next token, whoever chose it."""
+        """Append the next token of the text, whether it was drafted or not."""
         if self._match is not None:
             goes_on = self.ids[self._match] == token
             length = min(self._agreeing, LONGEST)
@@ -48,10 +51,11 @@ class PromptLookup:
         self._next.update((end, len(self.ids)) for end in ends)
 
     def draft(self, room: int) -> list[int]:
-        """The tokens to check behind the text, at most `room`: as many as are expected to pay.
+        """The draft tokens to check next, at most `room`: as many as are expected to pay.
 
-        With each more the step takes `cost` more and writes as many tokens more as the chance is
-        that all guesses up to it are right; it pays while that raises the tokens per time.
+        One more draft token makes the step longer by `cost`. It adds as many expected tokens as the
+        probability that all draft tokens up to it are accepted. It pays while this raises the
+        number of tokens per time.
         """
         draft, chance, written, time = [], 1.0, 1.0, 1.0
         if self._match is None:
@@ -62,6 +66,6 @@ class PromptLookup:
                 break
             written, time = written + chance, time + self.cost
             place = self._match + ahead
-            known = len(self.ids)  # behind it the guess repeats itself
+            known = len(self.ids)  # beyond the text the draft repeats itself
             draft.append(self.ids[place] if place < known else draft[place - known])
         return draft

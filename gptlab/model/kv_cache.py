@@ -1,4 +1,4 @@
-"""The keys and values of tokens already seen, so that the next token costs one position."""
+"""The cached keys and values of earlier tokens, so that the next token costs one position."""
 
 import torch
 
@@ -6,19 +6,19 @@ from gptlab.model.config import GPTConfig
 
 
 class KVCache:
-    """Preallocated keys and values of a batch: the token at position p of a row lies in slot p.
+    """Preallocated keys and values of a batch: slot p of a row holds the token at position p.
 
-    `keys[layer]` and `values[layer]` are [B, n_kv_head, block_size, head_dim]. `lengths[b]` counts
-    the tokens that row b holds; the model writes behind them and adds to them. What lies in slots
-    beyond a row's length is never seen: a later write covers it, the mask hides it until then. So
-    prompts of unequal length are padded on the right, and their true lengths are set afterwards.
+    `keys[layer]` and `values[layer]` are [B, n_kv_head, block_size, head_dim]. `lengths[b]` is the
+    number of tokens in row b; the model writes after them and increases it. The mask hides slots
+    beyond a row's length until they are overwritten. So prompts of unequal length are padded on the
+    right, and their true lengths are set afterwards.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, device=None, dtype=None):
         shape = (batch_size, config.n_kv_head, config.block_size, config.head_dim)
         self.config = config
-        # slots that the mask hides must hold numbers (0 * nan is nan); of one row none are hidden,
-        # and filling what a prompt does not reach costs a tenth of reading it
+        # hidden slots must hold numbers (0 * nan is nan); with one row none are hidden, and
+        # filling the unused slots would take a tenth of the time to read a prompt
         make = torch.empty if batch_size == 1 else torch.zeros
         self.keys, self.values = (
             [make(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
@@ -32,18 +32,18 @@ class KVCache:
         return self.config.block_size
 
     def set_lengths(self, lengths: list[int]) -> None:
-        """Say how many tokens each row really holds, after a padded batch was written."""
+        """Set the true number of tokens of each row after writing a padded batch."""
         self.lengths = list(lengths)
 
     def select(self, rows: torch.Tensor) -> None:
-        """Let row i of the batch become a copy of row `rows[i]` (beam search). rows: int64 [B']."""
+        """Make row i of the batch a copy of row `rows[i]` (beam search). rows: int64 [B']."""
         self.keys = [keys.index_select(0, rows) for keys in self.keys]
         self.values = [values.index_select(0, rows) for values in self.values]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
     def take_row(self, row: int, other: "KVCache", other_row: int = 0) -> None:
-        """Copy `other_row` of another cache into `row` (one row of a batch slid its window)."""
-        length = other.lengths[other_row]  # what lies behind may be no numbers at all
+        """Copy `other_row` of another cache into `row` (after one row has slid its window)."""
+        length = other.lengths[other_row]  # the slots after it may hold NaN
         for layer in range(self.config.n_layer):
             self.keys[layer][row, :, :length] = other.keys[layer][other_row, :, :length]
             self.values[layer][row, :, :length] = other.values[layer][other_row, :, :length]
@@ -53,7 +53,7 @@ class KVCache:
         """Positions of the next `length` tokens: [length] when all rows agree, else [B, length].
 
         Called once before the layers append. Prepares their mask: bool [length, slots in use] or
-        [B, 1, length, slots]; None where plain causality says the same.
+        [B, 1, length, slots]; None if plain causal attention is enough.
         """
         device = self.keys[0].device
         self.end = max(self.lengths) + length
@@ -61,7 +61,7 @@ class KVCache:
         ahead = torch.arange(length, device=device)
         if len(set(self.lengths)) == 1:
             self.positions = ahead + self.lengths[0]
-            plain = length in (1, self.end)  # one token that sees all, or nothing before
+            plain = length in (1, self.end)  # one token that sees all slots, or an empty cache
             self.mask = None if plain else slots <= self.positions[:, None]
         else:
             self.positions = torch.tensor(self.lengths, device=device)[:, None] + ahead
@@ -71,7 +71,7 @@ class KVCache:
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor):
         """Write keys and values [B, n_kv_head, T, head_dim] at the reserved positions.
 
-        Returns (keys, values, mask) to attend to: every slot in use.
+        Returns (keys, values, mask) of all slots in use.
         """
         for kept, new in ((self.keys[layer], keys), (self.values[layer], values)):
             if self.positions.dim() == 1:
@@ -82,5 +82,5 @@ class KVCache:
         return self.keys[layer][:, :, : self.end], self.values[layer][:, :, : self.end], self.mask
 
     def advance(self, length: int) -> None:
-        """Count `length` more tokens in every row (after the last layer has written them)."""
+        """Add `length` tokens to every row, after the last layer has written them."""
         self.lengths = [before + length for before in self.lengths]

@@ -1,8 +1,8 @@
-"""Training a part of a model: frozen layers, and low-rank adapters beside frozen weights.
+"""Train a part of a model: frozen layers, and low-rank adapters beside frozen weights.
 
-LoRA (Hu et al. 2021): a matrix W stays as it is, and what training would add to it is a product of
-two thin ones, W + alpha / rank * B A. The modules are wrapped from outside and in place, so weights
-keep their names, and the adapters' end with lora_A and lora_B.
+LoRA (Hu et al. 2021): a matrix W stays frozen, and training learns a product of two thin matrices
+that is added to it, W + alpha / rank * B A. The modules are wrapped in place from outside, so
+weights keep their names; the names of adapters end with lora_A and lora_B.
 """
 
 import math
@@ -19,7 +19,7 @@ ADAPTER_ENDINGS = (".lora_A", ".lora_B")
 
 
 class LoRALinear(nn.Module):
-    """A linear layer whose weights are frozen, and its adapter: A [rank, in], B [out, rank]."""
+    """A linear layer with frozen weights, and its adapter: A [rank, in], B [out, rank]."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float):
         super().__init__()
@@ -27,8 +27,8 @@ class LoRALinear(nn.Module):
         self.scale = alpha / rank
         like = dict(device=self.weight.device, dtype=self.weight.dtype)
         out_size, in_size = self.weight.shape
-        drawn = torch.empty(rank, in_size)  # on the CPU, so that every device begins alike
-        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))  # as the paper's code, loralib, does
+        drawn = torch.empty(rank, in_size)  # on the CPU: the same on every device
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))  # like the paper's code, loralib
         self.lora_A = nn.Parameter(drawn.to(**like))
         self.lora_B = nn.Parameter(torch.zeros(out_size, rank, **like))
 
@@ -38,15 +38,15 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merged_weight(self) -> torch.Tensor:
-        """The matrix [out, in] that computes the same alone."""
+        """The single matrix [out, in] that is equivalent to weight and adapter."""
         return torch.addmm(self.weight, self.lora_B, self.lora_A, alpha=self.scale)
 
 
 def train_only(model: GPT, trained: Trained, alpha: float) -> None:
-    """Freeze what `trained` leaves alone, and add the adapters that it asks for, if none are there.
+    """Freeze the weights that `trained` excludes, and add its adapters unless there are some.
 
-    Only what then has requires_grad gets gradients and an optimizer's state. The A of an adapter is
-    drawn from torch's generator, its B is zero: the model computes what it did before.
+    Only parameters with requires_grad get gradients and optimizer state. The A of an adapter is
+    drawn from torch's generator and its B is zero, so the output of the model does not change.
     """
     if trained.lora_rank:
         if not has_adapters(model):
@@ -73,7 +73,7 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 def add_adapters(model: GPT, weights: Mapping[str, torch.Tensor], alpha: float) -> None:
-    """Wrap the projections whose adapters are in `weights`, by name, and fill these in."""
+    """Wrap the projections whose adapters are in `weights`, and load the adapters."""
     for name in weights:
         if not name.endswith(".lora_A"):
             continue
@@ -85,7 +85,7 @@ def add_adapters(model: GPT, weights: Mapping[str, torch.Tensor], alpha: float) 
 
 
 def merge_adapters(model: GPT) -> None:
-    """Let the weights themselves hold what the adapters add, in place; no adapter is left."""
+    """Merge the adapters into the weights, in place, and remove them."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if isinstance(module, LoRALinear):
@@ -93,7 +93,7 @@ def merge_adapters(model: GPT) -> None:
 
 
 def merged_weights(model: GPT) -> dict[str, torch.Tensor]:
-    """`model.state_dict()` as it would be without adapters, of a model that stays as it is."""
+    """`model.state_dict()` with the adapters merged; the model itself does not change."""
     weights = {name: w for name, w in model.state_dict().items() if not is_adapter(name)}
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
@@ -110,7 +110,7 @@ def _wrap(block: nn.Module, targets: tuple[str, ...], rank: int, alpha: float) -
 
 def _merged(wrapped: LoRALinear) -> nn.Linear:
     out_size, in_size = wrapped.weight.shape
-    # without memory of its own: the weights come at once
+    # allocates no memory: the weights are set next
     linear = nn.utils.skip_init(nn.Linear, in_size, out_size, bias=wrapped.bias is not None)
     linear.weight = nn.Parameter(wrapped.merged_weight())
     if wrapped.bias is not None:

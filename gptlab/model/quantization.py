@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what decoding reads faster and an exported page carries."""
+"""Weights in fewer bits, for faster decoding and for exported pages."""
 
 import torch
 
@@ -10,8 +10,8 @@ GROUP = 64  # int8 weights of a row that share a scale, as in native.cpp and in 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix [R, C] as int8 [R, C] and float32 scales [R, ceil(C / GROUP)], symmetric.
 
-    Each run of GROUP weights of a row has its own scale, so that one large weight costs its
-    neighbours little (Dettmers & Zettlemoyer 2023 on block-wise quantization).
+    Each group of GROUP weights in a row has its own scale, so that one large weight affects few
+    others (block-wise quantization, Dettmers & Zettlemoyer 2023).
     """
     rows, cols = weight.shape
     padded = torch.nn.functional.pad(weight.float(), (0, -cols % GROUP)).view(rows, -1, GROUP)
@@ -21,15 +21,15 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dequantize(steps: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """The float32 matrix that `quantize` made int8."""
+    """The float32 matrix [R, C] of an int8 matrix and its scales."""
     return steps * scales.repeat_interleave(GROUP, dim=1)[:, : steps.size(1)]
 
 
 @torch.no_grad()
 def round_weights(model: GPT, dtype: str) -> None:
-    """Let the model's matrices be, in float32, exactly what `dtype` can say of them; in place.
+    """Round the model's float32 matrices, in place, to values that `dtype` represents exactly.
 
-    Then prefill, evaluation and decoding agree, whichever of them torch computes.
+    Prefill, evaluation and decoding then agree, whether torch computes them or not.
     """
     if dtype == "float32":
         return

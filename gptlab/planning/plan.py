@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab import hardware
-from gptlab.data.token_files import dataset_folder, open_dataset, token_dtype
+from gptlab.data.token_files import dataset_folder, open_dataset, read_meta, token_dtype
 from gptlab.errors import ConfigError, DataError, HardwareError
-from gptlab.files import read_json
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
     count_parameters,
@@ -63,8 +62,8 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     """What is known of the text: from the prepared dataset, or assumed where there is none.
 
     vocab_size: of a run or a model, which may have more rows than the dataset's tokenizer has ids,
-    or whose dataset may be gone. Raises DataError for a dataset that was named on
-    the command line and is not there.
+    or whose dataset may be gone. Raises DataError for a dataset that was named on the command line
+    and is not there.
     """
     name = overrides.values.get("dataset")
     wants_gpt2 = overrides.values.get("model_preset", "").startswith("gpt2")
@@ -111,8 +110,8 @@ def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
     if not (folder / "train.bin").is_file():
         return None
     try:
-        meta = read_json(folder / "meta.json")
-        sizes = [int(meta[key]) for key in ("vocab_size", "train_tokens", "val_tokens")]
+        meta = read_meta(folder)
+        sizes = [meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]]
     except FileNotFoundError:
         if vocab_size is None:
             return None
@@ -120,7 +119,7 @@ def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
         sizes = [vocab_size]
         for path in (folder / "train.bin", folder / "val.bin"):
             sizes.append(path.stat().st_size // width if path.is_file() else 0)
-    except (KeyError, TypeError, ValueError, DataError):
+    except DataError:
         return None
     return TextSize(*sizes, f"the dataset {Path(name).name}")
 

@@ -1,4 +1,4 @@
-"""The text behind a step as one HTML page, its tokens coloured by their loss (no script)."""
+"""The text of a step as one HTML page: tokens coloured by their loss, no script."""
 
 from html import escape
 
@@ -7,7 +7,7 @@ from gptlab.reports import page as page
 from gptlab.reports.sections import footer
 from gptlab.training.terminal import CONTROL
 
-LEVELS = ("below 25%", "25% to 50%", "50% to 75%", "75% to 100%", "worse than a blind guess")
+LEVELS = ("below 25%", "25% to 50%", "50% to 75%", "75% to 100%", "above the uniform baseline")
 STYLE = """
 :root { --l1: #fdf1cf; --l2: #fbd48f; --l3: #f3a36f; --l4: #cf3f38; }
 @media (prefers-color-scheme: dark) {
@@ -24,14 +24,15 @@ STYLE = """
 
 
 def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
-    """The page. sentences: what is said above the windows."""
+    """The page as HTML. sentences: shown above the windows."""
     title = f"Step {found.step:,} of {run_name}"
     scale = "".join(f'<span class="l{i}">{words}</span>' for i, words in enumerate(LEVELS))
     header = (
         f'<header>\n<p class="eyebrow">gptlab blame</p>\n<h1>{escape(title)}</h1>\n'
         + "".join(f'<p class="lede">{escape(sentence)}</p>\n' for sentence in sentences)
         + f'<div class="scale">{scale}</div>\n<p class="hint">The loss of a token as a share of '
-        f"the uniform baseline, {found.uniform_loss:.2f} nats; point at a token for its own.</p>\n"
+        f"the uniform baseline, {found.uniform_loss:.2f} nats. Point at a token to see its loss."
+        "</p>\n"
         "</header>"
     )
     sections = [
@@ -42,7 +43,7 @@ def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
 
 
 def _section(found: Blame, rank: int, window: Window) -> str:
-    hint = f"{window.loss:.3f} nats per token, tokens from {window.start:,} of train.bin on"
+    hint = f"{window.loss:.3f} nats per token, from token {window.start:,} of train.bin on"
     if window.places:
         hint += f": {', '.join(map(str, window.places))}"
     text = "".join(

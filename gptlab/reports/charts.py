@@ -1,7 +1,7 @@
-"""Line charts as SVG text: no script, no font, no colour of their own, all from the page's style.
+"""Line charts as SVG: no script, and fonts and colours from the page's style.
 
-A chart is drawn for a width in CSS pixels, so that its letters have the size of the page's. Classes
-name what a line is ("train", "run2"); the page gives them colours, for light and for dark.
+A chart is drawn for a width in CSS pixels, so its text has the size of the page's text. CSS classes
+name the lines ("train", "run2"); the page gives them colours for light and dark mode.
 """
 
 import math
@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-MOST_POINTS = 400  # of a line: more than pixels on a phone
-LETTER = 6.6  # width of a letter of the labels, about, in pixels
-LEVEL_GAP = 14  # between two labels of levels
-MARK_WIDTH = 60  # of the ring and the words of a mark
-# the picture reaches to WILD times the height below which the share USUAL of the values lies
+MOST_POINTS = 400  # per line: more than a phone has pixels
+LETTER = 6.6  # approximate width of a letter in a label, in pixels
+LEVEL_GAP = 14  # pixels between the labels of two levels
+MARK_WIDTH = 60  # pixels for the ring and the text of a mark
+# a cut chart ends at WILD times the USUAL quantile of its values
 USUAL, WILD = 0.9, 1.1
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. kind: its class; dots: mark each point, with its values as a tooltip."""
+    """A curve. kind: its CSS class. dots: mark each point and show its values in a tooltip."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -29,11 +29,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn. Levels are horizontal lines; right turns a value into that of a second axis.
+    """The content of a chart.
 
-    mark: (x, y, text) of the one point that has its number beside it. floor: a value that the
-    vertical axis reaches down to. cut: what lies far above nearly all values, as the first steps of
-    a loss do, leaves the picture instead of flattening the rest.
+    levels: {name: height} of horizontal lines. right: (label, factor) of a second vertical axis.
+    mark: (x, y, text) of one labelled point. floor: the vertical axis starts at this value or
+    below. cut: leave out values far above nearly all others, such as the loss of the first steps,
+    so that they do not flatten the rest.
     """
 
     title: str
@@ -49,7 +50,7 @@ class Chart:
 
 
 def short(number: float) -> str:
-    """A number on an axis: 0, 0.05, 250, 1.5k, 2M, 1e-4."""
+    """A number for an axis: 0, 0.05, 250, 1.5k, 2M, 1e-4."""
     if number == 0:
         return "0"
     size = abs(number)
@@ -63,7 +64,7 @@ def short(number: float) -> str:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers between low and high."""
-    if not high > low:
+    if high <= low:
         return [low]
     step = 10 ** math.floor(math.log10((high - low) / count))
     for factor in (1, 2, 5, 10):
@@ -75,7 +76,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list:
-    """At most `most` points: means over equal shares, with the first and the last kept."""
+    """At most `most` points: the first, the last, and means over equal shares between them."""
     points = [p for p in points if all(math.isfinite(value) for value in p)]
     if len(points) <= most:
         return points
@@ -88,18 +89,18 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> l
 
 
 def smoothed(points: Sequence[tuple[float, float]], share: float = 0.03) -> list:
-    """The mean of each point and its neighbours, together a share of all points."""
+    """A moving average over the given share of all points."""
     reach = round(share * len(points) / 2)
     result = []
     for i, (x, _) in enumerate(points):
-        near = min(reach, i, len(points) - 1 - i)  # the same number on both sides: no lag
+        near = min(reach, i, len(points) - 1 - i)  # as many on both sides: no lag
         values = [y for _, y in points[i - near : i + near + 1]]
         result.append((x, sum(values) / len(values)))
     return result
 
 
 def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
-    """The chart as an <svg> element of this size; "" where there is nothing to draw."""
+    """The chart as an <svg> element of this size in pixels; "" if there is nothing to draw."""
     lines = [(line, thinned(line.points)) for line in chart.lines]
     lines = [(line, points) for line, points in lines if points]
     if not lines:
@@ -144,7 +145,7 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
             parts += [_dot(line, x, y, x_of(x), y_of(y), chart) for x, y in shown]
     names = width - right - 4
     if chart.mark and x_of(chart.mark[0]) > names - MARK_WIDTH:
-        names -= MARK_WIDTH  # the mark's own words stand there
+        names -= MARK_WIDTH  # leave room for the text of the mark
     parts += _levels(chart, low, high, left, width - right, names, y_of)
     if chart.mark:
         parts += _mark(chart.mark, x_of, y_of, left, width - right)
@@ -156,7 +157,7 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
 
 
 def _range(chart: Chart, curves: list) -> tuple[float, float]:
-    """The lowest and highest value shown."""
+    """The lowest and the highest value shown."""
     values = sorted(y for points in curves for _, y in points)
     low, high = values[0], values[-1]
     usual = values[int(USUAL * (len(values) - 1))]
@@ -171,7 +172,7 @@ def _range(chart: Chart, curves: list) -> tuple[float, float]:
 
 
 def _below(points: list, high: float) -> list[list]:
-    """The pieces of a curve that lie below `high`, cut where it crosses."""
+    """The pieces of a curve below `high`, cut where it crosses that height."""
     pieces, before = [[]], None
     for x, y in points:
         if before is not None and (before[1] > high) != (y > high):
@@ -199,14 +200,14 @@ def _dot(line: Line, x, y, at_x, at_y, chart: Chart) -> str:
 
 
 def _levels(chart: Chart, low, high, left, right, names, y_of) -> list[str]:
-    """Dashed lines with their names ending at x = `names`, apart where they would collide."""
+    """Dashed lines whose names end at x = `names`, moved apart where they would overlap."""
     shown = sorted((level, name) for name, level in chart.levels.items() if low <= level <= high)
     heights = [y_of(level) for level, _ in shown]
     parts, last = [], math.inf
     for (_, name), y in zip(shown, heights, strict=True):
         at = min(y - 4, last - LEVEL_GAP)
         if y == heights[0] and len(heights) > 1 and y - heights[1] < LEVEL_GAP:
-            at = y + LEVEL_GAP - 2  # the lowest has room below, clear of its neighbour's line
+            at = y + LEVEL_GAP - 2  # the lowest name goes below its line, where there is room
         last = at
         parts.append(f'<path class="level" d="M{left:.1f} {y:.1f}H{right}"/>')
         parts.append(_text(names, at, name, "end", "name"))

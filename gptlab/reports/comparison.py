@@ -1,4 +1,4 @@
-"""Several runs laid over each other, as the sections of a page."""
+"""The sections of a page that compares several runs."""
 
 from html import escape
 
@@ -25,7 +25,7 @@ LAST_SAMPLE_LINES = 14
 
 
 def overlay(views: list[RunView]) -> str:
-    """The sections on several runs."""
+    """The sections of a comparison as HTML."""
     return "\n".join(
         part
         for part in (
@@ -47,13 +47,13 @@ def overlay(views: list[RunView]) -> str:
 
 
 def _in_bits(views: list[RunView]) -> bool:
-    """Whether all runs can be compared in bits per byte."""
+    """Whether bits per byte are known for all runs."""
     return all(view.bits_per_nat for view in views)
 
 
 def _header_of_many(views: list[RunView]) -> str:
     names = names_of(views)
-    lede = f"{len(views)} runs laid over each other."
+    lede = f"{len(views)} runs compared."
     measured = [
         (bits_of(view, view.record.best[1]) if _in_bits(views) else view.record.best[1], name)
         for view, name in zip(views, names, strict=True)
@@ -64,7 +64,7 @@ def _header_of_many(views: list[RunView]) -> str:
         unit = "bits per byte" if _in_bits(views) else "nats per token"
         lede += f" {name} reached the lowest validation loss, {lowest:.3f} {unit}."
     if not _in_bits(views):
-        lede += " Losses per token can only be compared where the vocabulary is the same."
+        lede += " Losses per token are comparable only between runs with the same vocabulary."
     return (
         '<header>\n<p class="eyebrow">gptlab report</p>\n'
         f"<h1>{escape(' · '.join(names))}</h1>\n"
@@ -123,12 +123,12 @@ def _overlay_section(views: list[RunView]) -> str:
             cut=True,
         )
         parts.append(f"<h3>Against {what}</h3>{charts(chart)}")
-    hint = "Strong: validation. Faint: training. Lower is better; further left is sooner."
+    hint = "Strong: validation. Faint: training. Lower is better; further left is faster."
     return page.section("Loss", *parts, hint=hint)
 
 
 def _time_unit(seconds: float) -> tuple[str, int]:
-    """The unit of an axis that reaches to so many seconds."""
+    """(unit, its seconds) for an axis that ends at this many seconds."""
     units = (("days", 86400), ("hours", 3600), ("minutes", 60))
     return next((unit for unit in units if seconds > 3 * unit[1]), ("seconds", 1))
 
@@ -142,7 +142,7 @@ def _differences_section(views: list[RunView]) -> str:
         if name in names
     ]
     table = page.table(["option", *names_of(views)], rows, "scroll")
-    return page.section("What differs between them", table or "<p>No option differs.</p>")
+    return page.section("Different options", table or "<p>All options are the same.</p>")
 
 
 def _last_samples_section(views: list[RunView]) -> str:
@@ -157,4 +157,4 @@ def _last_samples_section(views: list[RunView]) -> str:
             f"<span>step {sample.step:,}</span></div><pre>{escape(text)}</pre></li>"
         )
     content = f'<ol class="samples">{"".join(items)}</ol>' if items else ""
-    return page.section("What each wrote last", content)
+    return page.section("Last samples", content)

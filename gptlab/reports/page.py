@@ -1,11 +1,11 @@
-"""A report's page: one HTML file with its own style, for phone and desktop, light and dark.
+"""The page of a report: one HTML file with its own style, for phone and desktop, light and dark.
 
-No script, no font, no picture from elsewhere: it opens without a network and prints.
+It loads no script, font or picture, so it opens without a network and prints well.
 """
 
 from html import escape
 
-# Lines of several runs are told apart by colour and by their order in the legend.
+# The lines of several runs differ in colour and follow the order of the legend.
 RUN_COLOURS_LIGHT = ("#2f6db3", "#c8443f", "#23836f", "#b9770e", "#7b52ab", "#4d5661")
 RUN_COLOURS_DARK = ("#7fb2ec", "#ff8a80", "#5cc9b2", "#f0b45c", "#c3a0f0", "#b4bcc7")
 
@@ -96,7 +96,7 @@ pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .86rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Noto Sans Mono", "DejaVu Sans Mono",
     monospace; }
 .command { margin: 3px 0 14px; padding: 9px 12px; border-radius: 8px; background: var(--soft); }
-.command span { display: inline-block; max-width: 100%; }  /* no line ends inside an option */
+.command span { display: inline-block; max-width: 100%; }  /* no line break inside an option */
 table { width: 100%; border-collapse: collapse; font-size: .92rem; margin: 6px 0 0; }
 th { text-align: left; font-weight: 500; color: var(--muted); font-size: .82rem; }
 th, td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top;
@@ -136,7 +136,7 @@ footer { margin-top: 26px; color: var(--muted); font-size: .85rem; }
 
 
 def page(title: str, body: str, style: str = "") -> str:
-    """The whole document. style: what it needs beside the common one."""
+    """The whole document. style: CSS added to the common style."""
     return (
         "<!doctype html>\n"
         '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -160,7 +160,7 @@ def _variables(colours: tuple[str, ...]) -> str:
 
 
 def section(title: str, *parts: str, hint: str = "") -> str:
-    """A card with a heading; "" where it has no content."""
+    """A card with a heading; "" if it has no content."""
     content = "\n".join(part for part in parts if part)
     if not content:
         return ""
@@ -169,7 +169,7 @@ def section(title: str, *parts: str, hint: str = "") -> str:
 
 
 def tiles(rows: dict[str, tuple[str, str]]) -> str:
-    """Figures with their names: {name: (figure, unit)}."""
+    """Named figures: {name: (figure, unit)}; empty figures are left out."""
     cells = [
         f"<div><dt>{escape(name)}</dt><dd>{escape(figure)} <small>{escape(unit)}</small></dd></div>"
         for name, (figure, unit) in rows.items()
@@ -179,7 +179,7 @@ def tiles(rows: dict[str, tuple[str, str]]) -> str:
 
 
 def legend(names: dict[str, str]) -> str:
-    """Which line is which: {label: class}."""
+    """The legend of a chart: {label: CSS class}."""
     items = "".join(
         f'<li><i class="{kind}"></i>{escape(name)}</li>' for name, kind in names.items()
     )
@@ -187,7 +187,7 @@ def legend(names: dict[str, str]) -> str:
 
 
 def table(columns: list[str], rows: list[list[str]], kind: str = "", numbers: bool = False) -> str:
-    """A table; with `numbers` every column but the first is set to the right."""
+    """A table; with `numbers` every column but the first is aligned to the right."""
     if not rows:
         return ""
     side = ' class="number"' if numbers else ""
@@ -206,11 +206,11 @@ def table(columns: list[str], rows: list[list[str]], kind: str = "", numbers: bo
 
 
 def details(summary: str, content: str) -> str:
-    """Content that is folded until it is asked for; no script needed."""
+    """Content that is folded until the reader opens it; it needs no script."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
 
 
 def command(purpose: str, line: str) -> str:
-    """A command line with what it does."""
+    """A command line and its purpose."""
     words = " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
     return f'<p class="hint">{escape(purpose)}</p><pre class="command">{words}</pre>'

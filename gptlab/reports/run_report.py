@@ -1,4 +1,4 @@
-"""One or several runs as one HTML page that explains itself (no torch, no network, no script)."""
+"""A report on one or several runs as one HTML page (no torch, no network, no script)."""
 
 from collections.abc import Sequence
 from html import escape
@@ -22,13 +22,13 @@ from gptlab.reports.sections import (
 from gptlab.runs import Run
 from gptlab.training.units import duration
 
-MOST_SAMPLES = 6  # that are shown unfolded
+MOST_SAMPLES = 6  # shown unfolded
 
 
 def make_report(folders: Sequence) -> str:
-    """The report on one run, or on several laid over each other, as HTML.
+    """The report on one run, or a comparison of several, as HTML.
 
-    Raises RunError for a directory without records of a training.
+    Raises RunError for a directory without training records.
     """
     views = [view_run(folder) for folder in folders]
     body = single(views[0]) if len(views) == 1 else overlay(views)
@@ -37,7 +37,7 @@ def make_report(folders: Sequence) -> str:
 
 
 def single(view: RunView) -> str:
-    """The sections on one run."""
+    """The sections of a report on one run as HTML."""
     return "\n".join(
         part
         for part in (
@@ -100,9 +100,9 @@ def _verdict(view: RunView) -> str:
     beaten = [name for name, level in view.baselines.items() if bits < level]
     unbeaten = [name for name in view.baselines if name not in beaten]
     if not beaten:
-        return f"{words}: not yet better than {_and(unbeaten)}."
-    rest = f", and not yet than {_and(unbeaten)}" if unbeaten else ""
-    return f"{words}: better than {_and(beaten)}{rest}."
+        return f"{words}. It does not beat {_and(unbeaten)} yet."
+    rest = f", but not {_and(unbeaten)} yet" if unbeaten else ""
+    return f"{words}. It beats {_and(beaten)}{rest}."
 
 
 def _and(words: list[str]) -> str:
@@ -156,12 +156,13 @@ def _loss_section(view: RunView) -> str:
     )
     names = {line.label: line.kind for line in lines if line.label != "one batch"}
     hint = (
-        "How surprised the model is by the next token, on average: lower is better. Training loss "
-        "is that of the batches it learns from (the faint line is every record, the strong one "
-        "their mean), validation loss that of text it never learns from."
+        "How surprised the model is by the next token, on average: lower is better. The training "
+        "loss is measured on the batches that the model learns from (the faint line shows every "
+        "record, the strong line their average). The validation loss is measured on text that it "
+        "never learns from."
     )
     if view.levels:
-        hint += " Dashed: what simple programs reach on the same text."
+        hint += " Dashed lines: what simple programs reach on the same text."
     return page.section("Loss", page.legend(names), charts(chart), hint=hint)
 
 
@@ -178,11 +179,11 @@ def _baseline_section(view: RunView) -> str:
         for kind in (' class="ours"' if name == view.name else "",)
     )
     return page.section(
-        "Where that stands",
+        "How it compares",
         f'<div class="bars">{bars}</div>',
-        hint="Bits that each needs for a byte of the validation text: a program that counts single "
-        "bytes, a compressor (lzma), one that counts sequences of five, and this model. This is "
-        "the figure to compare models of different vocabularies by.",
+        hint="Bits needed per byte of the validation text, by a program that counts single bytes "
+        "(unigram), a compressor (lzma), a program that counts sequences of five bytes (5-gram), "
+        "and this model. Use this figure to compare models with different vocabularies.",
     )
 
 
@@ -191,8 +192,8 @@ def _samples_section(view: RunView) -> str:
     if not samples:
         return page.section(
             "Samples",
-            "<p>None were recorded. With <code>--sample_interval</code> a run writes a short text "
-            "at its evaluations, and they appear here in order.</p>",
+            "<p>This run recorded no samples. With <code>--sample_interval</code> a run writes a "
+            "short text at its evaluations, and the texts appear here in order.</p>",
         )
     shown = samples
     if len(samples) > MOST_SAMPLES:
@@ -200,11 +201,11 @@ def _samples_section(view: RunView) -> str:
         shown = [samples[i] for i in places]
     rest = page.details(f"All {len(samples)} samples", _samples(view, samples))
     return page.section(
-        "Samples, as they improved",
+        "Samples over time",
         _samples(view, shown),
         rest if len(samples) > len(shown) else "",
-        hint="What the model wrote at some of its evaluations, always with the same random "
-        "numbers: what differs is what it had learned.",
+        hint="Texts that the model wrote at some of its evaluations, always with the same random "
+        "numbers: the differences come from what it had learned.",
     )
 
 
@@ -248,8 +249,8 @@ def _evaluations_section(view: RunView) -> str:
         "Evaluations",
         page.table(head, rows),
         page.table(["task", "step", "metric", "value", "measured"], tasks),
-        hint="What gpt.py evaluate measured. Bits per byte can be compared between models of "
-        "different tokenizers; loss and perplexity cannot.",
+        hint="Measured by gpt.py evaluate. Bits per byte are comparable between models with "
+        "different tokenizers; loss and perplexity are not.",
     )
 
 
@@ -262,11 +263,9 @@ def _config_section(view: RunView) -> str:
     return page.section(
         "Configuration",
         _values_table(view, explicit),
-        page.details(
-            f"{len(defaults)} more options have their default", _values_table(view, defaults)
-        ),
-        hint="Each value with where it is from: a recipe, a preset, the command line, or what it "
-        "followed from.",
+        page.details(f"{len(defaults)} options at their default", _values_table(view, defaults)),
+        hint="Each value and its source: a recipe, a preset, the command line, or the value that "
+        "it follows from.",
     )
 
 
@@ -299,8 +298,8 @@ def _data_section(view: RunView) -> str:
     changed = ""
     if view.bits_per_nat and not view.baselines and meta.get("baselines"):
         changed = (
-            '<p class="noticed">The dataset of this name is another one now than the one that this '
-            "run was trained on.</p>"
+            '<p class="noticed">The dataset of this name is no longer the one that this run was '
+            "trained on.</p>"
         )
     table = page.table(["", ""], [[k, v] for k, v in rows.items() if v], "data")
     return page.section("Data", changed, table)

@@ -1,6 +1,6 @@
 """A run as a report shows it: curves over steps, tokens and time, samples, data, commands.
 
-Everything is read from the run's own files and from its dataset's meta.json; nothing is executed.
+Everything comes from the run's own files and the meta.json of its dataset; nothing is executed.
 """
 
 import bisect
@@ -11,8 +11,8 @@ from functools import cached_property
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.prepare import PrepareOptions
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import ConfigError, DataError
+from gptlab.data.token_files import find_meta
+from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
@@ -26,7 +26,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model wrote at a step. loss: of the validation text then, in nats per token."""
+    """A text that the model wrote at a step. loss: its validation loss then, in nats per token."""
 
     step: int
     loss: float | None
@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run. config is None where its settings are not those of this release."""
+    """One run. config: None if this release cannot read the recipe. meta: that of the dataset."""
 
     record: RunRecord
     recipe: RunRecipe
@@ -49,19 +49,19 @@ class RunView:
 
     @property
     def parameters(self) -> int | None:
-        """Number of parameters."""
+        """Number of parameters; None without a config."""
         return count_parameters(self.config.model) if self.config else None
 
     @cached_property
     def tokens(self) -> Points:
-        """(step, tokens trained on until then), from the start on."""
+        """(step, tokens trained on so far), from step 0."""
         block = self.record.settings.get("block_size") or 1
         seen = [(r["step"], r.get("sequences_seen")) for r in self.record.training]
         return [(0, 0), *((step, n * block) for step, n in seen if n)]
 
     @cached_property
     def seconds(self) -> Points:
-        """(step, seconds of training until then): steps only, without evaluations and breaks."""
+        """(step, seconds of training so far), without evaluations and interruptions."""
         points, total, before = [(0, 0.0)], 0.0, 0
         for record in self.record.training:
             rate = record.get("tokens_per_second")
@@ -78,7 +78,7 @@ class RunView:
         return self._over(found, over)
 
     def evaluations(self, over: str = "step") -> Points:
-        """(x, validation loss), of the averaged weights where they were better."""
+        """(x, validation loss in nats per token), of the averaged weights if they were better."""
         return self._over(self.record.evaluations, over)
 
     def _over(self, points: Points, over: str) -> Points:
@@ -89,7 +89,7 @@ class RunView:
 
     @cached_property
     def bits_per_nat(self) -> float | None:
-        """Bits per byte of text for each nat per token; None where the text's size is unknown."""
+        """Factor from nats per token to bits per byte; None if the size of the text is unknown."""
         for record in self.record.records:
             if record.get("val_loss") and record.get("val_bits_per_byte"):
                 return record["val_bits_per_byte"] / record["val_loss"]
@@ -97,7 +97,7 @@ class RunView:
 
     @cached_property
     def baselines(self) -> dict[str, float]:
-        """What simple programs reach, in bits per byte; {} when the dataset is another one now."""
+        """The baselines in bits per byte; {} if the dataset is no longer the same."""
         text = TextUnits(self.meta)
         if self.bits_per_nat is None or text.tokens_per_byte is None:
             return {}
@@ -111,7 +111,7 @@ class RunView:
 
     @property
     def samples(self) -> list[Sample]:
-        """What was written while training, in order."""
+        """The texts written during training, in order."""
         return [
             Sample(r["step"], r.get("val_loss"), r["sample"])
             for r in self.record.records
@@ -120,13 +120,13 @@ class RunView:
 
     @property
     def speed(self) -> float | None:
-        """Tokens per second, the median."""
+        """Median tokens per second."""
         rates = sorted(value for _, value in self.curve("tokens_per_second")[1:])
         return rates[len(rates) // 2] if rates else None
 
 
 def at(table: Points, x: float) -> float:
-    """The value at `x`, linear between the points of an ascending table."""
+    """The value at `x`, interpolated linearly between the points of an ascending table."""
     place = bisect.bisect_left(table, (x,))
     if place == 0:
         return table[0][1]
@@ -138,7 +138,7 @@ def at(table: Points, x: float) -> float:
 
 
 def view_run(folder) -> RunView:
-    """Read a run directory; RunError where it holds no records of a training."""
+    """Read a run directory. Raises RunError if it holds no training records."""
     record = read_run(folder)
     path = Run(folder).recipe
     try:
@@ -146,34 +146,30 @@ def view_run(folder) -> RunView:
         config = build({n: v for n, v in recipe.values.items() if n in OPTIONS})
     except (OSError, UnicodeDecodeError, ConfigError, TypeError):
         recipe, config = RunRecipe(Overrides({}, {})), None
-    try:
-        meta = read_meta(dataset_folder(record.settings.get("dataset", "")))
-    except (OSError, DataError):
-        meta = None
-    return RunView(record, recipe, config, meta)
+    return RunView(record, recipe, config, find_meta(record.settings.get("dataset", "")))
 
 
 # Commands -----------------------------------------------------------------------------------------
 
 
 def commands(view: RunView) -> list[tuple[str, str]]:
-    """(what it does, command) of each command that made this run or goes on from it."""
+    """(purpose, command) of each command that made this run or continues from it."""
     folder = shlex.quote(display(view.record.folder))
     recipe = shlex.quote(display(Run(view.record.folder).recipe))
     found = []
     if view.meta and (prepare := prepare_command(view.meta)):
-        found.append(("The text was prepared with", prepare))
+        found.append(("Prepare the text", prepare))
     if view.recipe.values:
-        found.append(("The run was started with", train_command(view)))
+        found.append(("Start the run", train_command(view)))
         steps = view.recipe.values.get("max_iters")
         again = f"python train.py --config {recipe} --max_iters {steps} --out_dir {folder}-again"
-        found.append(("The same run once more, to the same loss", again))
+        found.append(("Repeat the run, with the same loss", again))
     if view.record.state == "finished":
         longer = f"python train.py --out_dir {folder} --resume --max_iters {2 * view.record.step}"
-        found.append(("Train it on, to twice the steps", longer))
+        found.append(("Continue to twice as many steps", longer))
     else:
-        found.append(("Continue it", f"python train.py --out_dir {folder} --resume"))
-    found.append(("Write with it", f"python sample.py --out_dir {folder} --interactive"))
+        found.append(("Continue the run", f"python train.py --out_dir {folder} --resume"))
+    found.append(("Write with the model", f"python sample.py --out_dir {folder} --interactive"))
     return found
 
 
@@ -192,7 +188,7 @@ def train_command(view: RunView) -> str:
 
 
 def prepare_command(meta: dict) -> str:
-    """The command line that prepared a dataset; "" where its meta.json does not tell."""
+    """The command line that prepared a dataset; "" if its meta.json does not tell."""
     source = meta.get("source") or {}
     files = source.get("files") or []
     identity = source.get("identity", "")

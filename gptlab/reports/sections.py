@@ -1,4 +1,4 @@
-"""What reports on one run and on several have in common."""
+"""The sections that reports on one run and on several share."""
 
 import datetime
 from html import escape
@@ -11,11 +11,11 @@ from gptlab.reports.charts import Chart, Line, draw_svg
 from gptlab.reports.run_view import RunView, commands
 from gptlab.training.terminal import CONTROL
 
-WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # charts, in pixels
+WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # (width, height) of charts in pixels
 
 
 def charts(chart: Chart) -> str:
-    """A chart in the sizes of a desktop and of a phone; the style shows one of them."""
+    """A chart in the sizes for a desktop and for a phone; the style shows one of them."""
     return draw_svg(chart, *WIDE, kind="wide") + draw_svg(chart, *NARROW, kind="narrow")
 
 
@@ -24,7 +24,7 @@ def bits_of(view: RunView, loss: float | None) -> float | None:
 
 
 def readable(text: str) -> str:
-    """Text without the control characters that HTML forbids."""
+    """Text with the control characters that HTML forbids replaced by U+FFFD."""
     return CONTROL.sub("\ufffd", text)
 
 
@@ -33,7 +33,7 @@ def colour(index: int) -> str:
 
 
 def names_of(views: list[RunView]) -> list[str]:
-    """The runs' names, with their folder where two are called the same."""
+    """The names of the runs, or their folders where a name occurs twice."""
     names = [view.name for view in views]
     return [
         name if names.count(name) == 1 else display(view.record.folder)
@@ -42,7 +42,7 @@ def names_of(views: list[RunView]) -> list[str]:
 
 
 def course_section(views: list[RunView]) -> str:
-    """Learning rate, speed and gradient norm, small."""
+    """Small charts of learning rate, speed and gradient norm."""
     parts = []
     for title, field, floor in (
         ("Learning rate", "learning_rate", 0.0),
@@ -62,9 +62,9 @@ def course_section(views: list[RunView]) -> str:
     if not parts:
         return ""
     names = page.legend({name: colour(i) for i, name in enumerate(names_of(views))})
-    hint = "The norm is that before clipping: a peak is a batch that threw the model off."
+    hint = "Gradient norm before clipping; a spike marks an unusual batch."
     return page.section(
-        "On the way",
+        "Course of the run",
         names if len(views) > 1 else "",
         f'<div class="small">{"".join(parts)}</div>',
         hint=hint,
@@ -72,7 +72,7 @@ def course_section(views: list[RunView]) -> str:
 
 
 def machine_section(views: list[RunView]) -> str:
-    """Where the runs were, in which precision, and why there."""
+    """The machine, device and precision of the runs, and why they were chosen."""
     if len(views) > 1:
         rows = []
         for view, name in zip(views, names_of(views), strict=True):
@@ -88,7 +88,7 @@ def machine_section(views: list[RunView]) -> str:
         "precision": values.get("dtype"),
         "why": reasons.get("device"),
         "compiled": format_value(values["compile_model"]) if "compile_model" in values else "",
-        "share of its peak (MFU)": f"{shares[len(shares) // 2]:.0%}" if shares else "",
+        "share of peak speed (MFU)": f"{shares[len(shares) // 2]:.0%}" if shares else "",
     }
     return page.section(
         "Hardware", page.table(["", ""], [[k, str(v)] for k, v in rows.items() if v], "data")

@@ -1,4 +1,4 @@
-"""The options in which two configurations differ, each value with its source."""
+"""The values of a configuration with their sources, and the differences of two configurations."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class OptionDifference:
-    """An option in which two configurations differ: both values, and where each is from."""
+    """An option in which two configurations differ, with both values and their sources."""
 
     name: str
     values: tuple
@@ -18,17 +18,17 @@ class OptionDifference:
 
 
 def override_settings(overrides: Overrides) -> tuple[dict, dict]:
-    """(values, sources) of every option before anything is resolved: what was said, or default."""
+    """(values, sources) of all options before anything is resolved: overrides and defaults."""
     preset = {name: v for name, v in overrides.values.items() if name == "model_preset" and v}
     values = {**preset, **build(overrides.values).flat()}
     values = {name: v for name, v in values.items() if name not in START_OPTIONS}
     if overrides.values.get("vocab_size") is None:
-        values["vocab_size"] = None  # the data's
+        values["vocab_size"] = None  # follows from the data
     return values, {name: overrides.sources.get(name, "default") for name in values}
 
 
 def final_settings(target: NamedConfig) -> tuple[dict, dict]:
-    """(values, sources) of a run as they were resolved; of a recipe as they were said."""
+    """(values, sources) of all options: resolved for a run, unresolved for a recipe."""
     if target.run is None:
         return override_settings(target.overrides)
     return target.run.values, target.run.sources
@@ -37,7 +37,7 @@ def final_settings(target: NamedConfig) -> tuple[dict, dict]:
 def differences(first: NamedConfig, second: NamedConfig) -> list[OptionDifference]:
     """The options in which two configurations differ, in the order of help.
 
-    Two runs are compared by what was resolved for them, a recipe with anything by what was said.
+    Two runs are compared by their resolved values; otherwise the overrides and defaults count.
     """
     if first.run is not None and second.run is not None:
         one, other = final_settings(first), final_settings(second)
@@ -54,6 +54,6 @@ def differing(one: tuple[dict, dict], other: tuple[dict, dict]) -> list[OptionDi
         if values[0] == values[1]:
             continue
         values = tuple(None if value is ABSENT else value for value in values)
-        sources = tuple(pair[1].get(name, "not said") for pair in (one, other))
+        sources = tuple(pair[1].get(name, "not set") for pair in (one, other))
         found.append(OptionDifference(name, values, sources))
     return found

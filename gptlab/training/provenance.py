@@ -12,21 +12,17 @@ import json
 import platform
 import zipfile
 from pathlib import Path
+from typing import Annotated, TypedDict
 
+import msgspec
 import numpy as np
 import torch
 
-from gptlab.errors import DataError, RunError
-from gptlab.files import (
-    FORMAT_VERSIONS,
-    atomic_write,
-    check_format_version,
-    display,
-    read_json,
-    write_json,
-)
-from gptlab.runs import Run, read_records
+from gptlab.errors import RunError
+from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
+from gptlab.runs import Record, Run, read_records
 from gptlab.training.config import START_OPTIONS
+from gptlab.typed_json import Count, read_form
 
 TRACED_STEPS = 50
 DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # steps after which the weights are digested; 0: at first
@@ -43,6 +39,30 @@ CODE = (
     "inference/evaluate.py",
 )
 _PACKAGE = Path(__file__).resolve().parent.parent
+# what float.hex writes and float.fromhex reads
+Exact = Annotated[str, msgspec.Meta(pattern=r"^-?(0x[01](\.[0-9a-f]+)?p[+-]?\d{1,3}|inf|nan)$")]
+Data = TypedDict(
+    "Data",
+    {"name": str, "fingerprint": str, "train.bin": str | None, "train_tokens": Count},
+)
+
+
+class Provenance(TypedDict):
+    """The content of provenance.json. sources: the SHA-256 of each file of the code."""
+
+    format_version: int
+    conditions: dict
+    data: Data
+    settings: dict
+    sources: dict[str, str]
+
+
+class TracedStep(Record, total=False):
+    """A line of trace.jsonl; step 0 has the weights only. weights: a digest of each."""
+
+    loss: Exact
+    grad_norm: Exact
+    weights: dict[str, str]
 
 
 def source_texts() -> dict[str, str]:
@@ -54,7 +74,7 @@ def source_texts() -> dict[str, str]:
     }
 
 
-def describe(setup) -> dict:
+def describe(setup) -> Provenance:
     """What the numbers of a training depend on, as plain values (the content of the file)."""
     dataset = setup.dataset
     return {
@@ -95,37 +115,26 @@ def _settings(setup) -> dict:
     return values
 
 
-def read_provenance(run: Run) -> dict:
+def read_provenance(run: Run) -> Provenance:
     """The content of a run's provenance.json; RunError where there is none that can be read."""
     try:
-        content = read_json(run.provenance)
+        return read_form(
+            run.provenance, "provenance", Provenance, RunError, "this run cannot be replayed"
+        )
     except FileNotFoundError:
         raise RunError(
             f"{display(run.folder)} has no provenance.json: it is no run, or an older gptlab made "
             "it; train again to get a run that can be replayed."
         ) from None
-    except DataError as error:
-        raise RunError(f"{str(error).rstrip('.')}: this run cannot be replayed.") from None
-    check_format_version(content.get("format_version"), "provenance", run.provenance, RunError)
-    parts = [content.get(part) for part in ("conditions", "data", "settings", "sources")]
-    if not all(isinstance(part, dict) for part in parts) or "fingerprint" not in parts[1]:
-        raise RunError(f"{display(run.provenance)} is damaged: this run cannot be replayed.")
-    return content
 
 
-def read_trace(run: Run) -> list[dict]:
+def read_trace(run: Run) -> list[TracedStep]:
     """The records of trace.jsonl, by step; a line that is not whole is left out."""
-    return [record for record in read_records(run.trace) if _is_whole(record)]
-
-
-def _is_whole(record: dict) -> bool:
-    numbers = [record.get(name) for name in ("loss", "grad_norm")] if record["step"] else []
-    try:
-        for number in numbers:
-            float.fromhex(number)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return isinstance(record.get("weights", {}), dict)
+    return [
+        record
+        for record in read_records(run.trace, TracedStep)
+        if record["step"] == 0 or {"loss", "grad_norm"} <= record.keys()
+    ]
 
 
 def read_sources(run: Run) -> dict[str, str]:

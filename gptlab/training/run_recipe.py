@@ -1,4 +1,4 @@
-"""A run's config.py: what was said, as a recipe, and as comments what followed from it."""
+"""A run's config.py: its overrides as a recipe, and the derived values as comments."""
 
 import ast
 import re
@@ -11,14 +11,14 @@ from gptlab.options import coerce
 from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides
 from gptlab.training.resolving import Resolved
 
-TITLE = "# What was said for this run. `python train.py --config THIS_FILE` does it again."
+TITLE = "# The options set for this run. `python train.py --config THIS_FILE` repeats it."
 _FOLLOWED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")
 _MACHINE = "# Machine: "
 
 
 @dataclass(frozen=True)
 class RunRecipe:
-    """What a run's config.py tells: `said`, and every option's final value with its source."""
+    """The content of a run's config.py: the overrides, and all final values with their sources."""
 
     overrides: Overrides
     values: dict = field(default_factory=dict)
@@ -27,15 +27,15 @@ class RunRecipe:
 
 
 def as_recipe(overrides: Overrides, resolved: Resolved, machine: str = "") -> str:
-    """The run as a recipe: what was said, and as comments what followed, with the reasons.
+    """The run as a recipe: the overrides, and the derived values as comments with their reasons.
 
-    machine: where the run is, in words.
+    machine: the machine of the run, in words.
     """
     lines = [TITLE, ""]
     for name, value in overrides.values.items():
         if name not in START_OPTIONS:
             lines.append(f"{name} = {value!r}  # {overrides.sources[name]}")
-    lines += ["", "# What followed from it:"]
+    lines += ["", "# Derived values:"]
     values, sources = settings(overrides, resolved)
     for name, value in values.items():
         if name not in overrides.values or overrides.values[name] != value:
@@ -46,7 +46,7 @@ def as_recipe(overrides: Overrides, resolved: Resolved, machine: str = "") -> st
 
 
 def settings(overrides: Overrides, resolved: Resolved) -> tuple[dict, dict]:
-    """(values, sources) of every option but those of one start, by name, in the order of help."""
+    """(values, sources) by name of all options except START_OPTIONS, in the order of help."""
     values, sources = {}, {}
     if "model_preset" in overrides.values:
         values["model_preset"] = overrides.values["model_preset"]
@@ -62,7 +62,10 @@ def settings(overrides: Overrides, resolved: Resolved) -> tuple[dict, dict]:
 
 
 def read_run_recipe(path) -> RunRecipe:
-    """Read what `as_recipe` wrote, without running it. ConfigError names a line that is foreign."""
+    """Read a file written by `as_recipe`, without executing it.
+
+    Raises ConfigError, with the line number, for a file that no run wrote.
+    """
     path = Path(path)
     overrides, followed, machine = Overrides({}, {}), Overrides({}, {}), ""
     try:
@@ -84,8 +87,8 @@ def read_run_recipe(path) -> RunRecipe:
                 overrides.sources[name] = source
         except (ValueError, SyntaxError, LookupError, TypeError, RecursionError, ConfigError):
             raise ConfigError(
-                f"Line {number} of {display(path)} is not as a run writes it: use it as a recipe, "
-                "with --config."
+                f"Line {number} of {display(path)} was not written by a run: use the file as a "
+                "recipe, with --config."
             ) from None
     values, sources = overrides.values | followed.values, overrides.sources | followed.sources
     if not values:
@@ -97,5 +100,5 @@ def read_run_recipe(path) -> RunRecipe:
 
 
 def _value(name: str, text: str):
-    """The value of an option as a run writes it; KeyError for a name that is none."""
+    """The value of an option as a run writes it. Raises KeyError for an unknown name."""
     return coerce(OPTIONS[name], ast.literal_eval(text))

@@ -1,4 +1,4 @@
-"""The learning rate of a step: pure functions of its number."""
+"""The learning rate of a step: pure functions of the step number."""
 
 import math
 
@@ -25,6 +25,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def decay_start(config: TrainConfig) -> int:
-    """The step from which the rate of schedule "wsd" decays."""
+    """The step at which schedule "wsd" begins to decay."""
     warmup, end = config.schedule.warmup_iters, config.schedule.lr_decay_iters
     return end - max(1, min(end - warmup, round(config.schedule.decay_fraction * end)))

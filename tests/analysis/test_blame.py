@@ -233,6 +233,6 @@ def test_without_a_tokenizer_the_ids_are_shown():
     assert [piece.text for piece in pieces(window_of([5, 17]), None)] == ["5 ", "17 "]
 
 
-def test_the_level_counts_quarters_of_a_blind_guess():
+def test_the_level_counts_quarters_of_the_uniform_baseline():
     losses = (None, 0.0, 0.99, 1.0, 2.5, 3.9, 4.0, 40.0)
     assert [level(loss, 4.0) for loss in losses] == [0, 0, 0, 1, 2, 3, 4, 4]

@@ -1,4 +1,4 @@
-"""Runs that were made bad on purpose, as they were recorded, and what is said of them."""
+"""Recorded runs that were made bad on purpose, and their diagnosis."""
 
 import itertools
 import json

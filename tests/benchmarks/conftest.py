@@ -1,4 +1,4 @@
-"""The benchmarks are scripts that find each other beside themselves; the tests find them there."""
+"""The benchmarks are scripts that import each other from their folder; so do the tests."""
 
 import sys
 from pathlib import Path

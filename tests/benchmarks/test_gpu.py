@@ -1,4 +1,4 @@
-"""The benchmark for accelerators is proven where there is none: the same code, tiny, on a CPU."""
+"""The benchmark for accelerators runs without one: the same code, tiny, on a CPU."""
 
 import json
 

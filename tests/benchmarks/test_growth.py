@@ -1,4 +1,4 @@
-"""What the benchmark of growth holds fixed, and that its step counts what it says."""
+"""What the growth benchmark keeps fixed, and that its step measures what it claims."""
 
 
 def test_only_one_thing_grows_in_each_series():

@@ -1,4 +1,4 @@
-"""The text and the parts of the benchmark of preparing."""
+"""The text and the parts of the preparing benchmark."""
 
 import numpy as np
 

@@ -31,7 +31,7 @@ def test_the_clock_stops_at_the_output_and_the_process_is_ended(tmp_path):
     )
     processes.seconds_until(lambda seen: b"first" in seen, [sys.executable, "-c", code])
     assert not mark.exists()
-    with pytest.raises(RuntimeError, match="before its time"):
+    with pytest.raises(RuntimeError, match="ended too early"):
         processes.seconds_until(lambda seen: False, [sys.executable, "-c", "print('end')"])
 
 

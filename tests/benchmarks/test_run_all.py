@@ -1,4 +1,4 @@
-"""One command for all benchmarks: what is run, what is skipped, what a failure does."""
+"""One command for all benchmarks: what runs, what is skipped, what a failure does."""
 
 import json
 import sys

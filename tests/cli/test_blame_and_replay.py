@@ -84,7 +84,7 @@ def test_in_a_pipe_nothing_steers_a_terminal_and_at_one_tokens_have_colours(caps
     assert main(argv) == 0
     coloured = capsys.readouterr().out
     assert "\x1b[" in coloured and "\x1b[31mred<" not in coloured and "\x07" not in coloured
-    assert "share of a blind guess" in coloured
+    assert "share of the uniform baseline" in coloured
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(argv) == 0
     assert not re.search(r"\x1b\[[0-9;]*[34][0-7]", capsys.readouterr().out)

@@ -37,7 +37,7 @@ def report(version="2.13.0", requires=(), name="torch"):
         ("", LARGE, SMALL, CPU_INDEX, CPU_INDEX, ["default", "cpu"]),
         ("", LARGE, None, "", "several GB", ["default", "cpu"]),
         ("", LARGE, LARGE, "", "several GB", ["default", "cpu"]),
-        ("", None, SMALL, "", "as the index has it", ["default"]),
+        ("", None, SMALL, "", "torch from the default index", ["default"]),
     ],
 )
 def test_a_machine_without_an_accelerator_gets_the_small_torch_where_there_is_one(

@@ -86,7 +86,7 @@ def test_a_place_that_cannot_be_written_is_found(words, capsys):
     assert "--out_dir" in failures(capsys.readouterr().out)["out_dir"]
 
 
-def test_a_missing_compiler_is_found_unless_nothing_shall_be_compiled(words, machine, capsys):
+def test_a_missing_compiler_is_found_unless_compiling_is_off(words, machine, capsys):
     machine["cpp_compiler"] = ""
     assert main(["doctor"]) == 1
     found = failures(capsys.readouterr().out)

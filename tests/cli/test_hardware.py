@@ -92,7 +92,7 @@ def test_what_is_not_here_is_named_with_the_reason(fake_machine, capsys):
     assert "CUDA" not in shown and "only Macs with Apple silicon" in shown
 
 
-def test_the_speed_is_measured_and_said_in_a_line(capsys, monkeypatch):
+def test_the_speed_is_measured_and_reported_in_a_line(capsys, monkeypatch):
     monkeypatch.setattr(command, "measure_flops", lambda device, dtype: 62.5e9)
     command.show_hardware()
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "Measured" in line]

@@ -67,7 +67,8 @@ def test_one_screen_shows_environment_datasets_and_runs_plainly_in_a_pipe(make_r
     folder = home / "data" / "plays"
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(b"")
-    meta = {"train_tokens": 900, "val_tokens": 100, "train_bytes": 900_000, "val_bytes": 100_000,
+    meta = {"format_version": 1, "dtype": "uint16", "vocab_size": 66, "train_tokens": 900,
+            "val_tokens": 100, "train_bytes": 900_000, "val_bytes": 100_000,
             "tokenizer": {"kind": "char"}}  # fmt: skip
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     for number in range(12):
@@ -130,7 +131,7 @@ def test_two_names_of_one_file_take_its_disk_once(make_run):
     [(-5, "0 s"), (0, "0 s"), (59, "59 s"), (61, "1 min"), (7100, "118 min"), (7300, "2 h"),
      (86400 * 3, "3 d")],
 )  # fmt: skip
-def test_an_age_is_said_in_one_unit(seconds, words):
+def test_an_age_is_shown_in_one_unit(seconds, words):
     assert command.age(seconds) == words
 
 

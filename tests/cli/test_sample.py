@@ -161,7 +161,7 @@ def test_a_prompt_can_be_piped_in_and_is_taken_as_it_is(run, sample, monkeypatch
     assert sample("--seed", 1, *words)[1] == text + expected(run, text, seed=1)[0] + "\n"
 
 
-def test_a_prompt_that_is_said_wins_over_piped_input(run, sample, monkeypatch):
+def test_a_prompt_that_is_given_wins_over_piped_input(run, sample, monkeypatch):
     type_in(monkeypatch, b"other")
     assert sample("--prompt", "ROMEO:")[1].startswith("ROMEO:")
 
@@ -190,7 +190,7 @@ def test_the_spelling_of_the_end_of_text_is_plain_text(home, sample):
     assert code == 0 and out.startswith("<|endoftext|>")
 
 
-def test_a_prompt_longer_than_the_window_is_cut_and_said(run, sample):
+def test_a_prompt_longer_than_the_window_is_cut_and_reported(run, sample):
     _, out, err = sample("--prompt", "ab" * 50, "--max_tokens", 40, "--seed", 1)
     assert out == "ab" * 50 + expected(run, "ab" * 16, max_tokens=40, seed=1)[0] + "\n"
     assert err.count("the model sees 32") == 1
@@ -219,7 +219,7 @@ def test_a_setting_out_of_range_is_one_sentence_that_names_it(run, sample, words
     assert_one_sentence(sample(*words.split()), words.split()[0][2:])
 
 
-def test_a_stop_string_may_be_said_several_times(run, sample):
+def test_a_stop_string_may_be_given_several_times(run, sample):
     whole = expected(run, "ROMEO:", seed=1)[0]
     stops = [whole[60:62], whole[20:23]]
     out = sample("--prompt", "ROMEO:", "--seed", 1, "--stop", stops[0], "--stop", stops[1])[1]
@@ -269,7 +269,7 @@ def test_each_line_is_a_prompt_and_a_bad_one_does_not_end_the_loop(run, sample, 
     assert "U+20AC" in err
 
 
-def test_a_prompt_that_is_said_is_the_first_of_the_loop(run, sample, monkeypatch):
+def test_a_prompt_that_is_given_is_the_first_of_the_loop(run, sample, monkeypatch):
     type_in(monkeypatch, b"JULIET:\n")
     out = sample("--interactive", "--prompt", "ROMEO:", "--seed", 1)[1]
     assert out.startswith("ROMEO:") and "\nJULIET:" in out

@@ -22,7 +22,7 @@ def test_the_releases_are_those_that_are_installed(words, capsys):
     assert platform.machine() in lines["platform"]
 
 
-def test_a_missing_torch_is_said(monkeypatch, capsys):
+def test_a_missing_torch_is_reported(monkeypatch, capsys):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 

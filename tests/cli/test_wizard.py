@@ -136,9 +136,9 @@ def test_every_wrong_answer_is_asked_again(words, ask):
 def test_every_question_explains_itself(words, ask):
     code, shown = ask("?", "", "?", "", "?", *SMALL, "?", "quick", "?", "", "?", "leave")
     assert code == 0
-    for words_of_it in ("great number of multiplications", "A model learns from text",
-                        "A model is a stack of layers", "In a step the model sees",
-                        "Nothing has been started", "A recipe is a small file"):  # fmt: skip
+    for words_of_it in ("huge number of multiplications", "A model learns from text",
+                        "A model is a stack of layers", "In each step the model sees",
+                        "Nothing has started yet", "A recipe is a small file"):  # fmt: skip
         assert words_of_it in shown
 
 
@@ -188,7 +188,7 @@ def test_minutes_are_turned_into_steps_that_the_command_says(words, ask):
 # What does not fit
 
 
-def test_a_model_that_does_not_fit_is_said_with_the_nearest_that_does(
+def test_a_model_that_does_not_fit_is_reported_with_the_nearest_that_does(
     words, ask, monkeypatch, this_machine
 ):
     cpu = dataclasses.replace(this_machine.device("cpu"), memory_free=700_000_000)
@@ -201,13 +201,13 @@ def test_a_model_that_does_not_fit_is_said_with_the_nearest_that_does(
     assert 1 < int(layers) < 200
 
 
-def test_a_text_that_is_too_short_is_said_and_another_may_be_chosen(words, ask):
+def test_a_text_that_is_too_short_is_reported_and_another_may_be_chosen(words, ask):
     (words / "tiny.txt").write_text("a word or two, no more\n" * 2, encoding="utf-8")
     code, shown = ask("", "my own text", "tiny.txt", "words", *SMALL, "quick", SHORT, "", "leave")
     assert code == 0 and "too short" in shown
 
 
-def test_a_damaged_dataset_is_said_and_another_may_be_chosen(words, ask):
+def test_a_damaged_dataset_is_reported_and_another_may_be_chosen(words, ask):
     shutil.copytree(words / "data" / "words", words / "data" / "broken")
     (words / "data" / "broken" / "train.bin").write_bytes(b"1")
     code, shown = ask("", "broken", "words", *SMALL, "quick", SHORT, "", "leave")

@@ -1,4 +1,4 @@
-"""The order of the data: a pure function of the sequence's number that meets every window once."""
+"""The order of the data: a pure function of the sequence's number that visits each window once."""
 
 import mmap
 import sys
@@ -174,16 +174,22 @@ def test_masked_targets_are_minus_one_and_the_count_is_of_the_whole_step():
     parts = [batches(loss_mask=loss_mask, rank=rank, world_size=2) for rank in (0, 1)]
     targets = [m.targets for part in parts for m in part.micro_batches(8)]
     expected = sum(int((t != -1).sum()) for t in targets)
-    assert whole.count(8) == parts[0].count(8) == parts[1].count(8) == expected > 0
-    assert batches().count(8) == 80
+    assert (
+        whole.count_targets(8)
+        == parts[0].count_targets(8)
+        == parts[1].count_targets(8)
+        == expected
+        > 0
+    )
+    assert batches().count_targets(8) == 80
     for micro in whole.micro_batches(8):
         kept = micro.targets != -1
         assert (micro.targets[kept] == (micro.tokens + 1)[kept]).all()
         assert (((micro.tokens + 1) % 3 == 0) == kept).all()
 
 
-def test_a_step_without_any_counted_target_can_be_divided_by_its_count():
-    assert batches(loss_mask=np.zeros(len(TOKENS), dtype=bool)).count(0) == 1
+def test_a_step_without_any_unmasked_target_can_be_divided_by_its_count():
+    assert batches(loss_mask=np.zeros(len(TOKENS), dtype=bool)).count_targets(0) == 1
 
 
 def test_an_id_outside_the_vocabulary_is_named_with_its_place(tmp_path):

@@ -1,4 +1,4 @@
-"""Conversations as ids: the template's marks, the assistant's words, no text taken for a mark."""
+"""Conversations as ids: special tokens of the template, the loss mask, and text that stays text."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_a_mark_in_somebodys_text_is_plain_text(chat_tokenizer):
 
 
 def test_the_ids_are_those_of_transformers(chat_tokenizer, tmp_path):
-    """Where no text spells a mark; the assistant's text is a piece of its own in both."""
+    """If no text looks like a special token; the assistant's text is a separate piece in both."""
     transformers = pytest.importorskip("transformers")
     (tmp_path / "tokenizer.json").write_text(chat_tokenizer.to_plain_json(), encoding="utf-8")
     peer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
@@ -180,7 +180,7 @@ def test_a_mask_that_does_not_fit_is_refused_and_another_mask_is_other_data(conv
     ("rows", "options", "sentence"),
     [
         (None, dict(tokenizer="auto"), "name it with --tokenizer"),
-        (None, dict(split="tail"), "not cut in two"),
+        (None, dict(split="tail"), "cannot be cut in two"),
         ([{"text": "plain"}], {}, "prepare them as two datasets"),
         ([{"messages": [{"role": "bot", "content": "x"}]}], {}, "has the role 'bot'"),
         ([{"messages": [{"role": "user", "content": None}]}], {}, "no text as its content"),
@@ -197,7 +197,7 @@ def test_what_is_no_conversation_is_named(conversations, rows, options, sentence
 def test_conversations_in_which_no_assistant_speaks_teach_nothing(conversations):
     rows = [{"messages": [{"role": "user", "content": f"hello {n}"}]} for n in range(20)]
     conversations.write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(DataError, match="no message of an assistant"):
+    with pytest.raises(DataError, match="has no assistant message"):
         prepare(str(conversations), PrepareOptions(tokenizer="tokenizer.json"))
 
 
@@ -219,4 +219,4 @@ def test_a_talk_keeps_what_fits_and_always_what_the_model_was_told(chat_tokenize
     assert left_out > 0
     with pytest.raises(GenerationError, match="shorten it"):
         talk.ask("long " * 200, room=20)
-    assert talk.messages[-1]["role"] == "assistant"  # as if it had not been said
+    assert talk.messages[-1]["role"] == "assistant"  # the message is dropped

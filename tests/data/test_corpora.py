@@ -89,14 +89,14 @@ def test_tables_and_compressed_files_mix_with_texts(write):
     assert "four\r\n" in documents(source, keep_line_endings=True)
 
 
-def test_what_is_no_text_in_a_folder_is_left_out_and_said(write):
+def test_what_is_no_text_in_a_folder_is_left_out_and_reported(write):
     write("mix/a.txt", "text")
     write("mix/b.pdf", b"%PDF")
     write("mix/c.bin", bytes(100))
     source, notes = look("mix")
     assert documents(source) == ["text"]
     assert "Left out 2 of 3 files" in notes[0] and "b.pdf (a PDF)" in notes[0]
-    assert source.counts["files left out that are no text"] == 2
+    assert source.counts["files left out that are not text"] == 2
     with pytest.raises(DataError, match=r"b\.pdf is a PDF"):
         look("mix/b.pdf")
 
@@ -148,7 +148,7 @@ def test_an_unreachable_hub_is_a_sentence(home, monkeypatch):
     assert (source.name, source.bytes) == ("stories", None)
     with pytest.raises(DownloadError, match=r"hf:owner/stories:subset:test needs http://127"):
         documents(source)
-    with pytest.raises(DataError, match="stands alone"):
+    with pytest.raises(DataError, match="cannot be combined"):
         look("hf:a/b", "c.txt")
 
 

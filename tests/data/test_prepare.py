@@ -130,11 +130,11 @@ def test_renamed_files_give_the_same_split(write):
     assert bins(other) != bins(one)
 
 
-def test_few_documents_are_split_by_the_tail_and_many_by_document_unless_said(write):
+def test_few_documents_are_split_by_the_tail_and_many_by_document_unless_set(write):
     for i in range(3):
         write(f"few/{i}.txt", f"{i} words\n" * 100)
     assert prepare("few").dataset.meta["split"]["how"] == "tail"
-    explicit = prepare("few", PrepareOptions(dataset="said", split="document")).dataset
+    explicit = prepare("few", PrepareOptions(dataset="explicit", split="document")).dataset
     assert explicit.meta["split"]["how"] == "document"
     assert (explicit.meta["train_documents"], explicit.meta["val_documents"]) == (2, 1)
     rows = [json.dumps({"text": f"row {i} of many"}) for i in range(300)]
@@ -155,7 +155,7 @@ def test_preparing_again_does_nothing_and_says_so(write):
     assert not forced.skipped and bins(forced.dataset) == bins(first.dataset)
 
 
-def test_a_changed_text_or_option_is_prepared_again_and_said(write):
+def test_a_changed_text_or_option_is_prepared_again_and_reported(write):
     write("poem.txt", POEM)
     first = prepare("poem.txt", PrepareOptions(tokenizer="bpe", vocab_size=280))
     second = prepare("poem.txt", PrepareOptions(tokenizer="bpe", vocab_size=285))
@@ -167,7 +167,7 @@ def test_a_changed_text_or_option_is_prepared_again_and_said(write):
     assert decoded(third.dataset) == POEM + " auch"
 
 
-def test_a_damaged_dataset_is_prepared_again_and_said(write):
+def test_a_damaged_dataset_is_prepared_again_and_reported(write):
     write("poem.txt", POEM)
     first = prepare("poem.txt")
     before = bins(first.dataset)
@@ -182,7 +182,7 @@ def test_a_name_of_another_source_is_refused_unless_overwritten(write):
     write("b/poem.txt", "another text\n" * 50)
     first = prepare("a/poem.txt").dataset
     before = bins(first)
-    with pytest.raises(DataError, match=r"poem is already prepared from another source \(.*a/poem"):
+    with pytest.raises(DataError, match=r"prepared from a different source \(.*a/poem"):
         prepare("b/poem.txt")
     assert bins(open_dataset("poem")) == before
     replaced = prepare("b/poem.txt", PrepareOptions(overwrite=True)).dataset
@@ -292,7 +292,7 @@ def test_a_text_too_short_to_split_is_refused_with_the_numbers(write, home):
     with pytest.raises(DataError, match="1 characters in 1 documents cannot be split"):
         prepare("s.txt")
     write("docs/a.txt", "only one document")
-    with pytest.raises(DataError, match="by document; bring more text"):
+    with pytest.raises(DataError, match="by document; add more text"):
         prepare("docs", PrepareOptions(split="document"))
     assert left_behind(home) == []
 
@@ -302,7 +302,7 @@ def test_a_short_text_says_how_many_ids_it_supports(write):
     done = prepare("poem.txt", PrepareOptions(tokenizer="bpe", vocab_size=32_000))
     size = done.dataset.vocab_size
     assert 257 < size < 1000
-    assert any(f"support {size:,} ids, fewer than 32,000" in note for note in done.notes)
+    assert any(f"support only {size:,} ids instead of 32,000" in note for note in done.notes)
 
 
 def test_auto_takes_characters_for_a_small_alphabet_only(write):

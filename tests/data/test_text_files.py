@@ -128,7 +128,7 @@ def test_utf16_without_a_mark_is_recognised(write):
 
 @pytest.mark.parametrize("name", ["nonsense", "hex", "rot13"])
 def test_an_encoding_that_is_none_is_refused(write, name):
-    with pytest.raises(ConfigError, match=f"--encoding {name} is no text encoding"):
+    with pytest.raises(ConfigError, match=f"--encoding {name} is not a text encoding"):
         read_text(write("a.txt", "abc"), encoding=name)
 
 

@@ -72,7 +72,7 @@ def test_the_list_leaves_out_what_is_no_dataset(home, prepared):
 
 
 @pytest.mark.parametrize("dtype", ["<u2", "<u4"])
-def test_token_files_without_meta_open_with_a_vocabulary_said(home, caplog, dtype):
+def test_token_files_without_meta_open_with_a_given_vocabulary(home, caplog, dtype):
     vocab_size = 65 if dtype == "<u2" else 100_000
     folder = write_token_files(home / "data" / "own", [1, 2, 64] * 50, [3] * 20, dtype)
     with caplog.at_level(logging.WARNING, "gptlab"):
@@ -156,9 +156,9 @@ def test_a_changed_text_is_a_warning(home, prepared, caplog):
     [
         ({"format_version": 2}, "format version 2 and this gptlab reads up to 1"),
         ({"format_version": None}, "is not a dataset of gptlab"),
-        ({"vocab_size": "many"}, r"meta\.json has no valid vocab_size"),
-        ({"vocab_size": None}, r"meta\.json has no valid vocab_size"),
-        ({"train_tokens": True}, r"meta\.json has no valid train_tokens"),
+        ({"vocab_size": "many"}, r"meta\.json is damaged .*\$\.vocab_size.*; prepare it again"),
+        ({"vocab_size": None}, r"meta\.json is damaged .*`vocab_size`.*; prepare it again"),
+        ({"train_tokens": True}, r"meta\.json is damaged .*\$\.train_tokens"),
         ({"dtype": "float32"}, "unknown dtype 'float32'"),
     ],
 )
@@ -200,8 +200,8 @@ def test_half_an_id_is_noticed(home):
 
 @pytest.fixture
 def large(home, monkeypatch):
-    """A dataset that counts as too large to be read through at a start: 28,000 bytes, in blocks
-    of 100 bytes every 439."""
+    """A dataset that is treated as too large to be read at each start: 28,000 bytes, with blocks of
+    100 bytes every 439."""
     for reader in (token_files, health):
         monkeypatch.setattr(reader, "VERIFY_BYTES", 1000)
     monkeypatch.setattr(token_files, "SAMPLED_BLOCK_BYTES", 100)
@@ -272,5 +272,5 @@ def test_what_no_source_has_is_null_and_what_is_of_another_type_is_named(large):
     change(meta, source=source | {"bytes": None})  # of a dataset of the hub
     assert open_dataset("x").vocab_size > 2
     change(meta, source=source | {"bytes": "many"})
-    with pytest.raises(DataError, match=r"meta\.json has no valid source\.bytes"):
+    with pytest.raises(DataError, match=r"meta\.json is damaged .*\$\.source\.bytes"):
         open_dataset("x")

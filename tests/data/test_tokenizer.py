@@ -181,7 +181,7 @@ def test_half_a_letter_decodes_to_a_replacement_mark(bpe):
 
 @pytest.mark.parametrize("wrong", [-1, 300, 10**9])
 def test_an_id_outside_the_vocabulary_is_refused(bpe, wrong):
-    with pytest.raises(TokenizerError, match=f"{wrong} lies outside this vocabulary of 300 ids"):
+    with pytest.raises(TokenizerError, match=f"{wrong} is outside this vocabulary of 300 ids"):
         bpe.decode([1, wrong])
 
 

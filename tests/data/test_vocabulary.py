@@ -48,7 +48,7 @@ def test_a_vocabulary_is_learned_from_an_even_share_of_a_large_text(learn, monke
     monkeypatch.setattr(vocabulary, "BPE_PIECE_BYTES", 100)
     first, second = "early words here. " * 3000, "later others there. " * 3000
     tokenizer, notes, pieces = learn([first + second])
-    assert any("learned from 10% of the training text" in note for note in notes)
+    assert any("learns from 10% of the training text" in note for note in notes)
     assert 80 < pieces < 130
     for word in (" early", " others"):  # of both ends
         assert len(tokenizer.encode(word)) == 1
@@ -60,7 +60,7 @@ def test_a_vocabulary_is_learned_from_a_bounded_amount_of_different_words(learn,
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefgh", k=8)) for _ in range(20_000)]
     _, notes, many = learn([" ".join(words)])
-    assert re.search("learned from 1[0-9]% of the training text", notes[0])
+    assert re.search("learns from 1[0-9]% of the training text", notes[0])
     _, notes, all_of_it = learn([" ".join(words[:100] * 200)])
     assert not notes  # as much text, few words
     assert all_of_it > 6 * many

@@ -1,10 +1,10 @@
-"""Every command in README.md and docs/*.md is run, in the order in which the page shows it.
+"""Every command in README.md and docs/*.md runs, in the order of the page.
 
 A command is a line of a ```bash block, or inline code that begins with one of `STARTS`. It runs
-in-process through the commands' `main(argv)`, in a home of its own for each page, with a small text
-for every file that it names; trainings get tiny sizes. What cannot run here stands in NOT_RUN with
-the reason, and is checked as far as it can be. A new page or line needs nothing here unless it
-needs something that a test does not have.
+in-process through the commands' `main(argv)`, in a separate home for each page, with a small text
+for every file that it names; trainings get tiny sizes. NOT_RUN lists what cannot run here, with the
+reason and a check instead. A new page or line needs a change here only if it needs something that a
+test does not have.
 """
 
 import csv
@@ -31,14 +31,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 STARTS = re.compile(r"(python|torchrun|bash|source|pip|gptlab|(gpt|train|prepare|sample)\.py) ")
 
-# What a page writes -> what is run. Words in capitals stand for a name of the reader's own.
+# The text of a page -> what runs instead. Words in capitals stand for the reader's own names.
 SUBSTITUTIONS = {
     r"\bYOUR_TEXT\.txt\b": "diary.txt",
     r"--minutes [\d.]+": "--minutes 0.02",
-    r"--step \d+": "--step 2",  # trainings have three here
+    r"--step \d+": "--step 2",  # trainings have three steps here
 }
 
-# Options that come last, so that they win over what the page says.
+# Options that come last, so that they override those of the page.
 TINY = (
     "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 16 --batch_size 2 "
     "--gradient_accumulation_steps 1 --eval_tokens 64 --device cpu --dtype float32 "
@@ -46,14 +46,14 @@ TINY = (
 ).split()
 SHORT = {"sample": ["--max_tokens", "8", "--device", "cpu"]}
 
-# Pages that must stand alone: what they use they make themselves. On the others, a reference or a
-# guide to one thing, a `--dataset NAME` or `out/NAME` that the page never made is put there.
+# Pages that must create everything they use. On the others (a reference, a guide to one subject), a
+# `--dataset NAME` or `out/NAME` that the page did not create is provided.
 ON_THEIR_OWN = ("README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md")
 
-# Exit codes besides 0 that are no fault of the page.
-ALSO_FINE = {"doctor": 1}  # it has found something to mend in this machine or in three steps
+# Exit codes besides 0 that are not an error of the page.
+ALSO_FINE = {"doctor": 1}  # it has found something to fix in this machine or in three steps
 
-# Files whose content matters; any other text, table or folder that is named gets 20 kB of words.
+# Files whose content matters; any other text, table or folder gets 20 kB of words.
 FILES = {"start.txt": "to be or not"}
 
 
@@ -71,7 +71,7 @@ def help_knows_the_options(words: list[str], page: "Page") -> None:
 
 
 def setup_takes_it(words: list[str], page: "Page") -> None:
-    """setup.sh exists and takes these options; what the demo leaves is put there."""
+    """setup.sh exists and accepts these options; the results of the demo are provided."""
     assert (ROOT / words[1]).is_file()
     if bootstrap._read_options(words[2:])[0].demo:
         page.put("data/shakespeare", "data/shakespeare")
@@ -173,12 +173,12 @@ class Page:
         self.home, self._prepared, self._patch, self._steps = home, prepared, patch, 0
 
     def put(self, what: str, where: str) -> None:
-        """Put a dataset or run made before into the home, where there is none of that name."""
+        """Copy a prepared dataset or run into the home, unless there is one of that name."""
         if not (self.home / where).exists():
             shutil.copytree(self._prepared / what, self.home / where)
 
     def run(self, text: str, capsys) -> None:
-        """Run one command; AssertionError with what it said if it did not end well."""
+        """Run one command; AssertionError with its message if it fails."""
         for pattern, instead in SUBSTITUTIONS.items():
             text = re.sub(pattern, instead, text)
         words = shlex.split(text, comments=True)
@@ -230,7 +230,7 @@ class Page:
         return SHORT.get(command, []) if argv != ["generate"] else []
 
     def _provide(self, name: str, argv: list[str]) -> None:
-        """The files that the command reads; for a page that is no story, runs and data too."""
+        """Create the files that the command reads and, for a page not on its own, runs and data."""
         column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
@@ -252,7 +252,7 @@ class Page:
 
 
 def write_text(path: Path, column: str) -> None:
-    """A file of words, in the format that its name says; nothing where there is a file."""
+    """Write a file of words in the format of its name, unless there is a file already."""
     if path.exists() or path.is_absolute():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -371,7 +371,7 @@ def test_every_command_is_on_some_page():
     assert [name for name in COMMANDS if f"gpt.py {name}" not in pages] == []
 
 
-# This test's own promises: what is new is found, and what is wrong is not let pass ----------------
+# The checks themselves: new commands are found, and wrong ones fail -------------------------------
 
 
 def test_commands_are_found_in_blocks_and_in_sentences():

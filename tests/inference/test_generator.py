@@ -287,7 +287,7 @@ def test_the_spelling_of_the_end_of_text_in_a_prompt_is_plain_text(make_model):
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused(make_model, letters):
-    with pytest.raises(GenerationError, match=r"23 ids and the model 20"):
+    with pytest.raises(GenerationError, match=r"23 ids, but the model 20"):
         Generator(make_model(vocab_size=20), letters)
 
 
@@ -364,7 +364,7 @@ def test_several_samples_of_a_beam_search_are_its_best_beams(generator):
 
 
 def test_several_samples_cannot_be_streamed(generator):
-    with pytest.raises(GenerationError, match="num_samples 2"):
+    with pytest.raises(GenerationError, match="num_samples is 2"):
         next(generator.stream("a", SamplingConfig(num_samples=2)))
 
 

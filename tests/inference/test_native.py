@@ -147,7 +147,7 @@ def test_without_a_compiler_torch_decodes(monkeypatch):
         native.library.cache_clear()
 
 
-def test_a_compiler_that_fails_is_said_and_torch_decodes(monkeypatch, tmp_path, caplog):
+def test_a_compiler_that_fails_is_reported_and_torch_decodes(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("CXX", sys.executable)  # a program that compiles nothing
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.library.cache_clear()

@@ -1,4 +1,4 @@
-"""Guesses from the text itself: what is guessed, when it is not, and that no text changes by it."""
+"""Draft tokens from the text itself: which are drafted, when none are, and that no text changes."""
 
 import itertools
 import random
@@ -22,7 +22,7 @@ def lookup_of(text: str, most: int = 10, cost: float = 0.01) -> PromptLookup:
     return PromptLookup([ord(letter) for letter in text], most, cost)
 
 
-def guess_of(lookup: PromptLookup, room: int = 100) -> str:
+def draft_of(lookup: PromptLookup, room: int = 100) -> str:
     return "".join(map(chr, lookup.draft(room)))
 
 
@@ -40,35 +40,35 @@ def greedy(model, prompt, count, native=None, drafts=0, lookup=None):
     return tokens, torch.stack(logits), passes
 
 
-# What is guessed ----------------------------------------------------------------------------------
+# Which tokens are drafted -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "guess"),
+    ("text", "draft"),
     [
         ("abcdefgh, abc", "defgh, abc"),
         ("xbcU abcV xbc", "U abcV xbc"),  # the longer match, not the nearer one
         ("abcU abcV abc", "V abcV abc"),  # of equal ones the nearer
         ("Qbc1, bc", "1, bc1, bc"),  # two tokens are enough, one is not
         ("Qc1, c", ""),
-        ("ababab", "ababababab"),  # a guess that reaches the end of the text repeats itself
+        ("ababab", "ababababab"),  # a draft that reaches the end of the text repeats itself
         ("abcdefg", ""),
         ("a", ""),
         ("", ""),
     ],
 )
-def test_what_followed_the_same_tokens_before_is_guessed(text, draft):
-    assert guess_of(lookup_of(text, cost=0)) == draft
+def test_what_followed_the_same_tokens_before_is_drafted(text, draft):
+    assert draft_of(lookup_of(text, cost=0)) == draft
 
 
 @pytest.mark.parametrize("room", [-1, 0, 1, 3])
-def test_a_guess_fits_the_room_and_the_most(room):
+def test_a_draft_fits_the_room_and_the_most(room):
     assert len(lookup_of("ababab", cost=0).draft(room)) == max(0, room)
     assert len(lookup_of("ababab", most=2, cost=0).draft(100)) == 2
 
 
 @pytest.mark.parametrize("cost", [0.02, 0.1, 0.3, 0.6, 1.0])
-def test_a_guess_is_as_long_as_gives_the_most_tokens_per_time(cost):
+def test_a_draft_is_as_long_as_gives_the_most_tokens_per_time(cost):
     for seed in range(50):
         lookup = lookup_of("abcdefghijklmnopqrstuvwxyz abcd", cost=cost)
         source = random.Random(seed)
@@ -79,7 +79,7 @@ def test_a_guess_is_as_long_as_gives_the_most_tokens_per_time(cost):
         assert speeds[len(lookup.draft(100))] == pytest.approx(max(speeds))
 
 
-def test_where_nothing_comes_true_guessing_stops_and_begins_again_where_it_does():
+def test_drafting_stops_where_nothing_is_accepted_and_begins_again_where_it_is():
     lookup = lookup_of("", cost=0.2)
     drafted = 0
     for number in range(200):  # "ab" often, and each time another token behind it
@@ -98,7 +98,7 @@ def test_where_nothing_comes_true_guessing_stops_and_begins_again_where_it_does(
 
 
 class Wild:
-    """Guesses anything, and sometimes what is right."""
+    """Drafts anything, and sometimes what is right."""
 
     def __init__(self, truth, vocab_size=23):
         self.truth, self.added, self.vocab_size = truth, 0, vocab_size
@@ -116,7 +116,7 @@ class Wild:
 
 @pytest.mark.parametrize("position_encoding", ["rope", "learned", "sinusoidal"])
 @pytest.mark.parametrize("decoded_by", ["torch", "native"])
-def test_whatever_is_guessed_the_text_is_the_plain_one_through_sliding_windows(
+def test_whatever_is_drafted_the_text_is_the_plain_one_through_sliding_windows(
     make_model, position_encoding, decoded_by
 ):
     model = make_model(position_encoding=position_encoding, qk_norm=True)
@@ -168,7 +168,7 @@ def test_a_generator_writes_and_streams_the_same_with_it(make_model, settings):
         assert drafted.log_probs == pytest.approx(plain.log_probs, abs=1e-4)
 
 
-def test_rows_that_are_chosen_anew_forget_what_was_guessed(make_model):
+def test_rows_that_are_chosen_anew_forget_what_was_drafted(make_model):
     model = make_model()
     decoder, plain = (
         Decoder(model, [[1, 2, 3, 1, 2]], drafts=10),
@@ -185,13 +185,13 @@ def test_rows_that_are_chosen_anew_forget_what_was_guessed(make_model):
     torch.testing.assert_close(decoder.logits, plain.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_in_sixteen_bits_torch_guesses_nothing_since_rounding_decides_ties(make_model):
+def test_in_sixteen_bits_torch_drafts_nothing_since_rounding_decides_ties(make_model):
     model = make_model().bfloat16()
     assert set(greedy(model, [1, 2] * 5, 20, drafts=10)[2]) == {1}
 
 
 @pytest.mark.parametrize("most", [-1, 16])
-def test_a_number_of_guesses_out_of_range_is_refused(most):
+def test_a_number_of_draft_tokens_out_of_range_is_refused(most):
     with pytest.raises(GenerationError, match="prompt_lookup"):
         SamplingConfig(prompt_lookup=most)
 

@@ -211,14 +211,14 @@ def test_a_folder_that_transformers_wrote_is_read_with_equal_logits(tmp_path, bp
     with torch.no_grad():
         for parameter in peer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    peer.save_pretrained(tmp_path / "theirs")
-    bpe.save(tmp_path / "theirs" / "tokenizer.json")
-    folder = import_model(str(tmp_path / "theirs"), tmp_path / "ours")
+    peer.save_pretrained(tmp_path / "peer")
+    bpe.save(tmp_path / "peer" / "tokenizer.json")
+    folder = import_model(str(tmp_path / "peer"), tmp_path / "ours")
     ours = load_checkpoint(folder).model
     assert all(value.dtype == torch.float32 for value in ours.state_dict().values())
     tokens = torch.randint(400, (2, 60))
     with torch.no_grad():
-        reference = opened(tmp_path / "theirs", dtype=torch.float32)(tokens).logits
+        reference = opened(tmp_path / "peer", dtype=torch.float32)(tokens).logits
         torch.testing.assert_close(ours(tokens)[0], reference, atol=1e-4, rtol=0)
 
 

@@ -55,7 +55,7 @@ def test_the_parameters_of_a_preset_are_those_of_the_module(name):
 @pytest.mark.parametrize(
     ("name", "millions"), [("tiny", 10), ("small", 25), ("medium", 80), ("large", 350)]
 )
-def test_the_presets_are_as_large_as_they_are_said_to_be(name, millions):
+def test_the_presets_have_the_size_in_their_description(name, millions):
     parameters = count_parameters(GPTConfig(**PRESETS[name], vocab_size=8192))
     assert abs(parameters / (millions * 1e6) - 1) < 0.1
 

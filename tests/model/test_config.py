@@ -14,12 +14,12 @@ def heads(**settings):
     return config.n_head, config.n_kv_head, config.head_dim
 
 
-def test_the_heads_that_nobody_said_follow_from_those_that_were():
+def test_the_heads_that_are_not_set_follow_from_those_that_are():
     assert heads() == (6, 3, 8)
     assert heads(n_head=4) == (4, 4, 12)  # n_head alone: every head its own keys
     assert heads(n_kv_head=2) == (6, 2, 8)
     assert heads(n_head=8, n_kv_head=1) == (8, 1, 6)
-    assert heads(n_head=5, head_dim=10) == (5, 5, 10)  # said: n_embd need not divide
+    assert heads(n_head=5, head_dim=10) == (5, 5, 10)  # explicitly set: n_embd need not divide
 
 
 def test_the_size_of_the_mlp_follows_from_its_ratio():

@@ -13,5 +13,5 @@ def home(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "train.bin").write_bytes(b"")
     sizes = {"vocab_size": 66, "train_tokens": 1_003_854, "val_tokens": 111_540}
-    write_json(folder / "meta.json", {"name": "plays", **sizes})
+    write_json(folder / "meta.json", {"format_version": 1, "dtype": "uint16", **sizes})
     return tmp_path

@@ -86,7 +86,8 @@ def test_a_prepared_text_gives_its_sizes(home):
 
 def test_the_default_text_counts_where_it_is_prepared(home):
     assert text_size(layer(None, {"model_preset": "tiny"})).vocab_size == 8192
-    meta = dict(vocab_size=70, train_tokens=900, val_tokens=100)
+    sizes = dict(vocab_size=70, train_tokens=900, val_tokens=100)
+    meta = {"format_version": 1, "dtype": "uint16", **sizes}
     (data_home() / "shakespeare").mkdir()
     (data_home() / "shakespeare" / "train.bin").write_bytes(b"")
     write_json(data_home() / "shakespeare" / "meta.json", meta)
@@ -184,7 +185,7 @@ def test_a_measurement_replaces_the_estimate(home, machine, monkeypatch):
     assert plan.seconds == pytest.approx(250, rel=0.02)
 
 
-def test_few_and_many_tokens_per_parameter_are_said(home, machine):
+def test_few_and_many_tokens_per_parameter_are_reported(home, machine):
     assert any("are few" in note for note in plan_of(machine).notes)
     many = plan_of(machine, max_iters=100_000)
     assert any("are many" in note for note in many.notes)
@@ -221,7 +222,7 @@ def test_the_largest_batch_is_the_last_that_fits():
     assert largest_batch_size(config, "cpu", 10_000_000) == 0
 
 
-def test_what_does_not_fit_is_said_with_what_would(home, machine):
+def test_what_does_not_fit_is_reported_with_what_would(home, machine):
     plan = plan_of(machine, batch_size=64, n_layer=12, n_embd=1024, n_head=16, block_size=1024)
     assert plan.needed > plan.free
     assert plan.largest_batch_size < 64

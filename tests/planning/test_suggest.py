@@ -1,4 +1,4 @@
-"""What is suggested to someone who has not said: sizes, batches, settings, times."""
+"""Suggestions for options that are not set: sizes, batches, other options, times."""
 
 import math
 

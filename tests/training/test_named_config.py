@@ -3,34 +3,11 @@
 import pytest
 
 from gptlab.errors import ConfigError, RunError
-from gptlab.hardware import Choice
-from gptlab.runs import Run, find_run
+from gptlab.runs import find_run
 from gptlab.training.config import START_OPTIONS, layer
 from gptlab.training.config_diff import differences, final_settings, override_settings
 from gptlab.training.named_config import open_config
-from gptlab.training.resolving import Situation, resolve
-from gptlab.training.run_recipe import as_recipe, read_run_recipe
-
-CPU = Choice("cpu", "float32", False, "cpu, because there is no accelerator")
-
-
-@pytest.fixture
-def make_run(home):
-    """Write the config.py of out/NAME; other words are options of its recipe, `typed` of a line."""
-
-    def make(name="run", typed=None, **options):
-        recipe = {
-            "dataset": "plays", "max_iters": 400, "block_size": 64, "batch_size": 8, "n_layer": 2,
-            "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
-        }  # fmt: skip
-        overrides = layer(recipe, typed, "config/own.py")
-        resolved = resolve(overrides, Situation(CPU, 66, 1_003_854, 111_540))
-        run = Run(home / "out" / name)
-        run.folder.mkdir(parents=True)
-        run.recipe.write_text(as_recipe(overrides, resolved, "a machine"), encoding="utf-8")
-        return run
-
-    return make
+from gptlab.training.run_recipe import read_run_recipe
 
 
 def test_a_run_is_named_by_its_path_or_by_its_name_under_out(make_run, monkeypatch, tmp_path):

@@ -87,7 +87,7 @@ def blame_sentences(found, folder) -> list[str]:
         _recorded(found),
         f"The losses here are those of {display(found.checkpoint.path)} (step "
         f"{found.checkpoint.step:,}), the model now and not at that step: {found.loss:.3f} nats "
-        f"per token over the whole batch; a blind guess has {found.uniform_loss:.3f}.",
+        f"per token over the whole batch; the uniform baseline is {found.uniform_loss:.3f}.",
     ]
 
 
@@ -133,7 +133,7 @@ def _scale():
 
     from gptlab.reports.blame_page import LEVELS
 
-    text = Text("Loss as a share of a blind guess: ")
+    text = Text("Loss as a share of the uniform baseline: ")
     for style, words in zip(STYLES, LEVELS, strict=True):
         text.append(words, style)
         text.append("  ")

@@ -1,4 +1,4 @@
-"""The end of a training at a terminal: what the curve shows, a sample, and what to do next."""
+"""The end of a training in a terminal: what the curves show, a sample, and what to do next."""
 
 import sys
 
@@ -7,15 +7,15 @@ from gptlab.errors import GPTLabError
 from gptlab.files import display, quoted
 
 SAMPLE_TOKENS = 300
-# beyond it a sample takes longer on a processor than anyone wants to wait for unasked
+# with more, a sample on a CPU takes too long for something that nobody requested
 MOST_PARAMETERS_ON_CPU = 60_000_000
 
 
 def show_result(outcome) -> None:
-    """Say what the run's curve shows, let the model write, and name three commands.
+    """Print what the run's curves show, a sample, and three commands.
 
-    outcome: `training.trainer.Outcome` of a training that ended by itself. What cannot be shown is
-    left out with a sentence: the training is done and its files are there.
+    outcome: `training.trainer.Outcome` of a training that ended by itself. A part that fails is
+    left out with a message, because the training itself has succeeded.
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
 
@@ -31,19 +31,19 @@ def show_result(outcome) -> None:
     longer = {"out_dir": folder, "max_iters": 2 * outcome.step}
     print("Next, for example:")
     print(f"  {command_line('sample.py', {'out_dir': folder})} --interactive")
-    print("      write with it: it continues what you type")
+    print("      write with the model: it continues what you type")
     if findings:
         print(f"  {command_to_try(run, findings[0])}")
-        print("      what would help most")
+        print("      the change that should help most")
     else:
         print(f"  {command_line('train.py', longer)} --resume")
-        print("      train on, to twice as many steps")
+        print("      continue to twice as many steps")
     print(f"  {program('gpt.py')} report {quoted(folder)}")
     print("      the whole run on one page for a browser", flush=True)
 
 
 def _show_sample(folder) -> None:
-    """Stream a text of the best weights, on the processor, between two rules."""
+    """Stream a text from the best weights, on the CPU, between two rules."""
     from gptlab.data.tokenizer import Tokenizer
     from gptlab.errors import TokenizerError
     from gptlab.inference.config import SamplingConfig

@@ -1,4 +1,4 @@
-"""Commands as a person would type them here, for the lines that say what to do next."""
+"""Command lines as the user types them here, for messages about what to do next."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ COMMAND_OF_SCRIPT = {
 
 
 def program(script: str) -> str:
-    """What starts one of the root scripts from the working directory."""
+    """The command that starts one of the root scripts from the working directory."""
     path = REPOSITORY / script
     if path.is_file():
         return f"python {quoted(display(path))}"
@@ -32,7 +32,7 @@ def command_line(script: str, options: Mapping[str, object]) -> str:
 
 
 def as_typed(value: object) -> str:
-    """A value as it is written behind its option."""
+    """A value as it is written after its option."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -49,7 +49,7 @@ def command_to_try(run, finding) -> str:
 
 
 def fresh_folder(folder: Path) -> Path:
-    """`folder` where there is nothing yet, else the first of folder_2, folder_3, ... ."""
+    """`folder` if it does not exist yet, else the first free one of folder_2, folder_3, ... ."""
     number, fresh = 1, folder
     while fresh.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""`sample.py --interactive` and `--chat`: prompts are asked for, texts are streamed."""
+"""`sample.py --interactive` and `--chat`: ask for prompts and stream the texts."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from gptlab.inference.config import SamplingConfig
 
 
 class Talk:
-    """A conversation with a chat model, in its template: what was said stays, as far as it fits."""
+    """A conversation with a chat model in its template; it remembers what fits the window."""
 
     def __init__(self, generator, template: str | None, system: str | None = None):
         own = ChatTemplate(template or "", generator.tokenizer)
@@ -37,9 +37,9 @@ class Talk:
 def converse(generator, config: SamplingConfig, write, first: str | None = None) -> None:
     """Ask for prompts and `write(generator, prompt, config)` until the input ends.
 
-    Each line is a prompt of its own: the model continues text, and remembers only where `write`
-    does (`Talk.write`). Ctrl-C stops the text that is being written, or empties the line that is
-    being typed. A prompt that cannot be used is answered by its sentence.
+    Each line is a separate prompt; earlier text is remembered only if `write` does so
+    (`Talk.write`). Ctrl-C stops the current text or clears the current line. A prompt that cannot
+    be used is answered with the error.
     """
     with contextlib.suppress(ImportError):  # Windows has its own line editing
         import readline  # noqa: F401
@@ -47,7 +47,7 @@ def converse(generator, config: SamplingConfig, write, first: str | None = None)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")
     end = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
-    print(f"Type a prompt. Ctrl-C stops a text, {end} ends.", file=sys.stderr, flush=True)
+    print(f"Type a prompt. Ctrl-C stops a text, {end} exits.", file=sys.stderr, flush=True)
     prompt = first
     while True:
         try:

@@ -13,8 +13,8 @@ from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import REPOSITORY, command_line
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.corpora import dataset_name
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import ConfigError, DataError
+from gptlab.data.token_files import find_meta
+from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import Option, coerce, describe_default, options_of, unknown_name_sentence
@@ -173,11 +173,8 @@ def recipe_title(path: Path) -> str:
 
 def vocabulary_of(overrides: Mapping) -> int | None:
     """The vocabulary of the recipe's dataset, where it is prepared."""
-    try:
-        meta = read_meta(dataset_folder(overrides.get("dataset", "shakespeare")))
-        return int(meta["vocab_size"])
-    except (OSError, DataError, KeyError, TypeError, ValueError):
-        return None
+    meta = find_meta(overrides.get("dataset", "shakespeare"))
+    return meta and meta["vocab_size"]
 
 
 def check_recipe(overrides: Mapping):

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from gptlab.data.token_files import dataset_folder, read_meta
-from gptlab.errors import DataError
+from gptlab.data.token_files import find_meta
 from gptlab.model.arithmetic import count_parameters
 
 _CARD = """\
@@ -99,10 +98,7 @@ def _data(checkpoint) -> str:
     name = (checkpoint.content.get("dataset") or {}).get("name")
     if not isinstance(name, str):
         return "Not known here: the model was trained elsewhere."
-    try:
-        meta = read_meta(dataset_folder(name))
-    except (OSError, DataError):
-        meta = {}
+    meta = find_meta(name) or {}
     recorded = (meta.get("tokenizer") or {}).get("fingerprint")
     if checkpoint.tokenizer is None or recorded != checkpoint.tokenizer.fingerprint:
         return f"The dataset {name}, as it was prepared then."

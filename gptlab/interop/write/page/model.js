@@ -1,6 +1,6 @@
 "use strict";
-// The transformer and its tokenizers, one token at a time through a cache of keys and values.
-// The same computation as gptlab/model/transformer.py; matrices are [out, in], row after row.
+// The transformer with a KV cache, one token at a time, and its tokenizers.
+// The same computation as gptlab/model/transformer.py; matrices are [out, in], row-major.
 
 function fromBase64(text) {
   const binary = atob(text), bytes = new Uint8Array(binary.length);
@@ -8,8 +8,8 @@ function fromBase64(text) {
   return bytes;
 }
 
-// manifest: [name, rows, columns] in the order of the data. A matrix is int8, with one scale for each
-// `group` weights of a row; a vector (columns 0) is float32; scales and vectors share `floats`.
+// manifest: [name, rows, columns] in the order of the data. A matrix is int8 with one scale per
+// `group` weights of a row. A vector (columns 0) is float32. Scales and vectors share `floats`.
 function readTensors(manifest, group, int8, floats) {
   const tensors = {};
   let i = 0, f = 0;
@@ -34,7 +34,7 @@ function linear(out, weight, bias, x) {
   const columns = x.length, whole = columns - columns % 4;
   for (let row = 0, k = 0; row < out.length; row++) {
     let a = 0, b = 0, c = 0, d = 0, i = 0;
-    for (; i < whole; i += 4, k += 4) {  // four sums, so that additions need not wait
+    for (; i < whole; i += 4, k += 4) {  // four sums, so that additions do not wait for each other
       a += weight[k] * x[i];
       b += weight[k + 1] * x[i + 1];
       c += weight[k + 2] * x[i + 2];
@@ -71,7 +71,7 @@ function softmax(values) {
   return values;
 }
 
-// Abramowitz & Stegun 7.1.26: within 2e-7, as fine as float32
+// Abramowitz & Stegun 7.1.26: error below 2e-7, the precision of float32
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = 0.254829592 + t * (-0.284496736 + t * (1.421413741
@@ -88,14 +88,14 @@ const ACTIVATIONS = {
 };
 
 class GPT {
-  // config: the fields of GPTConfig; tensors: Float32Array by the names of the checkpoint
+  // config: the fields of GPTConfig; tensors: {name in the checkpoint: Float32Array}
   constructor(config, tensors) {
     this.config = config;
     this.tensors = tensors;
     this.length = 0;  // tokens in the cache
     const { n_layer, n_embd, n_head, n_kv_head, head_dim, block_size } = config;
     this.cache = Array.from({ length: n_layer }, () => ({
-      q: new Float32Array(block_size * n_head * head_dim),  // kept to show the attention later
+      q: new Float32Array(block_size * n_head * head_dim),  // kept to show attention later
       k: new Float32Array(block_size * n_kv_head * head_dim),
       v: new Float32Array(block_size * n_kv_head * head_dim),
     }));
@@ -118,7 +118,7 @@ class GPT {
     linear(out, this.tensors[name + ".weight"], this.tensors[name + ".bias"], x);
   }
 
-  // Add one token to the cache; the logits of the one after it (valid until the next call).
+  // Add one token to the cache; returns the logits of the next one (valid until the next call).
   step(token) {
     const { n_embd, n_layer, tie_weights, block_size } = this.config;
     if (this.length === block_size) throw new Error("the window is full");
@@ -183,7 +183,7 @@ class GPT {
     this.apply(this.branch, name + ".o_proj", this.mixed);
   }
 
-  // Channel pairs (i, i + head_dim / 2) turned by the position's angles.
+  // Rotate the channel pairs (i, i + head_dim / 2) by the angles of the position.
   rotate(head) {
     if (this.config.position_encoding !== "rope") return;
     const half = head.length / 2;
@@ -196,7 +196,7 @@ class GPT {
     }
   }
 
-  // How much a head at a cached position looks at each position up to it; they add up to 1.
+  // The attention weights of a head from a cached position to each position up to it; sum 1.
   attention(layer, head, position) {
     const { n_head, n_kv_head, head_dim } = this.config, { q, k } = this.cache[layer];
     const from = (position * n_head + head) * head_dim, width = n_kv_head * head_dim;
@@ -237,7 +237,7 @@ class CharTokenizer {
   encode(text) {
     return Array.from(text, character => {
       if (this.ids.has(character)) return this.ids.get(character);
-      throw new Error(`It has never seen the character “${character}”: leave it out.`);
+      throw new Error(`The model does not know the character “${character}”: leave it out.`);
     });
   }
 
@@ -246,13 +246,13 @@ class CharTokenizer {
   }
 }
 
-// GPT-2's split rule. \p{White_Space} and not \s, which is another set in JavaScript.
+// GPT-2's split rule, with \p{White_Space} instead of \s, which is a different set in JavaScript.
 const SPLIT = new RegExp("'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+"
   + "| ?[^\\p{White_Space}\\p{L}\\p{N}]+"
   + "|\\p{White_Space}+(?!\\P{White_Space})|\\p{White_Space}+", "gu");
 
 class BytePairTokenizer {
-  // merges: lines "left right" in GPT-2's spelling. Ids: bytes, merged tokens, end of text.
+  // merges: lines "left right" in GPT-2's notation. Ids: bytes, merged tokens, end of text.
   constructor({ merges, end }) {
     this.end = end;
     const isVisible = b => (b > 32 && b < 127) || (b > 160 && b !== 173);
@@ -283,7 +283,7 @@ class BytePairTokenizer {
     return ids;
   }
 
-  // Join neighbours, the earliest merge of the list first, until none is in it.
+  // Merge neighbours, the earliest merge of the list first, until no pair is in the list.
   merged(parts) {
     for (;;) {
       let best = Infinity, at = -1;
@@ -307,7 +307,7 @@ function makeTokenizer(spec) {
 
 // Sampling ---------------------------------------------------------------------------------------
 
-// The next id: temperature 0 takes the likeliest; topK keeps the likeliest ids (0: all).
+// The next id. temperature 0: always the likeliest; topK: how many likeliest ids to keep (0: all).
 function choose(logits, temperature, topK, uniform) {
   if (temperature === 0) return logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
   const scaled = logits.map(logit => logit / temperature);
@@ -335,7 +335,7 @@ function likeliest(logits, count) {
   return best;
 }
 
-// A text that grows: what the model has read, and what may come next.
+// A growing text: the tokens so far, and the model that has read them.
 class Text {
   constructor(model, tokenizer) {
     this.model = model;
@@ -345,7 +345,7 @@ class Text {
     model.length = 0;
   }
 
-  // The tokens that the model sees of a prompt: at least one, at most a window.
+  // The tokens of a prompt that the model sees: at least one, at most a window.
   static promptIds(model, tokenizer, prompt) {
     const ids = tokenizer.encode(prompt).slice(-model.config.block_size);
     if (ids.length) return ids;
@@ -354,7 +354,7 @@ class Text {
 
   push(id) {
     const { model } = this, { block_size } = model.config;
-    if (model.length === block_size) {  // the window slides: its last half is read anew
+    if (model.length === block_size) {  // the window slides: its last half is read again
       const keep = Math.max(1, block_size >> 1) - 1;
       this.start = this.ids.length - keep;
       model.length = 0;
@@ -364,7 +364,7 @@ class Text {
     return model.step(id);
   }
 
-  // Forget all after token `last`; false where the model no longer sees that token.
+  // Drop everything after token `last`; false if the model no longer sees that token.
   cut(last) {
     if (last < this.start) return false;
     this.ids.length = last + 1;

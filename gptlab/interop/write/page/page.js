@@ -8,22 +8,22 @@ const model = new GPT(content.config, readTensors(
   new Int8Array(fromBase64(byId("int8").textContent).buffer),
   new Float32Array(fromBase64(byId("floats").textContent).buffer)));
 const tokenizer = makeTokenizer(content.tokenizer);
-for (const id of ["int8", "floats"]) byId(id).remove();  // twice the weights would be in memory
+for (const id of ["int8", "floats"]) byId(id).remove();  // or the weights stay in memory twice
 
 const BARS = 9;
 const canHover = matchMedia("(hover: hover)").matches;
-let text = null;       // what is being written
+let text = null;       // the text in progress
 let shown = [];        // for each token: { span, next: [[id, probability], ...] }
-let decoder = null;    // bytes -> letters, which may need several tokens
-let picked = null;     // number of the token whose next ones and attention are shown
-let isHeld = false;    // a click holds the picked token, so that the pointer can go to the heads
+let decoder = null;    // bytes -> characters, which may need several tokens
+let picked = null;     // number of the token whose predictions and attention are shown
+let isHeld = false;    // a click holds the picked token, so that the pointer can move to the heads
 let pickedHead = null; // [layer, head], or null for the mean of all
-let run = 0;           // number of the writing in progress; another one ends it
+let run = 0;           // number of the current generation; a new one ends it
 
 const value = id => Number(byId(id).value);
 const isWriting = () => document.body.classList.contains("writing");
 
-// A token as a person can read it: spaces and line ends as marks.
+// A readable token: spaces and line ends become visible marks.
 function label(id) {
   if (id === tokenizer.end) return "<small>end of text</small>";
   const letters = new TextDecoder().decode(tokenizer.bytes(id));
@@ -54,7 +54,7 @@ function add(id, isGiven) {
 
 const pause = () => new Promise(resolve => setTimeout(resolve, 8));
 
-// Write after what is there, one token a moment, until the end, the length or another run.
+// Continue the text token by token until it ends, has `count` more tokens, or a new run begins.
 async function goOn(count) {
   const mine = ++run, box = byId("text");
   document.body.classList.add("writing");
@@ -78,8 +78,8 @@ async function goOn(count) {
   byId("write").textContent = "Write";
   byId("go-on").disabled = ended;
   const speed = Math.round(written / Math.max(spent, 1) * 1000);
-  note(`${written} tokens${written ? `, ${speed.toLocaleString("en")} a second here` : ""}`
-    + (ended ? "; it ended the text" : ""));
+  note(`${written} tokens${written ? `, ${speed.toLocaleString("en")} per second` : ""}`
+    + (ended ? "; the model ended the text" : ""));
   pick(shown.length - 1);
 }
 
@@ -121,8 +121,8 @@ function showNext(number) {
   const follower = text.ids[number + 1];
   const word = label(text.ids[number]);
   byId("next-hint").innerHTML = number === shown.length - 1
-    ? `after “${word}”, the last token; click one to take it`
-    : `after “${word}”; click one to go on from there`;
+    ? `after “${word}”, the last token; click a token to add it`
+    : `after “${word}”; click a token to continue from there`;
   byId("bars").replaceChildren(...shown[number].next.map(([id, probability]) => {
     const item = document.createElement("li"), button = document.createElement("button");
     button.type = "button";
@@ -136,7 +136,7 @@ function showNext(number) {
   }));
 }
 
-// Another token after token `number`: what followed is forgotten.
+// Put token `id` after token `number` and drop everything that followed.
 function take(number, id) {
   if (id === tokenizer.end) return;
   stop();
@@ -152,7 +152,7 @@ function take(number, id) {
   pick(shown.length - 1);
 }
 
-// Where it looks ---------------------------------------------------------------------------------
+// Attention --------------------------------------------------------------------------------------
 
 function pick(number) {
   if (number < 0 || number >= shown.length) return;
@@ -195,7 +195,7 @@ function drawHeads() {
   }));
 }
 
-// The weights over the last positions as bars, the newest on the right.
+// The attention weights of the last positions as bars, the newest on the right.
 function drawHead(weights, layer, head, colour) {
   const canvas = document.createElement("canvas");
   const seen = weights.subarray(-48), top = Math.max(...seen, 0.1);
@@ -226,14 +226,14 @@ function drawHead(weights, layer, head, colour) {
   return canvas;
 }
 
-// Colour the text by how much the picked token looks at each token before it.
+// Colour the text by the attention of the picked token to each token up to it.
 function paint() {
   for (const { span } of shown) span.style.background = "";
   const all = picked === null ? null : attentions();
   const word = picked === null ? "" : label(text.ids[picked]);
   if (!all) {
-    byId("look-hint").innerHTML = `“${word}” has left the window of `
-      + `${model.config.block_size} tokens that the model sees.`;
+    byId("look-hint").innerHTML = `“${word}” is no longer in the model's window of `
+      + `${model.config.block_size} tokens.`;
     return;
   }
   const weights = pickedHead ? all[pickedHead[0]][pickedHead[1]] : mean(all.flat());
@@ -245,8 +245,8 @@ function paint() {
     }
   });
   const who = pickedHead ? `head ${pickedHead[1] + 1} of layer ${pickedHead[0] + 1}` : "all heads";
-  byId("look-hint").innerHTML = `from “${word}”: ${who}, painted in the text. One row per layer, `
-    + `one box per head; ${canHover ? "point at" : "tap"} one to see it alone.`;
+  byId("look-hint").innerHTML = `from “${word}”, ${who}, shown by colour in the text. One row per `
+    + `layer, one box per head; ${canHover ? "point at" : "tap"} a box to see that head alone.`;
 }
 
 // Controls ---------------------------------------------------------------------------------------
@@ -279,9 +279,9 @@ if (canHover) {
 }
 matchMedia("(prefers-color-scheme: dark)").onchange = () => pick(picked ?? -1);
 byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see what the model `
-  + `expected after it, and where it looked${canHover ? "; a click holds it" : ""}.`;
+  + `expected after it, and its attention${canHover ? "; click to keep it selected" : ""}.`;
 
-// For a script: the text after a prompt, always the likeliest token, at most `count` of them.
+// For scripts: the greedy continuation of a prompt, at most `count` tokens.
 window.generate = (prompt, count) => {
   const text = new Text(model, tokenizer), decoder = new TextDecoder();
   let logits, written = "";
@@ -295,7 +295,7 @@ window.generate = (prompt, count) => {
   return written + decoder.decode();
 };
 
-// index.html?prompt=Once&n=50&temperature=0 writes at once
+// index.html?prompt=Once&n=50&temperature=0 starts writing at once
 const asked = new URLSearchParams(location.search);
 if (asked.has("temperature")) byId("temperature").value = asked.get("temperature");
 byId("prompt").value = asked.get("prompt") ?? "";

@@ -1,0 +1,43 @@
+"""The types of what stands in JSON files: content of another form is refused with its field.
+
+Forms are TypedDicts: a file of another release may have fields beyond them, which stay as they are.
+"""
+
+import sys
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from gptlab.errors import DataError, GPTLabError
+from gptlab.files import check_format_version, display, read_json
+
+Form = TypeVar("Form")
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+# a finite number, whole or not
+Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+
+
+def misfit(value, form) -> str:
+    """What keeps a value of JSON from being of a form, with the place in it; "" for nothing."""
+    try:
+        msgspec.convert(value, form)
+    except (ValueError, RecursionError) as error:  # a lone surrogate as well
+        return str(error)
+    return ""
+
+
+def read_form(path, kind: str, form: type[Form], error: type[GPTLabError], fix: str) -> Form:
+    """The content of a JSON file of gptlab, checked; a field that is null is one that is missing.
+
+    kind: a key of FORMAT_VERSIONS. Raises `error`, with what to do (fix), for a file that is
+    damaged or of another version, FileNotFoundError for one that is not there.
+    """
+    try:
+        content = read_json(path)
+    except DataError as damage:
+        raise error(f"{str(damage).rstrip('.')}; {fix}.") from None
+    content = {name: value for name, value in content.items() if value is not None}
+    check_format_version(content.get("format_version"), kind, path, error)
+    if what := misfit(content, form):
+        raise error(f"{display(path)} is damaged ({what}); {fix}.")
+    return content
