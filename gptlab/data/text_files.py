@@ -71,7 +71,9 @@ class NotTextError(DataError):
         self.what = what
         super().__init__(
             f"{display(path)} is {what}, but gptlab reads plain text, .gz, .jsonl, .csv and "
-            f".parquet; {cure}."
+            ".parquet",
+            cure,
+            sep="; ",
         )
 
 
