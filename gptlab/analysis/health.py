@@ -5,7 +5,6 @@ imported inside, so that a missing torch is a finding and not a traceback.
 """
 
 import importlib.metadata
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
