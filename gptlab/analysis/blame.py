@@ -116,8 +116,9 @@ def blame(
     dataset = open_dataset(settings["dataset"], settings["vocab_size"])
     if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
         raise RunError(
-            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
-            "now, so the text behind a step is gone: prepare it again as it was."
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
+            "holds now, so the text behind a step is gone",
+            "prepare it again as it was",
         )
     batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
     first, count = sequences_of(records, batch, step)
@@ -181,8 +182,8 @@ def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, i
                 return left[before] + (step - 1 - before) * earlier, earlier
             return reached[after] - (after - step + 1) * later, later
     raise RunError(
-        f"The batch changed between steps {before} and {after}, and the records do not tell where: "
-        "name a step outside of them."
+        f"The batch changed between steps {before} and {after}, and the records do not tell where",
+        "name a step outside of them",
     )
 
 

@@ -7,7 +7,7 @@ import sys
 
 from gptlab.cli import started  # noqa: F401 - the clock of a time budget starts here
 from gptlab.errors import GPTLabError
-from gptlab.files import explain_os_error
+from gptlab.files import explain_error
 
 COMMANDS = {
     "train": ("gptlab.cli.commands.train", "train a model"),
@@ -88,20 +88,18 @@ def run_command(name: str, argv: list[str], module: str | None = None) -> int:
             from gptlab.options import nearest
 
             close = nearest(name, known)
-            hint = f"did you mean {close}?" if close else f"choose from {', '.join(COMMANDS)}."
-            raise ConfigError(f"There is no command {name!r}: {hint}")
+            fix = f"did you mean {close}?" if close else f"choose from {', '.join(COMMANDS)}"
+            raise ConfigError(f"There is no command {name!r}", fix)
         code = importlib.import_module(module or known[name]).main(argv)
         sys.stdout.flush()
         return code
-    except GPTLabError as error:
-        complain(str(error))
-        return error.exit_code
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        complain(explain_os_error(error))
-        return 2
+    except (GPTLabError, OSError) as error:
+        explained = explain_error(error)
+        complain(str(explained))
+        return explained.exit_code
     except ModuleNotFoundError as error:
         if not error.name or error.name.split(".")[0] == "gptlab":
             raise

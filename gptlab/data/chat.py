@@ -134,7 +134,9 @@ class ChatTemplate:
 
 
 def _raise(message: str):
-    raise DataError(message)
+    import jinja2
+
+    raise jinja2.TemplateError(message)
 
 
 # Into token files ---------------------------------------------------------------------------------

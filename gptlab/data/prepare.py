@@ -388,7 +388,7 @@ def _existing(
         try:
             return open_dataset(folder)
         except DataError as error:
-            say(f"{str(error).split(';')[0]}: preparing it again.")
+            say(f"{error.problem}: preparing it again.")
             return None
     before = meta.get("source") or {}
     if before.get("identity") != source.identity:

@@ -70,7 +70,9 @@ class NotTextError(DataError):
         self.what = what
         super().__init__(
             f"{display(path)} is {what}, and gptlab reads plain text, .gz, .jsonl, .csv and "
-            f".parquet; {cure}."
+            ".parquet",
+            cure,
+            sep="; ",
         )
 
 

@@ -43,8 +43,9 @@ def _choose_device(hardware: Hardware, request: str) -> tuple[Device, str]:
         names = ", ".join(device.name for device in hardware.devices)
         note = f" {hardware.notes[0]}" if hardware.notes else ""
         raise HardwareError(
-            f"There is no device {request!r} here: this machine has {names}; write --device "
-            f"{hardware.recommended.device}, or leave --device out.{note}"
+            f"There is no device {request!r} here: this machine has {names}",
+            f"write --device {hardware.recommended.device}, or leave --device out.{note}",
+            sep="; ",
         )
     for device in matches:
         if device.usable:
@@ -68,12 +69,12 @@ def _choose_dtype(device: Device, request: str) -> tuple[str, str, bool]:
     if request == "auto":
         return *best_dtype(device), False
     if request not in DTYPES:
-        raise HardwareError(f"{request!r} is no precision: write auto, {' or '.join(DTYPES)}.")
+        raise HardwareError(f"{request!r} is no precision", f"write auto, {' or '.join(DTYPES)}")
     precision = device.precision(request)
     if not precision.supported:
         raise HardwareError(
-            f"{device.name} cannot train in {request}, because {precision.reason}: write --dtype "
-            f"{best_dtype(device)[0]}, or leave --dtype out."
+            f"{device.name} cannot train in {request}, because {precision.reason}",
+            f"write --dtype {best_dtype(device)[0]}, or leave --dtype out",
         )
     but = "and" if precision.fast else "but"
     return request, f"{request} was asked for, {but} {precision.reason}", not precision.fast

@@ -12,6 +12,7 @@ Three steps, kept apart so that each is tested without the hardware that it is a
 import re
 from dataclasses import asdict, dataclass
 
+from gptlab.errors import HardwareError
 from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts, probe
 
 KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple MPS", "cpu": "CPU"}
@@ -20,6 +21,12 @@ KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple 
 CPU_BFLOAT16_GAIN = 1.2
 
 COMPILE_COST = "it takes up to a minute, so `auto` leaves it to runs that win that back"
+# The C++ compiler that torch.compile calls on each system, and how to get it.
+CPP_COMPILERS = {
+    "Linux": ("g++", "install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++)"),
+    "Windows": ("cl", "install the C++ part of the Build Tools for Visual Studio"),
+    "Darwin": ("clang++", "install Apple's compiler: xcode-select --install"),
+}
 
 # AMD architectures with matrix instructions for bfloat16: MI100 and later, RX 7000 and later.
 ROCM_BFLOAT16 = re.compile(r"gfx(908|90a|94|95|11|12)")
@@ -37,10 +44,11 @@ class Precision:
 
 @dataclass(frozen=True)
 class CompileSupport:
-    """Whether torch.compile finds what it needs for a device."""
+    """Whether torch.compile finds what it needs for a device. fix: how to get what is missing."""
 
     available: bool
     reason: str
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Hardware:
     system: str
     python_version: str
     torch_version: str
-    notes: tuple[str, ...]  # sentences on what stands in the way of an accelerator
+    notes: tuple[HardwareError, ...]  # what stands in the way of an accelerator
     recommended: Recommendation
 
     def device(self, name: str) -> Device:
@@ -105,7 +113,7 @@ class Hardware:
 
     def to_dict(self) -> dict:
         """Plain types, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"notes": [str(note) for note in self.notes]}
 
 
 def detect(only: str | None = None) -> Hardware:
@@ -228,35 +236,52 @@ def _judge_rocm_half(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
 
 
 def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
-    headers = "" if facts.python_headers else "Python's headers (Python.h) are missing"
+    no_headers = CompileSupport(
+        False,
+        "Python's headers (Python.h) are missing",
+        "install Python's headers (Debian, Ubuntu: sudo apt-get install python3-dev)",
+    )
     if device.kind == "mps":
         return CompileSupport(False, "torch.compile is young on Apple GPUs")
     if device.kind == "cpu":
         if not facts.cpp_compiler:
-            wanted = {"Windows": "cl", "Darwin": "clang++"}.get(facts.system, "g++")
-            return CompileSupport(False, f"there is no C++ compiler here ({wanted})")
-        if headers:
-            return CompileSupport(False, headers)
+            wanted, fix = CPP_COMPILERS.get(facts.system, CPP_COMPILERS["Linux"])
+            return CompileSupport(False, f"there is no C++ compiler here ({wanted})", fix)
+        if not facts.python_headers:
+            return no_headers
         if " " in facts.torch_folder:  # torch 2.13 hands its own folder unquoted to the compiler
-            return CompileSupport(False, "torch cannot compile from a folder with a space in it")
+            return CompileSupport(
+                False,
+                "torch cannot compile from a folder with a space in it",
+                "install torch in a folder without one",
+            )
         return CompileSupport(True, f"{facts.cpp_compiler} is there; {COMPILE_COST}")
     if not facts.triton:
-        return CompileSupport(False, "the package triton is not installed")
+        return CompileSupport(
+            False,
+            "the package triton is not installed",
+            "pip install triton (Windows: triton-windows)",
+        )
     if device.kind == "cuda" and device.capability < (7, 0):
-        return CompileSupport(False, "triton needs compute capability 7.0")
-    if headers and facts.system != "Windows":
-        return CompileSupport(False, headers)
+        return CompileSupport(
+            False, "triton needs compute capability 7.0", "nothing can be done for this card"
+        )
+    if not facts.python_headers and facts.system != "Windows":
+        return no_headers
     return CompileSupport(True, f"triton is there; {COMPILE_COST}")
 
 
-def _notes(facts: Facts) -> tuple[str, ...]:
-    """Sentences on an accelerator that is there and that this torch does not see."""
-    notes = [f"torch says: {complaint}." for complaint in facts.complaints]
+def _notes(facts: Facts) -> tuple[HardwareError, ...]:
+    """What to say of an accelerator that is there and that this torch does not see."""
+    notes = [HardwareError(f"torch says: {complaint}.") for complaint in facts.complaints]
     seen = {"NVIDIA": "cuda", "AMD": "rocm", "Apple": "mps"}
     if facts.driver and seen[facts.driver] not in {device.kind for device in facts.devices}:
         notes.append(
-            f"The system shows an {facts.driver} device that torch {facts.torch_version} does not "
-            "use: install the build of torch for it from https://pytorch.org/get-started/locally."
+            HardwareError(
+                f"The system shows an {facts.driver} device that torch {facts.torch_version} does "
+                "not use",
+                "install the build of torch for it from https://pytorch.org/get-started/locally",
+            )
         )
     return tuple(notes)
 

@@ -18,7 +18,7 @@ from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
-from gptlab.options import coerce, options_of, unknown_name_sentence
+from gptlab.options import coerce, options_of, unknown_option
 from gptlab.training.optimizers.table import OPTIMIZERS
 
 
@@ -361,7 +361,7 @@ def read_recipe(path) -> dict:
         if name.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
             continue
         if name not in OPTIONS:
-            raise ConfigError(unknown_name_sentence(f"{name} in {display(path)}", name, OPTIONS))
+            raise unknown_option(f"{name} in {display(path)}", name, OPTIONS)
         overrides[name] = coerce(OPTIONS[name], value)
     return overrides
 

@@ -49,12 +49,12 @@ def main(argv: list[str]) -> int:
     word = overrides.pop("run", None)
     options = BlameOptions(**overrides)
     if options.step is None:
-        raise ConfigError("blame needs a step: say which with --step N.")
+        raise ConfigError("blame needs a step", "say which with --step N")
     if options.top < 1:
-        raise ConfigError(f"--top is {options.top}: it must be at least 1.")
+        raise ConfigError(f"--top is {options.top}", "it must be at least 1")
     path = Path(options.html).expanduser() if options.html else None
     if path and path.is_dir():
-        raise ConfigError(f"{display(path)} is a folder: name a file with --html.")
+        raise ConfigError(f"{display(path)} is a folder", "name a file with --html")
     from gptlab.runs import newest_run
     from gptlab.training.run_or_recipe import run_folder
 

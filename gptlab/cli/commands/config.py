@@ -50,17 +50,17 @@ def main(argv: list[str]) -> int:
         case ["diff", first, second]:
             diff(first, second, overrides, as_json)
         case ["show", *_]:
-            raise ConfigError("config show takes one recipe or run: see gpt.py config --help.")
+            raise ConfigError("config show takes one recipe or run", "see gpt.py config --help")
         case ["diff", *_]:
-            raise ConfigError("config diff takes two recipes or runs: see gpt.py config --help.")
+            raise ConfigError("config diff takes two recipes or runs", "see gpt.py config --help")
         case [] if not overrides:
             from gptlab.cli.ui.recipe_builder import build_recipe
 
             build_recipe()
         case []:
-            raise ConfigError("Say config show FILE or config diff A B: see gpt.py config --help.")
+            raise ConfigError("Say config show FILE or config diff A B", "see gpt.py config --help")
         case [word, *_]:
-            raise ConfigError(f"config cannot {word!r}: say config show FILE or config diff A B.")
+            raise ConfigError(f"config cannot {word!r}", "say config show FILE or config diff A B")
     return 0
 
 
@@ -131,7 +131,7 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
 
     if overrides:
         raise ConfigError(
-            f"config diff compares what is in the files: leave --{next(iter(overrides))} out."
+            "config diff compares what is in the files", f"leave --{next(iter(overrides))} out"
         )
     targets = [open_target(word) for word in (first, second)]
     found = differences(*targets)

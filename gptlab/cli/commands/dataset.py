@@ -69,8 +69,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--{next(iter(view))} belongs to view and delete, not to {word}.")
     if word == "add" and not names:
         raise ConfigError(
-            "dataset add needs a text: name a file, a folder, a pattern such as 'books/*.txt', a "
-            "table (.jsonl, .csv, .parquet) or hf:OWNER/NAME."
+            "dataset add needs a text",
+            "name a file, a folder, a pattern such as 'books/*.txt', a table (.jsonl, .csv, "
+            ".parquet) or hf:OWNER/NAME",
         )
     prepare_sources(names or ["shakespeare"], PrepareOptions(**said))
     return 0

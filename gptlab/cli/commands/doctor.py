@@ -92,13 +92,12 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
         )
         config = _planned(overrides, machine, choice)
     except GPTLabError as error:
-        problem, _, fix = str(error).rstrip(".").partition(": ")
-        yield Check("options", False, problem, fix or "change the option")
+        yield Check("options", False, error.problem, error.fix or "change the option")
         return
     device = machine.device(choice.device)
     yield health.check_device(choice, device, config)
     for note in machine.notes:
-        yield Check("accelerator", False, note.split(": ")[0], note.partition(": ")[2])
+        yield Check("accelerator", False, note.problem, note.fix or "mend it, or say --device cpu")
     yield health.check_attention(choice, config.model.head_dim)
     yield health.check_compiler(device, overrides.values.get("compile_model", "auto") is not False)
     yield health.check_space(config, folder)

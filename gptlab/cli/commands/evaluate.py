@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         )
     for name in ("max_tokens", "limit"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ConfigError(f"{name} is {getattr(options, name)}: it must be at least 1.")
+            raise ConfigError(f"{name} is {getattr(options, name)}", "it must be at least 1")
     from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
     from gptlab.runs import newest_run
 
@@ -107,7 +107,7 @@ def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
 
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     if not names:
-        raise ConfigError("--tasks is empty: name tasks with commas between, or .yaml files.")
+        raise ConfigError("--tasks is empty", "name tasks with commas between, or .yaml files")
     with Bars(unit="example") as bars:
         found = evaluate_tasks(checkpoint, names, options.limit, bars.progress)
     content = {

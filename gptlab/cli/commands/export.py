@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     if options.output is not None:
         output = Path(options.output).expanduser()
     if output.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise ConfigError(f"{display(output)} holds the run itself: choose another --output.")
+        raise ConfigError(f"{display(output)} holds the run itself", "choose another --output")
     checkpoint = load_checkpoint(path)
     with Bars() as bars:
         written = export(

@@ -55,7 +55,7 @@ def show_hardware(as_json: bool = False, only_recommended: bool = False) -> None
             f"torch {hardware.torch_version}, {hardware.system}"
         )
         for note in hardware.notes:
-            console.print(note, style="yellow", markup=False)
+            console.print(str(note), style="yellow", markup=False)
     console.print(_recommendation_table(hardware))
     if not only_recommended:
         chosen = hardware.recommended

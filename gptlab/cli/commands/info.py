@@ -53,9 +53,9 @@ def main(argv: list[str]) -> int:
     )
     options = InfoOptions(**overrides)
     if (options.rename is None) != (options.to is None):
-        raise ConfigError("--rename OLD and --to NEW belong together: say both.")
+        raise ConfigError("--rename OLD and --to NEW belong together", "say both")
     if options.yes and options.delete is None:
-        raise ConfigError("--yes belongs to --delete: say which run.")
+        raise ConfigError("--yes belongs to --delete", "say which run")
     if options.rename is not None:
         return rename(options.rename, options.to)
     if options.delete is not None:
@@ -238,7 +238,7 @@ def _find(name: str) -> Path:
 def _refuse_running(folder: Path) -> None:
     if Run(folder).is_running():
         raise RunError(
-            f"{display(folder)} is being trained right now: stop the training first (Ctrl-C)."
+            f"{display(folder)} is being trained right now", "stop the training first (Ctrl-C)"
         )
 
 
@@ -247,12 +247,12 @@ def rename(old: str, new: str) -> int:
     folder = _find(old)
     if dataset_name(new) != new:
         raise ConfigError(
-            f"A run cannot be called {new!r}: a name has letters, digits, - _ and . only; for "
-            f"example {dataset_name(new)}."
+            f"A run cannot be called {new!r}",
+            f"a name has letters, digits, - _ and . only; for example {dataset_name(new)}",
         )
     target = folder.with_name(new)
     if target.exists():
-        raise RunError(f"{display(target)} exists already: choose another name.")
+        raise RunError(f"{display(target)} exists already", "choose another name")
     _refuse_running(folder)
     os.rename(folder, target)
     print(f"{display(folder)} is {display(target)} now.")

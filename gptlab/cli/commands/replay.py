@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     )
     steps = overrides.get("steps", ReplayOptions.steps)
     if steps < 1:
-        raise ConfigError(f"--steps is {steps}: it must be at least 1.")
+        raise ConfigError(f"--steps is {steps}", "it must be at least 1")
     from gptlab.runs import newest_run
     from gptlab.training.run_or_recipe import run_folder
 

@@ -43,11 +43,11 @@ def main(argv: list[str]) -> int:
 
     folders = [run_folder(word) for word in overrides.get("runs") or ()] or [newest_run()]
     if len(set(map(Path.resolve, folders))) < len(folders):
-        raise ConfigError("The same run is named twice: name each once.")
+        raise ConfigError("The same run is named twice", "name each once")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     path = Path(overrides["output"]).expanduser() if overrides.get("output") else default
     if path.is_dir():
-        raise ConfigError(f"{display(path)} is a folder: name a file with --output.")
+        raise ConfigError(f"{display(path)} is a folder", "name a file with --output")
     html = make_report(folders)
     with atomic_write(path, "w") as file:
         file.write(html)

@@ -93,24 +93,25 @@ def _refuse_what_contradicts(overrides: dict) -> None:
     """Raise GenerationError for two options of which one would be ignored."""
     for first, second in (("prompt", "prompt_file"), ("out_dir", "checkpoint")):
         if overrides.get(first) is not None and overrides.get(second) is not None:
-            raise GenerationError(f"--{first} and --{second} exclude each other: say one of them.")
+            raise GenerationError(f"--{first} and --{second} exclude each other", "say one of them")
     if overrides.get("interactive") and overrides.get("prompt") == "-":
         raise GenerationError(
-            "--prompt - and --interactive both want standard input: say one of them."
+            "--prompt - and --interactive both want standard input", "say one of them"
         )
     for name in ("interactive", "chat"):
         if overrides.get(name) and overrides.get("num_samples", 1) > 1:
             raise GenerationError(
-                f"--{name} shows one text at a time: leave --num_samples out, or --{name}."
+                f"--{name} shows one text at a time", f"leave --num_samples out, or --{name}"
             )
     if overrides.get("system") is not None and not overrides.get("chat"):
-        raise GenerationError("--system belongs to a talk: say --chat as well.")
+        raise GenerationError("--system belongs to a talk", "say --chat as well")
     if overrides.get("beam_width", 1) > 1:
         for name in DRAWING_OPTIONS:
             if name in overrides:
                 raise GenerationError(
                     f"--beam_width {overrides['beam_width']} searches for the likeliest text and "
-                    f"draws nothing, so --{name} has no effect: leave one of the two out."
+                    f"draws nothing, so --{name} has no effect",
+                    "leave one of the two out",
                 )
 
 
@@ -131,7 +132,7 @@ def _as_text(data: bytes, name: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GenerationError(
-            f"{name} is not UTF-8 at byte {error.start:,}: save the prompt as UTF-8."
+            f"{name} is not UTF-8 at byte {error.start:,}", "save the prompt as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -159,7 +160,8 @@ def _load(options: SampleOptions, tokens: int):
     if checkpoint.tokenizer is None:
         raise GenerationError(
             f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it can "
-            "read and write no text: put a tokenizer.json beside its train.bin and train again."
+            "read and write no text",
+            "put a tokenizer.json beside its train.bin and train again",
         )
     model, native = checkpoint.model, None
     if choice.device == "cpu" and choice.dtype != "float16":
@@ -184,8 +186,8 @@ def _choose(device: str, dtype: str):
         return untried
     if dtype == "int8":
         raise GenerationError(
-            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}: say "
-            "--device cpu, or --dtype bfloat16."
+            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}",
+            "say --device cpu, or --dtype bfloat16",
         )
     return choose(detect(), device, dtype)
 

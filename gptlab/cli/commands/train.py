@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         show_hardware(as_json)
         return 0
     if as_json:
-        raise ConfigError("--json belongs to --show-hardware: add it, or leave --json out.")
+        raise ConfigError("--json belongs to --show-hardware", "add it, or leave --json out")
     recipe = {}
     if recipe_path:
         recipe = read_recipe(recipe_path)
