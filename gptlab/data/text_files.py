@@ -134,8 +134,9 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
                 raise _not_decodable(path, encoding, offset - pending, error) from None
             except UnicodeError as error:  # of a codec that wants a mark
                 raise DataError(
-                    f"{display(path)} is not {encoding.upper()} ({error}); name its true encoding "
-                    "with --encoding."
+                    f"{display(path)} is not {encoding.upper()} ({error})",
+                    "name its true encoding with --encoding",
+                    sep="; ",
                 ) from None
             if text:
                 yield text
@@ -183,8 +184,9 @@ def jsonl_rows(path: Path, reading: Reading) -> Iterator[tuple[str, object]]:
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{display(path)} line {number:,} is not valid JSON ({reason}); mend or remove "
-                "that line."
+                f"{display(path)} line {number:,} is not valid JSON ({reason})",
+                "mend or remove that line",
+                sep="; ",
             ) from None
 
 
@@ -212,7 +214,9 @@ def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
                 yield place, dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise DataError(
-            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error}); mend that line."
+            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error})",
+            "mend that line",
+            sep="; ",
         ) from None
 
 
@@ -262,7 +266,9 @@ def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> I
             yield row
         else:
             raise DataError(
-                f"{place} holds {type(row).__name__}, not text; name a field of text with --column."
+                f"{place} holds {type(row).__name__}, not text",
+                "name a field of text with --column",
+                sep="; ",
             )
 
 
@@ -272,8 +278,9 @@ def text_column(fields: list[str], column: str | None, place: str) -> str:
     if wanted in fields:
         return wanted
     raise DataError(
-        f"{place} has no field {wanted!r}: its fields are {', '.join(map(str, fields[:20]))}; "
-        "name the one that holds the text with --column."
+        f"{place} has no field {wanted!r}: its fields are {', '.join(map(str, fields[:20]))}",
+        "name the one that holds the text with --column",
+        sep="; ",
     )
 
 
@@ -321,13 +328,13 @@ def _read(file, path: Path, size: int) -> bytes:
         return file.read(size)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise DataError(
-            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
+            f"{display(path)} is a damaged compressed file ({error})", "fetch it again", sep="; "
         ) from None
     except OSError as error:
         if error.errno is not None:
             raise
         raise DataError(
-            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
+            f"{display(path)} is a damaged compressed file ({error})", "fetch it again", sep="; "
         ) from None
 
 
@@ -350,8 +357,8 @@ def _sniff(path: Path, head: bytes, encoding: str | None) -> tuple[str, bytes]:
         for name, first in (("utf-16-le", 1), ("utf-16-be", 0)):
             if sample[first::2].count(0) > len(sample) // 5 and not sample[1 - first :: 2].count(0):
                 raise DataError(
-                    f"{display(path)} is not UTF-8; it looks like {name.upper()} without a mark: "
-                    f"prepare it with --encoding {name}."
+                    f"{display(path)} is not UTF-8; it looks like {name.upper()} without a mark",
+                    f"prepare it with --encoding {name}",
                 )
         raise NotTextError(path, "a binary file")
     return "utf-8", b""
@@ -363,8 +370,9 @@ def _known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except LookupError:
         raise ConfigError(
-            f"--encoding {name} is no text encoding that Python knows; try utf-8, cp1252, latin-1, "
-            "utf-16, cp1251, gb18030, big5, shift_jis or euc_kr."
+            f"--encoding {name} is no text encoding that Python knows",
+            "try utf-8, cp1252, latin-1, utf-16, cp1251, gb18030, big5, shift_jis or euc_kr",
+            sep="; ",
         ) from None
 
 
@@ -372,12 +380,12 @@ def _not_decodable(path: Path, name: str, base: int, error: UnicodeDecodeError) 
     byte = f"byte {base + error.start:,} (0x{error.object[error.start]:02X})"
     found = f"{display(path)} is not {name.upper()} at {byte}"
     if name != "utf-8":
-        return DataError(f"{found}; name its true encoding with --encoding.")
+        return DataError(found, "name its true encoding with --encoding", sep="; ")
     sample = error.object[max(0, error.start - 2000) : error.start + 2000]
     likely = _likely_encoding(sample)
     return DataError(
-        f"{found}; it is probably {likely}: prepare it with --encoding {likely}, or save it as "
-        "UTF-8."
+        f"{found}; it is probably {likely}",
+        f"prepare it with --encoding {likely}, or save it as UTF-8",
     )
 
 
