@@ -180,6 +180,7 @@ class PresetOption:
     ] = ""
 
 
+OPTION_CLASSES = (PresetOption, *GROUPS.values())  # as the help shows them
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
 # these belong to one start, and neither to the run's recipe nor to its next start

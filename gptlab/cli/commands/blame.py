@@ -5,19 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py blame out/shakespeare_char --step 480
-python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html"""
-
-SUMMARY = """\
-Show what a step trained on: its sequences with the loss of each token, the hardest first, and the
-file and line that they come from. No run records what it reads: the order of the text follows from
-its seed. The losses are those of the checkpoint, the model as it is now."""
 
 HARDEST = 5  # tokens of a window that are listed with their loss
 STYLES = ("", "yellow", "red", "black on yellow", "bold white on red")
@@ -38,14 +29,7 @@ class BlameOptions:
 
 def main(argv: list[str]) -> int:
     """Print the text behind a step; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [BlameOptions],
-        prog="gpt.py blame",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
-    )
+    overrides = COMMANDS["blame"].parse(argv)
     word = overrides.pop("run", None)
     options = BlameOptions(**overrides)
     if options.step is None:

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import (
     in_words,
     leading_words,
@@ -14,19 +15,7 @@ from gptlab.cli.ui.console import (
     print_table,
 )
 from gptlab.errors import ConfigError
-from gptlab.options import parse_command_line
-from gptlab.training.config import GROUPS, OPTIONS, PresetOption
-
-EXAMPLE = """\
-python gpt.py config show config/shakespeare_char.py --max_iters 50
-python gpt.py config show out/shakespeare_char
-python gpt.py config diff config/shakespeare_char.py config/speedrun.py"""
-
-SUMMARY = """\
-Without a word: make a recipe by questions, at a terminal.
-show FILE|RUN [--option ...]: every option's value and where it is from: default, preset, recipe,
-command line, or what it was resolved to here and why.
-diff A B: the options in which two recipes or runs differ."""
+from gptlab.training.config import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -39,10 +28,7 @@ class ShowOptions:
 def main(argv: list[str]) -> int:
     """Show or compare configurations; the exit code."""
     words, rest = leading_words(argv)
-    classes = [ShowOptions, PresetOption, *GROUPS.values()]
-    overrides = parse_command_line(
-        rest, classes, prog="gpt.py config", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["config"].parse(rest)
     as_json = overrides.pop("json", False)
     match words:
         case ["show", target]:

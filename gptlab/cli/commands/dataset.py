@@ -5,7 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.commands.prepare import ListOptions, listing, prepare_sources
+from gptlab.cli.commands.prepare import listing, prepare_sources
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.questions import Choice
@@ -13,19 +14,7 @@ from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
-from gptlab.options import parse_command_line
 
-EXAMPLE = """\
-Examples:
-  python gpt.py dataset list                         what is prepared
-  python gpt.py dataset prepare shakespeare          a corpus known by name
-  python gpt.py dataset add my_text.txt              a text of your own: file, folder, table, hf:
-  python gpt.py dataset view shakespeare             numbers, frequent tokens, excerpts
-  python gpt.py dataset delete my_text               asks first
-"""
-SUMMARY = """\
-Without any word, asks at a terminal. `prepare` and `add` take the options below; the word may be
-left out before a text."""
 WORDS = ("list", "prepare", "add", "view", "delete")
 EXCERPT_TOKENS = 80
 
@@ -47,14 +36,7 @@ def main(argv: list[str]) -> int:
         )
         return _ask()
     word, rest = (argv[0], argv[1:]) if argv[0] in WORDS else ("prepare", argv)
-    said = parse_command_line(
-        rest,
-        [ListOptions, PrepareOptions, ViewOptions],
-        prog="gpt.py dataset",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("names", "*", "a text to prepare, or a prepared dataset to view or delete")],
-    )
+    said = COMMANDS["dataset"].parse(rest)
     names = said.pop("names", [])
     if word == "list" or said.pop("list", False):
         print(listing())

@@ -5,46 +5,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.analysis.health import Check
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.command_line import command_to_try, program
 from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
 from gptlab.files import data_home, display, out_home
-from gptlab.options import parse_command_line
 from gptlab.runs import Run, list_runs
-from gptlab.training.config import (
-    GROUPS,
-    Overrides,
-    PresetOption,
-    RunOptions,
-    layer,
-    read_recipe,
-)
+from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
 from gptlab.training.run_or_recipe import run_folder
-
-EXAMPLE = """\
-python gpt.py doctor
-python gpt.py doctor --config config/shakespeare_char.py
-python gpt.py doctor out/mytext"""
-
-SUMMARY = """\
-Without a run: checks packages, write access, disk space, device, attention, compiler, prepared
-datasets and checkpoints, and says how to mend what fails; it takes the options of train.py, and
-checks for that training. With a run first: reads what it recorded, says what its curve shows, and
-names one command to try. Exit code 1 when something was found."""
 
 
 def main(argv: list[str]) -> int:
     """Print the checks or the diagnosis; 1 when something was found."""
-    from gptlab.cli.commands.train import StartOptions
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
-    overrides = parse_command_line(
-        argv[1:] if name else argv,
-        [StartOptions, PresetOption, *GROUPS.values()],
-        prog="gpt.py doctor",
-        summary=SUMMARY,
-        example=EXAMPLE,
-    )
+    overrides = COMMANDS["doctor"].parse(argv[1:] if name else argv)
     if name:
         return examine_run(run_folder(name))
     recipe_path = overrides.pop("config", None)

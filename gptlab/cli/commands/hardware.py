@@ -5,10 +5,10 @@ import platform
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console
 from gptlab.hardware import KIND_NAMES, Device, Hardware, Precision, detect
 from gptlab.hardware.trials import describe_error, measure_flops
-from gptlab.options import parse_command_line
 
 COLOURS = {"yes": "green", "fast": "green", "slow": "yellow", "no": "red"}
 SHARE_OF_PEAK = 0.4  # of it that a training step of a 10M-parameter model reaches, roughly
@@ -25,13 +25,7 @@ class HardwareOptions:
 
 def main(argv: list[str]) -> int:
     """Print the report on this machine to stdout."""
-    overrides = parse_command_line(
-        argv,
-        [HardwareOptions],
-        prog="gpt.py hardware",
-        summary="Show this machine's devices, the precisions they are fast in, and what is chosen.",
-        example="python gpt.py hardware",
-    )
+    overrides = COMMANDS["hardware"].parse(argv)
     if overrides.get("interactive"):
         return _ask()
     show_hardware(overrides.get("json", False), overrides.get("recommended", False))

@@ -12,6 +12,7 @@ from typing import Annotated
 from gptlab import __version__
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.cli.commands.dataset import size_of
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.questions import Choice
@@ -19,18 +20,7 @@ from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
-from gptlab.options import parse_command_line
 from gptlab.runs import Run, list_runs
-
-EXAMPLE = """\
-python gpt.py info
-python gpt.py info --runs
-python gpt.py info --rename shakespeare_2 --to plays
-python gpt.py info --delete shakespeare_3"""
-
-SUMMARY = """\
-Show the environment, the prepared datasets and the runs. With --runs also the disk that each run
-takes, and at a terminal runs can be renamed and deleted."""
 
 MOST_ROWS = 8  # of a table on the one screen; --runs shows all
 
@@ -48,9 +38,7 @@ class InfoOptions:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv, [InfoOptions], prog="gpt.py info", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["info"].parse(argv)
     options = InfoOptions(**overrides)
     if (options.rename is None) != (options.to is None):
         raise ConfigError("--rename OLD and --to NEW belong together", "say both")

@@ -4,34 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, prepare
 from gptlab.data.token_files import list_datasets
 from gptlab.files import data_home, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python prepare.py                                  the default corpus, Shakespeare
-python prepare.py my_text.txt                      a text of your own
-python prepare.py books/ --tokenizer bpe           every text below a folder
-python prepare.py posts.jsonl --column body        one document per row of a table
-python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
-python prepare.py --list                           what is prepared already
-"""
-SUMMARY = "Reads text, learns or takes a vocabulary, and writes data/NAME for training."
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [PrepareOptions, ListOptions],
-        prog="prepare.py",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME")],
-    )
+    overrides = COMMANDS["prepare"].parse(argv)
     if overrides.pop("list", False):
         print(listing())
         return 0

@@ -5,19 +5,9 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import ConfigError
 from gptlab.files import display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py replay out/shakespeare_char
-python gpt.py replay out/shakespeare_char --steps 10"""
-
-SUMMARY = """\
-Take the first steps of a run again, from the options that it recorded and in a temporary folder,
-and say that they are bitwise equal, or name the first step and tensor that differ, and what has
-changed since: versions, threads, processor, options, data, and the lines of gptlab's own code. Exit
-code 1 when something differs."""
 
 SHOWN = 5  # tensors that are listed, and changed places of a file
 CAUSES = {
@@ -36,14 +26,7 @@ class ReplayOptions:
 
 def main(argv: list[str]) -> int:
     """Replay a run and print what came of it; 1 when it differs."""
-    overrides = parse_command_line(
-        argv,
-        [ReplayOptions],
-        prog="gpt.py replay",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
-    )
+    overrides = COMMANDS["replay"].parse(argv)
     steps = overrides.get("steps", ReplayOptions.steps)
     if steps < 1:
         raise ConfigError(f"--steps is {steps}", "it must be at least 1")

@@ -4,18 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py report out/shakespeare_char
-python gpt.py report out/a out/b out/c --output compared.html"""
-
-SUMMARY = """\
-Write one or several runs as one HTML file that needs no network: loss curves with baselines, speed,
-samples as they improved, configuration with sources, data, hardware and the exact commands.
-Several runs are laid over each other, against tokens and against time."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +20,7 @@ class ReportOptions:
 
 def main(argv: list[str]) -> int:
     """Write the report; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [ReportOptions],
-        prog="gpt.py report",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("runs", "*", "run directories, or names under out/ [the newest]")],
-    )
+    overrides = COMMANDS["report"].parse(argv)
     from gptlab.reports.run_report import make_report
     from gptlab.runs import newest_run
     from gptlab.training.run_or_recipe import run_folder

@@ -6,24 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import GenerationError
 from gptlab.files import display
 from gptlab.inference.config import SamplingConfig
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-Examples:
-  python sample.py --prompt "ROMEO:"                 the newest run continues a prompt
-  python sample.py --out_dir out/mine --num_samples 3 --seed 1
-  python sample.py --temperature 0 --stop "END"      always the likeliest token, up to a word
-  python sample.py --interactive                     one prompt after the other
-  python sample.py --chat --out_dir out/smollm2-135m talk with a chat model; it remembers
-  printf 'Once upon' | python sample.py              the prompt from standard input
-"""
-SUMMARY = """\
-Writes the prompt and what the model makes of it to stdout, notes to stderr. The first note says
-which checkpoint it is. A prompt from a file or from standard input is taken as it is, its final
-newline included; only a byte-order mark is removed, and line ends become \\n as in preparation."""
 
 # what a search for the likeliest text does not look at
 DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -56,9 +42,7 @@ class SampleOptions:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv, [SampleOptions, SamplingConfig], prog="sample.py", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["generate"].parse(argv)
     _refuse_what_contradicts(overrides)
     names = SampleOptions.__dataclass_fields__
     options = SampleOptions(
