@@ -89,13 +89,13 @@ def blame(
     top: int = 8,
     checkpoint: str | None = None,
     device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, count: None,
+    progress: Callable[[str, int, int], None] = lambda stage, advance, total: None,
 ) -> Blame:
     """The windows of a step of the run in `folder`, and their losses.
 
-    checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress(sequences done, of how
-    many). Raises ConfigError for a step that the run has not taken, RunError for a dataset that is
-    another one now, DataError for one that is gone.
+    checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress: called with "reading",
+    sequences done since the last call, and of how many. Raises ConfigError for a step that the run
+    has not taken, RunError for a dataset that is another one now, DataError for one that is gone.
     """
     run = Run(folder)
     records = [record for record in run.records() if record["step"] > 0]
@@ -218,7 +218,7 @@ def _losses(model, tokens, starts, block_size: int, device: str, progress) -> np
         windows = np.stack([tokens[start : start + block_size + 1] for start in part])
         ids = torch.from_numpy(windows.astype(np.int64)).to(device)  # [b, T + 1]
         found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
-        progress(begin + len(part), len(starts))
+        progress("reading", len(part), len(starts))
     return np.concatenate(found)
 
 

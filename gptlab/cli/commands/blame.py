@@ -1,14 +1,14 @@
 """`python gpt.py blame`: the text behind a step, with the loss of each token."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.ui.console import make_console
+from gptlab.cli.ui.console import make_console, write_page
+from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
-from gptlab.files import atomic_write, display
+from gptlab.files import display
 
 HARDEST = 5  # tokens of a window that are listed with their loss
 STYLES = ("", "yellow", "red", "black on yellow", "bold white on red")
@@ -45,20 +45,16 @@ def main(argv: list[str]) -> int:
     folder = run_folder(word) if word else newest_run()
     from gptlab.analysis.blame import blame
 
-    with _bar() as progress:
+    with Bars(unit="sequence") as bars:
         found = blame(
-            folder, options.step, options.top, options.checkpoint, options.device, progress
+            folder, options.step, options.top, options.checkpoint, options.device, bars.progress
         )
     sentences = describe(found, folder)
+    _show(found, sentences)
     if path:
         from gptlab.reports.blame_page import make_page
 
-        html = make_page(found, folder.resolve().name, sentences)
-        with atomic_write(path, "w") as file:
-            file.write(html)
-    _show(found, sentences)
-    if path:
-        print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
+        write_page(path, make_page(found, folder.resolve().name, sentences))
     return 0
 
 
@@ -150,22 +146,3 @@ def _hardest(shown) -> str:
     return "  ".join(
         f"{shown_token(p.text.encode()) if p.text else '<end of text>'} {p.loss:.2f}" for p in known
     )
-
-
-class _bar:
-    """A progress bar at a terminal, where it takes longer than a second; a context."""
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            desc="reading", unit="sequence", leave=False, disable=not sys.stderr.isatty(), delay=1.0
-        )
-        return self._progress
-
-    def _progress(self, done: int, count: int) -> None:
-        self._tqdm.total = count
-        self._tqdm.update(done - self._tqdm.n)
-
-    def __exit__(self, *_):
-        self._tqdm.close()

@@ -1,14 +1,16 @@
 """`python gpt.py dataset`: list, prepare, add, view and delete prepared texts."""
 
+import functools
 import os
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.commands.prepare import listing, prepare_sources
+from gptlab.cli.commands.prepare import list_prepared, listing, prepare_sources
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
+from gptlab.cli.ui.console import facts_table
+from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import Choice
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
@@ -73,7 +75,7 @@ def _ask() -> int:
     """What to do, as questions; the exit code."""
     console = questions.open_console()
     while True:
-        console.print(listing().split("\nKnown by name")[0], markup=False)
+        console.print(list_prepared(), markup=False)
         has_any = bool(list_datasets())
         nothing = "" if has_any else "Nothing is prepared yet: prepare Shakespeare or add a text."
         try:
@@ -146,7 +148,9 @@ def show(name: str, options: ViewOptions) -> int:
         raise ConfigError("--top and --excerpts are numbers from 0 on.")
     dataset = open_dataset(name)
     console = questions.open_console()
-    with _bar(dataset) as progress:
+    total = 3 * len(dataset.train) + 2 * len(dataset.val)  # three readings
+    with Bars(unit="token") as bars:
+        progress = functools.partial(bars.progress, "reading", total=total)
         counts = view.count_tokens(dataset, progress)
         documents = view.count_documents(dataset, progress)
         overlap = view.find_overlap(dataset, progress)
@@ -167,7 +171,6 @@ def show(name: str, options: ViewOptions) -> int:
 
 
 def _statistics(dataset: Dataset, counts, documents):
-    from rich.table import Table
     from rich.text import Text
 
     meta = dataset.meta or {}
@@ -195,9 +198,7 @@ def _statistics(dataset: Dataset, counts, documents):
             )
             + " bits per byte"
         )
-    table = Table(title=dataset.name, title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = facts_table(dataset.name)
     for label, value in rows.items():
         table.add_row(label, Text(value))
     return table
@@ -285,25 +286,6 @@ def _print_overlap(console, dataset: Dataset, overlap) -> None:
     if dataset.tokenizer is not None:
         example = dataset.tokenizer.decode(overlap.example)
         console.print(f"  for example: {example!r}", markup=False)
-
-
-class _bar:
-    """A progress bar over three readings of a dataset, on a terminal; a context."""
-
-    def __init__(self, dataset: Dataset):
-        self._total = 3 * len(dataset.train) + 2 * len(dataset.val)
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            total=self._total, desc="reading", unit="token", unit_scale=True, leave=False,
-            disable=not sys.stderr.isatty(), delay=0.5,
-        )  # fmt: skip
-        return self._tqdm.update
-
-    def __exit__(self, *_):
-        self._tqdm.close()
 
 
 # Deleting -----------------------------------------------------------------------------------------

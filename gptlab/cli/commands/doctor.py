@@ -1,12 +1,13 @@
 """`python gpt.py doctor`: will a run work here; `doctor RUN`: what does its curve show?"""
 
-import sys
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.analysis.health import Check
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.command_line import command_to_try, program
+from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
 from gptlab.files import data_home, display, out_home
@@ -103,26 +104,11 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
         names = [overrides.values.get("dataset", "shakespeare")]
     for name in names:
         meta = prepared.get(name) or {}
-        with _bar(name, health.dataset_bytes(meta)) as progress:
+        total = health.dataset_bytes(meta)
+        with Bars() as bars:
+            progress = functools.partial(bars.progress, f"checking {name}", total=total)
             check = health.check_dataset(name, overrides.values.get("vocab_size"), progress)
         yield check
-
-
-def _bar(name: str, total: int):
-    """A tqdm bar of bytes on a terminal, as a context that yields its update function."""
-    import contextlib
-
-    from tqdm import tqdm
-
-    @contextlib.contextmanager
-    def bar():
-        with tqdm(
-            total=total, desc=f"checking {name}", unit="B", unit_scale=True, leave=False,
-            disable=not sys.stderr.isatty(), delay=1.0,
-        ) as shown:  # fmt: skip
-            yield shown.update
-
-    return bar()
 
 
 def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:

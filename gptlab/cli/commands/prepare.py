@@ -75,6 +75,12 @@ def _yardstick(meta: dict) -> str:
 
 def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
+    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
+    return "\n".join([list_prepared(), "Known by name (python prepare.py NAME):", *known])
+
+
+def list_prepared() -> str:
+    """The prepared datasets with their sizes."""
     rows = []
     for name, meta in list_datasets():
         if meta is None:
@@ -88,13 +94,7 @@ def listing() -> str:
             f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
             f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
         )
-    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
-    return "\n".join(
-        [f"Prepared, in {display(data_home())}:"]
-        + (rows or ["  nothing yet"])
-        + ["Known by name (python prepare.py NAME):"]
-        + known
-    )
+    return "\n".join([f"Prepared, in {display(data_home())}:", *(rows or ["  nothing yet"])])
 
 
 def _plural(number: int, noun: str) -> str:

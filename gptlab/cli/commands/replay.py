@@ -1,11 +1,11 @@
 """`python gpt.py replay`: the first steps of a run once more, bit for bit."""
 
 import itertools
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display
 
@@ -36,29 +36,13 @@ def main(argv: list[str]) -> int:
     folder = run_folder(overrides["run"]) if "run" in overrides else newest_run()
     from gptlab.analysis.replay import replay
 
-    with _bar(steps) as progress:
-        result = replay(folder, steps, progress)
+    with Bars(unit="step") as bars:
+        # the record of step 0 has the initial weights
+        result = replay(
+            folder, steps, lambda step: bars.progress("replaying", 1 if step else 0, steps)
+        )
     print("\n".join(_in_words(result, display(folder))))
     return 1 if result.difference else 0
-
-
-class _bar:
-    """A progress bar at a terminal, where it takes longer than a second; a context."""
-
-    def __init__(self, steps: int):
-        self._steps = steps
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            total=self._steps, desc="replaying", unit="step", leave=False,
-            disable=not sys.stderr.isatty(), delay=1.0,
-        )  # fmt: skip
-        return lambda step: self._tqdm.update(step - self._tqdm.n)
-
-    def __exit__(self, *_):
-        self._tqdm.close()
 
 
 def _in_words(result, name: str) -> list[str]:

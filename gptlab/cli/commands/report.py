@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.console import write_page
 from gptlab.errors import ConfigError
-from gptlab.files import atomic_write, display
+from gptlab.files import display
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,5 @@ def main(argv: list[str]) -> int:
     path = Path(overrides["output"]).expanduser() if overrides.get("output") else default
     if path.is_dir():
         raise ConfigError(f"{display(path)} is a folder", "name a file with --output")
-    html = make_report(folders)
-    with atomic_write(path, "w") as file:
-        file.write(html)
-    print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
+    write_page(path, make_report(folders))
     return 0

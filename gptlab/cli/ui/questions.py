@@ -6,6 +6,7 @@ Ctrl-D (the end of the input) with 0; neither shows a traceback.
 
 import contextlib
 import io
+import math
 import os
 import re
 import shlex
@@ -188,7 +189,7 @@ def number(name: str, lowest: float, highest: float) -> Callable[[str], float]:
             raise ConfigError(
                 f"{word!r} is not a number", f"type one, such as {lowest:g}"
             ) from None
-        if not lowest <= value <= highest:  # NaN as well
+        if math.isnan(value) or not lowest <= value <= highest:
             raise ConfigError(f"{name} must lie between {lowest:g} and {highest:g}, not {word}.")
         return value
 
