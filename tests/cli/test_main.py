@@ -1,6 +1,5 @@
 """Every command is declared and there, and every error is a sentence and an exit code."""
 
-import dataclasses
 import errno
 import importlib
 import io
@@ -30,7 +29,7 @@ def behaving(monkeypatch):
         fake = type(sys)("fake")
         fake.main = work
         monkeypatch.setitem(sys.modules, "fake", fake)
-        fake_command = dataclasses.replace(COMMANDS["train"], module="fake")
+        fake_command = COMMANDS["train"]._replace(module="fake")
         monkeypatch.setitem(COMMANDS, "train", fake_command)
 
     return behave
@@ -96,7 +95,7 @@ def test_every_script_of_the_repository_runs_a_command():
 def test_the_menu_imports_no_command_and_nothing_heavy():
     code = (
         "import sys; from gptlab.cli.main import main; main([]); "
-        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'gptlab.options'}; "
+        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses'}; "
         "commands = {m for m in sys.modules if m.startswith('gptlab.cli.commands')}; "
         "print(heavy & set(sys.modules) | commands, file=sys.stderr)"
     )
