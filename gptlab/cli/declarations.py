@@ -1,7 +1,7 @@
 """The commands, each declared once: menu, command line, help and reference follow from this.
 
-Modules and classes of options are named, not imported, and a Command is a NamedTuple: the menu takes
-0.05 s, of which dataclasses alone would take 0.01 s and the commands 0.1 s more.
+Modules and classes of options are named, not imported, and a Command is a NamedTuple: the menu
+takes 0.05 s, of which dataclasses alone would take 0.01 s, and the commands 0.1 s more.
 """
 
 import importlib
