@@ -105,7 +105,8 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
             device, dtype = overrides.values["device"], overrides.values["dtype"]
             raise RunError(
                 f"{display(run.folder)} was trained on {device} in {dtype}, which this machine "
-                "does not have: replay it where it was made."
+                "does not have",
+                "replay it where it was made",
             ) from None
         finally:
             parallel.end()

@@ -137,7 +137,9 @@ class ChatTemplate:
 
 
 def _raise(message: str):
-    raise DataError(message)
+    import jinja2
+
+    raise jinja2.TemplateError(message)
 
 
 # Into token files ---------------------------------------------------------------------------------
@@ -195,8 +197,8 @@ def write_conversations(
             os.fsync(out.fileno())
     if not sizes["counted_tokens"]:
         raise DataError(
-            f"The {path.stem} part has no assistant message, so there is nothing to learn: add "
-            "more conversations."
+            f"The {path.stem} part has no assistant message, so there is nothing to learn",
+            "add more conversations",
         )
     return Written(**sizes, sha256=digests[0].hexdigest(), mask_sha256=digests[1].hexdigest())
 
@@ -234,8 +236,8 @@ class Conversation:
             if first + left_out + 2 >= len(self.messages):
                 self.messages.pop()
                 raise GenerationError(
-                    f"This message needs {len(ids):,} tokens, but the model has room for {most:,}: "
-                    "shorten it."
+                    f"This message needs {len(ids):,} tokens, but the model has room for {most:,}",
+                    "shorten it",
                 )
             left_out += 2  # a question and its answer
 

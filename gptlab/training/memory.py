@@ -162,16 +162,17 @@ def in_gigabytes(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
-def memory_warning(config: TrainConfig, free: int | None) -> str:
-    """A sentence when the plan does not fit into `free` bytes, else ""."""
+def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | None:
+    """What to say when the plan does not fit into `free` bytes, else None."""
     kind = config.machine.device.partition(":")[0]
     if free is None or fits(config, kind, free):
-        return ""
+        return None
     needed = sum(step_memory(config, kind).values())
-    return (
+    return HardwareError(
         f"This run needs about {in_gigabytes(needed)} and {config.machine.device} has "
-        f"{in_gigabytes(free)} free: it may run out of memory; {smaller_options(config)} needs "
-        "less and trains on the same tokens per step."
+        f"{in_gigabytes(free)} free: it may run out of memory",
+        f"{smaller_options(config)} needs less and trains on the same tokens per step",
+        sep="; ",
     )
 
 

@@ -105,7 +105,7 @@ def read_provenance(run: Run) -> dict:
             "it; train again to get a run that can be replayed."
         ) from None
     except DataError as error:
-        raise RunError(f"{str(error).rstrip('.')}: this run cannot be replayed.") from None
+        raise RunError(f"{error.problem}: this run cannot be replayed.") from None
     check_format_version(content.get("format_version"), "provenance", run.provenance, RunError)
     parts = [content.get(part) for part in ("conditions", "data", "settings", "sources")]
     if not all(isinstance(part, dict) for part in parts) or "fingerprint" not in parts[1]:

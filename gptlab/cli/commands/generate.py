@@ -30,8 +30,8 @@ def main(argv: list[str]) -> int:
     runs = list_runs()
     if not runs:
         raise RunError(
-            f"There is no trained model in {display(out_home())}: train one first with "
-            f"{program('gpt.py')} train."
+            f"There is no trained model in {display(out_home())}",
+            f"train one first with {program('gpt.py')} train",
         )
     console = questions.open_console()
     options: dict = {}

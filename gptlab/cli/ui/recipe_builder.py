@@ -17,7 +17,7 @@ from gptlab.data.token_files import dataset_folder, read_meta
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
-from gptlab.options import Option, coerce, describe_default, options_of, unknown_name_sentence
+from gptlab.options import Option, coerce, describe_default, options_of, unknown_option
 from gptlab.training.config import (
     GROUPS,
     OPTIONS,
@@ -123,14 +123,14 @@ class RecipeBuilder:
             name = line[1:].strip()
             option = OPTIONS.get(name)
             if option is None:
-                raise ConfigError(unknown_name_sentence(name, name, options))
+                raise unknown_option(name, name, options)
             self.console.print(f"{name}: {option.help} {describe_default(option)}", markup=False)
             return line
         changes = parse_assignments(line)
         overrides = dict(self.overrides)
         for name, value in changes.items():
             if name in START_OPTIONS or name == "vocab_size":
-                raise ConfigError(f"{name} belongs to one start, not to a recipe: leave it out.")
+                raise ConfigError(f"{name} belongs to one start, not to a recipe", "leave it out")
             if value == UNSAY:
                 overrides.pop(name, None)
             else:
@@ -189,8 +189,8 @@ def check_recipe(overrides: Mapping):
     schedule = config.schedule
     if schedule.min_lr is not None and schedule.min_lr > config.optimizer.learning_rate:
         raise ConfigError(
-            f"min_lr {schedule.min_lr:g} is above learning_rate "
-            f"{config.optimizer.learning_rate:g}: lower min_lr, or raise learning_rate."
+            f"min_lr {schedule.min_lr:g} is above learning_rate {config.optimizer.learning_rate:g}",
+            "lower min_lr, or raise learning_rate",
         )
     return config
 
@@ -203,14 +203,14 @@ def parse_assignments(line: str) -> dict:
     try:
         words = shlex.split(line)
     except ValueError:
-        raise ConfigError("A quotation mark has no partner: type both.") from None
+        raise ConfigError("A quotation mark has no partner", "type both") from None
     words = [part for word in words for part in _split_assignment(word)]
     names = [word.lstrip("-").replace("-", "_") for word in words[::2]]
     for name in names:
         if name not in OPTIONS:
-            raise ConfigError(unknown_name_sentence(name, name, OPTIONS))
+            raise unknown_option(name, name, OPTIONS)
     if len(words) % 2:
-        raise ConfigError(f"{names[-1]} needs a value: type {names[-1]} VALUE.")
+        raise ConfigError(f"{names[-1]} needs a value", f"type {names[-1]} VALUE")
     return {
         name: word if word == UNSAY else coerce(OPTIONS[name], word)
         for name, word in zip(names, words[1::2], strict=True)
@@ -234,11 +234,11 @@ def ask_recipe_name(console, suggestion: str) -> Path:
         name = word.removesuffix(".py")
         if dataset_name(name) != name:
             raise ConfigError(
-                f"A recipe cannot be called {name!r}: a name has letters, digits, - _ and . only; "
-                f"for example {dataset_name(name)}."
+                f"A recipe cannot be called {name!r}",
+                f"a name has letters, digits, - _ and . only; for example {dataset_name(name)}",
             )
         if (folder / f"{name}.py").exists():
-            raise ConfigError(f"{display(folder / name)}.py exists already: choose another name.")
+            raise ConfigError(f"{display(folder / name)}.py exists already", "choose another name")
         return folder / f"{name}.py"
 
     return questions.ask(
