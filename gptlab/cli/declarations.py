@@ -222,7 +222,7 @@ python gpt.py plan out/shakespeare_char --max_iters 20000""",
         summary="""\
 Write one or several runs as one HTML file that needs no network: loss curves with baselines, speed,
 samples as they improved, configuration with sources, data, hardware and the exact commands.
-Several runs are laid over each other, against tokens and against time.""",
+Several runs are compared, against tokens and against time.""",
         example="""\
 python gpt.py report out/shakespeare_char
 python gpt.py report out/a out/b out/c --output compared.html""",

@@ -123,7 +123,7 @@ def test_the_plan_of_these_very_options_is_checked(words, capsys, monkeypatch):
 def test_what_this_machine_cannot_do_is_found(words, capsys):
     assert main(["doctor", "--dataset", "words", "--device", "cuda:7"]) == 1
     shown = capsys.readouterr().out
-    assert failures(shown)["options"].startswith("write --device ")
+    assert failures(shown)["options"].startswith("use --device ")
     assert "FAIL  options: There is no device 'cuda:7' here: this machine has" in shown
 
 
@@ -134,7 +134,7 @@ def test_an_accelerator_that_torch_does_not_use_is_found_with_the_build_that_doe
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert failures(shown)["accelerator"].startswith("install the build of torch for it from https")
-    assert "FAIL  accelerator: The system shows an NVIDIA device" in shown
+    assert "FAIL  accelerator: This machine has an NVIDIA device" in shown
 
 
 @pytest.mark.parametrize(
