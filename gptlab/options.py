@@ -6,7 +6,7 @@
         top_k: Annotated[int, "keep the k likeliest tokens; 0 switches it off"] = 200
 
 From such classes come the command line, the checks of a recipe's values and the reference page.
-A value that nobody said is absent from the dicts here, so that layers can be put over each other.
+A value that is not set is absent from the dicts here, so that layers can be merged.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def parse_command_line(
     example: str,
     positionals: Sequence[tuple[str, str, str]] = (),
 ) -> dict:
-    """The options that were said on a command line, by name, each of its own type.
+    """The options given on a command line, by name, each of its own type.
 
     classes: the dataclasses whose options this command takes; the help shows one group for each.
     example: shown first by --help. positionals: (name, nargs, sentence) of words without an option

@@ -82,7 +82,7 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
 def complain(sentence: str) -> None:
     """Print an error to stderr; of several processes of one training, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        sentence = sentence.replace("\n", " ")  # of a name that was said
+        sentence = sentence.replace("\n", " ")  # a name may contain one
         print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
 
 

@@ -13,7 +13,7 @@ from gptlab.cli.ui.command_line import command_line, fresh_folder, program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.questions import Back, Choice
 from gptlab.cli.ui.recipe_builder import (
-    UNSAY,
+    RESET,
     ask_recipe_name,
     parse_assignments,
     write_recipe,
@@ -104,7 +104,7 @@ class Wizard:
             self.console.print(note, style="yellow", markup=False)
         self._say(f"Recommended: {recommended.device_reason}; {recommended.dtype_reason}.")
         default = [choice.value for choice in choices].index(recommended.device)
-        title = "1/6  Where shall the model be trained?"
+        title = "1/6  Which device?"
         name = questions.choose(self.console, title, choices, default, explanations.DEVICE)
         self.choice = hardware.choose(self.hardware, name)
         if name != recommended.device:
@@ -298,7 +298,7 @@ class Wizard:
             overrides.pop("max_iters", None)
         elif "max_iters" in changes:
             overrides.pop("minutes", None)
-        overrides = {name: value for name, value in overrides.items() if value != UNSAY}
+        overrides = {name: value for name, value in overrides.items() if value != RESET}
         before = self._unchanged.options
         length = {name: overrides[name] for name in LENGTH if overrides.get(name) is not None}
         length = length or {"max_iters": before["max_iters"]}

@@ -21,7 +21,7 @@ KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple 
 CPU_BFLOAT16_GAIN = 1.2
 
 COMPILE_COST = "compiling takes up to a minute, so `auto` uses it only for runs that save more"
-# The C++ compiler that torch.compile calls on each system, and how to get it.
+# The C++ compiler that torch.compile uses on each system, and how to get it.
 CPP_COMPILERS = {
     "Linux": ("g++", "install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++)"),
     "Windows": ("cl", "install the C++ part of the Build Tools for Visual Studio"),
@@ -95,7 +95,7 @@ class Hardware:
     system: str
     python_version: str
     torch_version: str
-    notes: tuple[HardwareError, ...]  # about an accelerator that cannot be used
+    notes: tuple[HardwareError, ...]  # why an accelerator cannot be used
     recommended: Recommendation
 
     def device(self, name: str) -> Device:
@@ -272,7 +272,7 @@ def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
 
 
 def _notes(facts: Facts) -> tuple[HardwareError, ...]:
-    """torch's warnings, and an accelerator that torch does not use."""
+    """Problems: torch's warnings, and an accelerator that torch does not use."""
     notes = [HardwareError(f"torch says: {complaint}.") for complaint in facts.complaints]
     seen = {"NVIDIA": "cuda", "AMD": "rocm", "Apple": "mps"}
     if facts.driver and seen[facts.driver] not in {device.kind for device in facts.devices}:

@@ -139,6 +139,6 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
         for value, source in zip(difference.values, difference.sources, strict=True):
             cells.append(Text.assemble((in_words(value), "bold"), (f"  {source}", "dim")))
         table.add_row(Text(difference.name), *cells)
-    as_what = "resolved" if resolved else "said"
-    title = f"Different in {len(found)} options, as they were {as_what}"
+    as_what = "resolved" if resolved else "set"
+    title = f"Different in {len(found)} options, as {as_what}"
     print_table(make_console(), title, table)

@@ -38,16 +38,16 @@ def main(argv: list[str]) -> int:
         )
         return _ask()
     word, rest = (argv[0], argv[1:]) if argv[0] in WORDS else ("prepare", argv)
-    said = COMMANDS["dataset"].parse(rest)
-    names = said.pop("names", [])
-    if word == "list" or said.pop("list", False):
+    options = COMMANDS["dataset"].parse(rest)
+    names = options.pop("names", [])
+    if word == "list" or options.pop("list", False):
         print(listing())
         return 0
-    view = {name: said.pop(name) for name in ViewOptions.__dataclass_fields__ if name in said}
+    view = {name: options.pop(name) for name in ViewOptions.__dataclass_fields__ if name in options}
     if word in ("view", "delete"):
         name = _only_name(word, names)
-        if said:
-            raise ConfigError(f"--{next(iter(said))} belongs to preparing, not to {word}.")
+        if options:
+            raise ConfigError(f"--{next(iter(options))} belongs to preparing, not to {word}.")
         return show(name, ViewOptions(**view)) if word == "view" else delete(name, **view)
     if view:
         raise ConfigError(f"--{next(iter(view))} belongs to view and delete, not to {word}.")
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
             "name a file, a folder, a pattern such as 'books/*.txt', a table (.jsonl, .csv, "
             ".parquet) or hf:OWNER/NAME",
         )
-    prepare_sources(names or ["shakespeare"], PrepareOptions(**said))
+    prepare_sources(names or ["shakespeare"], PrepareOptions(**options))
     return 0
 
 
@@ -81,10 +81,10 @@ def _ask() -> int:
         try:
             word = questions.choose(
                 console,
-                "What shall be done?",
+                "What would you like to do?",
                 [
                     Choice("leave", "leave", "nothing is changed"),
-                    Choice("shakespeare", "prepare Shakespeare", "the customary first try, 1 MB"),
+                    Choice("shakespeare", "prepare Shakespeare", "the usual first try, 1 MB"),
                     Choice("add", "add my own text", "a file, a folder, a table, or hf:"),
                     Choice("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
                     Choice("delete", "delete one", "asks once more", refusal=nothing),

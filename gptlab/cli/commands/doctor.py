@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
 
 def checks(overrides: Overrides, recipe_name: str, everything: bool) -> Iterator[Check]:
-    """The checks of a training with these options; of all datasets and runs where none was said."""
+    """The checks of a training with these options; without options, of all datasets and runs."""
     from gptlab.analysis import health
 
     yield health.check_versions(health.read_requirements())

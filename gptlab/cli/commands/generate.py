@@ -38,14 +38,12 @@ def main(argv: list[str]) -> int:
 
     def run() -> None:
         choices = [Choice(display(folder), folder.name, _written(folder)) for folder in runs]
-        options["out_dir"] = questions.choose(
-            console, "1/3  Which model shall write?", choices, 0, RUN
-        )
+        options["out_dir"] = questions.choose(console, "1/3  Which model?", choices, 0, RUN)
 
     def prompt() -> None:
         options["prompt"] = questions.ask(
             console,
-            "2/3  What shall it continue?",
+            "2/3  Which prompt?",
             str,
             "",
             PROMPT,

@@ -69,11 +69,11 @@ def _ask() -> int:
         try:
             device = questions.choose(
                 console,
-                "Which device shall be shown and measured?",
+                "Which device?",
                 [Choice(None, "leave"), *choices],
                 1,
-                "A device does the multiplications that training is made of. A second is needed to "
-                "measure how many it does in each precision.",
+                "A device does the multiplications of training. Measuring its speed in each "
+                "precision takes about a second.",
             )
         except questions.Back:
             device = None

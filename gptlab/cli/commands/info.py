@@ -191,7 +191,7 @@ def _manage(console) -> int:
         try:
             what = questions.choose(
                 console,
-                "What shall be done?",
+                "What would you like to do?",
                 [
                     Choice("leave", "leave", "nothing is changed"),
                     Choice("rename", "rename a run"),

@@ -162,7 +162,7 @@ def _load(options: SampleOptions, tokens: int):
 
 
 def _choose(device: str, dtype: str):
-    """The device and precision; nothing is tried that does not matter: the text shall come soon."""
+    """The device and precision; for a quick start, only trials that matter are made."""
     from gptlab.hardware import choose, detect
 
     untried = choose(detect(only=""), device, "auto" if dtype == "auto" else "float32")

@@ -232,7 +232,7 @@ def _read_line(prompt: str) -> str:
         print("\nNothing more was done.", flush=True)
         raise SystemExit(0) from None
     except KeyboardInterrupt:
-        print(flush=True)  # what is said next begins a line of its own
+        print(flush=True)  # the next message starts on a new line
         raise
 
 

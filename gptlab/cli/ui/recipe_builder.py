@@ -29,12 +29,12 @@ from gptlab.training.config import (
 )
 
 EXPLANATION = """\
-A recipe is a file of settings for python train.py --config FILE. What it leaves out has its
-default. Each group is shown with what this recipe says in it; type NAME VALUE (several, if you
-like: n_layer 8 n_head 8 n_embd 512) to say something, NAME default to unsay it, ? NAME for what a
-setting means, and Enter for the next group."""
-# None is no word of a recipe's line for these, so "default" is; an empty text cannot be typed
-UNSAY = "default"
+A recipe is a file with options for python train.py --config FILE; the others keep their defaults.
+Each group is shown with the options that this recipe sets. Type NAME VALUE to set an option
+(several are possible: n_layer 8 n_head 8 n_embd 512), NAME default to reset it, ? NAME for its
+meaning, and press Enter for the next group."""
+# a word that no option has as its value
+RESET = "default"
 
 
 def build_recipe() -> Path | None:
@@ -66,7 +66,7 @@ _ASKED = ("run", "model")
 
 
 class RecipeBuilder:
-    """What is said so far, and the questions that change it."""
+    """The options set so far, and the questions that change them."""
 
     def __init__(self, console):
         self.console = console
@@ -131,7 +131,7 @@ class RecipeBuilder:
         for name, value in changes.items():
             if name in START_OPTIONS or name == "vocab_size":
                 raise ConfigError(f"{name} belongs to one start, not to a recipe", "leave it out")
-            if value == UNSAY:
+            if value == RESET:
                 overrides.pop(name, None)
             else:
                 overrides[name] = value
@@ -209,7 +209,7 @@ def parse_assignments(line: str) -> dict:
     if len(words) % 2:
         raise ConfigError(f"{names[-1]} needs a value", f"type {names[-1]} VALUE")
     return {
-        name: word if word == UNSAY else coerce(OPTIONS[name], word)
+        name: word if word == RESET else coerce(OPTIONS[name], word)
         for name, word in zip(names, words[1::2], strict=True)
     }
 
