@@ -370,7 +370,7 @@ def _stored_config(content: dict, path: Path):
             raise ConfigError(f"block_size is {config.block_size}")
     except ConfigError as error:
         raise CheckpointError(
-            f"{display(path)} has settings that this model cannot have ({str(error).rstrip('.')})."
+            f"{display(path)} has settings that this model cannot have ({error.problem})."
         ) from None
     present = sum(getattr(value, "numel", int)() for value in content["model"].values())
     needed = count_parameters(config)

@@ -1,6 +1,6 @@
 """Every error that a user can cause, as one tree.
 
-GPTLabError                 exit code 2, one sentence: what is wrong and what to do
+GPTLabError                 exit code 2, one sentence: the problem, and what fixes it
 ├── ConfigError             an unknown option, a bad value, an impossible combination
 ├── DataError               a corpus, a prepared dataset or a token file
 │   └── TokenizerError      a vocabulary, or text that a vocabulary cannot spell
@@ -11,6 +11,8 @@ GPTLabError                 exit code 2, one sentence: what is wrong and what to
 ├── DownloadError           something that only the network has
 └── TrainingError           exit code 1: the training itself went wrong (loss not finite)
 """
+
+import copyreg
 
 __all__ = [
     "CheckpointError",
@@ -27,9 +29,24 @@ __all__ = [
 
 
 class GPTLabError(Exception):
-    """Base of all errors that a user can cause; the message is one sentence to show as it is."""
+    """Base of all errors that a user can cause; `str(error)` is the sentence to show.
+
+    problem: what is wrong, without a full stop. fix: what to do about it, "" where the problem says
+    it all. sep: what joins them in the sentence. All three survive pickling.
+    """
 
     exit_code = 2
+
+    def __init__(self, problem: str, fix: str = "", *, sep: str = ": "):
+        super().__init__(problem, fix)
+        self.problem, self.fix, self.sep = problem.removesuffix("."), fix.removesuffix("."), sep
+
+    def __reduce__(self):  # without the constructor: a class below may take other arguments
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)
+
+    def __str__(self) -> str:
+        sentence = f"{self.problem}{self.sep}{self.fix}" if self.fix else self.problem
+        return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 class ConfigError(GPTLabError):

@@ -163,26 +163,29 @@ def sha256_file(path, progress=None) -> str:
     return digest.hexdigest()
 
 
-def explain_os_error(error: OSError) -> str:
-    """One sentence for an error of the file system, with what to do."""
+def explain_error(error: GPTLabError | OSError) -> GPTLabError:
+    """An error of the file system with its problem and fix; one of ours as it is."""
+    if isinstance(error, GPTLabError):
+        return error
     has_name = isinstance(error.filename, (str, bytes, os.PathLike)) and error.filename
     name = display(os.fsdecode(error.filename)) if has_name else "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" while writing {name}" if has_name else ""
-        return (
-            f"The disk is full{where}: free some space or choose another place with --out_dir or "
-            "GPTLAB_HOME; files that were complete before are untouched."
+        return GPTLabError(
+            f"The disk is full{where}",
+            "free some space or choose another place with --out_dir or GPTLAB_HOME; files that "
+            "were complete before are untouched",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return (
-            f"No permission for {name}: change its permissions, or choose another place with "
-            "--out_dir or GPTLAB_HOME."
+        return GPTLabError(
+            f"No permission for {name}",
+            "change its permissions, or choose another place with --out_dir or GPTLAB_HOME",
         )
     if isinstance(error, FileNotFoundError):
-        return f"{name} does not exist: check the spelling of the path."
+        return GPTLabError(f"{name} does not exist", "check the spelling of the path")
     if isinstance(error, IsADirectoryError):
-        return f"{name} is a folder, and a file is needed there."
+        return GPTLabError(f"{name} is a folder, and a file is needed there.")
     if isinstance(error, NotADirectoryError):
-        return f"{name} lies below something that is a file, not a folder."
-    reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
-    return f"{name}: {reason}." if has_name else f"{reason}."
+        return GPTLabError(f"{name} lies below something that is a file, not a folder.")
+    reason = error.strerror or str(error) or type(error).__name__
+    return GPTLabError(f"{name}: {reason}" if has_name else reason)

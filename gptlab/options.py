@@ -6,7 +6,7 @@
         top_k: Annotated[int, "keep the k likeliest tokens; 0 switches it off"] = 200
 
 From such classes come the command line, the checks of a recipe's values and the reference page.
-A value that nobody said is absent from the dicts here, so that layers can be put over each other.
+A value that is not set is absent from the dicts here, so that layers can be merged.
 """
 
 import argparse
@@ -99,8 +99,8 @@ def coerce(option: Option, value):
         if match in option.choices:
             return match
         raise ConfigError(
-            f"{option.name} cannot be {_shown(value)}: choose from "
-            f"{', '.join(str(choice) for choice in option.choices)}."
+            f"{option.name} cannot be {_shown(value)}",
+            f"choose from {', '.join(str(choice) for choice in option.choices)}",
         )
     try:
         return _CONVERSIONS[option.type](value)
@@ -110,7 +110,7 @@ def coerce(option: Option, value):
         beside = "".join(f" or {known}" for known in option.words)
         beside += " or none" if option.optional and not is_text else ""
         raise ConfigError(
-            f"{option.name} cannot be {_shown(value)}: it takes {fits}{beside}."
+            f"{option.name} cannot be {_shown(value)}", f"it takes {fits}{beside}"
         ) from None
 
 
@@ -178,7 +178,11 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message):
         message = message.removeprefix("argument ")
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+        raise ConfigError(
+            f"{message[:1].upper()}{message[1:]}",
+            f"see {self.prog} --help",
+            sep="; ",
+        )
 
 
 def parse_command_line(
@@ -190,7 +194,7 @@ def parse_command_line(
     example: str,
     positionals: Sequence[tuple[str, str, str]] = (),
 ) -> dict:
-    """The options that were said on a command line, by name, each of its own type.
+    """The options given on a command line, by name, each of its own type.
 
     classes: the dataclasses whose options this command takes; the help shows one group for each.
     example: shown first by --help. positionals: (name, nargs, sentence) of words without an option
@@ -221,7 +225,7 @@ def parse_command_line(
     words = [*map(_with_underscores, argv[:end]), *argv[end:]]
     overrides, unknown = parser.parse_known_args(words)
     if unknown:
-        raise ConfigError(_unknown_sentence(unknown[0], options, prog))
+        raise _unknown_word(unknown[0], options, prog)
     overrides = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(overrides).items()
@@ -266,14 +270,16 @@ def describe_default(option: Option) -> str:
     return f"[{option.default}]"
 
 
-def _unknown_sentence(word: str, options: dict[str, Option], prog: str) -> str:
+def _unknown_word(word: str, options: dict[str, Option], prog: str) -> ConfigError:
     if not word.startswith("-"):
-        return f"{word!r} belongs to no option: write options as --name value; see {prog} --help."
+        return ConfigError(
+            f"{word!r} belongs to no option", f"write options as --name value; see {prog} --help"
+        )
     name = word.split("=")[0].lstrip("-").replace("-", "_")
-    return unknown_name_sentence(f"--{name}", name, options)
+    return unknown_option(f"--{name}", name, options)
 
 
-def unknown_name_sentence(shown: str, name: str, known: Iterable[str]) -> str:
-    """The sentence for a name that is no option, with the nearest one that is."""
+def unknown_option(shown: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is no option, with the nearest one that is."""
     close = nearest(name, known)
-    return f"Unknown option {shown}" + (f": did you mean {close}?" if close else ".")
+    return ConfigError(f"Unknown option {shown}", f"did you mean {close}?" if close else "")

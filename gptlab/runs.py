@@ -5,7 +5,7 @@
     ckpt.step*.pt the last few of all, where keep_checkpoints asks for them
     best.pt       the weights with the lowest validation loss: what sample.py takes
     metrics.jsonl one record a line; loss.png, the same as a picture
-    config.py     what was said for the run, as a recipe
+    config.py     the options set for the run, as a recipe
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
@@ -413,7 +413,7 @@ def find_run(word: str) -> Path:
     close = nearest(word, names)
     there = f"there is {', '.join(names[:8])}" if names else "nothing is trained yet"
     there = f"did you mean {close}, or {there}" if close and len(names) > 1 else there
-    raise RunError(f"There is no run {word!r}: {there}; name one, or the path of its directory.")
+    raise RunError(f"There is no run {word!r}", f"{there}; name one, or the path of its directory")
 
 
 def newest_run() -> Path:

@@ -35,9 +35,9 @@ def read_form(path, kind: str, form: type[Form], error: type[GPTLabError], fix: 
     try:
         content = read_json(path)
     except DataError as damage:
-        raise error(f"{str(damage).rstrip('.')}; {fix}.") from None
+        raise error(damage.problem, fix, sep="; ") from None
     content = {name: value for name, value in content.items() if value is not None}
     check_format_version(content.get("format_version"), kind, path, error)
     if what := misfit(content, form):
-        raise error(f"{display(path)} is damaged ({what}); {fix}.")
+        raise error(f"{display(path)} is damaged ({what})", fix, sep="; ")
     return content

@@ -15,7 +15,7 @@ from gptlab.files import (
     atomic_write,
     check_format_version,
     display,
-    explain_os_error,
+    explain_error,
     read_json,
     sha256_file,
     write_json,
@@ -103,7 +103,7 @@ def test_a_full_disk_leaves_the_former_file_and_names_it(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == b"former" and os.listdir(tmp_path) == ["a.bin"]
-    sentence = explain_os_error(refusal.value)
+    sentence = str(explain_error(refusal.value))
     assert sentence.startswith(f"The disk is full while writing {path}: ")
 
 
@@ -212,7 +212,7 @@ def test_the_hash_is_that_of_the_whole_file(tmp_path, size):
 )
 def test_each_refusal_is_a_sentence_with_the_file(number, sentence):
     for name in ("a.txt", b"a.txt", Path("a.txt")):
-        shown = explain_os_error(OSError(number, os.strerror(number), name))
+        shown = str(explain_error(OSError(number, os.strerror(number), name)))
         assert shown.startswith(sentence) and shown.endswith(".")
 
 
@@ -226,8 +226,8 @@ def test_each_refusal_is_a_sentence_with_the_file(number, sentence):
     ],
 )
 def test_a_refusal_without_a_file_is_a_sentence_too(error, sentence):
-    assert explain_os_error(error) == sentence
-    assert "while writing" not in explain_os_error(OSError(errno.ENOSPC, "No space left"))
+    assert str(explain_error(error)) == sentence
+    assert "while writing" not in str(explain_error(OSError(errno.ENOSPC, "No space left")))
 
 
 def test_a_file_system_that_cannot_sync_a_folder_is_no_reason_to_fail(tmp_path, monkeypatch):

@@ -225,6 +225,30 @@ def test_compile_is_judged_by_its_toolchain(device, missing, available, word):
     assert (box.recommended.compile, word in box.recommended.compile_reason) == (available, True)
 
 
+@pytest.mark.parametrize(
+    ("device", "missing", "words"),
+    [
+        (None, {"cpp_compiler": ""}, "apt-get install g++"),
+        (None, {"cpp_compiler": "", "system": "Darwin"}, "xcode-select"),
+        (None, {"cpp_compiler": "", "system": "Windows"}, "Visual Studio"),
+        (None, {"python_headers": False}, "python3-dev"),
+        (None, {"torch_folder": "/home/a b/.venv/torch"}, "folder without"),
+        (cuda((9, 0)), {"triton": False}, "pip install triton"),
+        (cuda((6, 1)), {}, "nothing can be done"),
+    ],
+)
+def test_whatever_compilation_lacks_has_its_own_remedy(device, missing, words):
+    support = machine(*([device] if device else []), **missing).devices[0].compile
+    assert not support.available and words in support.fix
+
+
+def test_a_note_has_a_problem_and_a_fix_and_is_a_sentence_in_json():
+    box = machine(driver="NVIDIA", complaints=("the driver is too old",))
+    assert box.notes[0].problem == "torch says: the driver is too old"
+    assert box.notes[1].fix.startswith("install the build of torch")
+    assert json.loads(json.dumps(box.to_dict()))["notes"] == [str(note) for note in box.notes]
+
+
 def test_the_report_is_plain_json():
     report = json.loads(json.dumps(MACHINES["hopper"].to_dict()))
     assert report["devices"][0]["capability"] == [9, 0]

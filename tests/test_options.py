@@ -15,7 +15,7 @@ from gptlab.options import (
     nearest,
     options_of,
     parse_command_line,
-    unknown_name_sentence,
+    unknown_option,
 )
 
 
@@ -293,6 +293,7 @@ def test_the_nearest_name_is_offered_or_none():
     assert nearest("nlayers", names) == "n_layer"
     assert nearest("temperature", names) is None
     assert nearest("anything", []) is None
-    assert unknown_name_sentence("nlayer", "nlayer", names) == (
-        "Unknown option nlayer: did you mean n_layer?"
-    )
+    found = unknown_option("nlayer", "nlayer", names)
+    assert str(found) == "Unknown option nlayer: did you mean n_layer?"
+    assert found.fix == "did you mean n_layer?"
+    assert str(unknown_option("x", "x", names)) == "Unknown option x."

@@ -89,13 +89,13 @@ def blame(
     top: int = 8,
     checkpoint: str | None = None,
     device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, count: None,
+    progress: Callable[[str, int, int], None] = lambda stage, advance, total: None,
 ) -> Blame:
     """The windows of a step of the run in `folder`, and their losses.
 
-    checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress(sequences done, of how
-    many). Raises ConfigError for a step that the run has not taken, RunError for a dataset that is
-    another one now, DataError for one that is gone.
+    checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress: called with "reading",
+    sequences done since the last call, and of how many. Raises ConfigError for a step that the run
+    has not taken, RunError for a dataset that is another one now, DataError for one that is gone.
     """
     run = Run(folder)
     records = [record for record in run.records() if record["step"] > 0]
@@ -116,8 +116,9 @@ def blame(
     dataset = open_dataset(settings["dataset"], settings["vocab_size"])
     if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
         raise RunError(
-            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
-            "now, so the text behind a step is gone: prepare it again as it was."
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
+            "holds now, so the text behind a step is gone",
+            "prepare it again as it was",
         )
     batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
     first, count = sequences_of(records, batch, step)
@@ -181,8 +182,8 @@ def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, i
                 return left[before] + (step - 1 - before) * earlier, earlier
             return reached[after] - (after - step + 1) * later, later
     raise RunError(
-        f"The batch changed between steps {before} and {after}, and the records do not tell where: "
-        "name a step outside of them."
+        f"The batch changed between steps {before} and {after}, and the records do not tell where",
+        "name a step outside of them",
     )
 
 
@@ -217,7 +218,7 @@ def _losses(model, tokens, starts, block_size: int, device: str, progress) -> np
         windows = np.stack([tokens[start : start + block_size + 1] for start in part])
         ids = torch.from_numpy(windows.astype(np.int64)).to(device)  # [b, T + 1]
         found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
-        progress(begin + len(part), len(starts))
+        progress("reading", len(part), len(starts))
     return np.concatenate(found)
 
 

@@ -104,8 +104,8 @@ def read_run(folder) -> RunRecord:
     records = run.records() if run.folder.is_dir() else []
     if not records:
         raise RunError(
-            f"{display(run.folder)} has no records of a training (metrics.jsonl): name a run "
-            "directory, such as out/shakespeare_char."
+            f"{display(run.folder)} has no records of a training (metrics.jsonl)",
+            "name a run directory, such as out/shakespeare_char",
         )
     try:
         settings = read_run_recipe(run.recipe).values

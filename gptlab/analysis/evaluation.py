@@ -96,8 +96,9 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
     if not is_foreign:
         raise CheckpointError(
-            f"{word!r} is no model that is here: name a run (its directory, or its name under "
-            "out/), a checkpoint, a Hugging Face folder or a .gguf file."
+            f"{word!r} is no model that is here",
+            "name a run (its directory, or its name under out/), a checkpoint, a Hugging Face "
+            "folder or a .gguf file",
         )
     imported = read_model(path)
     content = {
@@ -131,8 +132,8 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
     """
     if tokenizer is None:
         raise CheckpointError(
-            f"{name} was trained on token ids without a tokenizer: evaluate it on a dataset of "
-            "such ids with --dataset."
+            f"{name} was trained on token ids without a tokenizer",
+            "evaluate it on a dataset of such ids with --dataset",
         )
     source = find([word], None, lambda sentence: None)
     begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
@@ -152,7 +153,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
         ids.append(own)
         loss_mask.append(marks)
     if not ids:
-        raise DataError(f"{source.label} holds no text: name a file with text in it.")
+        raise DataError(f"{source.label} holds no text", "name a file with text in it")
     return HeldOut(
         source.label, source.fingerprint, np.concatenate(ids), np.concatenate(loss_mask), size
     )
@@ -211,7 +212,8 @@ def evaluate_dataset(
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
             f"{dataset.name} was prepared with another tokenizer than {display(checkpoint.path)} "
-            "has: name the text itself with --data, which any model can read."
+            "has",
+            "name the text itself with --data, which any model can read",
         )
     if dataset.vocab_size > checkpoint.model.config.vocab_size:
         raise ConfigError(
@@ -221,7 +223,7 @@ def evaluate_dataset(
     part = "val" if dataset.val_loss_mask is None else "val_counted"
     size = (dataset.meta or {}).get(f"{part}_bytes")
     if not size:
-        raise ConfigError(f"{dataset.name} does not tell the bytes of its text: use --data FILE.")
+        raise ConfigError(f"{dataset.name} does not tell the bytes of its text", "use --data FILE")
     block_size, stride = _window(checkpoint, block_size, stride)
     if max_tokens is None:
         windows = sliding_windows(len(dataset.val), block_size, stride)
@@ -249,16 +251,17 @@ def _window(checkpoint: Checkpoint, block_size: int | None, stride: int | None):
     longest = checkpoint.model.config.block_size
     block_size = longest if block_size is None else block_size
     if min(block_size, stride or 1) < 1 or stride == 0:
-        raise ConfigError("block_size and stride are numbers of tokens: say 1 or more.")
+        raise ConfigError("block_size and stride are numbers of tokens", "say 1 or more")
     if block_size > longest:
         raise ConfigError(
             f"block_size {block_size} is longer than the window of {longest} that "
-            f"{display(checkpoint.path)} has: use {longest} or less."
+            f"{display(checkpoint.path)} has",
+            f"use {longest} or less",
         )
     stride = block_size if stride is None else stride
     if stride > block_size:
         raise ConfigError(
-            f"stride {stride} would leave out text between windows of {block_size}: use "
-            f"{block_size} or less."
+            f"stride {stride} would leave out text between windows of {block_size}",
+            f"use {block_size} or less",
         )
     return block_size, stride

@@ -5,7 +5,6 @@ imported inside, so that a missing torch is a finding and not a traceback.
 """
 
 import importlib.metadata
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from packaging.requirements import Requirement
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
 from gptlab.errors import DataError, GPTLabError
-from gptlab.files import display, explain_os_error, in_bytes, nearest_existing, sha256_file
+from gptlab.files import display, explain_error, in_bytes, nearest_existing, sha256_file
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.disk_space import checkpoint_bytes
@@ -90,7 +89,7 @@ def check_writable(name: str, folder: Path, option: str) -> Check:
         return Check(
             name,
             False,
-            explain_os_error(error).split(":")[0].rstrip("."),
+            explain_error(error).problem,
             f"make it writable for this user, or choose another place with {option}",
         )
     return Check(name, True, f"{display(folder)} can be written")
@@ -114,10 +113,9 @@ def check_space(config: TrainConfig, folder: Path) -> Check:
 def check_device(choice, device, config: TrainConfig | None) -> Check:
     """The device that would be used, and whether the plan fits its memory."""
     name = f"device {choice.device}"
-    warning = memory_warning(config, device.memory_free) if config else ""
+    warning = memory_warning(config, device.memory_free) if config else None
     if warning:
-        problem, fix = warning.rstrip(".").split(";")[0], warning.rstrip(".").split("; ")[1]
-        return Check(name, False, problem, fix)
+        return Check(name, False, warning.problem, warning.fix)
     if choice.slow:
         return Check(name, False, choice.reason, "leave --dtype out")
     return Check(name, True, choice.reason)
@@ -153,22 +151,8 @@ def check_compiler(device, wanted: bool = True) -> Check:
         "torch.compile",
         False,
         f"{support.reason}, so training is not compiled and long runs are slower",
-        compiler_fix(support.reason, platform.system()) + ", or say --compile_model false",
+        f"{support.fix}, or say --compile_model false",
     )
-
-
-def compiler_fix(reason: str, system: str) -> str:
-    """How to get what torch.compile lacks."""
-    if "triton" in reason:
-        return "pip install triton (Windows: triton-windows)"
-    if "capability" in reason:
-        return "nothing can be done for this card"
-    if "headers" in reason:
-        return "install Python's headers (Debian, Ubuntu: sudo apt-get install python3-dev)"
-    return {
-        "Windows": "install the C++ part of the Build Tools for Visual Studio",
-        "Darwin": "install Apple's compiler: xcode-select --install",
-    }.get(system, "install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++)")
 
 
 # Files of ours ------------------------------------------------------------------------------------
@@ -192,14 +176,12 @@ def check_dataset(
                 continue
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
-                    f"{display(path)} has changed since it was prepared; prepare it again "
-                    f"(python prepare.py ... --dataset {dataset.name})."
+                    f"{display(path)} has changed since it was prepared",
+                    f"prepare it again (python prepare.py ... --dataset {dataset.name})",
                 )
-    except DataError as error:
-        problem, _, fix = str(error).rstrip(".").partition("; ")
-        return Check(f"dataset {name}", False, problem, fix or "prepare it again")
-    except OSError as error:
-        return Check(f"dataset {name}", False, explain_os_error(error), "prepare it again")
+    except (DataError, OSError) as error:
+        found = explain_error(error)
+        return Check(f"dataset {name}", False, found.problem, found.fix or "prepare it again")
     sizes = f"{len(dataset.train):,} + {len(dataset.val):,} tokens"
     how = "as its meta.json says" if recorded else "without a meta.json to compare with"
     return Check(f"dataset {dataset.name}", True, f"{sizes}, {how}")
@@ -230,9 +212,7 @@ def check_run(folder: Path) -> Iterator[Check]:
             content = read_checkpoint(path)
             check_finite(content, path)
         except (GPTLabError, OSError) as error:
-            is_ours = isinstance(error, GPTLabError)
-            sentence = str(error).rstrip(".") if is_ours else explain_os_error(error)
-            yield Check(name, False, sentence, _checkpoint_fix(run, path))
+            yield Check(name, False, explain_error(error).problem, _checkpoint_fix(run, path))
             continue
         yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(path.stat().st_size)}")
 

@@ -36,7 +36,7 @@ def evaluate_tasks(
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--tasks needs the package lm-eval ({error.name} is missing): pip install lm-eval."
+            f"--tasks needs the package lm-eval ({error.name} is missing)", "pip install lm-eval"
         ) from None
     if checkpoint.tokenizer is None:
         raise ConfigError("Tasks are text, and this model was trained without a tokenizer.")

@@ -105,7 +105,8 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
             device, dtype = overrides.values["device"], overrides.values["dtype"]
             raise RunError(
                 f"{display(run.folder)} was trained on {device} in {dtype}, which this machine "
-                "does not have: replay it where it was made."
+                "does not have",
+                "replay it where it was made",
             ) from None
         finally:
             parallel.end()
@@ -115,7 +116,7 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
 
 
 def _overrides(recorded: dict, out_dir: str) -> Overrides:
-    """The options of the run as if all of them had been said."""
+    """The options of the run as if all of them were set explicitly."""
     values = {
         name: coerce(OPTIONS[name], value)
         for name, value in recorded["settings"].items()
@@ -123,7 +124,7 @@ def _overrides(recorded: dict, out_dir: str) -> Overrides:
     }
     values |= {"out_dir": out_dir, "quiet": True, "log_to": "none"}
     if recorded["data"].get("train.bin"):
-        values.pop("vocab_size", None)  # belongs to the data: if that changed, it shall be named
+        values.pop("vocab_size", None)  # belongs to the data: if that changed, it is named
     return Overrides(values, dict.fromkeys(values, "the run"))
 
 

@@ -1,4 +1,4 @@
-"""The command table, and how an error becomes one sentence and an exit code."""
+"""The menu, and how a command is run: an error becomes one sentence and an exit code."""
 
 import importlib
 import logging
@@ -6,44 +6,9 @@ import os
 import sys
 
 from gptlab.cli import started  # noqa: F401 - the clock of a time budget starts here
-from gptlab.errors import GPTLabError
-from gptlab.files import explain_os_error
-
-COMMANDS = {
-    "train": ("gptlab.cli.commands.train", "train a model"),
-    "generate": ("gptlab.cli.commands.sample", "write text with a trained model"),
-    "info": ("gptlab.cli.commands.info", "show the environment, the datasets and the runs"),
-    "dataset": ("gptlab.cli.commands.dataset", "list, prepare, add, view and delete texts"),
-    "doctor": (
-        "gptlab.cli.commands.doctor",
-        "check that a run will work, or what a run's curve shows",
-    ),
-    "hardware": (
-        "gptlab.cli.commands.hardware",
-        "show what this machine has and what is recommended",
-    ),
-    "config": ("gptlab.cli.commands.config", "make a recipe, show every value, compare two"),
-    "plan": ("gptlab.cli.commands.plan", "what a training takes: memory, time and money"),
-    "report": ("gptlab.cli.commands.report", "write a run, or several, as one page for a browser"),
-    "blame": (
-        "gptlab.cli.commands.blame",
-        "show the text behind a step, with the loss of each token",
-    ),
-    "replay": (
-        "gptlab.cli.commands.replay",
-        "take the first steps of a run again, and compare bit by bit",
-    ),
-    "import": ("gptlab.cli.commands.import_model", "make a run of a model from elsewhere"),
-    "evaluate": ("gptlab.cli.commands.evaluate", "measure a model on a text that it never saw"),
-    "export": ("gptlab.cli.commands.export", "write a run in the files of other programs"),
-    "version": ("gptlab.cli.commands.version", "show the releases of gptlab, Python and torch"),
-}
-SCRIPTS = {
-    "prepare": "gptlab.cli.commands.prepare",
-    "sample": "gptlab.cli.commands.sample",
-}  # never ask anything
-# what `gpt.py COMMAND` runs without any option: questions, if a person is at the terminal
-ASKING = {"train": "gptlab.cli.wizard", "generate": "gptlab.cli.commands.generate"}
+from gptlab.cli.declarations import COMMANDS
+from gptlab.errors import ConfigError, GPTLabError
+from gptlab.files import explain_error
 
 MENU = """\
 python gpt.py train
@@ -62,46 +27,48 @@ def main(argv: list[str] | None = None) -> int:
     """`python gpt.py COMMAND ...`; without a command, or with --help, the menu."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        rows = "\n".join(f"  {name:10} {summary}" for name, (_, summary) in COMMANDS.items())
+        shown = [command for command in COMMANDS.values() if command.in_menu]
+        rows = "\n".join(f"  {command.name:10} {command.sentence}" for command in shown)
         print(MENU.format(commands=rows), end="")
         return 0
     if argv[0] == "--version":
         argv[0] = "version"
-    asks = len(argv) == 1 and argv[0] in ASKING
-    return run_command(argv[0], argv[1:], ASKING[argv[0]] if asks else None)
+    return run_command(argv[0], argv[1:], may_ask=True)
 
 
-def run_command(name: str, argv: list[str], module: str | None = None) -> int:
+def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
     """Run one command. Errors that a user can cause end as one sentence on stderr and 2.
 
-    module: what runs it instead of the module in the table.
+    name: of the command, or of the script that runs it. may_ask: without any argument, a command
+    that can ask questions does.
     """
     # Threads that wait for each other spin before they sleep. On a machine that does other things
     # as well, libgomp's long spinning made training 3 to 7 times slower; on an idle one a short
     # one costs 8% for the smallest models. It counts when torch is imported, so before that.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     configure_output()
-    known = {**SCRIPTS, **{command: row[0] for command, row in COMMANDS.items()}}
+    scripts = {c.script.removesuffix(".py"): c for c in COMMANDS.values() if c.script}
+    known = COMMANDS | scripts
     try:
         if name not in known:
-            from gptlab.errors import ConfigError
             from gptlab.options import nearest
 
             close = nearest(name, known)
-            hint = f"did you mean {close}?" if close else f"choose from {', '.join(COMMANDS)}."
-            raise ConfigError(f"There is no command {name!r}: {hint}")
-        code = importlib.import_module(module or known[name]).main(argv)
+            names = ", ".join(name for name, command in COMMANDS.items() if command.in_menu)
+            fix = f"did you mean {close}?" if close else f"choose from {names}"
+            raise ConfigError(f"There is no command {name!r}", fix)
+        command = known[name]
+        asks = may_ask and name == command.name and command.asking and not argv
+        code = importlib.import_module(command.asking if asks else command.module).main(argv)
         sys.stdout.flush()
         return code
-    except GPTLabError as error:
-        complain(str(error))
-        return error.exit_code
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        complain(explain_os_error(error))
-        return 2
+    except (GPTLabError, OSError) as error:
+        explained = explain_error(error)
+        complain(str(explained))
+        return explained.exit_code
     except ModuleNotFoundError as error:
         if not error.name or error.name.split(".")[0] == "gptlab":
             raise
@@ -115,7 +82,7 @@ def run_command(name: str, argv: list[str], module: str | None = None) -> int:
 def complain(sentence: str) -> None:
     """Print an error to stderr; of several processes of one training, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        sentence = sentence.replace("\n", " ")  # of a name that was said
+        sentence = sentence.replace("\n", " ")  # a name may contain one
         print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
 
 

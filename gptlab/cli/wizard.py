@@ -10,9 +10,10 @@ from gptlab.cli.commands.dataset import ask_for_text, size_of
 from gptlab.cli.commands.prepare import prepare_sources
 from gptlab.cli.ui import explanations, questions
 from gptlab.cli.ui.command_line import command_line, fresh_folder, program
+from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.cli.ui.recipe_builder import (
-    UNSAY,
+    RESET,
     ask_recipe_name,
     parse_assignments,
     write_recipe,
@@ -302,7 +303,7 @@ class Wizard:
             overrides.pop("max_iters", None)
         elif "max_iters" in changes:
             overrides.pop("minutes", None)
-        overrides = {name: value for name, value in overrides.items() if value != UNSAY}
+        overrides = {name: value for name, value in overrides.items() if value != RESET}
         before = self._unchanged.options
         length = {name: overrides[name] for name in LENGTH if overrides.get(name) is not None}
         length = length or {"max_iters": before["max_iters"]}
@@ -312,12 +313,9 @@ class Wizard:
         return True
 
     def _show_summary(self) -> None:
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(title="Summary", title_justify="left", title_style="bold", show_header=False)
-        table.add_column(style="cyan", no_wrap=True)
-        table.add_column(overflow="fold")
+        table = facts_table("Summary")
         for label, words in self.summary().items():
             table.add_row(label, Text(words))
         self.console.print()

@@ -88,8 +88,8 @@ def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
     if n_tokens <= block_size:
         raise DataError(
             f"The {part} part of {name} has {n_tokens:,} tokens, but a window of block_size "
-            f"{block_size} needs {block_size + 1:,}: use --block_size {max(1, n_tokens - 1)} or "
-            "less, or more text."
+            f"{block_size} needs {block_size + 1:,}",
+            f"use --block_size {max(1, n_tokens - 1)} or less, or more text",
         )
 
 

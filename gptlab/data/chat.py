@@ -137,7 +137,9 @@ class ChatTemplate:
 
 
 def _raise(message: str):
-    raise DataError(message)
+    import jinja2
+
+    raise jinja2.TemplateError(message)
 
 
 # Into token files ---------------------------------------------------------------------------------
@@ -181,8 +183,8 @@ def write_conversations(
             os.fsync(out.fileno())
     if not sizes["counted_tokens"]:
         raise DataError(
-            f"The {path.stem} part has no assistant message, so there is nothing to learn: add "
-            "more conversations."
+            f"The {path.stem} part has no assistant message, so there is nothing to learn",
+            "add more conversations",
         )
     names = path.name, mask_path(path).name
     return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
@@ -221,8 +223,8 @@ class Conversation:
             if first + left_out + 2 >= len(self.messages):
                 self.messages.pop()
                 raise GenerationError(
-                    f"This message needs {len(ids):,} tokens, but the model has room for {most:,}: "
-                    "shorten it."
+                    f"This message needs {len(ids):,} tokens, but the model has room for {most:,}",
+                    "shorten it",
                 )
             left_out += 2  # a question and its answer
 

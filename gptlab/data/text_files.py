@@ -71,7 +71,9 @@ class NotTextError(DataError):
         self.what = what
         super().__init__(
             f"{display(path)} is {what}, but gptlab reads plain text, .gz, .jsonl, .csv and "
-            f".parquet; {cure}."
+            ".parquet",
+            cure,
+            sep="; ",
         )
 
 
@@ -136,8 +138,9 @@ def text_blocks(path: Path, reading: Reading) -> Iterator[str]:
                 raise _not_decodable(path, encoding, offset - pending, error) from None
             except UnicodeError as error:  # a codec that needs a byte-order mark
                 raise DataError(
-                    f"{display(path)} is not {encoding.upper()} ({error}); name its true encoding "
-                    "with --encoding."
+                    f"{display(path)} is not {encoding.upper()} ({error})",
+                    "name its true encoding with --encoding",
+                    sep="; ",
                 ) from None
             if text:
                 yield text
@@ -185,8 +188,9 @@ def jsonl_rows(path: Path, reading: Reading) -> Iterator[tuple[str, object]]:
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             raise DataError(
-                f"{display(path)} line {number:,} is not valid JSON ({reason}); fix or remove "
-                "that line."
+                f"{display(path)} line {number:,} is not valid JSON ({reason})",
+                "fix or remove that line",
+                sep="; ",
             ) from None
 
 
@@ -214,7 +218,9 @@ def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
                 yield place, dict(zip(header, cells, strict=False))
     except csv.Error as error:
         raise DataError(
-            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error}); fix that line."
+            f"{display(path)} line {reader.line_num:,} is not valid CSV ({error})",
+            "fix that line",
+            sep="; ",
         ) from None
 
 
@@ -264,7 +270,9 @@ def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> I
             yield row
         else:
             raise DataError(
-                f"{place} holds {type(row).__name__}, not text; name a field of text with --column."
+                f"{place} holds {type(row).__name__}, not text",
+                "name a field of text with --column",
+                sep="; ",
             )
 
 
@@ -277,8 +285,9 @@ def text_column(fields: list[str], column: str | None, place: str) -> str:
     if wanted in fields:
         return wanted
     raise DataError(
-        f"{place} has no field {wanted!r}: its fields are {', '.join(map(str, fields[:20]))}; "
-        "name the one that holds the text with --column."
+        f"{place} has no field {wanted!r}: its fields are {', '.join(map(str, fields[:20]))}",
+        "name the one that holds the text with --column",
+        sep="; ",
     )
 
 
@@ -323,7 +332,7 @@ def _read(file, path: Path, size: int) -> bytes:
         if getattr(error, "errno", None) is not None:  # bz2 and gzip raise an OSError without it
             raise
         raise DataError(
-            f"{display(path)} is a damaged compressed file ({error}); fetch it again."
+            f"{display(path)} is a damaged compressed file ({error})", "fetch it again", sep="; "
         ) from None
 
 
@@ -347,7 +356,8 @@ def _sniff(path: Path, head: bytes, encoding: str | None) -> tuple[str, bytes]:
             if sample[first::2].count(0) > len(sample) // 5 and not sample[1 - first :: 2].count(0):
                 raise DataError(
                     f"{display(path)} is not UTF-8; it looks like {name.upper()} without a "
-                    f"byte-order mark: prepare it with --encoding {name}."
+                    "byte-order mark",
+                    f"prepare it with --encoding {name}",
                 )
         raise NotTextError(path, "a binary file")
     return "utf-8", b""
@@ -359,8 +369,9 @@ def _known_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except LookupError:
         raise ConfigError(
-            f"--encoding {name} is not a text encoding that Python knows; try utf-8, cp1252, "
-            "latin-1, utf-16, cp1251, gb18030, big5, shift_jis or euc_kr."
+            f"--encoding {name} is not a text encoding that Python knows",
+            "try utf-8, cp1252, latin-1, utf-16, cp1251, gb18030, big5, shift_jis or euc_kr",
+            sep="; ",
         ) from None
 
 
@@ -368,12 +379,12 @@ def _not_decodable(path: Path, name: str, base: int, error: UnicodeDecodeError) 
     byte = f"byte {base + error.start:,} (0x{error.object[error.start]:02X})"
     found = f"{display(path)} is not {name.upper()} at {byte}"
     if name != "utf-8":
-        return DataError(f"{found}; name its true encoding with --encoding.")
+        return DataError(f"{found}", "name its true encoding with --encoding", sep="; ")
     sample = error.object[max(0, error.start - 2000) : error.start + 2000]
     likely = _likely_encoding(sample)
     return DataError(
-        f"{found}; it is probably {likely}: prepare it with --encoding {likely}, or save it as "
-        "UTF-8."
+        f"{found}; it is probably {likely}",
+        f"prepare it with --encoding {likely}, or save it as UTF-8",
     )
 
 

@@ -168,7 +168,9 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
     if vocab_size is not None and vocab_size < known:
         raise DataError(
             f"{display(folder)} was prepared with a vocabulary of {known:,} ids, which a model "
-            f"with vocab_size {vocab_size:,} has no room for; leave vocab_size out."
+            f"with vocab_size {vocab_size:,} has no room for",
+            "leave vocab_size out",
+            sep="; ",
         )
     if meta["dtype"] not in DTYPES:
         raise DataError(
@@ -183,7 +185,9 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
         if recorded not in (None, tokenizer.fingerprint):
             raise DataError(
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
-                f"were made with; {_prepare_again(name)}."
+                "were made with",
+                _prepare_again(name),
+                sep="; ",
             )
     changed = _changed_source(meta)
     if changed:
@@ -209,7 +213,9 @@ def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
         raise DataError(
             f"{display(path)} holds the id {int(ids[position])} at position "
             f"{offset + position:,}, outside the vocabulary of {vocab_size:,} ids (0 to "
-            f"{vocab_size - 1:,}); prepare it again, or say the vocab_size that it was made with."
+            f"{vocab_size - 1:,})",
+            "prepare it again, or say the vocab_size that it was made with",
+            sep="; ",
         )
 
 
@@ -218,12 +224,14 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     dtype = DTYPES[meta["dtype"]]
     tokens = meta[f"{split}_tokens"]
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing; {_prepare_again(folder.name)}.")
+        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
     size = path.stat().st_size
     if size != tokens * dtype.itemsize:
         raise DataError(
             f"{display(path)} has {size:,} bytes where its meta.json says "
-            f"{tokens * dtype.itemsize:,}; {_prepare_again(folder.name)}."
+            f"{tokens * dtype.itemsize:,}",
+            _prepare_again(folder.name),
+            sep="; ",
         )
     recorded = (meta.get("sha256") or {}).get(path.name)
     if size <= VERIFY_BYTES:
@@ -235,7 +243,9 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
         now = recorded and sampled_sha256(path)
     if now != recorded:
         raise DataError(
-            f"{display(path)} has changed since it was prepared; {_prepare_again(folder.name)}."
+            f"{display(path)} has changed since it was prepared",
+            _prepare_again(folder.name),
+            sep="; ",
         )
     return _map(path, dtype)
 
@@ -244,11 +254,13 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     """Which tokens of a split count: a byte for each, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing; {_prepare_again(folder.name)}.")
+        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
     size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
     is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
     if size != meta[f"{split}_tokens"] or not is_same:
-        raise DataError(f"{display(path)} does not fit {split}.bin; {_prepare_again(folder.name)}.")
+        raise DataError(
+            f"{display(path)} does not fit {split}.bin", _prepare_again(folder.name), sep="; "
+        )
     return _map(path, np.dtype(np.uint8)).view(bool)
 
 
@@ -284,8 +296,9 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
     if vocab_size is None:
         raise DataError(
             f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
-            "unknown; say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for "
-            "GPT-2)."
+            "unknown",
+            "say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2)",
+            sep="; ",
         )
     dtype_name = token_dtype(vocab_size)
     logger.warning(
@@ -340,6 +353,7 @@ def _missing(word: str, folder: Path) -> DataError:
         command = "python prepare.py YOUR_TEXT.txt"
     there = f"there is {', '.join(names)}" if names else "nothing is prepared yet"
     return DataError(
-        f"No prepared dataset {word!r} ({display(folder)} has no train.bin): {there}; "
-        f"`{command}` prepares one."
+        f"No prepared dataset {word!r} ({display(folder)} has no train.bin): {there}",
+        f"`{command}` prepares one",
+        sep="; ",
     )

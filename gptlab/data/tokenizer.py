@@ -89,7 +89,9 @@ class Tokenizer:
         except (TokenizerError, UnicodeDecodeError):
             raise TokenizerError(
                 f"{display(path)} is not a tokenizer.json (the format of Hugging Face "
-                "`tokenizers`); prepare the dataset again, or name another file."
+                "`tokenizers`)",
+                "prepare the dataset again, or name another file",
+                sep="; ",
             ) from None
 
     def to_json(self) -> str:
@@ -176,8 +178,9 @@ class CharTokenizer(Tokenizer):
             raise TokenizerError(
                 f"The character {text[position]!r} (U+{ord(text[position]):04X}) at position "
                 f"{position:,} of the text is not among the {len(self.alphabet):,} characters "
-                "that this tokenizer knows; leave it out, or prepare the text with "
-                "--tokenizer bpe, which can encode any text."
+                "that this tokenizer knows",
+                "leave it out, or prepare the text with --tokenizer bpe, which can encode any text",
+                sep="; ",
             )
         return ids
 
@@ -331,8 +334,9 @@ def folder_tokenizer(folder) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TokenizerError(
-            f"{display(folder)} has no tokenizer.json: let transformers write one "
-            f'(AutoTokenizer.from_pretrained("{display(folder)}").save_pretrained(...)).'
+            f"{display(folder)} has no tokenizer.json",
+            "let transformers write one "
+            f'(AutoTokenizer.from_pretrained("{display(folder)}").save_pretrained(...))',
         )
     return adopted(Tokenizer.load(path), _named_end(folder))
 
@@ -560,6 +564,8 @@ def _code_points(text: str) -> np.ndarray:
 
 def _not_unicode(text: str, error: UnicodeEncodeError) -> TokenizerError:
     return TokenizerError(
-        f"The text is not valid Unicode at position {error.start:,} "
-        f"(the lone surrogate U+{ord(text[error.start]):04X}); leave it out."
+        f"The text is not valid Unicode at position {error.start:,} (the lone surrogate "
+        f"U+{ord(text[error.start]):04X})",
+        "leave it out",
+        sep="; ",
     )

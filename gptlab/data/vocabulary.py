@@ -53,8 +53,9 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
         return _tokenizer_of_checkpoint(checkpoint)
     if not path.is_file():
         raise ConfigError(
-            f"tokenizer cannot be {word!r}: choose {', '.join(KINDS)}, or name an existing "
-            "tokenizer.json, a run, or a folder of a model."
+            f"tokenizer cannot be {word!r}",
+            f"choose {', '.join(KINDS)}, or name an existing tokenizer.json, a run, or a folder "
+            "of a model",
         )
     return Tokenizer.load(path)
 
@@ -94,8 +95,8 @@ def _tokenizer_of_checkpoint(path: Path) -> Tokenizer:
         raise
     except Exception:  # torch raises errors of many kinds for a damaged file
         raise TokenizerError(
-            f"{display(path)} holds no tokenizer: name a gptlab checkpoint that was trained on "
-            "text, or a tokenizer.json."
+            f"{display(path)} holds no tokenizer",
+            "name a gptlab checkpoint that was trained on text, or a tokenizer.json",
         ) from None
 
 

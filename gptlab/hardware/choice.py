@@ -44,8 +44,9 @@ def _choose_device(hardware: Hardware, request: str) -> tuple[Device, str]:
         names = ", ".join(device.name for device in hardware.devices)
         note = f" {hardware.notes[0]}" if hardware.notes else ""
         raise HardwareError(
-            f"There is no device {request!r} here: this machine has {names}; use --device "
-            f"{hardware.recommended.device}, or leave out --device.{note}"
+            f"There is no device {request!r} here: this machine has {names}",
+            f"use --device {hardware.recommended.device}, or leave out --device.{note}",
+            sep="; ",
         )
     for device in matches:
         if device.usable:
@@ -69,12 +70,12 @@ def _choose_dtype(device: Device, request: str) -> tuple[str, str, bool]:
     if request == "auto":
         return *best_dtype(device), False
     if request not in DTYPES:
-        raise HardwareError(f"{request!r} is not a precision: use auto, {' or '.join(DTYPES)}.")
+        raise HardwareError(f"{request!r} is not a precision", f"use auto, {' or '.join(DTYPES)}")
     precision = device.precision(request)
     if not precision.supported:
         raise HardwareError(
-            f"{device.name} cannot train in {request}, because {precision.reason}: use --dtype "
-            f"{best_dtype(device)[0]}, or leave out --dtype."
+            f"{device.name} cannot train in {request}, because {precision.reason}",
+            f"use --dtype {best_dtype(device)[0]}, or leave out --dtype",
         )
     but = "and" if precision.fast else "but"
     return request, f"{request} was requested, {but} {precision.reason}", not precision.fast

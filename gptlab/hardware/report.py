@@ -12,6 +12,7 @@ Three separate steps, so that each can be tested without the hardware:
 import re
 from dataclasses import asdict, dataclass
 
+from gptlab.errors import HardwareError
 from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts, probe
 
 KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple MPS", "cpu": "CPU"}
@@ -20,6 +21,12 @@ KIND_NAMES = {"cuda": "CUDA", "rocm": "ROCm", "xpu": "Intel XPU", "mps": "Apple 
 CPU_BFLOAT16_GAIN = 1.2
 
 COMPILE_COST = "compiling takes up to a minute, so `auto` uses it only for runs that save more"
+# The C++ compiler that torch.compile uses on each system, and how to get it.
+CPP_COMPILERS = {
+    "Linux": ("g++", "install a C++ compiler (Debian, Ubuntu: sudo apt-get install g++)"),
+    "Windows": ("cl", "install the C++ part of the Build Tools for Visual Studio"),
+    "Darwin": ("clang++", "install Apple's compiler: xcode-select --install"),
+}
 
 # AMD architectures with matrix instructions for bfloat16: MI100 and later, RX 7000 and later.
 ROCM_BFLOAT16 = re.compile(r"gfx(908|90a|94|95|11|12)")
@@ -37,10 +44,11 @@ class Precision:
 
 @dataclass(frozen=True)
 class CompileSupport:
-    """Whether torch.compile works for a device."""
+    """Whether torch.compile works for a device. fix: how to get what is missing."""
 
     available: bool
     reason: str
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Hardware:
     system: str
     python_version: str
     torch_version: str
-    notes: tuple[str, ...]  # sentences about an accelerator that cannot be used
+    notes: tuple[HardwareError, ...]  # why an accelerator cannot be used
     recommended: Recommendation
 
     def device(self, name: str) -> Device:
@@ -105,7 +113,7 @@ class Hardware:
 
     def to_dict(self) -> dict:
         """The report as plain types, for JSON."""
-        return asdict(self)
+        return asdict(self) | {"notes": [str(note) for note in self.notes]}
 
 
 def detect(only: str | None = None) -> Hardware:
@@ -228,35 +236,52 @@ def _judge_rocm_half(device: DeviceFacts, dtype: str) -> tuple[bool, str]:
 
 
 def _judge_compile(device: DeviceFacts, facts: Facts) -> CompileSupport:
-    headers = "" if facts.python_headers else "Python's headers (Python.h) are missing"
+    no_headers = CompileSupport(
+        False,
+        "Python's headers (Python.h) are missing",
+        "install Python's headers (Debian, Ubuntu: sudo apt-get install python3-dev)",
+    )
     if device.kind == "mps":
         return CompileSupport(False, "torch.compile is still immature on Apple GPUs")
     if device.kind == "cpu":
         if not facts.cpp_compiler:
-            wanted = {"Windows": "cl", "Darwin": "clang++"}.get(facts.system, "g++")
-            return CompileSupport(False, f"there is no C++ compiler here ({wanted})")
-        if headers:
-            return CompileSupport(False, headers)
+            wanted, fix = CPP_COMPILERS.get(facts.system, CPP_COMPILERS["Linux"])
+            return CompileSupport(False, f"there is no C++ compiler here ({wanted})", fix)
+        if not facts.python_headers:
+            return no_headers
         if " " in facts.torch_folder:  # torch 2.13 does not quote its folder for the compiler
-            return CompileSupport(False, "torch cannot compile if its folder has a space in it")
+            return CompileSupport(
+                False,
+                "torch cannot compile if its folder has a space in it",
+                "install torch in a folder without one",
+            )
         return CompileSupport(True, f"{facts.cpp_compiler} was found; {COMPILE_COST}")
     if not facts.triton:
-        return CompileSupport(False, "the package triton is not installed")
+        return CompileSupport(
+            False,
+            "the package triton is not installed",
+            "pip install triton (Windows: triton-windows)",
+        )
     if device.kind == "cuda" and device.capability < (7, 0):
-        return CompileSupport(False, "triton needs compute capability 7.0")
-    if headers and facts.system != "Windows":
-        return CompileSupport(False, headers)
+        return CompileSupport(
+            False, "triton needs compute capability 7.0", "nothing can be done for this card"
+        )
+    if not facts.python_headers and facts.system != "Windows":
+        return no_headers
     return CompileSupport(True, f"triton was found; {COMPILE_COST}")
 
 
-def _notes(facts: Facts) -> tuple[str, ...]:
-    """Sentences about torch's warnings and about an accelerator that torch does not use."""
-    notes = [f"torch says: {complaint}." for complaint in facts.complaints]
+def _notes(facts: Facts) -> tuple[HardwareError, ...]:
+    """Problems: torch's warnings, and an accelerator that torch does not use."""
+    notes = [HardwareError(f"torch says: {complaint}.") for complaint in facts.complaints]
     seen = {"NVIDIA": "cuda", "AMD": "rocm", "Apple": "mps"}
     if facts.driver and seen[facts.driver] not in {device.kind for device in facts.devices}:
         notes.append(
-            f"This machine has an {facts.driver} device that torch {facts.torch_version} does not "
-            "use: install the build of torch for it from https://pytorch.org/get-started/locally."
+            HardwareError(
+                f"This machine has an {facts.driver} device that torch {facts.torch_version} does "
+                "not use",
+                "install the build of torch for it from https://pytorch.org/get-started/locally",
+            )
         )
     return tuple(notes)
 

@@ -47,42 +47,44 @@ class SamplingConfig:
             object.__setattr__(self, "stop", (self.stop,))
         for name in ("max_tokens", "num_samples", "beam_width"):
             if getattr(self, name) < 1:
-                raise GenerationError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+                raise GenerationError(f"{name} is {getattr(self, name)}", "it must be at least 1")
         if not 0 <= self.temperature < math.inf:
             raise GenerationError(
-                f"temperature is {self.temperature}: it must be 0 (always the likeliest token) or "
-                "a finite positive number such as 0.8."
+                f"temperature is {self.temperature}",
+                "it must be 0 (always the likeliest token) or a finite positive number such as 0.8",
             )
         if self.top_k < 0:
             raise GenerationError(
-                f"top_k is {self.top_k}: it must be 1 or more, or 0 to switch it off."
+                f"top_k is {self.top_k}", "it must be 1 or more, or 0 to switch it off"
             )
         if not 0 < self.top_p <= 1:
             raise GenerationError(
-                f"top_p is {self.top_p}: it must be above 0 and at most 1, where 1 switches it off."
+                f"top_p is {self.top_p}",
+                "it must be above 0 and at most 1, where 1 switches it off",
             )
         if not 0 <= self.min_p <= 1:
             raise GenerationError(
-                f"min_p is {self.min_p}: it must be between 0 (which switches it off) and 1."
+                f"min_p is {self.min_p}", "it must be between 0 (which switches it off) and 1"
             )
         if not 0 <= self.prompt_lookup <= 15:
             raise GenerationError(
-                f"prompt_lookup is {self.prompt_lookup}: it must be between 0 (which switches it "
-                "off) and 15."
+                f"prompt_lookup is {self.prompt_lookup}",
+                "it must be between 0 (which switches it off) and 15",
             )
         if not 0 < self.repetition_penalty < math.inf:
             raise GenerationError(
-                f"repetition_penalty is {self.repetition_penalty}: it must be above 0, and 1 "
-                "switches it off."
+                f"repetition_penalty is {self.repetition_penalty}",
+                "it must be above 0, and 1 switches it off",
             )
         if self.seed is not None and self.seed < 0:
-            raise GenerationError(f"seed is {self.seed}: it must be 0 or more.")
+            raise GenerationError(f"seed is {self.seed}", "it must be 0 or more")
         if "" in self.stop:
-            raise GenerationError("stop is empty: give the text to end before, or leave it out.")
+            raise GenerationError("stop is empty", "give the text to end before, or leave it out")
         if 1 < self.beam_width < self.num_samples:
             raise GenerationError(
                 f"num_samples {self.num_samples} is more than beam_width {self.beam_width} beams "
-                f"can give: use --beam_width {self.num_samples}, or fewer samples."
+                "can give",
+                f"use --beam_width {self.num_samples}, or fewer samples",
             )
 
     @property

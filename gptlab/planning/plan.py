@@ -98,7 +98,8 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     if path is None:
         raise ConfigError(
             f"The model that init_from {word} names is not here yet, and its sizes are those of "
-            f"the plan: get it with python gpt.py import {word}."
+            "the plan",
+            f"get it with python gpt.py import {word}",
         )
     model = load_checkpoint(path).model.config
     return with_architecture(overrides, model, word), model.vocab_size
@@ -199,8 +200,8 @@ def resolve_here(
     """
     if text.train_tokens is None and overrides.values.get("model_preset") == "auto":
         raise ConfigError(
-            "model_preset auto is sized from the text, and there is none: name a prepared one with "
-            "--dataset."
+            "model_preset auto is sized from the text, and there is none",
+            "name a prepared one with --dataset",
         )
     choice = machine.choice
     if machine.note:  # what was asked for is not here

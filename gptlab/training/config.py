@@ -18,7 +18,7 @@ from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
-from gptlab.options import coerce, options_of, unknown_name_sentence
+from gptlab.options import coerce, options_of, unknown_option
 from gptlab.training.optimizers.table import OPTIMIZERS
 
 
@@ -180,6 +180,7 @@ class PresetOption:
     ] = ""
 
 
+OPTION_CLASSES = (PresetOption, *GROUPS.values())  # as the help shows them
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
 # settings of the model that change nothing about its weights: a later start may change them
@@ -280,28 +281,29 @@ def _check(config: TrainConfig) -> None:
     values = {name: v for name, v in config.flat().items() if isinstance(v, (int, float))}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise ConfigError(f"{name} is {value}: it must be a finite number.")
+            raise ConfigError(f"{name} is {value}", "it must be a finite number")
         if name in at_least_one and value < 1:
-            raise ConfigError(f"{name} is {value}: it must be at least 1.")
+            raise ConfigError(f"{name} is {value}", "it must be at least 1")
         if name in above_zero and value <= 0:
-            raise ConfigError(f"{name} is {value}: it must be above 0.")
+            raise ConfigError(f"{name} is {value}", "it must be above 0")
         if name in not_negative and value < 0:
-            raise ConfigError(f"{name} is {value}: it cannot be negative.")
+            raise ConfigError(f"{name} is {value}", "it cannot be negative")
         if name in fractions and not 0 <= value < 1:
-            raise ConfigError(f"{name} is {value}: it must be at least 0 and below 1.")
+            raise ConfigError(f"{name} is {value}", "it must be at least 0 and below 1")
     if not 0 < config.schedule.decay_fraction <= 1:
         raise ConfigError(
-            f"decay_fraction is {config.schedule.decay_fraction}: it must be above 0 and at most 1."
+            f"decay_fraction is {config.schedule.decay_fraction}",
+            "it must be above 0 and at most 1",
         )
     highest, lowest = config.optimizer.learning_rate, config.schedule.min_lr
     if lowest is not None and lowest > highest:
         raise ConfigError(
-            f"min_lr {lowest:g} is above learning_rate {highest:g}: lower min_lr, or leave it out."
+            f"min_lr {lowest:g} is above learning_rate {highest:g}", "lower min_lr, or leave it out"
         )
     if config.run.resume and config.run.overwrite:
-        raise ConfigError("resume continues a run and overwrite deletes it: say one of the two.")
+        raise ConfigError("resume continues a run and overwrite deletes it", "say one of the two")
     if config.run.anneal and not config.run.resume:
-        raise ConfigError("anneal ends a run that was begun: say --resume as well.")
+        raise ConfigError("anneal ends a run that was begun", "say --resume as well")
     _check_finetuning(config)
 
 
@@ -310,13 +312,13 @@ def _check_finetuning(config: TrainConfig) -> None:
     for name in ("lora_rank", "freeze_layers"):
         if getattr(config.finetune, name) and config.run.init_from == "scratch":
             raise ConfigError(
-                f"{name} keeps what a model knows already, and this one begins from scratch: name "
-                "a pretrained one with --init_from, or leave it out."
+                f"{name} keeps what a model knows already, and this one begins from scratch",
+                "name a pretrained one with --init_from, or leave it out",
             )
     if layers >= config.model.n_layer:
         raise ConfigError(
-            f"freeze_layers {layers} leaves nothing to train of {config.model.n_layer} blocks: use "
-            f"{config.model.n_layer - 1} or less."
+            f"freeze_layers {layers} leaves nothing to train of {config.model.n_layer} blocks",
+            f"use {config.model.n_layer - 1} or less",
         )
     if config.finetune.lora_rank:
         _lora_targets(config)
@@ -331,8 +333,8 @@ def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
     for name in names or [""]:
         if name not in known:
             raise ConfigError(
-                f"lora_targets {name!r} is no projection of this model: choose from "
-                f"{', '.join(known)}, or all."
+                f"lora_targets {name!r} is no projection of this model",
+                f"choose from {', '.join(known)}, or all",
             )
     return tuple(name for name in known if name in names)
 
@@ -358,7 +360,7 @@ def read_recipe(path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"There is no recipe {display(path)}: check the path after --config.")
+        raise ConfigError(f"There is no recipe {display(path)}", "check the path after --config")
     namespace = {"__name__": "recipe", "__file__": str(path)}
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
@@ -371,7 +373,7 @@ def read_recipe(path) -> dict:
         if name.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
             continue
         if name not in OPTIONS:
-            raise ConfigError(unknown_name_sentence(f"{name} in {display(path)}", name, OPTIONS))
+            raise unknown_option(f"{name} in {display(path)}", name, OPTIONS)
         overrides[name] = coerce(OPTIONS[name], value)
     return overrides
 
@@ -386,7 +388,7 @@ def layer(
     recipe, command_line = dict(recipe or {}), dict(command_line or {})
     for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
         if overrides.get("max_iters") is not None and overrides.get("minutes") is not None:
-            raise ConfigError(f"{where} says both max_iters and minutes: say one of the two.")
+            raise ConfigError(f"{where} says both max_iters and minutes", "say one of the two")
     if command_line.get("max_iters") is not None:
         recipe.pop("minutes", None)
     if command_line.get("minutes") is not None:

@@ -34,7 +34,8 @@ def refuse_full_disk(config: TrainConfig, folder: Path) -> None:
     if free < needed:
         raise RunError(
             f"{display(existing)} has {in_bytes(free)} free and the checkpoints of this run take "
-            f"{in_bytes(needed)}: free some space, or choose another disk with --out_dir."
+            f"{in_bytes(needed)}",
+            "free some space, or choose another disk with --out_dir",
         )
 
 

@@ -21,7 +21,8 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
         if not is_free and overrides.values.get(option, value) != value:
             raise ConfigError(
                 f"{option} {overrides.values[option]!r} is not what init_from {name} has "
-                f"({value!r}): leave {option} out."
+                f"({value!r})",
+                f"leave {option} out",
             )
     sources = {**dict.fromkeys(stored, f"init_from {name}"), **overrides.sources}
     return Overrides({**stored, **overrides.values}, sources)
@@ -39,7 +40,8 @@ def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Dataset) -> 
     ):
         raise ConfigError(
             f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
-            "prepared with: prepare the text with the tokenizer of that model (prepare.py "
-            f"YOUR_TEXT --tokenizer {display(start.path.parent)})."
+            "prepared with",
+            "prepare the text with the tokenizer of that model (prepare.py YOUR_TEXT --tokenizer "
+            f"{display(start.path.parent)})",
         )
     return with_architecture(overrides, model, display(start.path))

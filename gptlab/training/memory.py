@@ -102,15 +102,16 @@ def in_gigabytes(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
-def memory_warning(config: TrainConfig, free: int | None) -> str:
-    """A sentence when the plan does not fit into `free` bytes, else ""."""
+def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | None:
+    """What to say when the plan does not fit into `free` bytes, else None."""
     needed = memory_needed(config)
     if fits(needed, free):
-        return ""
-    return (
+        return None
+    return HardwareError(
         f"This run needs about {in_gigabytes(needed)} and {config.machine.device} has "
-        f"{in_gigabytes(free)} free: it may run out of memory; {smaller_options(config)} needs "
-        "less and trains on the same tokens per step."
+        f"{in_gigabytes(free)} free: it may run out of memory",
+        f"{smaller_options(config)} needs less and trains on the same tokens per step",
+        sep="; ",
     )
 
 
@@ -134,6 +135,7 @@ def explained_out_of_memory(config: TrainConfig):
             f"Out of memory on {config.machine.device}: this run needs about "
             f"{in_gigabytes(needed)} ({in_gigabytes(need.weights + need.gradients)} weights "
             f"and gradients, {in_gigabytes(need.optimizer)} optimizer, "
-            f"{in_gigabytes(need.activations + need.loss)} activations); the same training in "
-            f"less memory is {smaller_options(config)}."
+            f"{in_gigabytes(need.activations + need.loss)} activations)",
+            f"the same training in less memory is {smaller_options(config)}",
+            sep="; ",
         ) from error

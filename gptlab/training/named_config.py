@@ -31,12 +31,12 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
     if Path(word).expanduser().is_file():
         return open_recipe(word, command_line)
     if Path(word).suffix == ".py":
-        raise ConfigError(f"There is no recipe {display(word)}: check the path.")
+        raise ConfigError(f"There is no recipe {display(word)}", "check the path")
     folder = find_run(word)
     path = Run(folder).recipe
     if not path.is_file():
         raise RunError(
-            f"{display(folder)} has no config.py: it is not a run, or another program made it."
+            f"{display(folder)} has no config.py", "it is not a run, or another program made it"
         )
     run = read_run_recipe(path)
     merged = layer(run.overrides.values, command_line, display(path))

@@ -69,7 +69,9 @@ class TextSize:
         if room < 8:
             raise DataError(
                 f"This text is too short to train on: its smaller part has {room + 1} tokens, and "
-                "a window of 8 needs 9; bring more text."
+                "a window of 8 needs 9",
+                "bring more text",
+                sep="; ",
             )
         return wanted if wanted <= room else 1 << (room.bit_length() - 1)
 
@@ -150,7 +152,8 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     if values.get("vocab_size") not in (None, vocab_size):
         raise ConfigError(
             f"vocab_size {values['vocab_size']} does not fit the dataset, whose tokenizer has "
-            f"{vocab_size} ids: leave vocab_size out, it belongs to the data."
+            f"{vocab_size} ids",
+            "leave vocab_size out, it belongs to the data",
         )
     values["vocab_size"], reasons["vocab_size"] = vocab_size, "from the dataset"
     values["device"], values["dtype"] = choice.device, choice.dtype

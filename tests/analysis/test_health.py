@@ -140,33 +140,20 @@ def test_a_checkpoint_is_no_larger_than_was_reckoned(tmp_path):
 # The machine
 
 
-def device(available=True, reason="g++ is there", kind="cpu"):
+def device(available=True, reason="g++ is there", kind="cpu", fix="apt-get install g++"):
     return Device(
         "cpu", kind, "a CPU", 8 << 30, 4 << 30, None, "", (), (), (),
-        CompileSupport(available, reason), True, "works",
+        CompileSupport(available, reason, fix), True, "works",
     )  # fmt: skip
 
 
 def test_a_missing_compiler_is_found_with_the_command_that_brings_it():
     check = health.check_compiler(device(False, "there is no C++ compiler here (g++)"))
-    assert not check.ok and "no C++ compiler" in check.detail and "--compile_model" in check.fix
+    assert not check.ok and "no C++ compiler" in check.detail
+    assert check.fix == "apt-get install g++, or say --compile_model false"
     assert health.check_compiler(device()).ok
     assert health.check_compiler(device(False, "none"), wanted=False).ok
     assert health.check_compiler(device(False, "it is young", kind="mps")).ok  # nothing to mend
-
-
-@pytest.mark.parametrize(
-    ("reason", "system", "words"),
-    [
-        ("there is no C++ compiler here (g++)", "Linux", "apt-get install g++"),
-        ("there is no C++ compiler here (clang++)", "Darwin", "xcode-select"),
-        ("there is no C++ compiler here (cl)", "Windows", "Visual Studio"),
-        ("Python's headers (Python.h) are missing", "Linux", "python3-dev"),
-        ("the package triton is not installed", "Linux", "pip install triton"),
-    ],
-)
-def test_every_lack_has_its_own_remedy(reason, system, words):
-    assert words in health.compiler_fix(reason, system)
 
 
 def test_a_plan_that_does_not_fit_the_memory_is_found():

@@ -94,7 +94,7 @@ def test_what_differs_is_listed_and_nothing_else(capsys):
     }  # fmt: skip
     command.main(["diff", "own.py", "other.py"])
     out = capsys.readouterr().out
-    assert "Different in 2 options, as they were said" in out and "0.002" in out
+    assert "Different in 2 options, as set" in out and "0.002" in out
     command.main(["diff", "own.py", "own.py"])
     assert capsys.readouterr().out == "own.py and own.py say the same.\n"
 

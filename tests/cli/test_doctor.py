@@ -122,7 +122,19 @@ def test_the_plan_of_these_very_options_is_checked(words, capsys, monkeypatch):
 
 def test_what_this_machine_cannot_do_is_found(words, capsys):
     assert main(["doctor", "--dataset", "words", "--device", "cuda:7"]) == 1
-    assert "--device cpu" in failures(capsys.readouterr().out)["options"]
+    shown = capsys.readouterr().out
+    assert failures(shown)["options"].split()[1] == "--device"
+    assert "FAIL  options: There is no device 'cuda:7' here: this machine has" in shown
+
+
+def test_an_accelerator_that_torch_does_not_use_is_found_with_the_build_that_does(
+    words, machine, facts, capsys
+):
+    machine.update(driver="NVIDIA", devices=tuple(d for d in facts.devices if d.kind == "cpu"))
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert failures(shown)["accelerator"].startswith("install the build of torch for it from https")
+    assert re.search(r"^FAIL +accelerator: .* NVIDIA device that torch", shown, re.M)
 
 
 @pytest.mark.parametrize(

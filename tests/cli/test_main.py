@@ -1,17 +1,24 @@
-"""The command table: every command is there, and every error is a sentence and an exit code."""
+"""Every command is declared and there, and every error is a sentence and an exit code."""
 
 import errno
 import importlib
 import io
 import logging
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import gptlab
 from gptlab import errors
 from gptlab.cli import main as module
-from gptlab.cli.main import ASKING, COMMANDS, SCRIPTS, main, run_command
+from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.main import main, run_command
+from gptlab.cli.reference import quick_reference
+from gptlab.options import options_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -22,7 +29,8 @@ def behaving(monkeypatch):
         fake = type(sys)("fake")
         fake.main = work
         monkeypatch.setitem(sys.modules, "fake", fake)
-        monkeypatch.setitem(COMMANDS, "train", ("fake", "a test"))
+        fake_command = COMMANDS["train"]._replace(module="fake")
+        monkeypatch.setitem(COMMANDS, "train", fake_command)
 
     return behave
 
@@ -39,27 +47,62 @@ def test_without_a_command_there_is_a_menu_that_opens_with_an_example(argv, caps
     assert main(argv) == 0
     out, err = capsys.readouterr()
     assert out.startswith("python gpt.py train\n") and err == ""
-    for name, (_, summary) in COMMANDS.items():
-        assert any(line.split() == [name, *summary.split()] for line in out.splitlines())
+    rows = [line.split() for line in out.splitlines()]
+    for command in COMMANDS.values():
+        assert rows.count([command.name, *command.sentence.split()]) == command.in_menu
 
 
-@pytest.mark.parametrize("name", sorted({*COMMANDS, *SCRIPTS}))
+@pytest.mark.parametrize("name", [*COMMANDS, "sample"])
 def test_every_command_has_a_main_and_its_own_help(name, capsys):
-    path = SCRIPTS.get(name) or COMMANDS[name][0]
-    assert callable(importlib.import_module(path).main)
+    command = COMMANDS["generate" if name == "sample" else name]
+    assert callable(importlib.import_module(command.module).main)
     with pytest.raises(SystemExit) as end:
         run_command(name, ["--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert "python " in out and len(out.splitlines()) > 3
+    assert out.startswith(command.example.rstrip()) and command.summary.strip() in out
+    for option in options_of(*command.option_classes()):
+        assert f"--{option}" in out
 
 
 def test_the_commands_that_ask_have_a_main_too():
-    for name, path in ASKING.items():
-        assert name in COMMANDS and callable(importlib.import_module(path).main)
+    asking = [command for command in COMMANDS.values() if command.asking]
+    assert {command.name for command in asking} == {"train", "generate"}
+    for command in asking:
+        assert callable(importlib.import_module(command.asking).main)
 
 
-@pytest.mark.skipif("version" not in COMMANDS, reason="the command version is not there yet")
+def test_every_command_is_declared_once_and_in_the_reference():
+    """One module, one declaration; what asks instead of another command has none."""
+    package = importlib.import_module("gptlab.cli.commands")
+    files = {path.stem for path in Path(package.__path__[0]).glob("*.py")} - {"__init__"}
+    modules = [command.module for command in COMMANDS.values()]
+    asking = {command.asking for command in COMMANDS.values()}
+    declared = modules + [name for name in asking if name.startswith(package.__name__)]
+    assert sorted(declared) == sorted(f"{package.__name__}.{stem}" for stem in files)
+    headings = [line for line in quick_reference().splitlines() if line.startswith("## ")]
+    for command in COMMANDS.values():
+        ending = f": {command.sentence}"
+        found = [h for h in headings if h.startswith(f"## {command.program}") and ending in h]
+        assert len(found) == 1, command.name
+
+
+def test_every_script_of_the_repository_runs_a_command():
+    scripts = {command.script for command in COMMANDS.values() if command.script}
+    assert {path.name for path in REPOSITORY.glob("*.py")} == scripts | {"gpt.py"}
+
+
+def test_the_menu_imports_no_command_and_nothing_heavy():
+    code = (
+        "import sys; from gptlab.cli.main import main; main([]); "
+        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses'}; "
+        "commands = {m for m in sys.modules if m.startswith('gptlab.cli.commands')}; "
+        "print(heavy & set(sys.modules) | commands, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+
+
 def test_the_version_is_printed(capsys):
     assert main(["--version"]) == 0
     assert gptlab.__version__ in capsys.readouterr().out

@@ -5,8 +5,7 @@ import importlib
 import pytest
 from hypothesis import strategies as st
 
-from gptlab import options
-from gptlab.cli.main import COMMANDS, SCRIPTS
+from gptlab.cli.declarations import COMMANDS, Command
 from gptlab.errors import ConfigError
 
 WORDS = [
@@ -16,7 +15,7 @@ WORDS = [
     "hf:", "hf:../../x", "hf:a/b/c:d:e:f", "a.txt", "texts/a.txt", "\n", "%s", "{}", "@file",
 ]  # fmt: skip
 STRAY = ["--help_me", "--n-layer", "--batch_siez", "--no-such", "--dataset=", "--seed=1=2", "--top"]
-PROGRAMS = {**{name: row[0] for name, row in COMMANDS.items()}, **SCRIPTS}
+PROGRAMS = {name: command.module for name, command in COMMANDS.items()}
 # what reads no more than files, and may be run as a whole
 WHOLE = {
     "info": ["--runs", "--rename", "--to", "--delete"],
@@ -43,16 +42,13 @@ def only_parsing(monkeypatch):
     class ReadError(ConfigError):
         pass
 
-    real = options.parse_command_line
+    real = Command.parse
 
-    def parse(*args, **kwargs):
-        options = real(*args, **kwargs)
+    def parse(command, argv):
+        options = real(command, argv)
         raise ReadError(f"read {len(options)} options.")
 
-    for module in PROGRAMS.values():
-        room = importlib.import_module(module)
-        if hasattr(room, "parse_command_line"):
-            monkeypatch.setattr(room, "parse_command_line", parse)
+    monkeypatch.setattr(Command, "parse", parse)
 
 
 def test_every_command_line_is_read_or_refused_in_a_sentence(fuzz, only_parsing):

@@ -1,23 +1,14 @@
 """`python gpt.py blame`: the text behind a step, with the loss of each token."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gptlab.cli.ui.console import make_console
+from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.console import make_console, write_page
+from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
-from gptlab.files import atomic_write, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py blame out/shakespeare_char --step 480
-python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html"""
-
-SUMMARY = """\
-Show what a step trained on: its sequences with the loss of each token, the hardest first, and the
-file and line that they come from. No run records what it reads: the order of the text follows from
-its seed. The losses are those of the checkpoint, the model as it is now."""
+from gptlab.files import display
 
 HARDEST = 5  # tokens of a window that are listed with their loss
 STYLES = ("", "yellow", "red", "black on yellow", "bold white on red")
@@ -38,42 +29,31 @@ class BlameOptions:
 
 def main(argv: list[str]) -> int:
     """Print the text behind a step; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [BlameOptions],
-        prog="gpt.py blame",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
-    )
+    overrides = COMMANDS["blame"].parse(argv)
     word = overrides.pop("run", None)
     options = BlameOptions(**overrides)
     if options.step is None:
-        raise ConfigError("blame needs a step: say which with --step N.")
+        raise ConfigError("blame needs a step", "say which with --step N")
     if options.top < 1:
-        raise ConfigError(f"--top is {options.top}: it must be at least 1.")
+        raise ConfigError(f"--top is {options.top}", "it must be at least 1")
     path = Path(options.html).expanduser() if options.html else None
     if path and path.is_dir():
-        raise ConfigError(f"{display(path)} is a folder: name a file with --html.")
+        raise ConfigError(f"{display(path)} is a folder", "name a file with --html")
     from gptlab.runs import find_run, newest_run
 
     folder = find_run(word) if word else newest_run()
     from gptlab.analysis.blame import blame
 
-    with _bar() as progress:
+    with Bars(unit="sequence") as bars:
         found = blame(
-            folder, options.step, options.top, options.checkpoint, options.device, progress
+            folder, options.step, options.top, options.checkpoint, options.device, bars.progress
         )
     sentences = blame_sentences(found, folder)
+    _show(found, sentences)
     if path:
         from gptlab.reports.blame_page import make_page
 
-        html = make_page(found, folder.resolve().name, sentences)
-        with atomic_write(path, "w") as file:
-            file.write(html)
-    _show(found, sentences)
-    if path:
-        print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
+        write_page(path, make_page(found, folder.resolve().name, sentences))
     return 0
 
 
@@ -165,22 +145,3 @@ def _hardest(shown) -> str:
     return "  ".join(
         f"{shown_token(p.text.encode()) if p.text else '<end of text>'} {p.loss:.2f}" for p in known
     )
-
-
-class _bar:
-    """A progress bar at a terminal, where it takes longer than a second; a context."""
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            desc="reading", unit="sequence", leave=False, disable=not sys.stderr.isatty(), delay=1.0
-        )
-        return self._progress
-
-    def _progress(self, done: int, count: int) -> None:
-        self._tqdm.total = count
-        self._tqdm.update(done - self._tqdm.n)
-
-    def __exit__(self, *_):
-        self._tqdm.close()

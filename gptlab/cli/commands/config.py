@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import (
     leading_words,
     make_console,
@@ -12,19 +13,8 @@ from gptlab.cli.ui.console import (
     print_table,
 )
 from gptlab.errors import ConfigError
-from gptlab.options import format_value, parse_command_line
-from gptlab.training.config import GROUPS, OPTIONS, PresetOption
-
-EXAMPLE = """\
-python gpt.py config show config/shakespeare_char.py --max_iters 50
-python gpt.py config show out/shakespeare_char
-python gpt.py config diff config/shakespeare_char.py config/speedrun.py"""
-
-SUMMARY = """\
-Without a word: make a recipe by questions, at a terminal.
-show FILE|RUN [--option ...]: every option's value and where it is from: default, preset, recipe,
-command line, or what it was resolved to here and why.
-diff A B: the options in which two recipes or runs differ."""
+from gptlab.options import format_value
+from gptlab.training.config import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -37,10 +27,7 @@ class ShowOptions:
 def main(argv: list[str]) -> int:
     """Show or compare configurations; the exit code."""
     words, rest = leading_words(argv)
-    classes = [ShowOptions, PresetOption, *GROUPS.values()]
-    overrides = parse_command_line(
-        rest, classes, prog="gpt.py config", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["config"].parse(rest)
     as_json = overrides.pop("json", False)
     match words:
         case ["show", target]:
@@ -48,17 +35,17 @@ def main(argv: list[str]) -> int:
         case ["diff", first, second]:
             diff(first, second, overrides, as_json)
         case ["show", *_]:
-            raise ConfigError("config show takes one recipe or run: see gpt.py config --help.")
+            raise ConfigError("config show takes one recipe or run", "see gpt.py config --help")
         case ["diff", *_]:
-            raise ConfigError("config diff takes two recipes or runs: see gpt.py config --help.")
+            raise ConfigError("config diff takes two recipes or runs", "see gpt.py config --help")
         case [] if not overrides:
             from gptlab.cli.ui.recipe_builder import build_recipe
 
             build_recipe()
         case []:
-            raise ConfigError("Say config show FILE or config diff A B: see gpt.py config --help.")
+            raise ConfigError("Say config show FILE or config diff A B", "see gpt.py config --help")
         case [word, *_]:
-            raise ConfigError(f"config cannot {word!r}: say config show FILE or config diff A B.")
+            raise ConfigError(f"config cannot {word!r}", "say config show FILE or config diff A B")
     return 0
 
 
@@ -128,7 +115,7 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
 
     if overrides:
         raise ConfigError(
-            f"config diff compares what is in the files: leave --{next(iter(overrides))} out."
+            "config diff compares what is in the files", f"leave --{next(iter(overrides))} out"
         )
     targets = [open_config(word) for word in (first, second)]
     found = differences(*targets)
@@ -150,6 +137,6 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
         for value, source in zip(difference.values, difference.sources, strict=True):
             cells.append(Text.assemble((format_value(value), "bold"), (f"  {source}", "dim")))
         table.add_row(Text(difference.name), *cells)
-    as_what = "resolved" if resolved else "said"
-    title = f"Different in {len(found)} options, as they were {as_what}"
+    as_what = "resolved" if resolved else "set"
+    title = f"Different in {len(found)} options, as {as_what}"
     print_table(make_console(), title, table)

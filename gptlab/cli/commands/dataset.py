@@ -1,31 +1,22 @@
 """`python gpt.py dataset`: list, prepare, add, view and delete prepared texts."""
 
+import functools
 import os
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.commands.prepare import ListOptions, listing, prepare_sources
+from gptlab.cli.commands.prepare import list_prepared, listing, prepare_sources
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
+from gptlab.cli.ui.console import facts_table
+from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
-from gptlab.options import parse_command_line
 
-EXAMPLE = """\
-Examples:
-  python gpt.py dataset list                         what is prepared
-  python gpt.py dataset prepare shakespeare          a corpus known by name
-  python gpt.py dataset add my_text.txt              a text of your own: file, folder, table, hf:
-  python gpt.py dataset view shakespeare             numbers, frequent tokens, excerpts
-  python gpt.py dataset delete my_text               asks first
-"""
-SUMMARY = """\
-Without any word, asks at a terminal. `prepare` and `add` take the options below; the word may be
-left out before a text."""
 WORDS = ("list", "prepare", "add", "view", "delete")
 EXCERPT_TOKENS = 80
 
@@ -47,23 +38,16 @@ def main(argv: list[str]) -> int:
         )
         return _ask()
     word, rest = (argv[0], argv[1:]) if argv[0] in WORDS else ("prepare", argv)
-    said = parse_command_line(
-        rest,
-        [ListOptions, PrepareOptions, ViewOptions],
-        prog="gpt.py dataset",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("names", "*", "a text to prepare, or a prepared dataset to view or delete")],
-    )
-    names = said.pop("names", [])
-    if word == "list" or said.pop("list", False):
+    options = COMMANDS["dataset"].parse(rest)
+    names = options.pop("names", [])
+    if word == "list" or options.pop("list", False):
         print(listing())
         return 0
-    view = {name: said.pop(name) for name in ViewOptions.__dataclass_fields__ if name in said}
+    view = {name: options.pop(name) for name in ViewOptions.__dataclass_fields__ if name in options}
     if word in ("view", "delete"):
         name = _only_name(word, names)
-        if said:
-            raise ConfigError(f"--{next(iter(said))} belongs to preparing, not to {word}.")
+        if options:
+            raise ConfigError(f"--{next(iter(options))} belongs to preparing, not to {word}.")
         return (
             show_dataset(name, ViewOptions(**view))
             if word == "view"
@@ -73,10 +57,11 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--{next(iter(view))} belongs to view and delete, not to {word}.")
     if word == "add" and not names:
         raise ConfigError(
-            "dataset add needs a text: name a file, a folder, a pattern such as 'books/*.txt', a "
-            "table (.jsonl, .csv, .parquet) or hf:OWNER/NAME."
+            "dataset add needs a text",
+            "name a file, a folder, a pattern such as 'books/*.txt', a table (.jsonl, .csv, "
+            ".parquet) or hf:OWNER/NAME",
         )
-    prepare_sources(names or ["shakespeare"], PrepareOptions(**said))
+    prepare_sources(names or ["shakespeare"], PrepareOptions(**options))
     return 0
 
 
@@ -94,16 +79,16 @@ def _ask() -> int:
     """What to do, as questions; the exit code."""
     console = questions.open_console()
     while True:
-        console.print(listing().split("\nKnown by name")[0], markup=False)
+        console.print(list_prepared(), markup=False)
         has_any = bool(list_datasets())
         nothing = "" if has_any else "Nothing is prepared yet: prepare Shakespeare or add a text."
         try:
             word = questions.select(
                 console,
-                "What shall be done?",
+                "What would you like to do?",
                 [
                     MenuItem("leave", "leave", "nothing is changed"),
-                    MenuItem("shakespeare", "prepare Shakespeare", "the customary first try, 1 MB"),
+                    MenuItem("shakespeare", "prepare Shakespeare", "the usual first try, 1 MB"),
                     MenuItem("add", "add my own text", "a file, a folder, a table, or hf:"),
                     MenuItem("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
                     MenuItem("delete", "delete one", "asks once more", refusal=nothing),
@@ -167,7 +152,9 @@ def show_dataset(name: str, options: ViewOptions) -> int:
         raise ConfigError("--top and --excerpts are numbers from 0 on.")
     dataset = open_dataset(name)
     console = questions.open_console()
-    with _bar(dataset) as progress:
+    total = 3 * len(dataset.train) + 2 * len(dataset.val)  # three readings
+    with Bars(unit="token") as bars:
+        progress = functools.partial(bars.progress, "reading", total=total)
         counts = view.count_tokens(dataset, progress)
         documents = view.count_documents(dataset, progress)
         overlap = view.find_overlap(dataset, progress)
@@ -188,7 +175,6 @@ def show_dataset(name: str, options: ViewOptions) -> int:
 
 
 def _statistics(dataset: Dataset, counts, documents):
-    from rich.table import Table
     from rich.text import Text
 
     meta = dataset.meta or {}
@@ -216,9 +202,7 @@ def _statistics(dataset: Dataset, counts, documents):
             )
             + " bits per byte"
         )
-    table = Table(title=dataset.name, title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = facts_table(dataset.name)
     for label, value in rows.items():
         table.add_row(label, Text(value))
     return table
@@ -306,25 +290,6 @@ def _print_overlap(console, dataset: Dataset, overlap) -> None:
     if dataset.tokenizer is not None:
         example = dataset.tokenizer.decode(overlap.example)
         console.print(f"  for example: {example!r}", markup=False)
-
-
-class _bar:
-    """A progress bar over three readings of a dataset, on a terminal; a context."""
-
-    def __init__(self, dataset: Dataset):
-        self._total = 3 * len(dataset.train) + 2 * len(dataset.val)
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            total=self._total, desc="reading", unit="token", unit_scale=True, leave=False,
-            disable=not sys.stderr.isatty(), delay=0.5,
-        )  # fmt: skip
-        return self._tqdm.update
-
-    def __exit__(self, *_):
-        self._tqdm.close()
 
 
 # Deleting -----------------------------------------------------------------------------------------

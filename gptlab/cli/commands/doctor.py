@@ -1,49 +1,25 @@
 """`python gpt.py doctor`: will a run work here; `doctor RUN`: what does its curve show?"""
 
-import sys
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.analysis.health import Check
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.command_line import command_to_try, program
+from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
 from gptlab.files import data_home, display, out_home
-from gptlab.options import parse_command_line
 from gptlab.runs import Run, find_run, list_runs
-from gptlab.training.config import (
-    GROUPS,
-    Overrides,
-    PresetOption,
-    RunOptions,
-    layer,
-    read_recipe,
-)
-
-EXAMPLE = """\
-python gpt.py doctor
-python gpt.py doctor --config config/shakespeare_char.py
-python gpt.py doctor out/mytext"""
-
-SUMMARY = """\
-Without a run: checks packages, write access, disk space, device, attention, compiler, prepared
-datasets and checkpoints, and says how to mend what fails; it takes the options of train.py, and
-checks for that training. With a run first: reads what it recorded, says what its curve shows, and
-names one command to try. Exit code 1 when something was found."""
+from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
 
 
 def main(argv: list[str]) -> int:
     """Print the checks or the diagnosis; 1 when something was found."""
-    from gptlab.cli.commands.train import StartOptions
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
-    overrides = parse_command_line(
-        argv[1:] if name else argv,
-        [StartOptions, PresetOption, *GROUPS.values()],
-        prog="gpt.py doctor",
-        summary=SUMMARY,
-        example=EXAMPLE,
-    )
+    overrides = COMMANDS["doctor"].parse(argv[1:] if name else argv)
     if name:
         return examine_run(find_run(name))
     recipe_path = overrides.pop("config", None)
@@ -57,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def checks(overrides: Overrides, recipe_name: str, everything: bool) -> Iterator[Check]:
-    """The checks of a training with these options; of all datasets and runs where none was said."""
+    """The checks of a training with these options; without options, of all datasets and runs."""
     from gptlab.analysis import health
 
     yield health.check_versions(health.read_requirements())
@@ -92,13 +68,12 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
         )
         config = _planned(overrides, machine, choice)
     except GPTLabError as error:
-        problem, _, fix = str(error).rstrip(".").partition(": ")
-        yield Check("options", False, problem, fix or "change the option")
+        yield Check("options", False, error.problem, error.fix or "change the option")
         return
     device = machine.device(choice.device)
     yield health.check_device(choice, device, config)
     for note in machine.notes:
-        yield Check("accelerator", False, note.split(": ")[0], note.partition(": ")[2])
+        yield Check("accelerator", False, note.problem, note.fix or "mend it, or say --device cpu")
     yield health.check_attention(choice, config.model.head_dim)
     yield health.check_compiler(device, overrides.values.get("compile_model", "auto") is not False)
     yield health.check_space(config, folder)
@@ -129,26 +104,11 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
         names = [overrides.values.get("dataset", "shakespeare")]
     for name in names:
         meta = prepared.get(name) or {}
-        with _bar(name, health.dataset_bytes(meta)) as progress:
+        total = health.dataset_bytes(meta)
+        with Bars() as bars:
+            progress = functools.partial(bars.progress, f"checking {name}", total=total)
             check = health.check_dataset(name, overrides.values.get("vocab_size"), progress)
         yield check
-
-
-def _bar(name: str, total: int):
-    """A tqdm bar of bytes on a terminal, as a context that yields its update function."""
-    import contextlib
-
-    from tqdm import tqdm
-
-    @contextlib.contextmanager
-    def bar():
-        with tqdm(
-            total=total, desc=f"checking {name}", unit="B", unit_scale=True, leave=False,
-            disable=not sys.stderr.isatty(), delay=1.0,
-        ) as shown:  # fmt: skip
-            yield shown.update
-
-    return bar()
 
 
 def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:

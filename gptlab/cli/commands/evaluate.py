@@ -7,22 +7,11 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console, make_table, print_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py evaluate out/shakespeare_char --data held_out.txt
-python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
-python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json
-python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100"""
-
-SUMMARY = """\
-Measure a model on a text: loss, perplexity and bits per byte, and the loss by how much text stands
-before a token in the window. Bits per byte count the text's own bytes, so models with different
-tokenizers can be compared. A run keeps the result, and gpt.py report shows it."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +40,7 @@ class EvaluateOptions:
 
 def main(argv: list[str]) -> int:
     """Evaluate; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [EvaluateOptions],
-        prog="gpt.py evaluate",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[
-            ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]")
-        ],
-    )
+    overrides = COMMANDS["evaluate"].parse(argv)
     word = overrides.pop("model", None)
     options = EvaluateOptions(**overrides)
     if [options.data, options.dataset, options.tasks].count(None) != 2:
@@ -70,7 +50,7 @@ def main(argv: list[str]) -> int:
         )
     for name in ("max_tokens", "limit"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ConfigError(f"{name} is {getattr(options, name)}: it must be at least 1.")
+            raise ConfigError(f"{name} is {getattr(options, name)}", "it must be at least 1")
     from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
     from gptlab.runs import newest_run
 
@@ -107,7 +87,7 @@ def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
 
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     if not names:
-        raise ConfigError("--tasks is empty: name tasks with commas between, or .yaml files.")
+        raise ConfigError("--tasks is empty", "name tasks with commas between, or .yaml files")
     with Bars(unit="example") as bars:
         found = evaluate_tasks(checkpoint, names, options.limit, bars.progress)
     content = {

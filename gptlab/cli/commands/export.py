@@ -5,21 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display, in_bytes
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py export out/shakespeare_char --format hf --output my_model
-python gpt.py export out/shakespeare_char --format gguf --quantize q8_0
-python gpt.py export out/shakespeare_char --format html"""
-
-SUMMARY = """\
-Write a run for other programs, its tokenizer included: a folder that transformers opens
-(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
-that llama.cpp runs, or one page in which a small model writes in any browser, offline. A setting
-that the format does not have is refused by name."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +31,7 @@ class ExportOptions:
 
 def main(argv: list[str]) -> int:
     """Export; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [ExportOptions],
-        prog="gpt.py export",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("run", "?", "run directory, name under out/, or checkpoint [the newest]")],
-    )
+    overrides = COMMANDS["export"].parse(argv)
     word = overrides.pop("run", None)
     options = ExportOptions(**overrides)
     if options.quantize and options.format != "gguf":
@@ -67,7 +49,7 @@ def main(argv: list[str]) -> int:
     if options.output is not None:
         output = Path(options.output).expanduser()
     if output.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise ConfigError(f"{display(output)} holds the run itself: choose another --output.")
+        raise ConfigError(f"{display(output)} holds the run itself", "choose another --output")
     checkpoint = load_checkpoint(path)
     with Bars() as bars:
         written = export(

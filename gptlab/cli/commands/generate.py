@@ -30,22 +30,20 @@ def main(argv: list[str]) -> int:
     runs = list_runs()
     if not runs:
         raise RunError(
-            f"There is no trained model in {display(out_home())}: train one first with "
-            f"{program('gpt.py')} train."
+            f"There is no trained model in {display(out_home())}",
+            f"train one first with {program('gpt.py')} train",
         )
     console = questions.open_console()
     options: dict = {}
 
     def run() -> None:
         choices = [MenuItem(display(folder), folder.name, _written(folder)) for folder in runs]
-        options["out_dir"] = questions.select(
-            console, "1/3  Which model shall write?", choices, 0, RUN
-        )
+        options["out_dir"] = questions.select(console, "1/3  Which model?", choices, 0, RUN)
 
     def prompt() -> None:
         options["prompt"] = questions.ask(
             console,
-            "2/3  What shall it continue?",
+            "2/3  Which prompt?",
             str,
             "",
             PROMPT,

@@ -5,10 +5,10 @@ import platform
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.ui.console import make_console
-from gptlab.hardware import KIND_NAMES, Device, Hardware, Precision, detect
+from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.console import facts_table, make_console
+from gptlab.hardware import KIND_NAMES, Device, Hardware, detect
 from gptlab.hardware.trials import describe_error, measure_flops
-from gptlab.options import parse_command_line
 from gptlab.planning.gpus import SHARE_OF_PEAK
 
 COLOURS = {"yes": "green", "fast": "green", "slow": "yellow", "no": "red"}
@@ -25,13 +25,7 @@ class HardwareOptions:
 
 def main(argv: list[str]) -> int:
     """Print the report on this machine to stdout."""
-    overrides = parse_command_line(
-        argv,
-        [HardwareOptions],
-        prog="gpt.py hardware",
-        summary="Show this machine's devices, the precisions they are fast in, and what is chosen.",
-        example="python gpt.py hardware",
-    )
+    overrides = COMMANDS["hardware"].parse(argv)
     if overrides.get("interactive"):
         return _ask()
     show_hardware(overrides.get("json", False), overrides.get("recommended", False))
@@ -55,7 +49,7 @@ def show_hardware(as_json: bool = False, only_recommended: bool = False) -> None
             f"torch {hardware.torch_version}, {hardware.system}"
         )
         for note in hardware.notes:
-            console.print(note, style="yellow", markup=False)
+            console.print(str(note), style="yellow", markup=False)
     console.print(_recommendation_table(hardware))
     if not only_recommended:
         chosen = hardware.recommended
@@ -75,11 +69,11 @@ def _ask() -> int:
         try:
             device = questions.select(
                 console,
-                "Which device shall be shown and measured?",
+                "Which device?",
                 [MenuItem(None, "leave"), *choices],
                 1,
-                "A device does the multiplications that training is made of. A second is needed to "
-                "measure how many it does in each precision.",
+                "A device does the multiplications of training. Measuring its speed in each "
+                "precision takes about a second.",
             )
         except questions.Back:
             device = None
@@ -109,7 +103,7 @@ def _absent_table(hardware: Hardware):
     """The kinds of accelerator that are not here, each with the reason."""
     from rich.text import Text
 
-    table = _table("Not available here")
+    table = facts_table("Not available here")
     present = {device.kind for device in hardware.devices}
     for kind, name in KIND_NAMES.items():
         if kind not in present:
@@ -130,52 +124,42 @@ def _why_absent(kind: str, hardware: Hardware) -> str:
     return "torch is built for it and finds no device or driver"
 
 
-def _table(title: str):
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column()
-    return table
-
-
 def _device_table(device: Device):
     from rich.text import Text
 
-    table = _table(f"{device.name}  {device.description} ({KIND_NAMES[device.kind]})")
+    table = facts_table(f"{device.name}  {device.description} ({KIND_NAMES[device.kind]})")
     rows = {
-        "available": f"{'yes' if device.usable else 'no'}: {device.reason}",
-        "memory": _memory(device),
-        "capability": ".".join(map(str, device.capability or ())) or device.architecture,
-        "instructions": ", ".join(device.instruction_sets),
+        "available": _judged("yes" if device.usable else "no", device.reason),
+        "memory": Text(_memory(device)),
+        "capability": Text(".".join(map(str, device.capability or ())) or device.architecture),
+        "instructions": Text(", ".join(device.instruction_sets)),
     }
-    rows |= {precision.dtype: _precision(precision) for precision in device.precisions}
-    rows["attention"] = ", ".join(device.attention_kernels)
-    rows["compile"] = f"{'yes' if device.compile.available else 'no'}: {device.compile.reason}"
-    for name, value in rows.items():
-        if value:
-            text = Text(value)  # not a str: a name such as "[x]" is no markup
-            word = value.partition(":")[0]
-            text.stylize(COLOURS.get(word, ""), 0, len(word) if word in COLOURS else 0)
+    for precision in device.precisions:
+        word = "fast" if precision.fast else "slow" if precision.supported else "no"
+        rows[precision.dtype] = _judged(word, precision.reason)
+    rows["attention"] = Text(", ".join(device.attention_kernels))
+    rows["compile"] = _judged("yes" if device.compile.available else "no", device.compile.reason)
+    for name, text in rows.items():
+        if text:
             table.add_row(name, text)
     return table
+
+
+def _judged(word: str, reason: str):
+    from rich.text import Text
+
+    return Text.assemble((word, COLOURS[word]), f": {reason}")
 
 
 def _recommendation_table(hardware: Hardware):
     from rich.text import Text
 
     chosen = hardware.recommended
-    table = _table("Recommended (what `auto` means here)")
+    table = facts_table("Recommended (what `auto` means here)")
     table.add_row("device", Text(chosen.device_reason))
     table.add_row("dtype", Text(chosen.dtype_reason))
     table.add_row("compile", Text(f"{'yes' if chosen.compile else 'no'}: {chosen.compile_reason}"))
     return table
-
-
-def _precision(precision: Precision) -> str:
-    word = "fast" if precision.fast else "slow" if precision.supported else "no"
-    return f"{word}: {precision.reason}"
 
 
 def _memory(device: Device) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 from gptlab import __version__
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.cli.commands.dataset import size_of
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.questions import MenuItem
@@ -19,18 +20,7 @@ from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
-from gptlab.options import parse_command_line
 from gptlab.runs import Run, find_run, list_runs
-
-EXAMPLE = """\
-python gpt.py info
-python gpt.py info --runs
-python gpt.py info --rename shakespeare_2 --to plays
-python gpt.py info --delete shakespeare_3"""
-
-SUMMARY = """\
-Show the environment, the prepared datasets and the runs. With --runs also the disk that each run
-takes, and at a terminal runs can be renamed and deleted."""
 
 MOST_ROWS = 8  # of a table on the one screen; --runs shows all
 
@@ -48,14 +38,12 @@ class InfoOptions:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv, [InfoOptions], prog="gpt.py info", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["info"].parse(argv)
     options = InfoOptions(**overrides)
     if (options.rename is None) != (options.to is None):
-        raise ConfigError("--rename OLD and --to NEW belong together: say both.")
+        raise ConfigError("--rename OLD and --to NEW belong together", "say both")
     if options.yes and options.delete is None:
-        raise ConfigError("--yes belongs to --delete: say which run.")
+        raise ConfigError("--yes belongs to --delete", "say which run")
     if options.rename is not None:
         return rename_run(options.rename, options.to)
     if options.delete is not None:
@@ -203,7 +191,7 @@ def _manage(console) -> int:
         try:
             what = questions.select(
                 console,
-                "What shall be done?",
+                "What would you like to do?",
                 [
                     MenuItem("leave", "leave", "nothing is changed"),
                     MenuItem("rename", "rename a run"),
@@ -231,14 +219,14 @@ def _find(name: str) -> Path:
     """A run below out/ by its name, or by its path. RunError."""
     folder = find_run(name).absolute()
     if folder not in [run.absolute() for run in list_all_runs()]:
-        raise RunError(f"{display(folder)} is no run in {display(out_home())}: name one of them.")
+        raise RunError(f"{display(folder)} is no run in {display(out_home())}", "name one of them")
     return folder
 
 
 def _refuse_running(folder: Path) -> None:
     if Run(folder).is_running():
         raise RunError(
-            f"{display(folder)} is being trained right now: stop the training first (Ctrl-C)."
+            f"{display(folder)} is being trained right now", "stop the training first (Ctrl-C)"
         )
 
 
@@ -247,12 +235,12 @@ def rename_run(old: str, new: str) -> int:
     folder = _find(old)
     if dataset_name(new) != new:
         raise ConfigError(
-            f"A run cannot be called {new!r}: a name has letters, digits, - _ and . only; for "
-            f"example {dataset_name(new)}."
+            f"A run cannot be called {new!r}",
+            f"a name has letters, digits, - _ and . only; for example {dataset_name(new)}",
         )
     target = folder.with_name(new)
     if target.exists():
-        raise RunError(f"{display(target)} exists already: choose another name.")
+        raise RunError(f"{display(target)} exists already", "choose another name")
     _refuse_running(folder)
     os.rename(folder, target)
     print(f"{display(folder)} is {display(target)} now.")

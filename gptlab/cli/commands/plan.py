@@ -5,21 +5,10 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import leading_words, make_console, make_table, note, print_table
 from gptlab.errors import ConfigError
-from gptlab.options import parse_command_line
-from gptlab.training.config import GROUPS, PresetOption
-
-EXAMPLE = """\
-python gpt.py plan --model_preset gpt2
-python gpt.py plan --config config/shakespeare_char.py --measure
-python gpt.py plan out/shakespeare_char --max_iters 20000"""
-
-SUMMARY = """\
-plan [RUN|RECIPE] [--option ...]: what a training amounts to: parameters, FLOPs, memory, the largest
-batch that fits, time here and on rented GPUs, and the tokens that a model of this size is worth.
-Takes the options of train.py. Nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +25,7 @@ class PlanOptions:
 def main(argv: list[str]) -> int:
     """Print the plan of what the command line describes; the exit code."""
     words, rest = leading_words(argv)
-    classes = [PlanOptions, PresetOption, *GROUPS.values()]
-    overrides = parse_command_line(
-        rest, classes, prog="gpt.py plan", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["plan"].parse(rest)
     if recipe := overrides.pop("config", None):
         words.append(recipe)
     if len(words) > 1:

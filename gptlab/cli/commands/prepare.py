@@ -4,34 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, prepare
 from gptlab.data.token_files import list_datasets
 from gptlab.files import data_home, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python prepare.py                                  the default corpus, Shakespeare
-python prepare.py my_text.txt                      a text of your own
-python prepare.py books/ --tokenizer bpe           every text below a folder
-python prepare.py posts.jsonl --column body        one document per row of a table
-python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
-python prepare.py --list                           what is prepared already
-"""
-SUMMARY = "Reads text, learns or takes a vocabulary, and writes data/NAME for training."
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [PrepareOptions, ListOptions],
-        prog="prepare.py",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME")],
-    )
+    overrides = COMMANDS["prepare"].parse(argv)
     if overrides.pop("list", False):
         print(listing())
         return 0
@@ -92,6 +75,12 @@ def _yardstick(meta: dict) -> str:
 
 def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
+    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
+    return "\n".join([list_prepared(), "Known by name (python prepare.py NAME):", *known])
+
+
+def list_prepared() -> str:
+    """The prepared datasets with their sizes."""
     rows = []
     for name, meta in list_datasets():
         if meta is None:
@@ -105,13 +94,7 @@ def listing() -> str:
             f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
             f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
         )
-    known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
-    return "\n".join(
-        [f"Prepared, in {display(data_home())}:"]
-        + (rows or ["  nothing yet"])
-        + ["Known by name (python prepare.py NAME):"]
-        + known
-    )
+    return "\n".join([f"Prepared, in {display(data_home())}:", *(rows or ["  nothing yet"])])
 
 
 def _plural(number: int, noun: str) -> str:

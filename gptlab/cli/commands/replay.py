@@ -1,23 +1,13 @@
 """`python gpt.py replay`: the first steps of a run once more, bit for bit."""
 
 import itertools
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py replay out/shakespeare_char
-python gpt.py replay out/shakespeare_char --steps 10"""
-
-SUMMARY = """\
-Take the first steps of a run again, from the options that it recorded and in a temporary folder,
-and say that they are bitwise equal, or name the first step and tensor that differ, and what has
-changed since: versions, threads, processor, options, data, and the lines of gptlab's own code. Exit
-code 1 when something differs."""
 
 SHOWN = 5  # tensors that are listed, and changed places of a file
 CAUSES = {
@@ -36,45 +26,22 @@ class ReplayOptions:
 
 def main(argv: list[str]) -> int:
     """Replay a run and print what came of it; 1 when it differs."""
-    overrides = parse_command_line(
-        argv,
-        [ReplayOptions],
-        prog="gpt.py replay",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("run", "?", "a run directory, or a name under out/ [the newest]")],
-    )
+    overrides = COMMANDS["replay"].parse(argv)
     steps = overrides.get("steps", ReplayOptions.steps)
     if steps < 1:
-        raise ConfigError(f"--steps is {steps}: it must be at least 1.")
+        raise ConfigError(f"--steps is {steps}", "it must be at least 1")
     from gptlab.runs import find_run, newest_run
 
     folder = find_run(overrides["run"]) if "run" in overrides else newest_run()
     from gptlab.analysis.replay import replay
 
-    with _bar(steps) as progress:
-        result = replay(folder, steps, progress)
+    with Bars(unit="step") as bars:
+        # the record of step 0 has the initial weights
+        result = replay(
+            folder, steps, lambda step: bars.progress("replaying", 1 if step else 0, steps)
+        )
     print("\n".join(_in_words(result, display(folder))))
     return 1 if result.difference else 0
-
-
-class _bar:
-    """A progress bar at a terminal, where it takes longer than a second; a context."""
-
-    def __init__(self, steps: int):
-        self._steps = steps
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._tqdm = tqdm(
-            total=self._steps, desc="replaying", unit="step", leave=False,
-            disable=not sys.stderr.isatty(), delay=1.0,
-        )  # fmt: skip
-        return lambda step: self._tqdm.update(step - self._tqdm.n)
-
-    def __exit__(self, *_):
-        self._tqdm.close()
 
 
 def _in_words(result, name: str) -> list[str]:

@@ -4,18 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.console import write_page
 from gptlab.errors import ConfigError
-from gptlab.files import atomic_write, display
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-python gpt.py report out/shakespeare_char
-python gpt.py report out/a out/b out/c --output compared.html"""
-
-SUMMARY = """\
-Write one or several runs as one HTML file that needs no network: loss curves with baselines, speed,
-samples as they improved, configuration with sources, data, hardware and the exact commands.
-Several runs are laid over each other, against tokens and against time."""
+from gptlab.files import display
 
 
 @dataclass(frozen=True)
@@ -29,26 +21,16 @@ class ReportOptions:
 
 def main(argv: list[str]) -> int:
     """Write the report; the exit code."""
-    overrides = parse_command_line(
-        argv,
-        [ReportOptions],
-        prog="gpt.py report",
-        summary=SUMMARY,
-        example=EXAMPLE,
-        positionals=[("runs", "*", "run directories, or names under out/ [the newest]")],
-    )
+    overrides = COMMANDS["report"].parse(argv)
     from gptlab.reports.run_report import make_report
     from gptlab.runs import find_run, newest_run
 
     folders = [find_run(word) for word in overrides.get("runs") or ()] or [newest_run()]
     if len(set(map(Path.resolve, folders))) < len(folders):
-        raise ConfigError("The same run is named twice: name each once.")
+        raise ConfigError("The same run is named twice", "name each once")
     default = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     path = Path(overrides["output"]).expanduser() if overrides.get("output") else default
     if path.is_dir():
-        raise ConfigError(f"{display(path)} is a folder: name a file with --output.")
-    html = make_report(folders)
-    with atomic_write(path, "w") as file:
-        file.write(html)
-    print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
+        raise ConfigError(f"{display(path)} is a folder", "name a file with --output")
+    write_page(path, make_report(folders))
     return 0

@@ -6,24 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import GenerationError
 from gptlab.files import display
 from gptlab.inference.config import SamplingConfig
-from gptlab.options import parse_command_line
-
-EXAMPLE = """\
-Examples:
-  python sample.py --prompt "ROMEO:"                 the newest run continues a prompt
-  python sample.py --out_dir out/mine --num_samples 3 --seed 1
-  python sample.py --temperature 0 --stop "END"      always the likeliest token, up to a word
-  python sample.py --interactive                     one prompt after the other
-  python sample.py --chat --out_dir out/smollm2-135m talk with a chat model; it remembers
-  printf 'Once upon' | python sample.py              the prompt from standard input
-"""
-SUMMARY = """\
-Writes the prompt and what the model makes of it to stdout, notes to stderr. The first note says
-which checkpoint it is. A prompt from a file or from standard input is taken as it is, its final
-newline included; only a byte-order mark is removed, and line ends become \\n as in preparation."""
 
 # what a search for the likeliest text does not look at
 DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -56,9 +42,7 @@ class SampleOptions:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    overrides = parse_command_line(
-        argv, [SampleOptions, SamplingConfig], prog="sample.py", summary=SUMMARY, example=EXAMPLE
-    )
+    overrides = COMMANDS["generate"].parse(argv)
     _refuse_what_contradicts(overrides)
     names = SampleOptions.__dataclass_fields__
     options = SampleOptions(
@@ -93,24 +77,25 @@ def _refuse_what_contradicts(overrides: dict) -> None:
     """Raise GenerationError for two options of which one would be ignored."""
     for first, second in (("prompt", "prompt_file"), ("out_dir", "checkpoint")):
         if overrides.get(first) is not None and overrides.get(second) is not None:
-            raise GenerationError(f"--{first} and --{second} exclude each other: say one of them.")
+            raise GenerationError(f"--{first} and --{second} exclude each other", "say one of them")
     if overrides.get("interactive") and overrides.get("prompt") == "-":
         raise GenerationError(
-            "--prompt - and --interactive both want standard input: say one of them."
+            "--prompt - and --interactive both want standard input", "say one of them"
         )
     for name in ("interactive", "chat"):
         if overrides.get(name) and overrides.get("num_samples", 1) > 1:
             raise GenerationError(
-                f"--{name} shows one text at a time: leave --num_samples out, or --{name}."
+                f"--{name} shows one text at a time", f"leave --num_samples out, or --{name}"
             )
     if overrides.get("system") is not None and not overrides.get("chat"):
-        raise GenerationError("--system belongs to a talk: say --chat as well.")
+        raise GenerationError("--system belongs to a talk", "say --chat as well")
     if overrides.get("beam_width", 1) > 1:
         for name in DRAWING_OPTIONS:
             if name in overrides:
                 raise GenerationError(
                     f"--beam_width {overrides['beam_width']} searches for the likeliest text and "
-                    f"draws nothing, so --{name} has no effect: leave one of the two out."
+                    f"draws nothing, so --{name} has no effect",
+                    "leave one of the two out",
                 )
 
 
@@ -131,7 +116,7 @@ def _as_text(data: bytes, name: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GenerationError(
-            f"{name} is not UTF-8 at byte {error.start:,}: save the prompt as UTF-8."
+            f"{name} is not UTF-8 at byte {error.start:,}", "save the prompt as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -159,7 +144,8 @@ def _load(options: SampleOptions, tokens: int):
     if checkpoint.tokenizer is None:
         raise GenerationError(
             f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it can "
-            "read and write no text: put a tokenizer.json beside its train.bin and train again."
+            "read and write no text",
+            "put a tokenizer.json beside its train.bin and train again",
         )
     model, native = checkpoint.model, None
     if choice.device == "cpu" and choice.dtype != "float16":
@@ -176,7 +162,7 @@ def _load(options: SampleOptions, tokens: int):
 
 
 def _choose(device: str, dtype: str):
-    """The device and precision; nothing is tried that does not matter: the text shall come soon."""
+    """The device and precision; for a quick start, only trials that matter are made."""
     from gptlab.hardware import choose, detect
 
     untried = choose(detect(only=""), device, "auto" if dtype == "auto" else "float32")
@@ -184,8 +170,8 @@ def _choose(device: str, dtype: str):
         return untried
     if dtype == "int8":
         raise GenerationError(
-            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}: say "
-            "--device cpu, or --dtype bfloat16."
+            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}",
+            "say --device cpu, or --dtype bfloat16",
         )
     return choose(detect(), device, dtype)
 

@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.errors import ConfigError
 from gptlab.files import display
-from gptlab.options import parse_command_line
-from gptlab.training.config import GROUPS, Overrides, PresetOption, layer, read_recipe
-
-EXAMPLE = """\
-python train.py --config config/shakespeare_char.py
-python train.py --dataset mytext --model_preset tiny --minutes 10
-python train.py --out_dir out/mytext --resume"""
-
-SUMMARY = """\
-Train a model on a prepared dataset (python prepare.py). Options lie over the recipe of --config,
-the recipe over the preset, the preset over the defaults, which are shown in brackets. Ctrl-C
-finishes the step, saves, and prints the command that continues."""
+from gptlab.training.config import Overrides, layer, read_recipe
 
 
 @dataclass(frozen=True)
@@ -36,8 +26,7 @@ class StartOptions:
 
 def main(argv: list[str]) -> int:
     """Train as the command line says; the exit code."""
-    classes = [StartOptions, PresetOption, *GROUPS.values()]
-    overrides = parse_command_line(argv, classes, prog="train.py", summary=SUMMARY, example=EXAMPLE)
+    overrides = COMMANDS["train"].parse(argv)
     recipe_path = overrides.pop("config", None)
     as_json = overrides.pop("json", False)
     if overrides.pop("show_hardware", False):
@@ -46,7 +35,7 @@ def main(argv: list[str]) -> int:
         show_hardware(as_json)
         return 0
     if as_json:
-        raise ConfigError("--json belongs to --show-hardware: add it, or leave --json out.")
+        raise ConfigError("--json belongs to --show-hardware", "add it, or leave --json out")
     recipe = {}
     if recipe_path:
         recipe = read_recipe(recipe_path)

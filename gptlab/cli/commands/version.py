@@ -4,18 +4,12 @@ import importlib.metadata
 import platform
 
 import gptlab
-from gptlab.options import parse_command_line
+from gptlab.cli.declarations import COMMANDS
 
 
 def main(argv: list[str]) -> int:
     """Print the releases of gptlab, Python and torch, and the platform."""
-    parse_command_line(
-        argv,
-        [],
-        prog="gpt.py version",
-        summary="Show the releases of gptlab, Python and torch, and the platform.",
-        example="python gpt.py version",
-    )
+    COMMANDS["version"].parse(argv)
     for name, value in versions().items():
         print(f"{name:8} {value}")
     return 0

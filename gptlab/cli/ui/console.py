@@ -1,6 +1,9 @@
 """Tables and colour: rich at a terminal, plain lines of a fixed width in a pipe."""
 
 import sys
+from pathlib import Path
+
+from gptlab.files import atomic_write, display
 
 PLAIN_WIDTH = 100
 
@@ -35,12 +38,30 @@ def make_table(*columns: str, numbers: tuple[str, ...] = ()):
     return table
 
 
+def facts_table(title: str):
+    """An empty table of names and values in a box, under its title."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 def print_table(console, title: str, table) -> None:
     """A table under its title, which may be wider than it."""
     from rich.text import Text
 
     console.print(Text(title, style="bold"))
     console.print(table)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write a page for a browser, and say so."""
+    with atomic_write(path, "w") as file:
+        file.write(html)
+    print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
 
 
 def note(sentence: str) -> None:

@@ -5,7 +5,10 @@ import time
 
 
 class Bars:
-    """One progress bar per stage on a terminal, sentences on stderr anywhere."""
+    """One progress bar per stage on a terminal, sentences on stderr anywhere.
+
+    A stage that takes less than a second has no bar.
+    """
 
     def __init__(self, unit: str = "B"):
         self._unit = unit
@@ -25,7 +28,7 @@ class Bars:
         print(sentence, file=sys.stderr, flush=True)
 
     def progress(self, stage: str, advance: int, total: int | None) -> None:
-        """One step of a stage: `advance` units (bytes) of `total`, if that is known."""
+        """`advance` more units (bytes) of a stage of `total`, if that is known."""
         if stage != self._stage:
             self._close()
             self._stage = stage
@@ -33,8 +36,9 @@ class Bars:
                 from tqdm import tqdm
 
                 self._bar = tqdm(
-                    total=total, desc=stage, unit=self._unit, unit_scale=True, leave=False
-                )
+                    total=total, desc=stage, unit=self._unit, leave=False, delay=1.0,
+                    unit_scale=total is None or total >= 10_000,
+                )  # fmt: skip
         self._pending += advance
         # a corpus of many small documents reports far more often than anyone can read
         if self._bar is not None and time.monotonic() - self._shown_at > 0.1:

