@@ -55,8 +55,11 @@ logger = logging.getLogger(__name__)
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
 _EVALUATIONS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["evaluations"]}) + "\n"
 MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
-# settings of a model that may be others than the stored ones and change no logits
-_SAME_LOGITS = {"block_size", "dropout", "gradient_checkpointing", "init_std", "init_projection"}
+# what may be other than in the checkpoint and changes no logits
+_SAME_LOGITS = {
+    "block_size", "dropout", "gradient_checkpointing", "init_std", "init_projection",
+    "keep_adapters",
+}  # fmt: skip
 # none of them is so large; null: it was not finite
 Figure = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)] | None
 
@@ -251,8 +254,8 @@ class Run:
         Raises CheckpointError where the code here computes something else than the code that
         trained it, and names the change.
         """
-        model = model_from(state, self.checkpoint, device, keep_adapters=True, **changes)
-        apart, code = held_against_proof(state, model, self.checkpoint)
+        changes["keep_adapters"] = True
+        model, apart, code = _model_beside_proof(state, self.checkpoint, device, changes)
         if apart:
             raise CheckpointError(
                 f"{display(self.checkpoint)} cannot be continued: the model's code computes "
@@ -383,19 +386,27 @@ def _replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
         raise
 
 
-def held_against_proof(content: dict, model, path: Path) -> tuple[str, str]:
-    """(how a model's logits differ from its checkpoint's proof, which code changed), in words.
+def _model_beside_proof(content: dict, path: Path, device: str, changes: dict):
+    """(model, how its logits differ from the proof, which code changed), the latter in words.
 
-    Both are "" without a change of the model's code; then nothing is computed.
+    Both are "" where the model's code did not change; then nothing is computed. changes: of
+    `model_from`; with others than _SAME_LOGITS nothing is compared.
     """
     from gptlab.model import proof
 
-    stored = proof_in(content, path)
-    if stored is None or not proof.changed_files(stored):
-        return "", ""
-    texts = read_sources(Run(path.parent))
-    code = code_in_words(stored["code"], texts, proof.code_texts())
-    return proof.difference_from(stored, model), code
+    stored, code = proof_in(content, path), ""
+    if stored is not None and proof.changed_files(stored):
+        texts = read_sources(Run(path.parent))
+        code = code_in_words(stored["code"], texts, proof.code_texts())
+    try:
+        model = model_from(content, path, device, **changes)
+    except CheckpointError as error:
+        if not code:
+            raise
+        raise CheckpointError(f"{error} It was trained by other code ({code}).") from None
+    if not (code and changes.keys() <= _SAME_LOGITS):
+        return model, "", ""
+    return model, proof.difference_from(stored, model), code
 
 
 def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
@@ -415,23 +426,21 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
             )
         path = found[0]
     content = read_checkpoint(path)
-    model = model_from(content, path, device, **changes).eval()
-    if changes.keys() <= _SAME_LOGITS:
-        apart, code = held_against_proof(content, model, path)
-        if apart:
-            logger.warning(
-                "%s was trained by other code, and here its %s (%s): what follows is not what it "
-                "learned.",
-                display(path),
-                apart,
-                code,
-            )
-        elif code:
-            logger.warning(
-                "%s was trained by other code (%s), which computes the same.", display(path), code
-            )
+    model, apart, code = _model_beside_proof(content, path, device, changes)
+    if apart:
+        logger.warning(
+            "%s was trained by other code, and here its %s (%s): what follows is not what it "
+            "learned.",
+            display(path),
+            apart,
+            code,
+        )
+    elif code:
+        logger.warning(
+            "%s was trained by other code (%s), which computes the same.", display(path), code
+        )
     return Checkpoint(
-        model=model,
+        model=model.eval(),
         tokenizer=tokenizer_from(content, path),
         path=path,
         step=content.get("step", 0),

@@ -18,7 +18,7 @@ CODE = Path(__file__).parent
 # files that count, compare or build a model; no edit of them changes what it computes
 BESIDE_THE_MODEL = {
     "__init__.py", "arithmetic.py", "building.py", "memory.py", "proof.py", "quantization.py",
-    "reference.py",
+    "reference.py", "shapes.py",
 }  # fmt: skip
 TOKENS, POSITIONS, IDS = 256, 8, 256  # at most: of the probe, and of the logits that are kept
 TOLERANCE = 1e-3  # times the largest logit; rounding stays below 1e-5, an edited eps makes 2e-2
@@ -98,13 +98,16 @@ def plain_logits(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
         return model(tokens[None].to(device))[0][0].float()
 
 
-def difference(found: torch.Tensor, expected: torch.Tensor) -> str:
-    """By how much logits differ, in words; "" where that is rounding."""
+def difference(found: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> str:
+    """By how much logits differ, in words; "" where that is rounding.
+
+    tolerance: times the largest of them.
+    """
     apart = (found - expected).abs()
     apart[found.isnan() & expected.isnan()] = 0
     apart = apart.nan_to_num(nan=torch.inf).max().item()
     largest = expected.abs().nan_to_num(posinf=0).max().item()
-    return "" if apart <= TOLERANCE * max(1, largest) else f"logits differ by up to {apart:.2g}"
+    return "" if apart <= tolerance * max(1, largest) else f"logits differ by up to {apart:.2g}"
 
 
 # The proof ----------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
-from gptlab.interop.architectures import architecture_of, shapes
+from gptlab.interop.architectures import architecture_of
 from gptlab.interop.read import huggingface
 from gptlab.interop.read.models import import_model
 from gptlab.interop.write.export import export
+from gptlab.model.shapes import shapes
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
