@@ -232,6 +232,32 @@ def test_a_file_that_is_edited_while_a_run_goes_on_is_not_what_it_computed(
         assert len({tuple(state["proof"]["code"].items()) for state in changes}) == 1
 
 
+def test_each_checkpoint_has_the_proof_of_the_weights_that_are_in_it(hamlet, home):
+    run = train(home, ema_decay=0.9, learning_rate=0.5, max_iters=30, warmup_iters=0, schedule="constant")
+    best, last = (load_checkpoint(run / name) for name in ("best.pt", "ckpt.pt"))
+    assert best.content["weights"] == "averaged"
+    for checkpoint in (best, last):
+        assert proof.difference_from(checkpoint.content["proof"], checkpoint.model) == ""
+    assert proof.difference_from(last.content["proof"], best.model)
+
+
+def test_an_edited_model_with_a_fraction_of_the_weights_loads_its_own_checkpoint(home):
+    shared = "nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))"
+    with edited(home, (shared, "nn.ModuleList([Block(config, 0)] * config.n_layer)")):
+        config = settings.GPTConfig(vocab_size=20, block_size=8, n_layer=9, n_head=2, n_embd=128)
+        model = transformer.GPT(config).eval()
+        assert (
+            arithmetic.count_parameters(config)
+            > 1_500_000
+            > sum(weight.numel() for weight in model.parameters())
+        )
+        run = Run(home / "out" / "run")
+        run.begin()
+        run.save_best(model_content(model, None))
+        run.end()
+        load_checkpoint(run.folder)
+
+
 # A new activation ---------------------------------------------------------------------------------
 
 
