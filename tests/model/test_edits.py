@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import gptlab
 from gptlab import code_changes
@@ -181,6 +182,24 @@ def test_the_unedited_model_is_decoded_by_native_and_nothing_is_said(hamlet, hom
             assert run_command("export", [str(run), "--format", format]) == 0
 
 
+@pytest.mark.skipif(
+    "hidden, self.lm_head.weight, targets" in Path(transformer.__file__).read_text("utf-8"),
+    reason="the loss goes around unembed",
+)
+def test_the_soft_cap_changes_the_loss(home):
+    config = settings.GPTConfig(vocab_size=20, block_size=16, n_layer=1, n_embd=48, init_std=0.5)
+    tokens, found = torch.randint(20, (2, 17), generator=torch.Generator().manual_seed(0)), []
+    for edit in (EDITS["soft cap"][1], []):
+        with edited(home, *edit):
+            torch.manual_seed(0)
+            model = transformer.GPT(config).eval()
+            logits, _ = model(tokens[:, :-1])
+            found.append(model(tokens[:, :-1], tokens[:, 1:])[1])
+            expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            torch.testing.assert_close(found[-1], expected)
+    assert abs(found[0] - found[1]) > 0.01
+
+
 def test_a_branch_that_is_still_zero_hides_no_edit(home):
     zero = dict(tie_weights=False, init_projection="zero", n_layer=2, n_head=2, n_embd=16)
     with edited(home, *EDITS["GeGLU"][1]):
@@ -233,7 +252,9 @@ def test_a_file_that_is_edited_while_a_run_goes_on_is_not_what_it_computed(
 
 
 def test_each_checkpoint_has_the_proof_of_the_weights_that_are_in_it(hamlet, home):
-    run = train(home, ema_decay=0.9, learning_rate=0.5, max_iters=30, warmup_iters=0, schedule="constant")
+    run = train(
+        home, ema_decay=0.9, learning_rate=0.5, max_iters=30, warmup_iters=0, schedule="constant"
+    )
     best, last = (load_checkpoint(run / name) for name in ("best.pt", "ckpt.pt"))
     assert best.content["weights"] == "averaged"
     for checkpoint in (best, last):
