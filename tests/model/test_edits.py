@@ -182,10 +182,6 @@ def test_the_unedited_model_is_decoded_by_native_and_nothing_is_said(hamlet, hom
             assert run_command("export", [str(run), "--format", format]) == 0
 
 
-@pytest.mark.skipif(
-    "hidden, self.lm_head.weight, targets" in Path(transformer.__file__).read_text("utf-8"),
-    reason="the loss goes around unembed",
-)
 def test_the_soft_cap_changes_the_loss(home):
     config = settings.GPTConfig(vocab_size=20, block_size=16, n_layer=1, n_embd=48, init_std=0.5)
     tokens, found = torch.randint(20, (2, 17), generator=torch.Generator().manual_seed(0)), []
@@ -205,6 +201,19 @@ def test_a_branch_that_is_still_zero_hides_no_edit(home):
     with edited(home, *EDITS["GeGLU"][1]):
         model = transformer.GPT(settings.GPTConfig(vocab_size=20, block_size=16, **zero)).eval()
         assert NativeDecoder.of(model) is None
+
+
+def test_with_a_runtime_the_graph_of_an_edited_model_is_its_own(hamlet, home, capsys):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    with edited(home, *EDITS["GeGLU"][1]):
+        run = train(home)
+        assert run_command("export", [str(run), "--format", "onnx"]) == 0
+        session = runtime.InferenceSession(run / "onnx" / "model.onnx")
+        tokens = proof.probe_tokens(20, 25)
+        found = torch.from_numpy(session.run(None, {"tokens": tokens[None].numpy()})[0][0])
+        expected = proof.plain_logits(load_checkpoint(run).model, tokens)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 # Loading ------------------------------------------------------------------------------------------
