@@ -5,6 +5,7 @@ held against it: `disagreement` says how an edited module differs.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -123,11 +124,19 @@ def unlike_names(model) -> str:
 
 def unlike_code(model) -> str:
     """How the code of the live module differs, whatever its weights are, or ""."""
+    return unlike_in_narrow_copy(
+        model, lambda narrow: _unlike_logits(narrow, narrow.state_dict(), TOKENS)
+    )
+
+
+def unlike_in_narrow_copy(model, unlike: Callable[..., str]) -> str:
+    """What `unlike` finds in a narrow copy of the module, or why that copy is no help."""
     try:
         narrow = narrow_copy(model)
-        return unlike_names(narrow) or _unlike_logits(narrow, narrow.state_dict(), TOKENS)
+        return unlike_names(narrow) or unlike(narrow)
     except Exception as error:  # whatever an edited module may do in another size
-        return f"a narrow copy of it cannot be computed ({type(error).__name__}: {error})"
+        first = next(iter(str(error).splitlines()), "")
+        return f"a narrow copy of it cannot be computed: {type(error).__name__} {first}".rstrip()
 
 
 def _unlike_logits(model, weights: dict, length: int) -> str:

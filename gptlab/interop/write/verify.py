@@ -56,5 +56,5 @@ def check_weights(checkpoint, config, weights: dict, format: str, stored: str = 
 def _came_back_different(format: str, reason: str) -> ConfigError:
     return ConfigError(
         f"The export as {format} was read back and is not this model ({reason}), so it was not "
-        "kept: please report this with the output of python gpt.py info."
+        "kept: use another --format, and report this as an error of the exporter."
     )
