@@ -209,3 +209,9 @@ def test_a_narrow_copy_draws_nothing_and_has_the_switches_of_the_model():
     assert narrow.config.qk_norm and narrow.config.n_head == 5 and narrow.config.n_embd == 40
     assert sum(weight.numel() for weight in narrow.parameters()) < 200_000
     assert all(weight.std() > 0.1 for weight in narrow.parameters())
+
+
+def test_every_file_of_the_model_is_hashed_but_those_that_only_count_or_compare():
+    files = {path.removeprefix("gptlab/model/") for path in proof.code_hashes()}
+    assert {"config.py", "kv_cache.py", "lora.py", "transformer.py"} <= files
+    assert files == {path.name for path in proof.CODE.glob("*.py")} - proof.BESIDE_THE_MODEL
