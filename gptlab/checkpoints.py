@@ -48,10 +48,12 @@ def tokenizer_content(tokenizer) -> dict | None:
 def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
     """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
 
-    merge: adapters of a LoRA training become part of the weights; else they stand beside them, and
-    `more` has their lora_alpha.
+    With them goes the proof of the model as it is now (model/proof.py). merge: adapters of a LoRA
+    training become part of the weights; else they stand beside them, and `more` has their
+    lora_alpha.
     """
     from gptlab.model.lora import merged_weights
+    from gptlab.model.proof import proof_of
 
     weights = merged_weights(model) if merge else model.state_dict()
     if model.config.tie_weights:
@@ -61,6 +63,7 @@ def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
         "model_config": model.config.to_dict(),
         "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
+        "proof": proof_of(model),
         **more,
     }
 
@@ -301,6 +304,7 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
     import torch
 
     from gptlab.model import lora
+    from gptlab.model.building import SkipInitialisation
     from gptlab.model.config import GPTConfig
     from gptlab.model.transformer import GPT
 
@@ -319,7 +323,7 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
         weights[positions] = weights[positions][: config.block_size]
     if config.tie_weights:
         weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
-    with _without_initialisation():
+    with SkipInitialisation():
         model = GPT(config)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     for name, shape in expected.items():
@@ -353,6 +357,7 @@ def _stored_config(content: dict, path: Path):
     CheckpointError: a setting of another type or name, or a model larger than what is in the file.
     """
     from gptlab.model.arithmetic import count_parameters
+    from gptlab.model.building import parameter_shapes
     from gptlab.model.config import GPTConfig
 
     known, settings = options_of(GPTConfig), content["model_config"]
@@ -375,7 +380,10 @@ def _stored_config(content: dict, path: Path):
     present = sum(getattr(value, "numel", int)() for value in content["model"].values())
     needed = count_parameters(config)
     # a few more are named below, tensor by tensor
-    if config.n_layer > 1000 + len(content["model"]) or needed > 2 * present + 1_000_000:
+    has_layers = config.n_layer <= 1000 + len(content["model"])
+    if has_layers and needed > 2 * present + 1_000_000:  # an edited model may share its weights
+        needed = sum(map(math.prod, parameter_shapes(config).values()))
+    if not has_layers or needed > 2 * present + 1_000_000:
         raise CheckpointError(
             f"{display(path)} does not fit its model: its settings need {needed:,} parameters in "
             f"{config.n_layer:,} layers, and the file has {present:,}."
@@ -405,22 +413,14 @@ def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -
             )
 
 
-def _without_initialisation():
-    """A context in which torch.nn.init draws nothing, because the weights come from a file.
+def proof_in(content: dict, path) -> dict | None:
+    """The proof that travels in a checkpoint, or None: older files, and foreign ones, have none."""
+    from gptlab.model.proof import is_proof
 
-    Not the meta device: operations there import torch._dynamo, which takes longer than the rest of
-    a start of sample.py.
-    """
-    from torch.overrides import TorchFunctionMode
-
-    class SkipInitialisation(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return kwargs["tensor"] if "tensor" in kwargs else args[0]
-            return func(*args, **kwargs)
-
-    return SkipInitialisation()
+    stored = content.get("proof")
+    if stored is not None and not is_proof(stored, _stored_config(content, Path(path))):
+        raise CheckpointError(f"{display(path)} holds a proof that cannot be read.")
+    return stored
 
 
 def tokenizer_from(content: dict, path):
