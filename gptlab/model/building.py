@@ -1,6 +1,8 @@
 """Models that are built to be filled, counted or compared: no weight of them is drawn."""
 
 import dataclasses
+import functools
+import math
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -35,6 +37,12 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"), SkipInitialisation():
         model = WithoutTables(config)
     return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+
+@functools.lru_cache
+def module_parameters(config: GPTConfig) -> int:
+    """Number of parameters of `GPT(config)` itself; `count_parameters` is the formula for them."""
+    return sum(map(math.prod, parameter_shapes(config).values()))
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from gptlab.data.token_files import dataset_folder, open_dataset, read_meta, tok
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
-    count_parameters,
     kv_cache_bytes,
     parameters_by_component,
     trained_parameters,
@@ -369,7 +368,7 @@ def make_plan(
     cache = kv_cache_bytes(config.model, 1, width)
     most_generated = None
     if free is not None:
-        weights = width * count_parameters(config.model)
+        weights = width * sum(_parameters(config.model).values())
         most_generated = max(0, int((TIGHT * free - weights) // cache))
     seconds = expected_seconds(config, times)
     if config.machine.compile_model:
@@ -384,7 +383,7 @@ def make_plan(
         text=text,
         device=config.machine.device,
         description=machine.device.description,
-        parameters=parameters_by_component(config.model),
+        parameters=_parameters(config.model),
         trained=trained_parameters(config.model, config.trained),
         flops_per_token=config.flops_per_token,
         memory=memory,
@@ -399,6 +398,15 @@ def make_plan(
         notes=[machine.note] if machine.note else [],
     )
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
+
+
+def _parameters(model: GPTConfig) -> dict[str, int]:
+    """The module's parameters by what they do; those that no formula knows are "other"."""
+    from gptlab.model.building import module_parameters  # needs torch
+
+    parts = parameters_by_component(model)
+    other = module_parameters(model) - sum(parts.values())
+    return {**parts, "other": other} if other else parts
 
 
 def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
