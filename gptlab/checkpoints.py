@@ -1,4 +1,4 @@
-"""A checkpoint: what a `.pt` file holds, how it is written, and what is believed of one.
+"""A checkpoint: what a `.pt` file holds, how it is written, validated before use.
 
 Such a file holds tensors and plain types only, is read without running any pickled code, and
 carries the SHA-256 of all that is in it. Before anything is built from it, its settings, shapes and
@@ -12,14 +12,17 @@ import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict
 
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display
 from gptlab.options import coerce, options_of
+from gptlab.typed_json import Count, misfit
 
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
 LARGEST_TABLE = 1 << 26
+Option = bool | int | float | str | None  # a value as the options of a run have it
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -146,6 +149,18 @@ class _Remembering:
 # Reading ------------------------------------------------------------------------------------------
 
 
+class _ModelForm(TypedDict):
+    model_config: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _CheckpointForm(_ModelForm, total=False):
+    """The types of what every checkpoint holds."""
+
+    step: Count
+    val_loss: float | None
+
+
 def read_checkpoint(path) -> dict:
     """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
     import torch
@@ -179,13 +194,7 @@ def read_checkpoint(path) -> dict:
     is_hashed = content["format_version"] > 1 or "sha256" in content
     if is_hashed and content.get("sha256") != content_sha256(content):
         raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
-    step, val_loss = content.get("step", 0), content.get("val_loss")
-    if not (
-        all(isinstance(content.get(key), dict) for key in ("model_config", "model"))
-        and all(isinstance(name, str) for name in content["model"])
-        and is_count(step)
-        and (val_loss is None or isinstance(val_loss, float))
-    ):
+    if misfit(content, _CheckpointForm):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     return content
 
@@ -220,11 +229,6 @@ def _is_plain(value) -> bool:
     return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
 
 
-def is_count(value) -> bool:
-    """Whether a value of a file is a count that a run can have reached."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
 def read_training_state(path: Path) -> dict:
     """A training state that a run can go on from: read_checkpoint, and every weight finite."""
     content = read_checkpoint(path)
@@ -234,52 +238,60 @@ def read_training_state(path: Path) -> dict:
             f"--init_from {display(path)}."
         )
     _stored_config(content, path)
-    if place := _misfit_of_state(content):
-        raise CheckpointError(f"{display(path)} cannot be continued: it has no valid {place}.")
+    if what := _misfit_of_state(content):
+        raise CheckpointError(f"{display(path)} cannot be continued: {what}.")
     check_finite(content, path)
     return content
 
 
-def _misfit_of_state(state: dict) -> str | None:
-    """The first part of a training state that is there and not what a run writes, or None."""
+class _DatasetForm(TypedDict, total=False):
+    fingerprint: str
 
-    def shapes(tensors) -> dict | None:
+
+class _OptionsForm(TypedDict, total=False):
+    values: dict[str, Option]
+    sources: dict[str, Option]
+    resolved: dict[str, Option]
+
+
+class _StateForm(TypedDict, total=False):
+    """The types of what a training state holds beside tensors."""
+
+    sequences_seen: Count
+    best_step: Count
+    skipped_steps: Count
+    best_val_loss: float  # inf before the first evaluation
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    dataset: _DatasetForm
+    train_config: _OptionsForm
+    decided: dict[str, Option]
+
+
+def _misfit_of_state(state: dict) -> str:
+    """Why a training state is not one that a run writes; "" where it is."""
+    if what := misfit(state, _StateForm):
+        return what
+
+    def shapes(tensors) -> dict:
         if not isinstance(tensors, dict):
-            return None
+            return {}
         return {name: getattr(value, "shape", None) for name, value in tensors.items()}
 
-    for name in ("sequences_seen", "best_step", "skipped_steps"):
-        if not is_count(state.get(name, 0)):
-            return name
-    if not isinstance(state.get("best_val_loss", 0.0), float):
-        return "best_val_loss"
-    for name in ("optimizer", "scaler", "dataset", "train_config", "decided"):
-        if not isinstance(state.get(name, {}), dict):
-            return name
     weights = shapes(state["model"])
     if state.get("ema") is not None:
-        average = shapes(state["ema"]) or {}
+        average = shapes(state["ema"])
         if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
-            return "ema"
+            return "it has no valid ema"
     for name, parts in state["optimizer"].items():
         # of which names, shapes and dtypes is the optimizer's to check, when it takes them
         found = shapes(parts)
         if name not in weights or not found or None in found.values():
-            return f"optimizer state of {name}"
-    if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
-        return "dataset"
-    said = state.get("train_config", {})
-    for part in ("values", "sources", "resolved"):
-        options = said.get(part, {})
-        if not isinstance(options, dict) or not all(map(_is_option, options.values())):
-            return f"train_config ({part})"
-    if set(said.get("sources", ())) != set(said.get("values", ())):
-        return "train_config (sources)"
-    return None if all(map(_is_option, state.get("decided", {}).values())) else "decided"
-
-
-def _is_option(value) -> bool:
-    return isinstance(value, bool | int | float | str | None)
+            return f"it has no valid optimizer state of {name}"
+    options = state.get("train_config", {})
+    if set(options.get("sources", ())) != set(options.get("values", ())):
+        return "its train_config has other sources than values"
+    return ""
 
 
 def check_finite(content: dict, path) -> None:
@@ -364,7 +376,7 @@ def _stored_config(content: dict, path: Path):
     try:
         if unknown := [name for name in settings if name not in known]:
             raise ConfigError(f"unknown: {unknown[0]!s:.40}")
-        if odd := [name for name, value in settings.items() if not _is_option(value)]:
+        if odd := [name for name, value in settings.items() if misfit(value, Option)]:
             raise ConfigError(f"{odd[0]} is {type(settings[odd[0]]).__name__}")
         settings = {name: coerce(known[name], value) for name, value in settings.items()}
         for name, value in settings.items():
