@@ -12,10 +12,15 @@ import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display
 from gptlab.options import coerce, options_of
+
+if TYPE_CHECKING:
+    from gptlab.data.tokenizer import Tokenizer
+    from gptlab.model.transformer import GPT
 
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
@@ -27,8 +32,8 @@ WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put b
 class Checkpoint:
     """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
 
-    model: object
-    tokenizer: object
+    model: "GPT"
+    tokenizer: "Tokenizer | None"
     path: Path
     step: int
     val_loss: float | None

@@ -347,9 +347,9 @@ def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
 Value = TypeVar("Value")
 
 
-def resolved(value: Value | None) -> Value:
-    """A value of a resolved configuration, where only a draft has None."""
-    assert value is not None, "resolve fills in every value"
+def resolved_value(value: Value | Literal["auto"] | None) -> Value:
+    """A value of a resolved configuration; only a draft has "auto" and None."""
+    assert value is not None and value != "auto", "resolve fills in every value"
     return value
 
 
@@ -430,7 +430,7 @@ def layer(
 
 def plan_numbers(config: TrainConfig, train_tokens: int) -> dict[str, float]:
     """What a run amounts to: parameters, tokens of a step and of the run, epochs, FLOPs."""
-    tokens = resolved(config.batch.max_iters) * config.tokens_per_step
+    tokens = resolved_value(config.batch.max_iters) * config.tokens_per_step
     return {
         "parameters": count_parameters(config.model),
         "tokens_per_step": config.tokens_per_step,

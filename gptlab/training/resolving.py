@@ -49,6 +49,11 @@ def size_from_text(train_tokens: int) -> dict[str, int]:
     return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
 
 
+def or_endless(tokens: int | None) -> int:
+    """A number of tokens; an unknown text counts as endless."""
+    return ENDLESS if tokens is None else tokens
+
+
 @dataclass(frozen=True)
 class TextSize:
     """The sizes of a text in tokens, and where they are from. None: not known."""
@@ -69,7 +74,7 @@ class TextSize:
 
     def block_size(self, wanted: int) -> int:
         """The longest block_size up to `wanted` of which both parts hold one window. DataError."""
-        room = min(ENDLESS if n is None else n for n in (self.train_tokens, self.val_tokens)) - 1
+        room = min(or_endless(self.train_tokens), or_endless(self.val_tokens)) - 1
         if room < 8:
             raise DataError(
                 f"This text is too short to train on: its smaller part has {room + 1} tokens, and "
@@ -114,8 +119,8 @@ def situation_of(
     return Situation(
         choice,
         text.vocab_size,
-        ENDLESS if text.train_tokens is None else text.train_tokens,
-        ENDLESS if text.val_tokens is None else text.val_tokens,
+        or_endless(text.train_tokens),
+        or_endless(text.val_tokens),
         (support.available, support.reason),
         measurements,
         decided,
