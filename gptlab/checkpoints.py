@@ -10,14 +10,22 @@ import hashlib
 import math
 import pickle
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
 
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
-from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display
+from gptlab.files import FORMAT_VERSIONS, AnyPath, atomic_write, check_format_version, display
 from gptlab.options import coerce, options_of
 from gptlab.typed_json import Count, misfit
+
+if TYPE_CHECKING:
+    import torch
+
+    from gptlab.data.tokenizer import Tokenizer
+    from gptlab.model.config import GPTConfig
+    from gptlab.model.transformer import GPT
 
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
@@ -30,25 +38,27 @@ WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put b
 class Checkpoint:
     """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
 
-    model: object
-    tokenizer: object
+    model: "GPT"
+    tokenizer: "Tokenizer | None"
     path: Path
     step: int
     val_loss: float | None
-    content: dict
+    content: dict[str, Any]
 
 
 # Writing ------------------------------------------------------------------------------------------
 
 
-def tokenizer_content(tokenizer) -> dict | None:
+def tokenizer_content(tokenizer: "Tokenizer | None") -> dict[str, Any] | None:
     """A tokenizer as a checkpoint holds it."""
     if tokenizer is None:
         return None
     return {"kind": tokenizer.kind, "json": tokenizer.to_json()}
 
 
-def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
+def model_content(
+    model: "GPT", tokenizer: "Tokenizer | None", merge: bool = False, **more: Any
+) -> dict[str, Any]:
     """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
 
     With them goes the proof of the model as it is now (model/proof.py). merge: adapters of a LoRA
@@ -77,17 +87,17 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def content_sha256(content: dict) -> str:
+def content_sha256(content: dict[str, Any]) -> str:
     """SHA-256 (hex) of everything in a checkpoint: names, plain values, and each tensor's bytes."""
     import torch
 
     digest = hashlib.sha256()
 
-    def add(value) -> None:
+    def add(value: object) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
             plain = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy())
+            digest.update(plain.view(torch.uint8).numpy().data)
         elif isinstance(value, dict):
             digest.update(f"dict {len(value)};".encode())
             for name, each in value.items():
@@ -104,14 +114,14 @@ def content_sha256(content: dict) -> str:
     return digest.hexdigest()
 
 
-def write_checkpoint(state: dict, path) -> None:
+def write_checkpoint(state: dict[str, Any], path: AnyPath) -> None:
     """Write `state` with its SHA-256 as the file `path`, atomically."""
     with atomic_torch_save(state, Path(path)):
         pass
 
 
 @contextlib.contextmanager
-def atomic_torch_save(state: dict, path: Path):
+def atomic_torch_save(state: dict[str, Any], path: Path) -> Iterator[None]:
     """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name."""
     import torch
 
@@ -119,7 +129,7 @@ def atomic_torch_save(state: dict, path: Path):
     with atomic_write(path) as file:
         remembering = _Remembering(file)
         try:
-            torch.save(state, remembering)
+            torch.save(state, cast(IO[bytes], remembering))  # it calls write and flush only
             file.flush()
         except Exception as error:
             cause = remembering.error or error
@@ -132,17 +142,18 @@ def atomic_torch_save(state: dict, path: Path):
 class _Remembering:
     """A file that remembers the OSError of a write, which torch.save turns into another error."""
 
-    def __init__(self, file):
-        self.file, self.error = file, None
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         try:
             return self.file.write(data)
         except OSError as error:
             self.error = error
             raise
 
-    def flush(self):
+    def flush(self) -> None:
         self.file.flush()
 
 
@@ -161,7 +172,7 @@ class _CheckpointForm(_ModelForm, total=False):
     val_loss: float | None
 
 
-def read_checkpoint(path) -> dict:
+def read_checkpoint(path: AnyPath) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
     import torch
 
@@ -210,7 +221,7 @@ def _unpickling_sentence(path: Path, error: Exception) -> str:
     return f"{display(path)} is damaged or not a checkpoint."
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether all tensors in a value are dense ones with data for each of their elements.
 
     A file of a few bytes can describe a view of terabytes, which the first copy would allocate.
@@ -229,7 +240,7 @@ def _is_plain(value) -> bool:
     return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
 
 
-def read_training_state(path: Path) -> dict:
+def read_training_state(path: Path) -> dict[str, Any]:
     """A training state that a run can go on from: read_checkpoint, and every weight finite."""
     content = read_checkpoint(path)
     if "optimizer" not in content:
@@ -268,12 +279,12 @@ class _StateForm(TypedDict, total=False):
     decided: dict[str, Option]
 
 
-def _misfit_of_state(state: dict) -> str:
+def _misfit_of_state(state: dict[str, Any]) -> str:
     """Why a training state is not one that a run writes; "" where it is."""
     if what := misfit(state, _StateForm):
         return what
 
-    def shapes(tensors) -> dict:
+    def shapes(tensors: object) -> dict[str, Any]:
         if not isinstance(tensors, dict):
             return {}
         return {name: getattr(value, "shape", None) for name, value in tensors.items()}
@@ -294,7 +305,7 @@ def _misfit_of_state(state: dict) -> str:
     return ""
 
 
-def check_finite(content: dict, path) -> None:
+def check_finite(content: dict[str, Any], path: AnyPath) -> None:
     """CheckpointError where a weight is not a number."""
     import torch
 
@@ -306,7 +317,13 @@ def check_finite(content: dict, path) -> None:
 # Building -----------------------------------------------------------------------------------------
 
 
-def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = False, **changes):
+def model_from(
+    content: dict[str, Any],
+    path: AnyPath,
+    device: str = "cpu",
+    keep_adapters: bool = False,
+    **changes: Any,
+) -> "GPT":
     """The model of a checkpoint's content, with other settings where `changes` says so.
 
     A shorter block_size is fine (learned positions are cropped); a longer one, or other weights'
@@ -363,7 +380,7 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
     return model.to(device)
 
 
-def _stored_config(content: dict, path: Path):
+def _stored_config(content: dict[str, Any], path: Path) -> "GPTConfig":
     """The GPTConfig of a checkpoint; nothing is built from settings that its weights do not bear.
 
     CheckpointError: a setting of another type or name, or a model larger than what is in the file.
@@ -403,7 +420,12 @@ def _stored_config(content: dict, path: Path):
     return config
 
 
-def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -> None:
+def _check_adapters(
+    adapters: dict[str, Any],
+    expected: "dict[str, torch.Size]",
+    content: dict[str, Any],
+    path: Path,
+) -> None:
     """CheckpointError unless each adapter is a pair that fits a projection of the model."""
     import torch
 
@@ -425,7 +447,7 @@ def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -
             )
 
 
-def proof_in(content: dict, path) -> dict | None:
+def proof_in(content: dict[str, Any], path: AnyPath) -> dict[str, Any] | None:
     """The proof that travels in a checkpoint, or None: older files, and foreign ones, have none."""
     from gptlab.model.proof import is_proof
 
@@ -435,7 +457,7 @@ def proof_in(content: dict, path) -> dict | None:
     return stored
 
 
-def tokenizer_from(content: dict, path):
+def tokenizer_from(content: dict[str, Any], path: AnyPath) -> "Tokenizer | None":
     """The tokenizer that travels in a checkpoint, or None for a model trained without one."""
     from gptlab.data.tokenizer import Tokenizer
 
