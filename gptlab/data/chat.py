@@ -5,6 +5,7 @@ or PLAIN. It is rendered with placeholders instead of the messages' texts. The t
 special tokens therefore become special ids, while text that looks like one stays plain text.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -12,20 +13,28 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
+from gptlab.data.messages import NoConversationError
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, GenerationError
 
 # For a model without a template: the role on a line, the text, the end of text, a line feed.
 PLAIN = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}:\n{{ message['content'] }}"
-    "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}Assistant:\n{% endif %}"
+    "{% if tools %}Tools:\n{{ tools | tojson }}{{ eos_token }}\n{% endif %}"
+    "{% for message in messages %}{{ message['role'] | capitalize }}:\n"
+    "{{ message['content'] or '' }}{% if message['tool_calls'] %}{% if message['content'] %}\n"
+    "{% endif %}{{ message['tool_calls'] | tojson }}{% endif %}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
 _OPEN, _CLOSE = "\ue000", "\ue001"  # a placeholder: the number of the message between these
+_BEGIN, _END = "\ue002", "\ue003"  # around what a template marks by {% generation %}
+_APART = "\ue004"  # inside what looks like a special token in the name of a tool, for example
+_MARKS = re.compile(f"[{_OPEN}-{_APART}]")
 
 
 @dataclass(frozen=True)
@@ -41,30 +50,57 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer):
         import jinja2
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         self.source, self.tokenizer = source or PLAIN, tokenizer
         self._specials = tokenizer.special_ids
         names = sorted(map(re.escape, self._specials), key=len, reverse=True)
-        self._special = re.compile(f"({'|'.join(names)})") if names else re.compile("(?!)()")
-        # the same settings as in transformers
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.globals["raise_exception"] = _raise
+        special = "|".join(names) if names else "(?!)"
+        self._special = re.compile(special)
+        # the text of a template, cut into its special tokens, placeholders and marks
+        self._cut = re.compile(f"({special}|{_OPEN}\\d+{_CLOSE}|[{_BEGIN}{_END}])")
         try:
-            self._template = environment.from_string(self.source)
+            self._template = _environment().from_string(self.source)
         except jinja2.TemplateError as error:
-            raise DataError(f"The model's chat template cannot be read ({error}).") from None
+            raise DataError(
+                f"The model's chat template cannot be read ({error})",
+                "mend it in the model's folder (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json), or prepare with the tokenizer.json alone, which gives "
+                "the conversations a plain form",
+                sep="; ",
+            ) from None
 
-    def encode(self, messages: Sequence[dict], place: str = "The conversation") -> Encoded:
+    def check(
+        self, messages: Sequence[dict], place: str, tools: Sequence[dict] | None = None
+    ) -> None:
+        """Raise NoConversationError if a conversation does not fit the template.
+
+        place: names the conversation in errors.
+        """
+        if any(message.get("tool_calls") for message in messages) and (
+            "tool_calls" not in self.source
+        ):
+            raise NoConversationError(
+                f"{place} has tool calls, for which the chat template has no form"
+            )
+        if tools and "tools" not in self.source:
+            raise NoConversationError(
+                f"{place} offers tools, for which the chat template has no form"
+            )
+        self._render(messages, False, place, tools)
+
+    def encode(
+        self,
+        messages: Sequence[dict],
+        place: str = "The conversation",
+        tools: Sequence[dict] | None = None,
+    ) -> Encoded:
         """The ids of a whole conversation, and their loss mask.
 
-        place: names the conversation in errors. Raises DataError if it does not fit the template.
+        place: names the conversation in errors. tools: the functions that the assistant may call.
+        Raises NoConversationError if the conversation does not fit the template.
         """
         ids, loss_mask = [], []
-        for text, is_target in self._pieces(messages, False, place):
+        for text, is_target in self._pieces(messages, False, place, tools):
             own = [text] if isinstance(text, int) else self.tokenizer.encode(text)
             ids += own
             loss_mask += [is_target] * len(own)
@@ -80,60 +116,185 @@ class ChatTemplate:
     def end_id(self) -> int | None:
         """The special id that ends an assistant message; None if the template has none."""
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        answers = [piece for piece, is_answer in self._pieces(turns, False, "") if is_answer]
-        return next((piece for piece in answers if isinstance(piece, int)), None)
+        pieces = list(self._pieces(turns, False, ""))
+        first = next((n for n, (_, is_answer) in enumerate(pieces) if is_answer), len(pieces))
+        return next((piece for piece, _ in pieces[first:] if isinstance(piece, int)), None)
 
-    def _pieces(self, messages: Sequence[dict], is_prompt: bool, place: str):
+    def _pieces(
+        self,
+        messages: Sequence[dict],
+        is_prompt: bool,
+        place: str,
+        tools: Sequence[dict] | None = None,
+    ):
         """(text or special id, whether the assistant wrote it), in order.
 
-        The assistant's text is a piece of its own, because in use it begins after a prompt. Other
-        texts are joined with the template's text around them and tokenized together.
+        What the assistant wrote is a piece of its own, because in use it begins after a prompt.
+        Other texts are joined with the template's text around them and tokenized together.
         """
-        held, after_assistant = "", False
-        for text, message in self._parts(messages, is_prompt, place):
-            if message is None:
-                for number, part in enumerate(self._special.split(text)):
-                    if number % 2 == 0:
-                        held += part
-                        continue
-                    ends_turn = after_assistant and number == 1
-                    if held:
-                        yield held, ends_turn
-                    held = ""
-                    yield self._specials[part], ends_turn
-            elif message["role"] == "assistant":
-                if held:
-                    yield held, False
-                held = ""
-                if text:
-                    yield text, True
+        rendered = self._render(messages, is_prompt, place, tools)
+        spans = [] if is_prompt else self._learned(rendered, messages, tools)
+        has_marks = _BEGIN in rendered
+        held, is_held_learned, position, first = "", False, 0, 0
+        for part in self._cut.split(rendered):
+            start, position = position, position + len(part)
+            if not part or part in (_BEGIN, _END):
+                continue
+            while first < len(spans) and spans[first][1] <= start:
+                first += 1
+            is_learned = first < len(spans) and spans[first][0] <= start
+            token, is_answer = None, False
+            if part[0] == _OPEN:
+                message = messages[int(part[1:-1])]
+                text = message["content"]
+                is_answer = message["role"] == "assistant" and not has_marks
             else:
-                held += text
-            after_assistant = message is not None and message["role"] == "assistant"
+                token, text = self._specials.get(part), part.replace(_APART, "")
+            if held and (token is not None or is_answer or is_learned != is_held_learned):
+                yield held, is_held_learned
+                held = ""
+            if token is not None:
+                yield token, is_learned
+            elif is_answer:
+                if text:
+                    yield text, is_learned
+            else:
+                held, is_held_learned = held + text, is_learned
         if held:
-            yield held, False
+            yield held, is_held_learned
 
-    def _parts(self, messages: Sequence[dict], is_prompt: bool, place: str):
-        """(text, its message, or None for the template's own text), in order."""
-        marked = [
-            {**message, "content": f"{_OPEN}{number}{_CLOSE}"}
-            for number, message in enumerate(messages)
-        ]
+    def _learned(
+        self, rendered: str, messages: Sequence[dict], tools: Sequence[dict] | None
+    ) -> list[tuple[int, int]]:
+        """(start, stop) in the rendered text of what the assistant wrote, in order.
+
+        It is what the template marks by {% generation %}. Without such marks it is a message's
+        text up to the special token that ends it, or, with tool calls, all that stands behind the
+        prompt.
+        """
+        if _BEGIN in rendered:
+            found = [m.span() for m in re.finditer(f"{_BEGIN}[^{_BEGIN}]*{_END}", rendered)]
+            return [span for span in found if not _is_muted(rendered[slice(*span)], messages)]
+        spans = []
+        for match in re.finditer(f"{_OPEN}(\\d+){_CLOSE}([^{_OPEN}]*)", rendered):
+            message = messages[int(match[1])]
+            if message["role"] == "assistant" and message.get("weight") != 0:
+                end = self._special.search(match[2])
+                stop = match.start(2) + (end.end() if end else 0)
+                spans.append((match.start(), stop))
+        for number, message in enumerate(messages):
+            if message.get("tool_calls") and message.get("weight") != 0:
+                spans += self._span_of_calls(rendered, messages, number, tools)
+        return _joined(spans)
+
+    def _span_of_calls(self, rendered, messages, number, tools) -> list[tuple[int, int]]:
+        """Where a message with tool calls stands: behind the prompt, up to its last special token.
+
+        [] for a template whose prompt is no beginning of the whole conversation.
+        """
+        try:
+            before = self._render(messages[:number], True, "", tools)
+            after = self._render(messages[: number + 1], False, "", tools)
+        except NoConversationError:  # the template takes whole conversations only
+            return []
+        if not (rendered.startswith(before) and after.startswith(before)):
+            return []
+        pairs = enumerate(zip(rendered, after, strict=False))
+        stop = next((n for n, (a, b) in pairs if a != b), min(len(rendered), len(after)))
+        ends = [m.end() for m in self._special.finditer(rendered, len(before), stop)]
+        return [(len(before), ends[-1] if ends else stop)]
+
+    def _render(
+        self,
+        messages: Sequence[dict],
+        is_prompt: bool,
+        place: str,
+        tools: Sequence[dict] | None = None,
+    ) -> str:
+        """The text of the template, with a placeholder for each message's text."""
+        marked = []
+        for number, message in enumerate(messages):
+            more = {k: self._apart(v) for k, v in message.items() if k not in ("role", "content")}
+            has_text = message["content"] is not None
+            content = f"{_OPEN}{number}{_CLOSE}" if has_text else None
+            marked.append({"role": message["role"], "content": content, **more})
         end, begin = self.tokenizer.eot_id, self.tokenizer.bos_id
         end = "" if end is None else self.tokenizer.special_token(end)
         begin = end if begin is None else self.tokenizer.special_token(begin)
         try:
-            rendered = self._template.render(
-                messages=marked, add_generation_prompt=is_prompt, bos_token=begin, eos_token=end
+            return self._template.render(
+                messages=marked,
+                tools=self._apart(list(tools)) if tools else None,
+                documents=None,
+                add_generation_prompt=is_prompt,
+                bos_token=begin,
+                eos_token=end,
             )
         except Exception as error:  # whatever a template's own code raises
-            raise DataError(f"{place} does not fit the chat template ({error}).") from None
-        for number, part in enumerate(re.split(f"{_OPEN}(\\d+){_CLOSE}", rendered)):
-            if number % 2:
-                message = messages[int(part)]
-                yield message["content"], message
-            elif part:
-                yield part, None
+            raise NoConversationError(
+                f"{place} does not fit the chat template ({str(error).removesuffix('.')})",
+                "change the conversation, or use the template of another model",
+            ) from None
+
+    def _apart(self, value):
+        """A value in whose texts nothing is a special token or one of the marks used here."""
+        if isinstance(value, str):
+            return self._special.sub(lambda m: m[0][0] + _APART + m[0][1:], _MARKS.sub("", value))
+        if isinstance(value, dict):
+            return {self._apart(key): self._apart(item) for key, item in value.items()}
+        return [self._apart(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_muted(text: str, messages: Sequence[dict]) -> bool:
+    """Whether a part of a rendered text belongs to a message that is not learned."""
+    numbers = re.findall(f"{_OPEN}(\\d+){_CLOSE}", text)
+    return any(messages[int(number)].get("weight") == 0 for number in numbers)
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that overlap as one."""
+    found = []
+    for start, stop in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(stop, found[-1][1])
+        else:
+            found.append((start, stop))
+    return found
+
+
+@functools.cache
+def _environment():
+    """A sandbox with what transformers gives its chat templates."""
+    import jinja2
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %} ... {% endgeneration %}, around what the assistant writes."""
+
+        tags = {"generation"}  # noqa: RUF012 (as jinja wants it)
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            call = self.call_method("marked")
+            return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def marked(self, caller):
+            return f"{_BEGIN}{caller()}{_END}"
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        # jinja's own escapes HTML
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent,
+                          separators=separators, sort_keys=sort_keys)  # fmt: skip
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
 
 
 def _raise(message: str):
@@ -164,8 +325,12 @@ def write_conversations(
     sizes, digests = Counter(), [hashlib.sha256(), hashlib.sha256()]
     with open(path, "wb") as file, open(mask_path(path), "wb") as mask:
         for number, (text, _) in enumerate(store.pieces(split, can_be_cut=False), start=1):
-            messages = json.loads(text)
-            found = template.encode(messages, f"Conversation {number:,} of {path.stem}")
+            content = json.loads(text)
+            is_list = isinstance(content, list)
+            messages = content if is_list else content["messages"]
+            tools = None if is_list else content["tools"]
+            place = f"Conversation {number:,} of {path.stem}"
+            found = template.encode(messages, place, tools)
             arrays = np.array(found.ids, dtype), np.array(found.loss_mask, np.uint8)
             for out, digest, array in zip((file, mask), digests, arrays, strict=True):
                 out.write(array.tobytes())
@@ -173,10 +338,12 @@ def write_conversations(
             sizes["tokens"] += len(found.ids)
             sizes["counted_tokens"] += sum(found.loss_mask)
             for message in messages:
-                size = len(message["content"].encode())
-                sizes["characters"] += len(message["content"])
+                written = _text_of(message)
+                size = len(written.encode())
+                is_learned = message["role"] == "assistant" and message.get("weight") != 0
+                sizes["characters"] += len(written)
                 sizes["bytes"] += size
-                sizes["counted_bytes"] += size * (message["role"] == "assistant")
+                sizes["counted_bytes"] += size * is_learned
             progress(len(text.encode()))
         for out in (file, mask):
             out.flush()
@@ -188,6 +355,12 @@ def write_conversations(
         )
     names = path.name, mask_path(path).name
     return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
+
+
+def _text_of(message: dict) -> str:
+    """All that a message says: its text and its calls."""
+    calls = message.get("tool_calls")
+    return (message["content"] or "") + (json.dumps(calls, ensure_ascii=False) if calls else "")
 
 
 def mask_path(path: Path) -> Path:

@@ -6,6 +6,7 @@ failure or Ctrl-C leaves nothing behind and an existing dataset untouched.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from gptlab.data import baselines, documents, token_files
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
+from gptlab.data.messages import FoundConversation
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
@@ -140,11 +142,15 @@ def _build(
         lambda n: progress("reading", n, total),
     )
     tokenizer = ready_tokenizer(options.tokenizer)
+    if tokenizer:
+        reading.fits = _FitsTemplate(options.tokenizer, tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
         origins = _read(store, source, reading, options.max_bytes)
         is_chat = reading.conversations > 0
         if is_chat:
             _check_conversations(store, reading, options)
+            for sentence in reading.chats.sentences():
+                say(sentence)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
@@ -159,6 +165,7 @@ def _build(
         template = None
         if is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
+            reading.counts["rows skipped that are no conversation"] += reading.chats.skipped
         written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
         bits = {}  # conversations: the loss covers only a part of the text, so no baselines
@@ -226,6 +233,21 @@ def _write_splits(
     return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
 
 
+class _FitsTemplate:
+    """Tries whether conversations fit the chat template of the tokenizer's model."""
+
+    def __init__(self, word: str, tokenizer: Tokenizer):
+        self._word, self._tokenizer = word, tokenizer
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate:  # when the first conversation is met: most texts have none
+        return ChatTemplate(chat_template_at(self._word), self._tokenizer)
+
+    def __call__(self, found: FoundConversation, place: str) -> None:
+        """Raise NoConversationError for a conversation that does not fit."""
+        self._template.check(found.messages, place, found.tools)
+
+
 def _check_conversations(store: TextStore, reading: Reading, options: PrepareOptions) -> None:
     """Raise DataError or ConfigError if these conversations cannot be prepared."""
     if reading.conversations < store.documents:
@@ -236,7 +258,8 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
             "Conversations need the tokenizer and the chat template of the model that they are for",
-            "name it with --tokenizer (a run, a folder of a model, or gpt2)",
+            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read one field as "
+            "plain text with --column",
         )
     if options.split == "tail":
         raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")
@@ -283,6 +306,7 @@ def _read(
         if store.bytes >= limit:
             break
     store.finish()
+    reading.chats.check()
     if store.documents == 0:
         raise DataError(
             f"{source.label} holds no text (nothing, or only white space)",

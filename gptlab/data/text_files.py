@@ -16,7 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptlab.data.messages import checked_messages
+from gptlab.data.messages import (
+    ConversationCounts,
+    FoundConversation,
+    NoConversationError,
+    conversation_columns,
+    conversation_of,
+)
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display
 
@@ -85,6 +91,8 @@ class Reading:
     the field of a table that holds the text. counts: {description of a change or omission: how
     often}. progress: called with the bytes read since the last call. document: the place of the
     newest document, as in `documents.Origin`. conversations: documents so far that hold messages.
+    chats: what was read as conversations. fits: called with a conversation and its place, raises
+    NoConversationError for one that the chat template does not take.
     """
 
     encoding: str | None = None
@@ -94,6 +102,8 @@ class Reading:
     progress: Callable[[int], None] = lambda _: None
     document: tuple[str, int] = ("", 0)
     conversations: int = 0
+    chats: ConversationCounts = field(default_factory=ConversationCounts)
+    fits: Callable[[FoundConversation, str], None] = lambda conversation, place: None
 
 
 def file_format(path: Path) -> str:
@@ -225,14 +235,18 @@ def csv_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
 
 
 def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
-    """(place, row) of a Parquet file, read in batches; only the column with the text."""
+    """(place, row) of a Parquet file, read in batches; only the columns that are needed."""
     import pyarrow  # comes with datasets
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.ParquetFile(path)
         fields = table.schema_arrow.names
-        wanted = [text_column(fields, reading.column, display(path))]
+        wanted = conversation_columns(fields, reading.column)
+        if not wanted:
+            wanted = [text_column(fields, reading.column, display(path))]
+        elif reading.column is None and "text" in fields:
+            wanted.append("text")
         bytes_per_row = path.stat().st_size / max(1, table.metadata.num_rows)
         number = 0
         for batch in table.iter_batches(batch_size=256, columns=wanted):
@@ -247,7 +261,8 @@ def parquet_rows(path: Path, reading: Reading) -> Iterator[tuple[str, dict]]:
 def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> Iterator[str]:
     """The text of each row; rows whose text is null or missing are skipped and counted.
 
-    A row is a dict or the text itself. The text of a conversation is its messages as JSON. Raises
+    A row is a dict or the text itself. The text of a conversation is its messages as JSON; rows
+    that are no conversation among conversations are skipped and counted in `reading.chats`. Raises
     DataError for a row that lacks the field of the text, or whose field does not hold text.
     """
     for place, row in rows:
@@ -256,10 +271,22 @@ def documents_of_rows(rows: Iterable[tuple[str, object]], reading: Reading) -> I
             if not row:
                 reading.counts["empty rows skipped"] += 1
                 continue
-            if reading.column in (None, "messages") and isinstance(row.get("messages"), list):
-                messages = checked_messages(row["messages"], place, reading.keep_line_endings)
+            try:
+                found = conversation_of(row, reading.column, place, reading.keep_line_endings)
+                if found is not None:
+                    reading.fits(found, place)
+                elif reading.conversations and "text" not in row and reading.column is None:
+                    raise NoConversationError(
+                        f"{place} has no messages: its fields are "
+                        f"{', '.join(map(str, list(row)[:20]))}"
+                    )
+            except NoConversationError as error:
+                reading.chats.skip(error)
+                continue
+            if found is not None:
+                reading.chats.add(found)
                 reading.conversations += 1
-                yield json.dumps(messages, ensure_ascii=False)
+                yield found.to_json()
                 continue
             name = text_column(list(row), reading.column, place)
             row = row[name]

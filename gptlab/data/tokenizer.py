@@ -389,6 +389,9 @@ def folder_chat_template(folder) -> str:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     template = _content_of(Path(folder) / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several by name, as {"name", "template"}
+        named = {each.get("name"): each.get("template") for each in template}
+        template = named.get("default", next(iter(named.values()), ""))
     return template if isinstance(template, str) else ""
 
 

@@ -182,7 +182,7 @@ def test_a_mask_that_does_not_fit_is_refused_and_another_mask_is_other_data(conv
         (None, dict(tokenizer="auto"), "name it with --tokenizer"),
         (None, dict(split="tail"), "cannot be cut in two"),
         ([{"text": "plain"}], {}, "prepare them as two datasets"),
-        ([{"messages": [{"role": "bot", "content": "x"}]}], {}, "has the role 'bot'"),
+        ([{"messages": [{"role": "narrator", "content": "x"}]}], {}, "has the role 'narrator'"),
         ([{"messages": [{"role": "user", "content": None}]}], {}, "no text as its content"),
         ([{"messages": ["hello"]}], {}, "message 1, is str"),
     ],
