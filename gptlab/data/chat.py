@@ -133,48 +133,41 @@ class ChatTemplate:
         Other texts are joined with the template's text around them and tokenized together.
         """
         rendered = self._render(messages, is_prompt, place, tools)
-        spans = [] if is_prompt else self._learned(rendered, messages, tools)
-        has_marks = _BEGIN in rendered
-        held, is_held_learned, position, first = "", False, 0, 0
+        has_marks = _BEGIN in rendered  # the template's own
+        rendered = re.sub(f"{_BEGIN}([^{_BEGIN}]*){_END}", _unmuted(messages), rendered)
+        if not has_marks and not is_prompt:
+            rendered = self._marked(rendered, messages, tools)
+        held, is_held_learned, is_learned = "", False, False
         for part in self._cut.split(rendered):
-            start, position = position, position + len(part)
-            if not part or part in (_BEGIN, _END):
+            if part in (_BEGIN, _END):
+                is_learned = part == _BEGIN
                 continue
-            while first < len(spans) and spans[first][1] <= start:
-                first += 1
-            is_learned = first < len(spans) and spans[first][0] <= start
-            token, is_answer = None, False
-            if part[0] == _OPEN:
+            token, is_answer = self._specials.get(part), False
+            if part.startswith(_OPEN):
                 message = messages[int(part[1:-1])]
-                text = message["content"]
+                part = message["content"]
                 is_answer = message["role"] == "assistant" and not has_marks
             else:
-                token, text = self._specials.get(part), part.replace(_APART, "")
+                part = part.replace(_APART, "")
             if held and (token is not None or is_answer or is_learned != is_held_learned):
                 yield held, is_held_learned
                 held = ""
             if token is not None:
                 yield token, is_learned
             elif is_answer:
-                if text:
-                    yield text, is_learned
+                if part:
+                    yield part, is_learned
             else:
-                held, is_held_learned = held + text, is_learned
+                held, is_held_learned = held + part, is_learned
         if held:
             yield held, is_held_learned
 
-    def _learned(
-        self, rendered: str, messages: Sequence[dict], tools: Sequence[dict] | None
-    ) -> list[tuple[int, int]]:
-        """(start, stop) in the rendered text of what the assistant wrote, in order.
+    def _marked(self, rendered: str, messages: Sequence[dict], tools: Sequence[dict] | None) -> str:
+        """The rendered text with marks around what the assistant wrote, as {% generation %} sets.
 
-        It is what the template marks by {% generation %}. Without such marks it is a message's
-        text up to the special token that ends it, or, with tool calls, all that stands behind the
-        prompt.
+        That is a message's text up to the special token that ends it, or, with tool calls, all that
+        stands behind the prompt.
         """
-        if _BEGIN in rendered:
-            found = [m.span() for m in re.finditer(f"{_BEGIN}[^{_BEGIN}]*{_END}", rendered)]
-            return [span for span in found if not _is_muted(rendered[slice(*span)], messages)]
         spans = []
         for match in re.finditer(f"{_OPEN}(\\d+){_CLOSE}([^{_OPEN}]*)", rendered):
             message = messages[int(match[1])]
@@ -185,7 +178,9 @@ class ChatTemplate:
         for number, message in enumerate(messages):
             if message.get("tool_calls") and message.get("weight") != 0:
                 spans += self._span_of_calls(rendered, messages, number, tools)
-        return _joined(spans)
+        for start, stop in reversed(_joined(spans)):
+            rendered = f"{rendered[:start]}{_BEGIN}{rendered[start:stop]}{_END}{rendered[stop:]}"
+        return rendered
 
     def _span_of_calls(self, rendered, messages, number, tools) -> list[tuple[int, int]]:
         """Where a message with tool calls stands: behind the prompt, up to its last special token.
@@ -245,10 +240,15 @@ class ChatTemplate:
         return [self._apart(item) for item in value] if isinstance(value, list) else value
 
 
-def _is_muted(text: str, messages: Sequence[dict]) -> bool:
-    """Whether a part of a rendered text belongs to a message that is not learned."""
-    numbers = re.findall(f"{_OPEN}(\\d+){_CLOSE}", text)
-    return any(messages[int(number)].get("weight") == 0 for number in numbers)
+def _unmuted(messages: Sequence[dict]) -> Callable[[re.Match], str]:
+    """Takes the marks from around a message whose weight is 0, as OpenAI's form has it."""
+
+    def unmuted(match: re.Match) -> str:
+        numbers = re.findall(f"{_OPEN}(\\d+){_CLOSE}", match[1])
+        is_muted = any(messages[int(number)].get("weight") == 0 for number in numbers)
+        return match[1] if is_muted else match[0]
+
+    return unmuted
 
 
 def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
