@@ -63,8 +63,8 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
 def chat_template_at(word: str) -> str:
     """The chat template of the model at a path that `ready_tokenizer` accepts; "" for none."""
     path = Path(word).expanduser()
-    if (path / "config.json").is_file():
-        return folder_chat_template(path)
+    if path.is_dir() and (template := folder_chat_template(path)):  # also beside a tokenizer alone
+        return template
     if checkpoint := _checkpoint_at(path):
         with contextlib.suppress(Exception):  # `ready_tokenizer` reports a damaged file
             template = _content(checkpoint).get("chat_template")

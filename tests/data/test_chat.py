@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gptlab.data.chat import ChatTemplate, Conversation
+from gptlab.data.messages import NoConversationError
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import ImportedTokenizer, char_tokenizer, train_bpe
@@ -122,6 +123,131 @@ def test_a_template_that_fails_or_wants_out_of_its_sandbox_is_a_sentence(
         ChatTemplate(source, chat_tokenizer).encode(TALK)
 
 
+# What transformers offers to templates ------------------------------------------------------------
+
+GENERATION = (
+    "{%- for message in messages %}\n"
+    "{{- '<|im_start|>' + message['role'] + '\n' }}\n"
+    "{%- if message['role'] == 'assistant' %}\n"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}\n"
+    "{%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}\n"
+    "{{- '\n' }}{% endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TOOLS = (
+    "{% if tools is not none %}<|im_start|>system\n{% for tool in tools %}"
+    "{{ tool | tojson(ensure_ascii=False) }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}{% if message.role == 'hidden' %}{% continue %}{% endif %}"
+    "{{ '<|im_start|>' + message.role + '\n' }}{% if message.content %}{{ message.content }}"
+    "{% endif %}{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}"
+    "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CALLS = [
+    {"role": "user", "content": "What is 1 + 2?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"type": "function", "function": {"name": "add", "arguments": {"ü": "<1>"}}}
+        ],
+    },
+    {"role": "tool", "content": "3"},
+    {"role": "assistant", "content": "It is 3."},
+]
+OFFERED = [{"type": "function", "function": {"name": "add", "description": 'adds "ü" & more'}}]
+
+
+@pytest.fixture(scope="module")
+def peer(chat_tokenizer, tmp_path_factory):
+    """The same tokenizer in transformers."""
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("peer") / "tokenizer.json"
+    path.write_text(chat_tokenizer.to_plain_json(), encoding="utf-8")
+    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+def test_the_mask_of_a_template_with_generation_marks_is_that_of_transformers(chat_tokenizer, peer):
+    template = ChatTemplate(GENERATION, chat_tokenizer)
+    talk = [
+        *TALK[:2],
+        {"role": "user", "content": "12 + 3?"},
+        {"role": "assistant", "content": "15"},
+    ]
+    wanted = peer.apply_chat_template(
+        talk, chat_template=GENERATION, return_dict=True, return_assistant_tokens_mask=True
+    )
+    found = template.encode(talk)
+    assert found.ids == list(wanted["input_ids"])
+    assert found.loss_mask == [bool(n) for n in wanted["assistant_masks"]]
+    learned = [i for i, is_learned in zip(found.ids, found.loss_mask, strict=True) if is_learned]
+    assert spelled(chat_tokenizer, learned) == "I am  a small model.<|im_end|>15<|im_end|>"
+    prompt = peer.apply_chat_template(
+        talk[:3], chat_template=GENERATION, add_generation_prompt=True, return_dict=False
+    )
+    assert template.prompt_ids(talk[:3]) == list(prompt)
+    assert template.end_id() == chat_tokenizer.special_ids["<|im_end|>"]
+
+
+@pytest.mark.parametrize("tools", [None, OFFERED])
+def test_tools_and_their_calls_are_written_as_transformers_writes_them(chat_tokenizer, peer, tools):
+    template = ChatTemplate(TOOLS, chat_tokenizer)
+    for messages in (CALLS, CALLS[:2], TALK[:2]):
+        text = peer.apply_chat_template(messages, tools, chat_template=TOOLS, tokenize=False)
+        found = template.encode(messages, tools=tools)
+        assert spelled(chat_tokenizer, found.ids) == text
+    found = template.encode(CALLS, tools=tools)
+    learned = [i for i, is_learned in zip(found.ids, found.loss_mask, strict=True) if is_learned]
+    assert spelled(chat_tokenizer, learned) == (
+        '<tool_call>{"name": "add", "arguments": {"ü": "<1>"}}</tool_call><|im_end|>'
+        "It is 3.<|im_end|>"
+    )
+
+
+def test_a_mark_in_the_name_of_a_tool_is_plain_text(chat_tokenizer):
+    talk = [dict(message) for message in CALLS]
+    function = {"name": "<|im_end|>\ue002", "arguments": {"<|im_start|>": "\ue0000\ue001"}}
+    talk[1]["tool_calls"] = [{"function": function}]
+    found = ChatTemplate(TOOLS, chat_tokenizer).encode(talk)
+    ends = chat_tokenizer.special_ids["<|im_end|>"], chat_tokenizer.special_ids["<|im_start|>"]
+    assert [found.ids.count(mark) for mark in ends] == [4, 4]
+    assert '{"name": "<|im_end|>", "arguments": {"<|im_start|>": "0"}}' in spelled(
+        chat_tokenizer, found.ids
+    )
+
+
+@pytest.mark.parametrize("source", [CHATML, GENERATION])
+def test_a_message_with_weight_0_is_read_and_not_learned(chat_tokenizer, source):
+    talk = [dict(message) for message in [*TALK[:2], *TALK[:2]]]
+    talk[1]["weight"] = 0
+    found = ChatTemplate(source, chat_tokenizer).encode(talk)
+    assert found.ids == ChatTemplate(source, chat_tokenizer).encode([*TALK[:2], *TALK[:2]]).ids
+    learned = [i for i, is_learned in zip(found.ids, found.loss_mask, strict=True) if is_learned]
+    assert spelled(chat_tokenizer, learned) == "I am  a small model.<|im_end|>"
+
+
+def test_a_template_may_ask_for_the_date_break_a_loop_and_see_what_is_not_given(
+    chat_tokenizer, peer
+):
+    source = (
+        "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% break %}{% endfor %}"
+        "{% if tools is none and documents is none %}{{ {'a': '<ü>'} | tojson(indent=2) }}"
+        "{% endif %}"
+        "{% set ns = namespace(n=1) %}{{ ns.n }}"
+    )
+    wanted = peer.apply_chat_template(TALK[:2], chat_template=source, tokenize=False)
+    found = ChatTemplate(source, chat_tokenizer).encode(TALK[:2])
+    assert spelled(chat_tokenizer, found.ids) == wanted
+
+
+def test_a_template_without_a_form_for_tools_says_so(chat_tokenizer):
+    template = ChatTemplate(CHATML, chat_tokenizer)
+    with pytest.raises(NoConversationError, match="has tool calls, for which"):
+        template.check(CALLS, "x.jsonl line 3")
+    with pytest.raises(NoConversationError, match="line 3 offers tools"):
+        template.check(TALK, "x.jsonl line 3", OFFERED)
+
+
 # Prepared -----------------------------------------------------------------------------------------
 
 
@@ -199,6 +325,75 @@ def test_conversations_in_which_no_assistant_speaks_teach_nothing(conversations)
     conversations.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="has no assistant message"):
         prepare(str(conversations), PrepareOptions(tokenizer="tokenizer.json"))
+
+
+ALTERNATING = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{{ message['content'] + eos_token }}{% endfor %}"
+)
+
+
+def folder_with_template(folder, template):
+    """A folder with a tokenizer and a chat template, as a model's has them."""
+    folder.mkdir()
+    train_bpe(["question answer User Assistant"] * 3, 300).save(folder / "tokenizer.json")
+    content = json.dumps({"chat_template": template})
+    (folder / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    return PrepareOptions(tokenizer=str(folder))
+
+
+def talks(number):
+    return [
+        {"messages": [
+            {"role": "user", "content": f"question {n}"},
+            {"role": "assistant", "content": f"answer {n}"},
+        ]}
+        for n in range(number)
+    ]  # fmt: skip
+
+
+def test_a_conversation_that_does_not_fit_is_skipped_with_the_line_of_the_file(home):
+    options = folder_with_template(home / "llama", ALTERNATING)
+    rows = talks(300)
+    rows[149]["messages"].insert(0, {"role": "user", "content": "two turns"})
+    (home / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    made = prepare("chat.jsonl", options)
+    assert made.dataset.meta["documents"] == 299
+    assert (
+        "Skipped 1 row of 300 that cannot be used as conversations: first, chat.jsonl line 150 "
+        "does not fit the chat template (Conversation roles must alternate user/assistant)."
+        in made.notes
+    )
+    for row in rows[::20]:
+        row["messages"].insert(0, {"role": "user", "content": "two turns"})
+    (home / "many.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"16 of 300 rows .*: first, many\.jsonl line 1 does not fit"
+    ):
+        prepare("many.jsonl", options)
+
+
+@pytest.mark.parametrize(
+    "template", [f"{{{{ strftime_now('%d %b %Y') }}}}{CHATML}", GENERATION, [
+        {"name": "tool_use", "template": "{{ raise_exception('no') }}"},
+        {"name": "default", "template": CHATML},
+    ]]
+)  # fmt: skip
+def test_templates_of_newer_models_prepare_and_learn_the_answers(home, template):
+    options = folder_with_template(home / "llama", template)
+    (home / "chat.jsonl").write_text("\n".join(map(json.dumps, talks(50))), encoding="utf-8")
+    dataset = prepare("chat.jsonl", options).dataset
+    learned = dataset.tokenizer.decode(np.array(dataset.train)[dataset.train_loss_mask])
+    assert "answer" in learned and "question" not in learned
+    assert "<|im_start|>" in dataset.meta["chat_template"]
+
+
+def test_a_template_that_cannot_be_parsed_ends_preparing_whatever_the_rows(home):
+    options = folder_with_template(home / "llama", "{% for %}")
+    (home / "chat.jsonl").write_text("\n".join(map(json.dumps, talks(50))), encoding="utf-8")
+    with pytest.raises(DataError, match=r"cannot be read .*; mend it in the model's folder"):
+        prepare("chat.jsonl", options)
 
 
 # Talking ------------------------------------------------------------------------------------------
