@@ -1,6 +1,11 @@
 """The export command: where the folder goes, what it says, what it refuses before writing."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,7 @@ from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
+ROOT = Path(__file__).resolve().parent.parent.parent
 FILES = {
     "README.md",
     "config.json",
@@ -199,3 +205,45 @@ def test_html_is_one_page_that_names_the_run_and_its_data(write_run, export, hom
     page = (home / "page.html").read_text(encoding="utf-8")
     assert "<title>to &lt;be&gt;</title>" in page and "trained on hamlet" in page
     assert "validation loss 1.25 (1.75 bits per byte)" in page
+
+
+def test_dtype_belongs_to_hf_and_the_refusal_names_what_the_format_has(write_run, export, home):
+    write_run()
+    code, _, err = export("out/mine", "--quantize", "f16")
+    assert code == 2 and "use --dtype float16 or bfloat16" in err
+    code, _, err = export("out/mine", "--format", "gguf", "--dtype", "bfloat16")
+    assert code == 2 and "use --quantize f16 or bf16" in err
+    code, _, err = export("out/mine", "--format", "html", "--dtype", "bfloat16")
+    assert code == 2 and "leave it out" in err
+    sizes = []
+    for dtype in ("float32", "bfloat16"):
+        assert export("out/mine", "--dtype", dtype, "--output", dtype)[0] == 0
+        sizes.append((home / dtype / "model.safetensors").stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+NO_CHMOD = """
+#include <errno.h>
+#include <sys/types.h>
+#include <sys/stat.h>
+int chmod(const char *path, mode_t mode) { errno = EPERM; return -1; }
+int fchmod(int file, mode_t mode) { errno = EPERM; return -1; }
+int fchmodat(int folder, const char *path, mode_t mode, int flags) { errno = EPERM; return -1; }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_a_mount_that_cannot_set_permissions_gets_every_format_all_the_same(write_run, home):
+    write_run()
+    (home / "no_chmod.c").write_text(NO_CHMOD)
+    library = home / "no_chmod.so"
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(home / "no_chmod.c")]
+    subprocess.run(command, check=True)
+    for format in ("hf", "gguf", "html"):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "gpt.py"), "export", "out/mine", "--format", format],
+            env=os.environ | {"LD_PRELOAD": str(library), "GPTLAB_HOME": str(home)},
+            cwd=home, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in (home / "out/mine/hf").iterdir()} == FILES

@@ -84,6 +84,42 @@ def test_a_model_comes_back_bitwise_with_its_settings_and_tokenizer(
     assert tied == before.model.config.tie_weights
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "grouped queries", "qwen3", "gpt2"])
+def test_half_as_large_on_request_and_the_same_model_rounded(
+    random_model, make_run, bpe, tmp_path, dtype, kind
+):
+    model = random_model(**EXPORTABLE[kind])
+    checkpoint = make_run(model, bpe)
+    export(checkpoint, "hf", tmp_path / "whole")
+    export(checkpoint, "hf", tmp_path / "half", dtype=dtype)
+    whole, half = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "half"))
+    assert whole.keys() == half.keys()
+    for name, value in half.items():
+        assert torch.equal(value, whole[name].to(getattr(torch, dtype)))
+    settings = json.loads((tmp_path / "half" / "config.json").read_text())
+    assert settings["dtype"] == settings["torch_dtype"] == dtype
+    assert opened(tmp_path / "half", dtype="auto").dtype == getattr(torch, dtype)
+    tokens = torch.randint(400, (2, 200))
+    back = load_checkpoint(import_model(str(tmp_path / "half"), tmp_path / "back")).model
+    with torch.no_grad():
+        reference = opened(tmp_path / "half", dtype=torch.float32)(tokens).logits
+        torch.testing.assert_close(back(tokens)[0], reference, atol=1e-4, rtol=0)
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused_before_anything_is_left(
+    random_model, make_run, bpe, tmp_path
+):
+    model = random_model()
+    with torch.no_grad():
+        model.final_norm.weight[0] = 1e5
+    checkpoint = make_run(model, bpe)
+    with pytest.raises(ConfigError, match="that float16 cannot: use --dtype bfloat16"):
+        export(checkpoint, "hf", tmp_path / "hf", dtype="float16")
+    assert not any(tmp_path.glob("*hf*"))
+    export(checkpoint, "hf", tmp_path / "hf", dtype="bfloat16")
+
+
 @each_exportable
 def test_the_table_of_shapes_is_that_of_the_model(random_model, settings):
     model = random_model(**settings)

@@ -26,6 +26,10 @@ class ExportOptions:
     quantize: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
     ] = None
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None,
+        "hf: how its weights are stored; the last two take half the space [float32]",
+    ] = None
     overwrite: Annotated[bool, "replace an earlier export of that name"] = False
 
 
@@ -35,7 +39,15 @@ def main(argv: list[str]) -> int:
     word = overrides.pop("run", None)
     options = ExportOptions(**overrides)
     if options.quantize and options.format != "gguf":
-        raise ConfigError(f"--quantize is an option of --format gguf, not of {options.format}.")
+        raise ConfigError(
+            f"--quantize is an option of --format gguf, not of {options.format}",
+            "use --dtype float16 or bfloat16" if options.format == "hf" else "leave it out",
+        )
+    if options.dtype and options.format != "hf":
+        raise ConfigError(
+            f"--dtype is an option of --format hf, not of {options.format}",
+            "use --quantize f16 or bf16" if options.format == "gguf" else "leave it out",
+        )
     from gptlab.interop.write.export import DEFAULT_NAMES, export
     from gptlab.runs import find_run, load_checkpoint, newest_run
 
@@ -58,7 +70,11 @@ def main(argv: list[str]) -> int:
             output,
             overwrite=options.overwrite,
             progress=bars.progress,
-            **({"quantize": options.quantize} if options.quantize else {}),
+            **{
+                name: value
+                for name in ("quantize", "dtype")
+                if (value := getattr(options, name)) is not None
+            },
         )
     files = [file for file in [written, *written.rglob("*")] if file.is_file()]
     size = sum(file.stat().st_size for file in files)

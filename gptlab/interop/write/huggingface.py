@@ -1,10 +1,12 @@
 """Folders that transformers opens, written as Llama, Qwen3 or GPT-2."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import ConfigError
 from gptlab.interop.architectures import architecture_of, hf_names, hf_settings
 from gptlab.interop.read.huggingface import read_weights
 from gptlab.interop.weights import SAFETENSORS_INDEX, to_peer
@@ -14,6 +16,8 @@ from gptlab.interop.write.verify import check_weights
 from gptlab.model.shapes import shapes
 
 SHARD_BYTES = 5_000_000_000
+# dtype of the weights, as transformers names it: a key of `verify.ROUNDING`
+DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def check(checkpoint) -> None:
@@ -21,13 +25,18 @@ def check(checkpoint) -> None:
     architecture_of(checkpoint.model.config)
 
 
-def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path:
+def write(
+    checkpoint, output, *, overwrite: bool = False, progress=None, dtype: str = "float32"
+) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as a folder for transformers; its path.
 
-    Llama, Qwen3 or GPT-2, weights in float32 and safetensors, the tokenizer, a model card. Nothing
-    is there under the name until all is, and was read back as this model. Raises ConfigError for
-    settings that none of the three has, or for a folder that is taken.
+    Llama, Qwen3 or GPT-2, weights in safetensors, the tokenizer, a model card. dtype: of the
+    weights, a key of DTYPES. Nothing is there under the name until all is, and was read back as
+    this model, rounded to the dtype. Raises ConfigError for settings that none of the three has,
+    for a folder that is taken, or for weights too large for float16.
     """
+    import torch
+
     config = checkpoint.model.config
     kind = architecture_of(config)
     weights = {name: value.detach() for name, value in checkpoint.model.state_dict().items()}
@@ -37,16 +46,22 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
     tokenizer = checkpoint.tokenizer
     settings = hf_settings(config) | _special_ids(tokenizer)
     # transformers 4 reads the first, 5 the second
-    settings |= {"torch_dtype": "float32", "dtype": "float32", "use_cache": True}
+    settings |= {"torch_dtype": dtype, "dtype": dtype, "use_cache": True}
     with new_folder(output, overwrite, mark="config.json") as folder:
         _write_json(folder / "config.json", settings)
         _write_json(folder / "generation_config.json", _special_ids(tokenizer))
-        _write_weights(folder, to_peer(weights, config, hf_names(kind)), progress)
+        peer = to_peer(weights, config, hf_names(kind))
+        peer = {name: value.to(getattr(torch, dtype)) for name, value in peer.items()}
+        if bad := [name for name, value in peer.items() if not value.isfinite().all()]:
+            raise ConfigError(
+                f"{bad[0]} holds weights that {dtype} cannot", "use --dtype bfloat16 or float32"
+            )
+        _write_weights(folder, peer, progress)
         if tokenizer is not None:
             _write_tokenizer(folder, checkpoint)
         card = model_card(checkpoint, settings["architectures"][0])
         (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
-        check_weights(checkpoint, *read_weights(folder), "hf")
+        check_weights(checkpoint, *read_weights(folder), "hf", DTYPES[dtype])
     return Path(output)
 
 
@@ -89,7 +104,9 @@ def _write_weights(folder: Path, weights: dict, progress) -> None:
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         file = "model.safetensors" if len(shards) == 1 else file
         save_file(shard, folder / file, metadata={"format": "pt"})
-        (folder / file).chmod(0o644)  # safetensors lets nobody else read it
+        # safetensors lets nobody else read it, and not every mount has permissions (exFAT, CIFS)
+        with contextlib.suppress(OSError):
+            (folder / file).chmod(0o644)
         where |= dict.fromkeys(shard, file)
         if progress:
             progress("writing the weights", sum(v.nbytes for v in shard.values()), total)
