@@ -13,8 +13,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import DataError
+from gptlab.data.nanogpt_meta import read_characters
+from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
+from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, sha256_file
 from gptlab.typed_json import Count, Number, read_form
 
@@ -292,20 +293,35 @@ def _changed_source(meta: Meta) -> Path | None:
 
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
-    """A folder of token files made elsewhere: the vocabulary is the caller's word."""
+    """A folder of token files made elsewhere: nanoGPT's meta.pkl or the caller tells the ids."""
+    tokenizer = _tokenizer_without_meta(folder, vocab_size)
+    if tokenizer is not None:
+        if vocab_size is not None and vocab_size < tokenizer.vocab_size:
+            raise DataError(
+                f"{display(folder)} has a vocabulary of {tokenizer.vocab_size:,} ids, which a "
+                f"model with vocab_size {vocab_size:,} has no room for",
+                "leave vocab_size out",
+                sep="; ",
+            )
+        vocab_size = tokenizer.vocab_size
     if vocab_size is None:
         raise DataError(
             f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
             "unknown",
-            "say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2)",
+            "say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2), or, "
+            "to sample text as well, put nanoGPT's meta.pkl or a tokenizer.json beside them",
             sep="; ",
         )
     dtype_name = token_dtype(vocab_size)
     logger.warning(
-        "%s has no meta.json: its files are taken for little-endian %s ids of a vocabulary of %s.",
+        "%s has no meta.json: its files are taken for little-endian %s ids of a vocabulary of %s%s",
         display(folder),
         dtype_name,
         f"{vocab_size:,}",
+        f" ({tokenizer.kind}, from the file beside them)."
+        if tokenizer
+        else "; no text can be sampled from a model of them, unless nanoGPT's meta.pkl or a "
+        "tokenizer.json is put beside them before the training.",
     )
     dtype, splits = DTYPES[dtype_name], []
     for split in ("train", "val"):
@@ -321,7 +337,21 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
             )
         _scan(path, dtype, vocab_size)
         splits.append(_map(path, dtype))
-    return Dataset(name, folder, None, *splits, None, vocab_size)
+    return Dataset(name, folder, None, *splits, tokenizer, vocab_size)
+
+
+def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer | None:
+    """The tokenizer of a tokenizer.json or of nanoGPT's meta.pkl beside token files."""
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.load(folder / "tokenizer.json")
+    if not (folder / "meta.pkl").is_file():
+        return None
+    try:
+        return char_tokenizer_without_end(read_characters(folder / "meta.pkl"))
+    except ConfigError as error:
+        if vocab_size is not None:  # a vocabulary of something else than characters
+            return None
+        raise DataError(error.problem, "say --vocab_size N, without text then", sep="; ") from None
 
 
 def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:

@@ -1,10 +1,17 @@
 """The import command: what it makes is a run like any other."""
 
+import json
+import pickle
+import re
+
 import pytest
+import torch
 
 from gptlab.checkpoints import model_content
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
+from gptlab.interop.architectures import NANOGPT_NAMES
+from gptlab.interop.weights import to_peer
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run, load_checkpoint
@@ -64,6 +71,77 @@ def test_a_wrong_word_is_one_sentence(home, capsys, argv, words):
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
     assert not (home / "out").exists()
+
+
+def refusal(capsys, *argv):
+    """The one sentence with which an import ends, and nothing is written."""
+    assert run_command("import", list(argv)) == 2
+    *progress, sentence = capsys.readouterr().err.splitlines()
+    assert len(progress) <= 1 and sentence.startswith("gptlab: ")
+    return sentence
+
+
+def test_an_adapter_alone_is_named_with_its_model_and_the_run_that_holds_both(
+    hf_folder, home, capsys
+):
+    for folder in ("elsewhere/run/adapter", "alone"):
+        (home / folder).mkdir()
+        content = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "owner/base"})
+        (home / folder / "adapter_config.json").write_text(content)
+        (home / folder / "adapter_model.safetensors").write_bytes(b"")
+        assert "holds an adapter of owner/base and no model" in refusal(capsys, folder)
+    assert "merge_and_unload" in refusal(capsys, "alone")
+    said = refusal(capsys, "elsewhere/run/adapter")
+    assert "the run elsewhere/run holds the model with it" in said
+    assert run_command("export", ["elsewhere/run", "--output", "merged"]) == 0  # as it is told
+
+
+def test_a_checkpoint_of_tensorflow_is_named_with_its_way_here(home, capsys):
+    (home / "run1").mkdir()
+    names = ("checkpoint", "model-900.index", "model-1000.index", "model-1000.meta", "hparams.json")
+    for name in names:
+        (home / "run1" / name).write_bytes(b"x")
+    for word in ("run1", "run1/model-1000.index"):
+        said = refusal(capsys, word)
+        assert "run1 is a checkpoint of TensorFlow" in said
+        assert "'run1/model-1000.index', from_tf=True" in said
+    (home / "tf2").mkdir()
+    (home / "tf2" / "config.json").write_text('{"model_type": "gpt2"}')
+    (home / "tf2" / "tf_model.h5").write_bytes(b"x")
+    assert "tf_model.h5" in refusal(capsys, "tf2") and not (home / "out").exists()
+
+
+def test_weights_without_an_archive_of_their_model_say_which_sizes_are_missing(home, capsys):
+    names = {"transformer.wte.weight": (65, 8), "transformer.wpe.weight": (16, 8)}
+    names |= {f"transformer.h.{n}.ln_1.bias": (8,) for n in range(3)}
+    weights = {name: torch.zeros(shape) for name, shape in names.items()}
+    for content in (weights, {"state_dict": weights}, {"model": weights}):
+        torch.save(content, home / "model.pt")
+        said = refusal(capsys, "model.pt")
+        assert "model.pt holds 5 weights alone, without the sizes" in said
+        sizes = "n_layer=3, n_head=..., n_embd=8, block_size=16, vocab_size=65, bias=True"
+        assert f"dict({sizes})" in said
+    torch.save({"epoch": 3}, home / "model.pt")
+    assert "is no checkpoint of nanoGPT" in refusal(capsys, "model.pt")
+
+
+def test_weights_that_are_saved_as_the_sentence_says_are_imported(home, capsys):
+    model = GPT(
+        GPTConfig(
+            block_size=16, vocab_size=65, n_layer=2, n_head=2, n_embd=8, bias=True,
+            position_encoding="learned", use_rms_norm=False, use_swiglu=False, activation="gelu",
+        )
+    )  # fmt: skip
+    weights = to_peer(model.state_dict(), model.config, NANOGPT_NAMES)
+    torch.save(weights, home / "model.pt")
+    form = re.search(r"torch\.save\((.*), 'ckpt\.pt'\)", refusal(capsys, "model.pt"))[1]
+    content = eval(form.replace("n_head=...", "n_head=2"), {"weights": weights})
+    torch.save(content, home / "ckpt.pt")
+    alphabet = [chr(60 + n) for n in range(65)]
+    (home / "meta.pkl").write_bytes(pickle.dumps({"stoi": {c: n for n, c in enumerate(alphabet)}}))
+    assert run_command("import", ["ckpt.pt", "--out_dir", "mine"]) == 0
+    again = load_checkpoint(home / "mine").model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
 def test_help_opens_with_an_example(capsys):

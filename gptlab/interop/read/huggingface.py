@@ -99,6 +99,14 @@ def _weight_files(folder: Path) -> list[Path]:
             "somebody's code",
             "save the model with transformers as safetensors (model.save_pretrained(...))",
         )
+    for name, option in (("tf_model.h5", "from_tf"), ("flax_model.msgpack", "from_flax")):
+        if (folder / name).is_file():
+            raise CheckpointError(
+                f"{display(folder)} has its weights as {name}, which gptlab does not read",
+                "convert them where transformers 4 is installed: AutoModelForCausalLM."
+                f"from_pretrained({display(folder)!r}, {option}=True).save_pretrained(...)",
+                sep="; ",
+            )
     raise CheckpointError(f"{display(folder)} is incomplete: it has no model.safetensors.")
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gptlab.checkpoints import read_checkpoint
-from gptlab.errors import CheckpointError, ConfigError, RunError
-from gptlab.files import display, out_home
+from gptlab.errors import CheckpointError, ConfigError, DataError, GPTLabError, RunError
+from gptlab.files import display, out_home, read_json
 from gptlab.interop.read.hub import SHORT_NAMES, hub_folder, hub_name
 from gptlab.interop.read.imported_model import Imported, write_run
 from gptlab.interop.read.smollm2 import NAME as SMOLLM2
@@ -133,6 +133,8 @@ def read_model(path: Path, meta=None, progress: Progress | None = None) -> Impor
         from gptlab.interop.read import nanogpt
 
         return nanogpt.read(path, meta)
+    if path.suffix in (".index", ".meta") and _is_tensorflow(path.parent):
+        raise _no_model(path.parent)
     raise ConfigError(
         f"{display(path)} is no model that can be imported",
         "name a Hugging Face folder with config.json and .safetensors files, a .gguf file, or a "
@@ -152,10 +154,66 @@ def _file_in(folder: Path) -> Path:
             f"{display(folder)} holds several models",
             f"name one of {', '.join(path.name for path in found)}",
         )
-    missing = (
-        "config.json" if any(folder.glob("*.safetensors")) else "config.json, .gguf or ckpt.pt"
+    raise _no_model(folder)
+
+
+def _no_model(folder: Path) -> GPTLabError:
+    """The error for a folder without a model that can be read: what it is, and its way here."""
+    where = display(folder)
+    if (folder / "adapter_config.json").is_file():
+        return _only_an_adapter(folder)
+    if _is_tensorflow(folder):
+        indices = folder.glob("*.index")
+        newest = display(max(indices, key=lambda file: (file.stat().st_mtime, file.name)))
+        return ConfigError(
+            f"{where} is a checkpoint of TensorFlow, as gpt-2-simple writes it, which gptlab does "
+            "not read",
+            "convert it where transformers 4 and tensorflow are installed, and import the folder "
+            f"converted: GPT2LMHeadModel.from_pretrained({newest!r}, from_tf=True, "
+            "config=GPT2Config(...)).save_pretrained('converted') with the sizes of its "
+            "hparams.json, and AutoTokenizer.from_pretrained('gpt2').save_pretrained('converted')",
+            sep="; ",
+        )
+    if any(folder.glob("*.safetensors")):
+        return ConfigError(
+            f"{where} has no config.json, so there is no model to import",
+            "copy the config.json of the model into it",
+            sep="; ",
+        )
+    return ConfigError(
+        f"{where} has no config.json, .gguf or ckpt.pt, so there is no model to import",
+        "name a Hugging Face folder, a .gguf file or a ckpt.pt of nanoGPT",
+        sep="; ",
     )
-    raise ConfigError(f"{display(folder)} has no {missing}, so there is no model to import.")
+
+
+def _is_tensorflow(folder: Path) -> bool:
+    return (folder / "checkpoint").is_file() and any(folder.glob("*.index"))
+
+
+def _only_an_adapter(folder: Path) -> GPTLabError:
+    """The error for a folder of peft: the run that it belongs to, or how it is merged."""
+    try:
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    except DataError:
+        base = None
+    of = f"an adapter of {base}" if base else "an adapter"
+    problem = f"{display(folder)} holds {of} and no model of its own"
+    run = folder.resolve().parent
+    if Run(run).exists():
+        where = display(run)
+        return ConfigError(
+            problem,
+            f"the run {where} holds the model with it: use that one, or gpt.py export {where}",
+            sep="; ",
+        )
+    return ConfigError(
+        problem,
+        "merge them with peft and import the folder merged: PeftModel.from_pretrained("
+        f"AutoModelForCausalLM.from_pretrained({base or 'MODEL'!r}), {display(folder)!r})"
+        ".merge_and_unload().save_pretrained('merged'), with the model's tokenizer.json beside it",
+        sep="; ",
+    )
 
 
 def _is_nanogpt(path: Path) -> bool:

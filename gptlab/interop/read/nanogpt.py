@@ -1,12 +1,12 @@
 """Checkpoints of nanoGPT: its ckpt.pt with model_args, and meta.pkl for models of characters."""
 
-import io
 import pickle
 import warnings
 from pathlib import Path
 
 from gptlab.checkpoints import WRAPPER_PREFIXES
 from gptlab.data.downloads import gpt2_tokenizer
+from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.files import display
@@ -39,7 +39,7 @@ def read(path, meta=None) -> Imported:
     content = _load(path)
     arguments, weights = content.get("model_args"), content.get("model")
     if not isinstance(arguments, dict) or not isinstance(weights, dict):
-        raise CheckpointError(f"{where} is no checkpoint of nanoGPT (it has no model_args).")
+        raise _without_sizes(content, where)
     config = _config_of(arguments, where)
     weights = {_plain_name(name): value for name, value in weights.items()}
     imported = from_peer(
@@ -60,6 +60,48 @@ def read(path, meta=None) -> Imported:
     if isinstance(content.get("iter_num"), int):
         more["step"] = content["iter_num"]
     return Imported(config, imported, tokenizer, "nanoGPT", more=more)
+
+
+def _without_sizes(content: dict, where: str) -> CheckpointError:
+    """The error for a file without model_args: weights alone, or something else."""
+    import torch
+
+    inner = [content.get(name) for name in ("model", "state_dict", "model_state_dict")]
+    for weights in [*inner, content]:
+        if (
+            isinstance(weights, dict)
+            and weights
+            and all(isinstance(value, torch.Tensor) for value in weights.values())
+        ):
+            break
+    else:
+        return CheckpointError(
+            f"{where} is no checkpoint of nanoGPT (it has no model_args)",
+            "import a ckpt.pt that nanoGPT's train.py wrote, a Hugging Face folder or a .gguf file",
+            sep="; ",
+        )
+    weights = {_plain_name(name): value for name, value in weights.items()}
+    sizes = ", ".join(f"{name}={value}" for name, value in _sizes_of(weights).items())
+    return CheckpointError(
+        f"{where} holds {len(weights)} weights alone, without the sizes of their model",
+        "save them in nanoGPT's form, torch.save({'model': weights, 'model_args': "
+        f"dict({sizes})}}, 'ckpt.pt'), or, if transformers wrote them, save the model as a folder "
+        "with save_pretrained(...)",
+        sep="; ",
+    )
+
+
+def _sizes_of(weights: dict) -> dict:
+    """nanoGPT's model_args as far as the shapes of weights tell them, else what to fill in."""
+    sizes = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), "...")
+    tokens, places = (weights.get(f"transformer.{name}.weight") for name in ("wte", "wpe"))
+    if tokens is not None and tokens.dim() == 2:
+        sizes["vocab_size"], sizes["n_embd"] = tokens.shape
+        layers = {name.split(".")[2] for name in weights if name.startswith("transformer.h.")}
+        sizes["n_layer"] = len(layers)
+    if places is not None and places.dim() == 2:
+        sizes["block_size"] = len(places)
+    return sizes | {"bias": any(name.endswith("ln_1.bias") for name in weights)}
 
 
 def _load(path: Path) -> dict:
@@ -136,32 +178,3 @@ def _tokenizer(vocab_size: int, path: Path, meta, dataset) -> Tokenizer:
             "name the meta.pkl of the dataset that it was trained on with --meta",
         )
     return char_tokenizer_without_end(alphabet)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, text and numbers; whatever would import anything is refused."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-def read_characters(path) -> list[str]:
-    """The characters of nanoGPT's meta.pkl in the order of their ids."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"There is no {display(path)}", "check the path of --meta")
-    try:
-        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ConfigError(
-            f"{display(path)} was refused: it is no file of plain values ({error})."
-        ) from None
-    ids = content.get("stoi") if isinstance(content, dict) else None
-    if (
-        not isinstance(ids, dict)
-        or not all(isinstance(c, str) and len(c) == 1 for c in ids)
-        or not all(isinstance(i, int) for i in ids.values())
-        or sorted(ids.values()) != list(range(len(ids)))
-    ):
-        raise ConfigError(f"{display(path)} holds no vocabulary of characters (no stoi).")
-    return sorted(ids, key=ids.get)
