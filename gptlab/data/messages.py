@@ -109,7 +109,7 @@ class ConversationCounts:
         """What to tell the user: forms, roles and omissions with their counts."""
         if not self.forms:
             return []
-        said = ["Conversations: " + ", ".join(f"{n:,} of {w}" for w, n in self.forms.items())]
+        said = ["Conversations: " + ", ".join(f"{n:,} {w}" for w, n in self.forms.items())]
         renamed = [
             f"{name!r} as {role} ({number:,})"
             for (name, role), number in self.roles.items()
@@ -175,15 +175,15 @@ def conversation_of(
         read.messages(_of_tree(row["mapping"], row.get("current_node")))
         if not read.read:
             raise NoConversationError(f"{place} has no messages with text")
-        return read.found({}, "ChatGPT's export")
+        return read.found({}, "of ChatGPT's export")
     return None
 
 
 def _form_of(name: str, messages: list) -> str:
     first = next(message for message in [*messages, {}] if isinstance(message, dict))
     if "from" in first and "value" in first:
-        return f"ShareGPT's form ({name})"
-    return f"a list of messages ({name})"
+        return f"in ShareGPT's form ({name})"
+    return f"with {name}"
 
 
 def _has_role(message) -> bool:
@@ -217,7 +217,7 @@ def _pair(fields, column: str | None) -> list[str]:
 
 
 def _question_and_answer(row: dict, pair: list[str], read: "_Reader") -> FoundConversation:
-    form = f"{', '.join(pair[:-1])} and {pair[-1]}"
+    form = f"with {' and '.join(pair[:-1])} as the question, {pair[-1]} as the answer"
     question, answer = _parsed_messages(row[pair[0]]), _parsed_messages(row[pair[-1]])
     for past in _parsed(row.get("history")) or []:
         if not isinstance(past, list | tuple) or len(past) != 2:

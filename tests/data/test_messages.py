@@ -257,7 +257,7 @@ def test_sharegpt_is_a_chat_dataset_and_its_roles_are_said_in_one_line(home, tok
     write_rows(home / f"sharegpt{suffix}", rows)
     made = prepare(f"sharegpt{suffix}", tokenizer)
     assert (
-        "Conversations: 300 of ShareGPT's form (conversations); roles read: 'human' as user (300), "
+        "Conversations: 300 in ShareGPT's form (conversations); roles read: 'human' as user (300), "
         "'gpt' as assistant (300)." in made.notes
     )
     text = learned(open_dataset("sharegpt"))
@@ -270,7 +270,10 @@ def test_alpaca_learns_the_answer_only(home, tokenizer):
     ]
     write_rows(home / "alpaca.jsonl", rows)
     made = prepare("alpaca.jsonl", tokenizer)
-    assert "Conversations: 300 of instruction, input and output." in made.notes
+    assert (
+        "Conversations: 300 with instruction and input as the question, output as the answer."
+        in made.notes
+    )
     text = learned(made.dataset)
     assert text.count("answer") == 300 and "question" not in text
 
