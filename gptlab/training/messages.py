@@ -88,5 +88,6 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
             "smaller model or --early_stopping 3 would help."
         )
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
-    lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
+    if setup.dataset.tokenizer is not None:  # without one no text can be sampled
+        lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
     return lines

@@ -2,18 +2,21 @@
 
 import json
 import os
+import pickle
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.data.tokenizer import char_tokenizer
 from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
@@ -309,3 +312,32 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_checkpoint_is_whole(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == "gptlab: Interrupted.\n"
     assert (tmp_path / "run" / "ckpt.pt").read_bytes() == before
+
+
+# Folders of nanoGPT -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", ["meta.pkl", "tokenizer.json", None])
+def test_a_folder_of_nanogpt_trains_and_is_sampled_or_says_that_it_cannot_be(beside, capsys):
+    """The last line of a training is followed: it writes text, or there is no such line."""
+    folder = Path("shakespeare_char")
+    folder.mkdir()
+    for name in ("train.bin", "val.bin"):
+        np.array([0, 1, 2, 1] * 200, "<u2").tofile(folder / name)
+    if beside == "meta.pkl":
+        content = {"vocab_size": 3, "stoi": {"a": 0, "b": 1, "c": 2}, "itos": {}}
+        (folder / "meta.pkl").write_bytes(pickle.dumps(content))
+    elif beside:
+        char_tokenizer("ab").save(folder / "tokenizer.json")
+    size = [] if beside else ["--vocab_size=3"]
+    assert command("--dataset=shakespeare_char/", *size) == 0
+    captured = capsys.readouterr()
+    last = captured.out.splitlines()[-1]
+    if beside is None:
+        assert "no text can be sampled" in captured.err and "sample.py" not in captured.out
+        return
+    assert last == "Next: python sample.py --out_dir run"
+    argv = ["--out_dir", "run", "--prompt", "ab", "--max_tokens", "9", "--device", "cpu"]
+    assert run_command("sample", argv) == 0
+    written = capsys.readouterr().out.strip()
+    assert written.startswith("ab") and set(written) <= set("abc")

@@ -1,5 +1,6 @@
 import json
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from gptlab.data import token_files
 from gptlab.data.batches import Batches
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import check_ids, list_datasets, open_dataset
+from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import DataError
 
 
@@ -82,6 +84,37 @@ def test_token_files_without_meta_open_with_a_given_vocabulary(home, caplog, dty
     assert "no meta.json" in caplog.text and f"{vocab_size:,}" in caplog.text
     with pytest.raises(DataError, match="say --vocab_size"):
         open_dataset(folder)
+
+
+def test_the_characters_of_nanogpts_meta_pkl_are_the_vocabulary(home, caplog):
+    folder = write_token_files(home / "char", [0, 1, 2] * 50, [2] * 20)
+    ids = {"z": 0, "a": 1, "\n": 2}  # any order of characters
+    content = {"vocab_size": 3, "stoi": ids, "itos": {i: c for c, i in ids.items()}}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(content))
+    with caplog.at_level(logging.WARNING, "gptlab"):
+        dataset = open_dataset(folder)
+    assert dataset.vocab_size == 3 and dataset.tokenizer.eot_id is None
+    assert dataset.tokenizer.decode(dataset.train[:4]) == "za\nz"
+    assert "vocabulary of 3 (char, from the file beside them)" in caplog.text
+    assert open_dataset(folder, 3).tokenizer.fingerprint == dataset.tokenizer.fingerprint
+    with pytest.raises(DataError, match=r"vocabulary of 3 ids, .* vocab_size 2 has no room for"):
+        open_dataset(folder, 2)
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"stoi": {"the": 0}}), b"damaged", b""])
+def test_a_meta_pkl_without_characters_needs_the_size_of_the_vocabulary(home, content):
+    folder = write_token_files(home / "own", [0, 1, 2] * 50, [2] * 20)
+    (folder / "meta.pkl").write_bytes(content)
+    with pytest.raises(DataError, match=r"meta.pkl .*say --vocab_size N"):
+        open_dataset(folder)
+    assert open_dataset(folder, 3).tokenizer is None
+
+
+def test_a_tokenizer_beside_token_files_is_theirs(home):
+    folder = write_token_files(home / "own", [0, 1, 2] * 50, [2] * 20)
+    char_tokenizer("ab").save(folder / "tokenizer.json")
+    dataset = open_dataset(folder)
+    assert dataset.vocab_size == 3 and dataset.tokenizer.decode(dataset.train[:2]) == "ab"
 
 
 def test_an_id_outside_the_vocabulary_is_named_with_file_and_position(home):
