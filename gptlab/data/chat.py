@@ -227,7 +227,7 @@ class ChatTemplate:
             )
         except Exception as error:  # whatever a template's own code raises
             raise NoConversationError(
-                f"{place} does not fit the chat template ({str(error).removesuffix('.')})",
+                f"{place} does not fit the chat template ({error})",
                 "change the conversation, or use the template of another model",
             ) from None
 

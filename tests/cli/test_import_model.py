@@ -101,10 +101,14 @@ def test_a_checkpoint_of_tensorflow_is_named_with_its_way_here(home, capsys):
     names = ("checkpoint", "model-900.index", "model-1000.index", "model-1000.meta", "hparams.json")
     for name in names:
         (home / "run1" / name).write_bytes(b"x")
+    sizes = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
     for word in ("run1", "run1/model-1000.index"):
         said = refusal(capsys, word)
         assert "run1 is a checkpoint of TensorFlow" in said
-        assert "'run1/model-1000.index', from_tf=True" in said
+        assert "'run1/model-1000.index', from_tf=True, config=GPT2Config(...))" in said
+    (home / "run1" / "hparams.json").write_text(json.dumps(sizes))
+    config = "vocab_size=50257, n_positions=1024, n_embd=768, n_head=12, n_layer=12"
+    assert f"config=GPT2Config({config}))" in refusal(capsys, "run1")
     (home / "tf2").mkdir()
     (home / "tf2" / "config.json").write_text('{"model_type": "gpt2"}')
     (home / "tf2" / "tf_model.h5").write_bytes(b"x")
@@ -118,7 +122,7 @@ def test_weights_without_an_archive_of_their_model_say_which_sizes_are_missing(h
     for content in (weights, {"state_dict": weights}, {"model": weights}):
         torch.save(content, home / "model.pt")
         said = refusal(capsys, "model.pt")
-        assert "model.pt holds 5 weights alone, without the sizes" in said
+        assert "model.pt holds weights alone, without the sizes" in said
         sizes = "n_layer=3, n_head=..., n_embd=8, block_size=16, vocab_size=65, bias=True"
         assert f"dict({sizes})" in said
     torch.save({"epoch": 3}, home / "model.pt")

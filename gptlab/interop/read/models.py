@@ -170,8 +170,8 @@ def _no_model(folder: Path) -> GPTLabError:
             "not read",
             "convert it where transformers 4 and tensorflow are installed, and import the folder "
             f"converted: GPT2LMHeadModel.from_pretrained({newest!r}, from_tf=True, "
-            "config=GPT2Config(...)).save_pretrained('converted') with the sizes of its "
-            "hparams.json, and AutoTokenizer.from_pretrained('gpt2').save_pretrained('converted')",
+            f"config=GPT2Config({_gpt2_sizes(folder)})).save_pretrained('converted') and "
+            "AutoTokenizer.from_pretrained('gpt2').save_pretrained('converted')",
             sep="; ",
         )
     if any(folder.glob("*.safetensors")):
@@ -185,6 +185,19 @@ def _no_model(folder: Path) -> GPTLabError:
         "name a Hugging Face folder, a .gguf file or a ckpt.pt of nanoGPT",
         sep="; ",
     )
+
+
+def _gpt2_sizes(folder: Path) -> str:
+    """OpenAI's hparams.json as arguments of transformers' GPT2Config; "..." if it is not here."""
+    names = {"n_vocab": "vocab_size", "n_ctx": "n_positions"}
+    try:
+        sizes = read_json(folder / "hparams.json")
+        return ", ".join(
+            f"{names.get(name, name)}={int(sizes[name])}"
+            for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")
+        )
+    except (OSError, DataError, LookupError, TypeError, ValueError):
+        return "..."
 
 
 def _is_tensorflow(folder: Path) -> bool:

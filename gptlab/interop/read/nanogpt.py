@@ -83,7 +83,7 @@ def _without_sizes(content: dict, where: str) -> CheckpointError:
     weights = {_plain_name(name): value for name, value in weights.items()}
     sizes = ", ".join(f"{name}={value}" for name, value in _sizes_of(weights).items())
     return CheckpointError(
-        f"{where} holds {len(weights)} weights alone, without the sizes of their model",
+        f"{where} holds weights alone, without the sizes of their model (model_args)",
         "save them in nanoGPT's form, torch.save({'model': weights, 'model_args': "
         f"dict({sizes})}}, 'ckpt.pt'), or, if transformers wrote them, save the model as a folder "
         "with save_pretrained(...)",
