@@ -1,4 +1,4 @@
-"""The text behind a step: that which the model was trained on, and its losses, hardest first."""
+"""The text behind a step: what the model was trained on, and its losses, hardest first."""
 
 import math
 import random

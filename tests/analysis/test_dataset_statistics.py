@@ -102,18 +102,18 @@ def test_text_without_a_tokenizer_has_no_documents_to_count():
 def brute_force(dataset, length):
     """Passages of the validation text that occur in the training text, by comparison."""
     train = bytes(np.asarray(dataset.train, "<u2").tobytes())
-    found = loss_mask = 0
+    found = passages = 0
     for row in range(len(dataset.val) // length):
         ids = dataset.val[row * length : (row + 1) * length]
         if len(set(ids.tolist())) < min(view.DISTINCT_TOKENS, length):
             continue
-        loss_mask += 1
+        passages += 1
         piece, place = np.asarray(ids, "<u2").tobytes(), -1
         while (place := train.find(piece, place + 1)) >= 0:
             if place % 2 == 0:
                 found += 1
                 break
-    return loss_mask, found
+    return passages, found
 
 
 @pytest.mark.parametrize("scan", [1 << 22, 101])

@@ -100,7 +100,7 @@ def test_a_file_in_the_way_is_found(tmp_path):
     assert not check.ok and "file" in check.detail
 
 
-def test_disk_space_is_compared_with_the_checkpoints_of_this_very_model(tmp_path, monkeypatch):
+def test_disk_space_is_compared_with_the_checkpoints_of_this_model(tmp_path, monkeypatch):
     config = build({"n_layer": 2, "n_embd": 96, "n_head": 3, "max_iters": 10})
     parameters = count_parameters(config.model)
     assert health.checkpoint_bytes(config) == 4 * parameters * (3 * 3 + 1)
@@ -114,7 +114,7 @@ def test_disk_space_is_compared_with_the_checkpoints_of_this_very_model(tmp_path
         assert check.ok is ok and bool(check.fix) is not ok
 
 
-def test_a_checkpoint_is_no_larger_than_was_reckoned(tmp_path):
+def test_a_checkpoint_is_no_larger_than_estimated(tmp_path):
     import torch
 
     from gptlab.model.transformer import GPT

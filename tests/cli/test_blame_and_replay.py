@@ -90,7 +90,7 @@ def test_in_a_pipe_nothing_steers_a_terminal_and_at_one_tokens_have_colours(caps
     assert not re.search(r"\x1b\[[0-9;]*[34][0-7]", capsys.readouterr().out)
 
 
-def test_the_page_stands_alone_and_shows_text_as_text(trained, capsys):
+def test_the_page_needs_no_other_file_and_shows_text_as_text(trained, capsys):
     assert main(["blame", "small", "--step", "2", "--top", "64", "--html", "two.html"]) == 0
     assert "Wrote two.html" in capsys.readouterr().out
     page = (trained / "two.html").read_text(encoding="utf-8")

@@ -89,7 +89,7 @@ def test_the_loss_of_training_and_of_validation_is_that_of_the_answers(dataset):
         assert record[name] == pytest.approx(total / count, abs=1e-4), name
 
 
-def test_an_evaluation_in_which_no_assistant_speaks_is_refused_before_the_training(dataset):
+def test_an_evaluation_without_an_assistant_turn_is_refused_before_training(dataset):
     with pytest.raises(DataError, match="use a larger --eval_tokens"):
         train(block_size=4, eval_tokens=4)
     assert not Run("out/talk").exists()
@@ -135,7 +135,9 @@ def test_the_template_travels_in_both_checkpoints_and_through_a_resume(dataset):
         (["--chat", "--prompt", "a" * 100], "shorten it"),
     ],
 )
-def test_what_makes_no_talk_is_one_sentence(dataset, monkeypatch, capsys, words, sentence):
+def test_input_that_is_not_a_conversation_is_one_sentence(
+    dataset, monkeypatch, capsys, words, sentence
+):
     train(max_iters=1)
     code, out, err = say(monkeypatch, capsys, *words)
     assert code == 2 and sentence in err and not out

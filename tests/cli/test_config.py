@@ -65,7 +65,7 @@ def test_every_option_is_shown_with_its_source(capsys):
     assert rows["device"]["value"] == "cpu" and "no accelerator" in rows["device"]["source"]
 
 
-def test_the_table_is_plain_in_a_pipe_and_names_what_it_stands_on(capsys):
+def test_the_table_is_plain_in_a_pipe_and_names_its_basis(capsys):
     command.main(["show", "own.py"])
     out, err = capsys.readouterr()
     assert out.startswith("own.py\n") and "assumed; no dataset was named" in out

@@ -76,7 +76,7 @@ def test_one_can_go_back_a_group(build):
         ("vocab_size 65", "belongs to one start"),
         ("learning_rate fast", "learning_rate cannot be 'fast'"),
         ("min_lr 1", "above learning_rate"),
-        ("max_iters 10 minutes 3", "say one of the two"),
+        ("max_iters 10 minutes 3", "set one of the two"),
         ("batch_size 0", "at least 1"),
         ("model_preset huge", "no preset 'huge'"),
         ("use_swiglu true activation gelu", "no place in a SwiGLU"),
@@ -104,7 +104,7 @@ def test_a_recipe_that_exists_is_not_replaced(build, home):
     assert read_recipe(path) == {"seed": 5}
 
 
-def test_without_a_terminal_it_says_so(home):
+def test_without_a_terminal_it_explains_itself(home):
     with pytest.raises(ConfigError, match="editor"):
         builder.build_recipe()
 

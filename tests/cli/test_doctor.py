@@ -112,7 +112,7 @@ def test_a_corrupt_checkpoint_is_found(words, capsys):
     assert "delete" in failures(capsys.readouterr().out)["mine/best.pt"]
 
 
-def test_the_plan_of_these_very_options_is_checked(words, capsys, monkeypatch):
+def test_the_plan_of_these_options_is_checked(words, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000_000))
     assert main(["doctor", "--dataset", "words", "--model_preset", "tiny"]) == 0
     capsys.readouterr()

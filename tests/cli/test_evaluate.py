@@ -58,13 +58,13 @@ def test_a_checkpoint_and_a_folder_outside_are_evaluated_and_only_runs_written_t
     before = {path.name for path in (home / "hf").iterdir()}
     capsys.readouterr()
     assert evaluate("hf", "--data", "held_out.txt", "--json") == 0
-    peer = json.loads(capsys.readouterr().out)
-    assert peer["loss"] == pytest.approx(ours["loss"], abs=1e-6)
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["loss"] == pytest.approx(ours["loss"], abs=1e-6)
     assert {path.name for path in (home / "hf").iterdir()} == before
     assert len(run.evaluated()) == 1
 
 
-def test_a_new_start_forgets_the_evaluations_of_the_old_run(run):
+def test_a_new_run_removes_the_evaluations_of_the_old_one(run):
     assert evaluate("--data", "held_out.txt") == 0
     assert run.evaluations.exists()
     run.begin(overwrite=True)

@@ -248,7 +248,7 @@ def test_the_tab_key_completes_names(place, typed, found):
     assert completed == found
 
 
-def test_completion_is_taken_back_after_the_question():
+def test_completion_is_restored_after_the_question():
     readline = pytest.importorskip("readline")
     before = readline.get_completer(), readline.get_completer_delims()
     with questions.path_completion():

@@ -178,7 +178,7 @@ def test_a_change_can_be_taken_back(words, ask):
     assert printed_command(ask.out) == unchanged
 
 
-def test_minutes_are_turned_into_steps_that_the_command_says(words, ask):
+def test_minutes_become_steps_in_the_command(words, ask):
     code, _ = ask("", "", *SMALL, "minutes", "0,1", "", "leave")
     command = printed_command(ask.out)
     assert code == 0 and int(command[command.index("--max_iters") + 1]) > 1

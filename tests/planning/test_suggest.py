@@ -248,7 +248,7 @@ def test_minutes_become_the_steps_that_fit_into_them(planner):
     assert len(planner.seen) == 1  # the same model and batch
 
 
-def test_changes_lie_over_everything_and_are_measured_anew(planner):
+def test_changes_override_everything_and_are_measured_again(planner):
     model = suggest.architecture("4x128", SHAKESPEARE)
     before = planner.propose(model, max_iters=50)
     plan = planner.propose(model, max_iters=50, changed={"batch_size": 4, "dropout": 0.3})

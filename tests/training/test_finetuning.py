@@ -28,7 +28,7 @@ def pretrained(train, tmp_path):
     return tmp_path / "base"
 
 
-def test_lora_trains_adapters_beside_weights_that_stay_bitwise(train, pretrained, tmp_path):
+def test_lora_trains_adapters_and_leaves_the_weights_bitwise(train, pretrained, tmp_path):
     outcome = train(out_dir="lora", init_from=str(pretrained), **LORA)
     base, state = weights(pretrained), read_checkpoint(tmp_path / "lora" / "ckpt.pt")
     adapters = {name for name in state["model"] if is_adapter(name)}
