@@ -120,7 +120,7 @@ def test_a_training_loss_that_climbs_and_stays_up_is_the_rate():
     for record in run.training[len(run.training) // 3 :]:
         record["loss"] = 3.0
     finding = diagnose(run)[0]
-    assert finding.name == "learning rate too high" and "stayed up" in finding.sentence
+    assert finding.name == "learning rate too high" and "stayed there" in finding.sentence
 
 
 def test_waiting_for_data_is_measured():

@@ -189,7 +189,7 @@ def test_what_does_not_belong_together_is_refused(checkpoint, home, text):
     prepare(str(text), PrepareOptions(tokenizer="char"))
     with pytest.raises(ConfigError, match="another tokenizer"):
         evaluate_dataset(checkpoint, "held_out")
-    with pytest.raises(CheckpointError, match="is no model that is here"):
+    with pytest.raises(CheckpointError, match="No model found at"):
         open_model("nowhere")
     (home / "blank.txt").write_text("")
     with pytest.raises(DataError, match="no text"):

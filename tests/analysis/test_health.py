@@ -150,7 +150,7 @@ def device(available=True, reason="g++ is there", kind="cpu", fix="apt-get insta
 def test_a_missing_compiler_is_found_with_the_command_that_brings_it():
     check = health.check_compiler(device(False, "there is no C++ compiler here (g++)"))
     assert not check.ok and "no C++ compiler" in check.detail
-    assert check.fix == "apt-get install g++, or say --compile_model false"
+    assert check.fix == "apt-get install g++, or use --compile_model false"
     assert health.check_compiler(device()).ok
     assert health.check_compiler(device(False, "none"), wanted=False).ok
     assert health.check_compiler(device(False, "it is young", kind="mps")).ok  # nothing to mend

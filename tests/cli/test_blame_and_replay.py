@@ -108,7 +108,7 @@ def test_the_page_needs_no_other_file_and_shows_text_as_text(trained, capsys):
     ("argv", "sentence"),
     [
         (["small"], "blame needs a step: say which with --step N."),
-        (["small", "--step", "7"], "has taken 6 steps, so say one from 1 to 6."),
+        (["small", "--step", "7"], "has taken 6 steps, so choose one from 1 to 6."),
         (["small", "--step", "1", "--top", "0"], "--top is 0: it must be at least 1."),
         (["none", "--step", "1"], "There is no run 'none'"),
         (["small", "--step", "1", "--html", "books"], "books is a folder: name a file"),

@@ -85,7 +85,7 @@ def test_lines_that_no_evaluation_writes_are_left_out(run):
         (["out/run"], "--data FILE"),
         (["out/run", "--data", "a", "--dataset", "b"], "--data FILE"),
         (["out/run", "--data", "nothing.txt"], "nothing.txt does not exist"),
-        (["elsewhere", "--data", "held_out.txt"], "is no model that is here"),
+        (["elsewhere", "--data", "held_out.txt"], "No model found at"),
         (["out/run", "--data", "held_out.txt", "--max_tokens", "0"], "at least 1"),
         (["out/run", "--data", "held_out.txt", "--block_size", "9"], "use 8 or less"),
         (["out/run", "--dataset", "none"], "No prepared dataset"),

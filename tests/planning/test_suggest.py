@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
     assert suggest.refusal_of(options, SHAKESPEARE, machine_with(None)) == ""
     assert suggest.refusal_of(options, SHAKESPEARE, machine_with(64 * GB)) == ""
     refusal = suggest.refusal_of(options, SHAKESPEARE, machine_with(1 * GB))
-    assert "GB" in refusal and "1 GB are free" in refusal
+    assert "GB" in refusal and "but 1 GB are free" in refusal
 
 
 def test_the_nearest_shape_that_fits_does_fit_and_one_layer_more_does_not():

@@ -99,9 +99,9 @@ def test_of_max_iters_and_minutes_the_later_layer_wins():
     assert (by_steps["max_iters"], by_steps["minutes"]) == (7, None)
     by_time = values({"minutes": 5.0}, {"max_iters": 7}, measurements=measured)
     assert by_time["minutes"] == 5.0 and by_time["max_iters"] > 1000
-    with pytest.raises(ConfigError, match="command line says both max_iters and minutes"):
+    with pytest.raises(ConfigError, match="command line sets both max_iters and minutes"):
         layer({}, {"max_iters": 7, "minutes": 5.0})
-    with pytest.raises(ConfigError, match=r"own\.py says both max_iters and minutes"):
+    with pytest.raises(ConfigError, match=r"own\.py sets both max_iters and minutes"):
         layer({"max_iters": 7, "minutes": 5.0}, {}, "own.py")
 
 

@@ -107,10 +107,10 @@ def test_a_shorter_window_is_tuned_and_a_longer_one_refused(train, pretrained, t
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (dict(lora_rank=4), "begins from scratch: name a pretrained one with --init_from"),
-        (dict(freeze_layers=1), "begins from scratch"),
+        (dict(lora_rank=4), "starts from scratch: name the model with --init_from"),
+        (dict(freeze_layers=1), "starts from scratch"),
         (dict(init_from="x", freeze_layers=2), "use 1 or less"),
-        (dict(init_from="x", lora_rank=4, lora_targets="q_proj, c_attn"), "'c_attn' is no proj"),
+        (dict(init_from="x", lora_rank=4, lora_targets="q_proj, c_attn"), "'c_attn' is not a proj"),
         (dict(init_from="x", lora_rank=4, lora_targets=""), "choose from q_proj"),
         (dict(init_from="x", lora_rank=4, lora_alpha=0.0), "lora_alpha is 0.0"),
         (dict(init_from="x", lora_rank=-1), "cannot be negative"),
