@@ -1,4 +1,4 @@
-"""A checkpoint: what a `.pt` file holds, how it is written, and what is believed of one.
+"""A checkpoint: what a `.pt` file holds, how it is written, validated before use.
 
 Such a file holds tensors and plain types only, is read without running any pickled code, and
 carries the SHA-256 of all that is in it. Before anything is built from it, its settings, shapes and
@@ -10,16 +10,27 @@ import hashlib
 import math
 import pickle
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
 
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
-from gptlab.files import FORMAT_VERSIONS, atomic_write, check_format_version, display
+from gptlab.files import FORMAT_VERSIONS, AnyPath, atomic_write, check_format_version, display
 from gptlab.options import coerce, options_of
+from gptlab.typed_json import Count, misfit
+
+if TYPE_CHECKING:
+    import torch
+
+    from gptlab.data.tokenizer import Tokenizer
+    from gptlab.model.config import GPTConfig
+    from gptlab.model.transformer import GPT
 
 # Bounds for the settings in a file: of each number, and of the values in a table of positions.
 LARGEST_SIZE = 1 << 24
 LARGEST_TABLE = 1 << 26
+Option = bool | int | float | str | None  # a value as the options of a run have it
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -27,31 +38,35 @@ WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put b
 class Checkpoint:
     """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
 
-    model: object
-    tokenizer: object
+    model: "GPT"
+    tokenizer: "Tokenizer | None"
     path: Path
     step: int
     val_loss: float | None
-    content: dict
+    content: dict[str, Any]
 
 
 # Writing ------------------------------------------------------------------------------------------
 
 
-def tokenizer_content(tokenizer) -> dict | None:
+def tokenizer_content(tokenizer: "Tokenizer | None") -> dict[str, Any] | None:
     """A tokenizer as a checkpoint holds it."""
     if tokenizer is None:
         return None
     return {"kind": tokenizer.kind, "json": tokenizer.to_json()}
 
 
-def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
+def model_content(
+    model: "GPT", tokenizer: "Tokenizer | None", merge: bool = False, **more: Any
+) -> dict[str, Any]:
     """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
 
-    merge: adapters of a LoRA training become part of the weights; else they stand beside them, and
-    `more` has their lora_alpha.
+    With them goes the proof of the model as it is now (model/proof.py). merge: adapters of a LoRA
+    training become part of the weights; else they stand beside them, and `more` has their
+    lora_alpha.
     """
     from gptlab.model.lora import merged_weights
+    from gptlab.model.proof import proof_of
 
     weights = merged_weights(model) if merge else model.state_dict()
     if model.config.tie_weights:
@@ -61,6 +76,7 @@ def model_content(model, tokenizer, merge: bool = False, **more) -> dict:
         "model_config": model.config.to_dict(),
         "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
+        "proof": proof_of(model),
         **more,
     }
 
@@ -71,17 +87,17 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def content_sha256(content: dict) -> str:
+def content_sha256(content: dict[str, Any]) -> str:
     """SHA-256 (hex) of everything in a checkpoint: names, plain values, and each tensor's bytes."""
     import torch
 
     digest = hashlib.sha256()
 
-    def add(value) -> None:
+    def add(value: object) -> None:
         if isinstance(value, torch.Tensor):
             digest.update(f"{value.dtype} {tuple(value.shape)};".encode())
             plain = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy())
+            digest.update(plain.view(torch.uint8).numpy().data)
         elif isinstance(value, dict):
             digest.update(f"dict {len(value)};".encode())
             for name, each in value.items():
@@ -98,14 +114,14 @@ def content_sha256(content: dict) -> str:
     return digest.hexdigest()
 
 
-def write_checkpoint(state: dict, path) -> None:
+def write_checkpoint(state: dict[str, Any], path: AnyPath) -> None:
     """Write `state` with its SHA-256 as the file `path`, atomically."""
     with atomic_torch_save(state, Path(path)):
         pass
 
 
 @contextlib.contextmanager
-def atomic_torch_save(state: dict, path: Path):
+def atomic_torch_save(state: dict[str, Any], path: Path) -> Iterator[None]:
     """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name."""
     import torch
 
@@ -113,7 +129,7 @@ def atomic_torch_save(state: dict, path: Path):
     with atomic_write(path) as file:
         remembering = _Remembering(file)
         try:
-            torch.save(state, remembering)
+            torch.save(state, cast(IO[bytes], remembering))  # it calls write and flush only
             file.flush()
         except Exception as error:
             cause = remembering.error or error
@@ -126,24 +142,37 @@ def atomic_torch_save(state: dict, path: Path):
 class _Remembering:
     """A file that remembers the OSError of a write, which torch.save turns into another error."""
 
-    def __init__(self, file):
-        self.file, self.error = file, None
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
 
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         try:
             return self.file.write(data)
         except OSError as error:
             self.error = error
             raise
 
-    def flush(self):
+    def flush(self) -> None:
         self.file.flush()
 
 
 # Reading ------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path) -> dict:
+class _ModelForm(TypedDict):
+    model_config: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _CheckpointForm(_ModelForm, total=False):
+    """The types of what every checkpoint holds."""
+
+    step: Count
+    val_loss: float | None
+
+
+def read_checkpoint(path: AnyPath) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
     import torch
 
@@ -176,13 +205,7 @@ def read_checkpoint(path) -> dict:
     is_hashed = content["format_version"] > 1 or "sha256" in content
     if is_hashed and content.get("sha256") != content_sha256(content):
         raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
-    step, val_loss = content.get("step", 0), content.get("val_loss")
-    if not (
-        all(isinstance(content.get(key), dict) for key in ("model_config", "model"))
-        and all(isinstance(name, str) for name in content["model"])
-        and is_count(step)
-        and (val_loss is None or isinstance(val_loss, float))
-    ):
+    if misfit(content, _CheckpointForm):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     return content
 
@@ -198,7 +221,7 @@ def _unpickling_sentence(path: Path, error: Exception) -> str:
     return f"{display(path)} is damaged or not a checkpoint."
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     """Whether all tensors in a value are dense ones with data for each of their elements.
 
     A file of a few bytes can describe a view of terabytes, which the first copy would allocate.
@@ -217,12 +240,7 @@ def _is_plain(value) -> bool:
     return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
 
 
-def is_count(value) -> bool:
-    """Whether a value of a file is a count that a run can have reached."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def read_training_state(path: Path) -> dict:
+def read_training_state(path: Path) -> dict[str, Any]:
     """A training state that a run can go on from: read_checkpoint, and every weight finite."""
     content = read_checkpoint(path)
     if "optimizer" not in content:
@@ -231,55 +249,63 @@ def read_training_state(path: Path) -> dict:
             f"--init_from {display(path)}."
         )
     _stored_config(content, path)
-    if place := _misfit_of_state(content):
-        raise CheckpointError(f"{display(path)} cannot be continued: it has no valid {place}.")
+    if what := _misfit_of_state(content):
+        raise CheckpointError(f"{display(path)} cannot be continued: {what}.")
     check_finite(content, path)
     return content
 
 
-def _misfit_of_state(state: dict) -> str | None:
-    """The first part of a training state that is there and not what a run writes, or None."""
+class _DatasetForm(TypedDict, total=False):
+    fingerprint: str
 
-    def shapes(tensors) -> dict | None:
+
+class _OptionsForm(TypedDict, total=False):
+    values: dict[str, Option]
+    sources: dict[str, Option]
+    resolved: dict[str, Option]
+
+
+class _StateForm(TypedDict, total=False):
+    """The types of what a training state holds beside tensors."""
+
+    sequences_seen: Count
+    best_step: Count
+    skipped_steps: Count
+    best_val_loss: float  # inf before the first evaluation
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    dataset: _DatasetForm
+    train_config: _OptionsForm
+    decided: dict[str, Option]
+
+
+def _misfit_of_state(state: dict[str, Any]) -> str:
+    """Why a training state is not one that a run writes; "" where it is."""
+    if what := misfit(state, _StateForm):
+        return what
+
+    def shapes(tensors: object) -> dict[str, Any]:
         if not isinstance(tensors, dict):
-            return None
+            return {}
         return {name: getattr(value, "shape", None) for name, value in tensors.items()}
 
-    for name in ("sequences_seen", "best_step", "skipped_steps"):
-        if not is_count(state.get(name, 0)):
-            return name
-    if not isinstance(state.get("best_val_loss", 0.0), float):
-        return "best_val_loss"
-    for name in ("optimizer", "scaler", "dataset", "train_config", "decided"):
-        if not isinstance(state.get(name, {}), dict):
-            return name
     weights = shapes(state["model"])
     if state.get("ema") is not None:
-        average = shapes(state["ema"]) or {}
+        average = shapes(state["ema"])
         if not (average.items() <= weights.items() and set(state["optimizer"]) <= set(average)):
-            return "ema"
+            return "it has no valid ema"
     for name, parts in state["optimizer"].items():
         # of which names, shapes and dtypes is the optimizer's to check, when it takes them
         found = shapes(parts)
         if name not in weights or not found or None in found.values():
-            return f"optimizer state of {name}"
-    if not isinstance(state.get("dataset", {}).get("fingerprint", ""), str):
-        return "dataset"
-    said = state.get("train_config", {})
-    for part in ("values", "sources", "resolved"):
-        options = said.get(part, {})
-        if not isinstance(options, dict) or not all(map(_is_option, options.values())):
-            return f"train_config ({part})"
-    if set(said.get("sources", ())) != set(said.get("values", ())):
-        return "train_config (sources)"
-    return None if all(map(_is_option, state.get("decided", {}).values())) else "decided"
+            return f"it has no valid optimizer state of {name}"
+    options = state.get("train_config", {})
+    if set(options.get("sources", ())) != set(options.get("values", ())):
+        return "its train_config has other sources than values"
+    return ""
 
 
-def _is_option(value) -> bool:
-    return isinstance(value, bool | int | float | str | None)
-
-
-def check_finite(content: dict, path) -> None:
+def check_finite(content: dict[str, Any], path: AnyPath) -> None:
     """CheckpointError where a weight is not a number."""
     import torch
 
@@ -291,7 +317,13 @@ def check_finite(content: dict, path) -> None:
 # Building -----------------------------------------------------------------------------------------
 
 
-def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = False, **changes):
+def model_from(
+    content: dict[str, Any],
+    path: AnyPath,
+    device: str = "cpu",
+    keep_adapters: bool = False,
+    **changes: Any,
+) -> "GPT":
     """The model of a checkpoint's content, with other settings where `changes` says so.
 
     A shorter block_size is fine (learned positions are cropped); a longer one, or other weights'
@@ -301,6 +333,7 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
     import torch
 
     from gptlab.model import lora
+    from gptlab.model.building import SkipInitialisation
     from gptlab.model.config import GPTConfig
     from gptlab.model.transformer import GPT
 
@@ -319,7 +352,7 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
         weights[positions] = weights[positions][: config.block_size]
     if config.tie_weights:
         weights.setdefault("lm_head.weight", weights.get("token_embedding.weight"))
-    with _without_initialisation():
+    with SkipInitialisation():
         model = GPT(config)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     for name, shape in expected.items():
@@ -347,19 +380,20 @@ def model_from(content: dict, path, device: str = "cpu", keep_adapters: bool = F
     return model.to(device)
 
 
-def _stored_config(content: dict, path: Path):
+def _stored_config(content: dict[str, Any], path: Path) -> "GPTConfig":
     """The GPTConfig of a checkpoint; nothing is built from settings that its weights do not bear.
 
     CheckpointError: a setting of another type or name, or a model larger than what is in the file.
     """
     from gptlab.model.arithmetic import count_parameters
+    from gptlab.model.building import parameter_shapes
     from gptlab.model.config import GPTConfig
 
     known, settings = options_of(GPTConfig), content["model_config"]
     try:
         if unknown := [name for name in settings if name not in known]:
             raise ConfigError(f"unknown: {unknown[0]!s:.40}")
-        if odd := [name for name, value in settings.items() if not _is_option(value)]:
+        if odd := [name for name, value in settings.items() if misfit(value, Option)]:
             raise ConfigError(f"{odd[0]} is {type(settings[odd[0]]).__name__}")
         settings = {name: coerce(known[name], value) for name, value in settings.items()}
         for name, value in settings.items():
@@ -375,7 +409,10 @@ def _stored_config(content: dict, path: Path):
     present = sum(getattr(value, "numel", int)() for value in content["model"].values())
     needed = count_parameters(config)
     # a few more are named below, tensor by tensor
-    if config.n_layer > 1000 + len(content["model"]) or needed > 2 * present + 1_000_000:
+    has_layers = config.n_layer <= 1000 + len(content["model"])
+    if has_layers and needed > 2 * present + 1_000_000:  # an edited model may share its weights
+        needed = sum(map(math.prod, parameter_shapes(config).values()))
+    if not has_layers or needed > 2 * present + 1_000_000:
         raise CheckpointError(
             f"{display(path)} does not fit its model: its settings need {needed:,} parameters in "
             f"{config.n_layer:,} layers, and the file has {present:,}."
@@ -383,7 +420,12 @@ def _stored_config(content: dict, path: Path):
     return config
 
 
-def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -> None:
+def _check_adapters(
+    adapters: dict[str, Any],
+    expected: "dict[str, torch.Size]",
+    content: dict[str, Any],
+    path: Path,
+) -> None:
     """CheckpointError unless each adapter is a pair that fits a projection of the model."""
     import torch
 
@@ -405,25 +447,17 @@ def _check_adapters(adapters: dict, expected: dict, content: dict, path: Path) -
             )
 
 
-def _without_initialisation():
-    """A context in which torch.nn.init draws nothing, because the weights come from a file.
+def proof_in(content: dict[str, Any], path: AnyPath) -> dict[str, Any] | None:
+    """The proof that travels in a checkpoint, or None: older files, and foreign ones, have none."""
+    from gptlab.model.proof import is_proof
 
-    Not the meta device: operations there import torch._dynamo, which takes longer than the rest of
-    a start of sample.py.
-    """
-    from torch.overrides import TorchFunctionMode
-
-    class SkipInitialisation(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            kwargs = kwargs or {}
-            if getattr(func, "__module__", None) == "torch.nn.init":
-                return kwargs["tensor"] if "tensor" in kwargs else args[0]
-            return func(*args, **kwargs)
-
-    return SkipInitialisation()
+    stored = content.get("proof")
+    if stored is not None and not is_proof(stored, _stored_config(content, Path(path))):
+        raise CheckpointError(f"{display(path)} holds a proof that cannot be read.")
+    return stored
 
 
-def tokenizer_from(content: dict, path):
+def tokenizer_from(content: dict[str, Any], path: AnyPath) -> "Tokenizer | None":
     """The tokenizer that travels in a checkpoint, or None for a model trained without one."""
     from gptlab.data.tokenizer import Tokenizer
 

@@ -7,13 +7,17 @@ import json
 import os
 import shlex
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 from gptlab.errors import DataError, GPTLabError
 
+AnyPath = str | os.PathLike[str]
+
 # The number inside each kind of file; a reader refuses a newer one by name.
 FORMAT_VERSIONS = {
-    "checkpoint": 2, "dataset": 1, "documents": 1, "evaluations": 1, "metrics": 1, "provenance": 1,
+    "checkpoint": 3, "dataset": 1, "documents": 1, "evaluations": 1, "metrics": 1, "provenance": 1,
 }  # fmt: skip
 
 
@@ -35,7 +39,7 @@ def out_home() -> Path:
     return home() / "out"
 
 
-def nearest_existing(folder) -> Path:
+def nearest_existing(folder: AnyPath) -> Path:
     """The folder itself, or its nearest parent that exists."""
     folder = Path(folder).absolute()
     while not folder.exists() and folder != folder.parent:
@@ -43,7 +47,7 @@ def nearest_existing(folder) -> Path:
     return folder
 
 
-def display(path) -> str:
+def display(path: AnyPath) -> str:
     """The shortest way to write a path: relative to the working directory when it lies below."""
     path = Path(path)
     try:
@@ -70,7 +74,7 @@ def in_bytes(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 9.95 else f"{size:.1f} {unit}"
 
 
-def sync_folder(folder) -> None:
+def sync_folder(folder: AnyPath) -> None:
     """Make a rename inside `folder` survive a power cut, where the file system supports that."""
     if os.name == "nt":
         return
@@ -83,7 +87,7 @@ def sync_folder(folder) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb"):
+def atomic_write(path: AnyPath, mode: str = "wb") -> Iterator[IO[Any]]:
     """Yield a file that takes the name `path` only when the block ends without an error.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder. After an error the
@@ -92,9 +96,9 @@ def atomic_write(path, mode="wb"):
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        with open(temporary, mode, **text) as file:
+        with open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -108,7 +112,7 @@ def atomic_write(path, mode="wb"):
         raise
 
 
-def remove_folder(folder) -> None:
+def remove_folder(folder: AnyPath) -> None:
     """Delete a folder with everything in it, or a link to a folder.
 
     It is renamed first, so an interruption leaves no half-deleted folder under that name.
@@ -122,14 +126,14 @@ def remove_folder(folder) -> None:
     shutil.rmtree(aside)
 
 
-def write_json(path, value) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented UTF-8 JSON, atomically."""
     with atomic_write(path, "w") as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def read_json(path) -> dict:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Read a JSON object; DataError names the file where it is not one."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -140,7 +144,7 @@ def read_json(path) -> dict:
     return value
 
 
-def check_format_version(found, kind: str, path, error: type[GPTLabError]) -> None:
+def check_format_version(found: object, kind: str, path: AnyPath, error: type[GPTLabError]) -> None:
     """Raise `error` unless `found` is a version of `kind` that this release reads."""
     newest = FORMAT_VERSIONS[kind]
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
@@ -152,7 +156,7 @@ def check_format_version(found, kind: str, path, error: type[GPTLabError]) -> No
         )
 
 
-def sha256_file(path, progress=None) -> str:
+def sha256_file(path: AnyPath, progress: Callable[[int], object] | None = None) -> str:
     """SHA-256 of a file as hex; `progress(bytes)` is called after each 4 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

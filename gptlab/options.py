@@ -17,8 +17,9 @@ import re
 import shutil
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from gptlab.errors import ConfigError
 
@@ -33,7 +34,7 @@ class Option:
     name: str
     type: type
     optional: bool  # None is allowed, written "none" where no other text is
-    choices: tuple  # the allowed values, or () for any
+    choices: tuple[Any, ...]  # the allowed values, or () for any
     words: tuple[str, ...]  # words allowed beside a number, such as "auto"
     default: object
     help: str
@@ -42,7 +43,7 @@ class Option:
 
 def options_of(*classes: type) -> dict[str, Option]:
     """The options of these dataclasses, by name; a field without a sentence is not an option."""
-    options = {}
+    options: dict[str, Option] = {}
     for owner in classes:
         hints = typing.get_type_hints(owner, include_extras=True)
         for field in dataclasses.fields(owner):
@@ -57,16 +58,16 @@ def options_of(*classes: type) -> dict[str, Option]:
                 default = field.default_factory()
             group = (owner.__doc__ or owner.__name__).splitlines()[0].rstrip(".")
             options[field.name] = Option(
-                field.name, *_read_type(kind), default=default, help=sentence, group=group
+                field.name, *_read_type(kind, default), default=default, help=sentence, group=group
             )
     return options
 
 
-def _read_type(kind) -> tuple[type, bool, tuple, tuple[str, ...]]:
+def _read_type(kind: Any, default: object) -> tuple[type, bool, tuple[Any, ...], tuple[str, ...]]:
     """(type, optional, choices, words) of an annotation such as `int | Literal["auto"] | None`."""
     is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     parts = typing.get_args(kind) if is_union else (kind,)
-    optional = type(None) in parts
+    optional = type(None) in parts or default is None
     literals = [p for p in parts if typing.get_origin(p) is typing.Literal]
     choices = tuple(value for literal in literals for value in typing.get_args(literal))
     plain = [p for p in parts if p is not type(None) and p not in literals]
@@ -82,7 +83,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
-def coerce(option: Option, value):
+def coerce(option: Option, value: Any) -> Any:
     """`value` (a word of the command line, or a value of a recipe) as the option's own type.
 
     "1e3" becomes an int for an int option, 1 a float for a float option, "false" a bool. Raises
@@ -114,7 +115,7 @@ def coerce(option: Option, value):
         ) from None
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """A value's repr on one line, shortened to about 50 characters."""
     try:
         text = " ".join(repr(value)[:200].split())
@@ -132,14 +133,14 @@ def format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _to_bool(value) -> bool:
+def _to_bool(value: Any) -> bool:
     word = str(value).strip().lower()
     if word in TRUE_WORDS or word in FALSE_WORDS:
         return word in TRUE_WORDS
     raise ValueError(value)
 
 
-def _to_int(value) -> int:
+def _to_int(value: Any) -> int:
     if isinstance(value, bool):
         raise ValueError(value)
     if isinstance(value, str):
@@ -152,31 +153,37 @@ def _to_int(value) -> int:
     return int(value)
 
 
-def _to_float(value) -> float:
+def _to_float(value: Any) -> float:
     if isinstance(value, bool) or not math.isfinite(float(value)):
         raise ValueError(value)
     return float(value)
 
 
-def _to_str(value) -> str:
+def _to_str(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(value)
     return value
 
 
-def _to_words(value) -> tuple[str, ...]:
+def _to_words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(_to_str(part) for part in value)
 
 
-_CONVERSIONS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, tuple: _to_words}
+_CONVERSIONS: dict[type, Callable[[Any], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_str,
+    tuple: _to_words,
+}
 
 
 class _Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises a ConfigError instead of printing its usage."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
         raise ConfigError(
             f"{message[:1].upper()}{message[1:]}",
@@ -193,7 +200,7 @@ def parse_command_line(
     summary: str,
     example: str,
     positionals: Sequence[tuple[str, str, str]] = (),
-) -> dict:
+) -> dict[str, Any]:
     """The options given on a command line, by name, each of its own type.
 
     classes: the dataclasses whose options this command takes; the help shows one group for each.
@@ -216,7 +223,7 @@ def parse_command_line(
     )
     for name, nargs, sentence in positionals:
         parser.add_argument(name, nargs=nargs, help=sentence)
-    groups = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options.values():
         group = groups.get(option.group) or parser.add_argument_group(option.group)
         groups[option.group] = group
@@ -240,8 +247,10 @@ def _with_underscores(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def _add_option(group, option: Option, flag_only: bool) -> None:
-    def convert(word):
+def _add_option(group: argparse._ArgumentGroup, option: Option, flag_only: bool) -> None:
+    def convert(word: str) -> Any:
+        if option.type is tuple:
+            return word  # one of several
         return coerce(option, word)  # argparse lets its ConfigError pass
 
     help_text = f"{option.help} {describe_default(option)}".replace("%", "%%")
@@ -253,10 +262,9 @@ def _add_option(group, option: Option, flag_only: bool) -> None:
         int: "N",
         float: "X",
     }.get(option.type, option.name.rsplit("_", 1)[-1].upper())
-    extra = {"nargs": "?", "const": True} if option.type is bool else {}
+    extra: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
     if option.type is tuple:
         extra = {"action": "append"}
-        convert = str
     group.add_argument(f"--{option.name}", type=convert, metavar=metavar, help=help_text, **extra)
 
 

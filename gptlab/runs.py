@@ -21,6 +21,7 @@ import math
 import os
 import shutil
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -31,11 +32,13 @@ from gptlab.checkpoints import (
     Checkpoint,
     atomic_torch_save,
     model_from,
+    proof_in,
     read_checkpoint,
     read_training_state,
     tokenizer_from,
     write_checkpoint,
 )
+from gptlab.code_changes import code_in_words
 from gptlab.errors import CheckpointError, RunError
 from gptlab.files import (
     FORMAT_VERSIONS,
@@ -52,6 +55,12 @@ logger = logging.getLogger(__name__)
 
 _METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
 _EVALUATIONS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["evaluations"]}) + "\n"
+MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
+# what may be other than in the checkpoint and changes no logits
+_SAME_LOGITS = {
+    "block_size", "dropout", "gradient_checkpointing", "init_std", "init_projection",
+    "keep_adapters",
+}  # fmt: skip
 # none of them is so large; null: it was not finite
 Figure = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)] | None
 
@@ -240,6 +249,29 @@ class Run:
             )
             return state
 
+    def model_to_continue(self, state: dict, device: str, **changes):
+        """The model of a training state (`load`), with its adapters beside its weights.
+
+        Raises CheckpointError where the code here computes something else than the code that
+        trained it, and names the change.
+        """
+        changes["keep_adapters"] = True
+        model, apart, code = _model_beside_proof(state, self.checkpoint, device, changes)
+        if apart:
+            raise CheckpointError(
+                f"{display(self.checkpoint)} cannot be continued: the model's code computes "
+                f"something else now, {apart} ({code}). Undo the change, or start a new run with "
+                f"--init_from {display(self.checkpoint)}."
+            )
+        if code:
+            logger.warning(
+                "The model's code is not what wrote %s (%s): it computes the same logits, but what "
+                "acts in training only, such as the loss, may differ.",
+                display(self.checkpoint),
+                code,
+            )
+        return model
+
     def append(self, record: dict) -> None:
         """Add a line to metrics.jsonl; JSON has no word for a number that is not finite: null."""
         record = {
@@ -355,6 +387,29 @@ def _replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
         raise
 
 
+def _model_beside_proof(content: dict, path: Path, device: str, changes: dict):
+    """(model, how its logits differ from the proof, which code changed), the latter in words.
+
+    Both are "" where the model's code did not change; then nothing is computed. changes: of
+    `model_from`; with others than _SAME_LOGITS nothing is compared.
+    """
+    from gptlab.model import proof
+
+    stored, code = proof_in(content, path), ""
+    if stored is not None and proof.changed_files(stored):
+        texts = read_sources(Run(path.parent))
+        code = code_in_words(stored["code"], texts, proof.code_texts())
+    try:
+        model = model_from(content, path, device, **changes)
+    except CheckpointError as error:
+        if not code:
+            raise
+        raise CheckpointError(f"{error} It was trained by other code ({code}).") from None
+    if not (code and changes.keys() <= _SAME_LOGITS):
+        return model, "", ""
+    return model, proof.difference_from(stored, model), code
+
+
 def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
     """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
 
@@ -372,15 +427,38 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
             )
         path = found[0]
     content = read_checkpoint(path)
-    model = model_from(content, path, device, **changes).eval()
+    model, apart, code = _model_beside_proof(content, path, device, changes)
+    if apart:
+        logger.warning(
+            "%s was trained by other code, and here its %s (%s): what follows is not what it "
+            "learned.",
+            display(path),
+            apart,
+            code,
+        )
+    elif code:
+        logger.warning(
+            "%s was trained by other code (%s), which computes the same.", display(path), code
+        )
     return Checkpoint(
-        model=model,
+        model=model.eval(),
         tokenizer=tokenizer_from(content, path),
         path=path,
         step=content.get("step", 0),
         val_loss=content.get("val_loss"),
         content=content,
     )
+
+
+def read_sources(run: Run) -> dict[str, str]:
+    """The texts of the code that a run began with, by path; {} where they are gone."""
+    try:
+        with zipfile.ZipFile(run.sources) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_SOURCE_BYTES:
+                return {}
+            return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
+    except Exception:  # zipfile and zlib meet damage with errors of every kind
+        return {}
 
 
 def list_runs() -> list[Path]:

@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 
+from gptlab import hardware
 from gptlab.errors import HardwareError
 from gptlab.hardware import attention_is_causal, choose, detect, judge, peak_flops
 from gptlab.hardware import probe as hardware_probe
@@ -501,3 +502,8 @@ def test_the_measured_rate_is_two_operations_per_multiply_add_of_the_best_run(mo
     monkeypatch.setattr(hardware_trials.time, "perf_counter", lambda: next(clock))
     rate = measure_flops("cpu", "float32", seconds=0.05, size=64)
     assert rate == pytest.approx(2 * 64**3 / 0.002)
+
+
+def test_the_package_gives_every_name_that_it_offers():
+    assert set(hardware.__all__) == set(hardware._HOME_OF)
+    assert all(hasattr(hardware, name) for name in hardware.__all__)

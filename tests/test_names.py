@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "gptlab"
 PROTOCOLS = {
     "main": "gptlab/cli/",
     "read": "gptlab/interop/read/",
+    "read_weights": "gptlab/interop/read/",
     "check": "gptlab/interop/write/",
     "write": "gptlab/interop/write/",
 }

@@ -45,6 +45,7 @@ class Rest:
     prompt: Annotated[str, "text"] = ""
     stop: Annotated[tuple[str, ...], "where to stop"] = ()
     names: Annotated[tuple[str, ...], "words"] = field(default_factory=lambda: ("a",))
+    head_dim: Annotated[int, "channels"] = None  # filled in at construction
 
 
 OPTIONS = options_of(Batch, Rest)
@@ -66,6 +67,7 @@ def test_an_option_is_a_field_with_a_sentence():
     assert (option.default, option.group, option.help) == ("auto", "Batch. More words", "steps")
     assert OPTIONS["optimizer"].choices == ("adamw", "muon")
     assert OPTIONS["activation"].optional and OPTIONS["activation"].choices == ("gelu", "relu")
+    assert (OPTIONS["head_dim"].type, OPTIONS["head_dim"].optional) == (int, True)
     assert (OPTIONS["stop"].type, OPTIONS["names"].default) == (tuple, ("a",))
 
 

@@ -152,7 +152,7 @@ def test_a_file_system_without_hard_links_keeps_both_checkpoints_too(run, state,
 
 def test_files_of_a_run_hold_tensors_and_plain_types_only(run, state):
     run.save(state(1))
-    assert torch.load(run.checkpoint, weights_only=True)["format_version"] == 2
+    assert torch.load(run.checkpoint, weights_only=True)["format_version"] == 3
 
 
 # Owning -------------------------------------------------------------------------------------------

@@ -4,18 +4,17 @@ A run records what it depends on and the results of its first steps (training/pr
 the same steps are taken again from the recorded options, in a temporary folder, and compared.
 """
 
-import difflib
-import hashlib
 import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from gptlab.code_changes import CodeChange, changed_code
 from gptlab.errors import HardwareError, RunError
 from gptlab.files import display
 from gptlab.options import coerce
-from gptlab.runs import Run
+from gptlab.runs import Run, read_sources
 from gptlab.training.config import OPTIONS, Overrides
 from gptlab.training.loop import train_step
 from gptlab.training.measuring import compile_if_wanted
@@ -26,7 +25,6 @@ from gptlab.training.provenance import (
     digests,
     exact,
     read_provenance,
-    read_sources,
     read_trace,
     source_texts,
 )
@@ -50,16 +48,6 @@ class Difference:
     tensors: tuple[str, ...] = ()
     tensors_step: int | None = None
     total: int = 0
-
-
-@dataclass(frozen=True)
-class CodeChange:
-    """A changed place of a file: its line now (where it was, for one that is gone)."""
-
-    path: str
-    line: int
-    before: str
-    after: str
 
 
 @dataclass(frozen=True)
@@ -198,34 +186,3 @@ def changed(before: dict, now: dict) -> list[tuple[str, str, str]]:
 def _data(data: dict) -> str:
     known = data.get("train.bin") or data["fingerprint"]
     return f"{data.get('train_tokens')} tokens with SHA-256 {str(known)[:12]}"
-
-
-def changed_code(
-    hashes: dict[str, str], texts: dict[str, str], now: dict[str, str]
-) -> tuple[list[CodeChange], list[str]]:
-    """(changed places, files that changed but whose former text is unknown).
-
-    hashes and texts: of the files as they were; now: the texts of today.
-    """
-    places, unread = [], []
-    for path in sorted({*hashes, *now}):
-        text = now.get(path, "")
-        if path in hashes and hashlib.sha256(text.encode()).hexdigest() == hashes[path]:
-            continue
-        if path in hashes and path not in texts:
-            unread.append(path)
-            continue
-        places += _changed_places(path, texts.get(path, ""), text)
-    return places, unread
-
-
-def _changed_places(path: str, before: str, after: str) -> list[CodeChange]:
-    old, new = before.splitlines(), after.splitlines()
-    places = []
-    for kind, i, i_end, j, j_end in difflib.SequenceMatcher(
-        None, old, new, autojunk=False
-    ).get_opcodes():
-        if kind != "equal":
-            first = [next(filter(str.strip, part), "") for part in (old[i:i_end], new[j:j_end])]
-            places.append(CodeChange(path, j + 1, *map(str.strip, first)))
-    return places

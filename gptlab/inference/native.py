@@ -22,7 +22,9 @@ import torch
 
 from gptlab.errors import GenerationError
 from gptlab.model.kv_cache import KVCache
+from gptlab.model.proof import computing_plainly, difference, plain_logits, probe_tokens
 from gptlab.model.quantization import quantize
+from gptlab.model.reference import unlike_in_narrow_copy, unlike_names
 from gptlab.model.transformer import GPT, RMSNorm
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ ACTIVATIONS = {"gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}  # 0: SwiGLU
 MOST_TOKENS = 16  # in one step; above, torch's matrix products are faster
 # what one more token in a step takes, as a share of a step of one token, on two slow cores
 TOKEN_COST = {"float32": 0.18, "bfloat16": 0.18, "int8": 0.26}
+PROBE, NARROW_PROBE = 24, 256  # tokens before and in the steps that are compared with the model's
+# as a share of the largest logit; int8 takes tokens of 16 bits, and depth adds up their rounding
+TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-3, "int8": 5e-2}
+PROBE_STEPS = 8  # tokens of them that native.cpp computes
 COMPILE_SECONDS = 8.0  # on two slow cores
 # what a step takes less than in torch: seconds a parameter (its memory), and a layer (its calls)
 SAVED_BY_PARAMETER, SAVED_BY_LAYER = 4e-10, 1.5e-4
@@ -178,11 +184,40 @@ class NativeDecoder:
 
     @classmethod
     def of(cls, model: GPT, dtype: str = "float32") -> "NativeDecoder | None":
-        """A decoder for this model, or None where torch has to do it."""
+        """A decoder for this model, or None where torch has to do it.
+
+        That is also where native.cpp computes something else than the module, which says so.
+        """
         weight = next(model.parameters())
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or library() is None:
             return None
-        return cls(model, dtype)
+        decoder, reason = cls._compared(model, dtype)
+        if reason:
+            logger.warning("native.cpp does not decode this model (%s): torch does.", reason)
+        return decoder
+
+    @classmethod
+    def _compared(cls, model: GPT, dtype: str) -> "tuple[NativeDecoder | None, str]":
+        """(decoder, "") or (None, how it differs): of these weights, and of the code alone."""
+        reason = unlike_names(model) or unlike_in_narrow_copy(
+            model, lambda narrow: cls(narrow)._difference(NARROW_PROBE)
+        )
+        if reason:
+            return None, reason
+        decoder = cls(model, dtype)
+        reason = decoder._difference(PROBE)
+        return (None, reason) if reason else (decoder, "")
+
+    def _difference(self, length: int) -> str:
+        """How the logits of some steps differ from the module's, in words, or ""."""
+        tokens = probe_tokens(min(length, self.config.block_size), self.config.vocab_size)
+        steps, cache = tokens[-PROBE_STEPS:], KVCache(self.config, 1)
+        if before := len(tokens) - len(steps):
+            with computing_plainly(self.model):
+                self.model.features(tokens[None, :before], cache=cache)
+        found = self.step(steps[None], cache)[0]
+        expected = plain_logits(self.model, tokens)[before:]
+        return difference(found, expected, TOLERANCE[self.dtype])
 
     @classmethod
     def worth_it(cls, model: GPT, dtype: str, tokens: int) -> "NativeDecoder | None":

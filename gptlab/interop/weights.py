@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 
 from gptlab.errors import CheckpointError
-from gptlab.interop.architectures import Naming, shapes
+from gptlab.interop.architectures import Naming
 from gptlab.model.config import GPTConfig
+from gptlab.model.shapes import shapes
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"  # of weights in several files
 

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from gptlab.errors import ConfigError
 
 PositionEncoding = Literal["rope", "learned", "sinusoidal"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2"]
 InitProjection = Literal["scaled", "zero"]
+FILLED_IN: Any = None  # the default of a field whose value construction fills in
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,10 @@ class GPTConfig:
     block_size: Annotated[int, "longest sequence the model sees, in tokens"] = 256
     vocab_size: Annotated[int, "number of token ids (belongs to the data)"] = 8192
     n_layer: Annotated[int, "number of transformer blocks"] = 6
-    n_head: Annotated[int | None, "number of attention heads [6]"] = None
+    n_head: Annotated[int, "number of attention heads [6]"] = FILLED_IN
     n_kv_head: Annotated[
-        int | None,
-        "key/value heads shared by the heads, 1 = multi-query [n_head; 3 if that is unset]",
-    ] = None
+        int, "key/value heads shared by the heads, 1 = multi-query [n_head; 3 if that is unset]"
+    ] = FILLED_IN
     n_embd: Annotated[int, "width: channels of the residual stream"] = 384
     mlp_ratio: Annotated[float, "MLP size relative to n_embd (SwiGLU: times 2/3, rounded)"] = 4.0
     dropout: Annotated[float, "probability of dropping a channel of a residual branch"] = 0.1
@@ -48,8 +48,8 @@ class GPTConfig:
     qk_norm: Annotated[bool, "learned RMSNorm on queries and keys, before RoPE (as Qwen3)"] = False
     tie_weights: Annotated[bool, "one matrix for token embedding and output head"] = True
     norm_eps: Annotated[float, "added to the variance inside every norm"] = 1e-5
-    head_dim: Annotated[int | None, "channels of a head [n_embd / n_head]"] = None
-    intermediate_size: Annotated[int | None, "hidden size of the MLP [from mlp_ratio]"] = None
+    head_dim: Annotated[int, "channels of a head [n_embd / n_head]"] = FILLED_IN
+    intermediate_size: Annotated[int, "hidden size of the MLP [from mlp_ratio]"] = FILLED_IN
     init_std: Annotated[float, "standard deviation of the initial weights"] = 0.02
     init_projection: Annotated[
         InitProjection,
@@ -59,8 +59,8 @@ class GPTConfig:
         bool, "recompute each block in the backward pass: less memory, about a third slower"
     ] = False
 
-    def __post_init__(self):
-        filled = {}
+    def __post_init__(self) -> None:
+        filled: dict[str, Any] = {}
         if self.n_head is None:
             filled["n_head"] = 6
         n_head = filled.get("n_head", self.n_head)
@@ -114,7 +114,10 @@ class GPTConfig:
         for name in ("head_dim", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        choices = {"position_encoding": PositionEncoding, "init_projection": InitProjection}
+        choices: dict[str, Any] = {
+            "position_encoding": PositionEncoding,
+            "init_projection": InitProjection,
+        }
         if self.activation is not None:
             choices["activation"] = Activation
         for name, kind in choices.items():
@@ -145,12 +148,12 @@ class GPTConfig:
             if not math.isfinite(value) or value <= 0:
                 raise ConfigError(f"{name} is {value}: it must be finite and above 0.")
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """All settings as plain types: what a checkpoint stores."""
         return dataclasses.asdict(self)
 
 
-_GPT2 = dict(
+_GPT2: dict[str, Any] = dict(
     block_size=1024,
     position_encoding="learned",
     use_rms_norm=False,
@@ -162,7 +165,7 @@ _GPT2 = dict(
 
 # Architectures only. tiny to large are Llamas with grouped queries, named for their parameters at
 # a vocabulary of 8,192: 10M, 25M, 80M, 350M. gpt2 to gpt2-xl are OpenAI's (Radford et al. 2019).
-PRESETS: dict[str, dict] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(block_size=256, n_layer=6, n_head=5, n_embd=320),
     "small": dict(block_size=512, n_layer=8, n_head=8, n_kv_head=2, n_embd=512),
     "medium": dict(block_size=1024, n_layer=12, n_head=12, n_kv_head=4, n_embd=768),
@@ -174,7 +177,7 @@ PRESETS: dict[str, dict] = {
 }
 
 
-def preset(name: str) -> dict:
+def preset(name: str) -> dict[str, Any]:
     """The settings of a preset. Raises ConfigError, with all names, for an unknown one."""
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.")

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gptlab.model.arithmetic import Trained
+from gptlab.errors import ConfigError
+from gptlab.model.arithmetic import Trained, projections
 from gptlab.model.transformer import GPT
 
 ADAPTER_ENDINGS = (".lora_A", ".lora_B")
@@ -47,9 +48,11 @@ def train_only(model: GPT, trained: Trained, alpha: float) -> None:
 
     Only parameters with requires_grad get gradients and optimizer state. The A of an adapter is
     drawn from torch's generator and its B is zero, so the output of the model does not change.
+    Raises ConfigError where a block has no linear layer of a target's name and shape.
     """
     if trained.lora_rank:
         if not has_adapters(model):
+            _check_targets(model, trained)
             for block in model.blocks[trained.freeze_layers :]:
                 _wrap(block, trained.lora_targets, trained.lora_rank, alpha)
         for name, parameter in model.named_parameters():
@@ -99,6 +102,23 @@ def merged_weights(model: GPT) -> dict[str, torch.Tensor]:
         if isinstance(module, LoRALinear):
             weights[f"{name}.weight"] = module.merged_weight()
     return weights
+
+
+def _check_targets(model: GPT, trained: Trained) -> None:
+    expected = projections(model.config)
+    for block in model.blocks[trained.freeze_layers :]:
+        layers = {
+            name: module
+            for parent in (block.attention, block.mlp)
+            for name, module in parent.named_children()
+        }
+        for name in trained.lora_targets:
+            layer, shape = layers.get(name), expected[name]
+            if not isinstance(layer, nn.Linear) or layer.weight.shape != shape:
+                raise ConfigError(
+                    f"lora_targets has {name}, and this model has no linear layer {name} of "
+                    f"{shape[0]} x {shape[1]} weights in each block: leave {name} out."
+                )
 
 
 def _wrap(block: nn.Module, targets: tuple[str, ...], rank: int, alpha: float) -> None:

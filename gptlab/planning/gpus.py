@@ -77,6 +77,7 @@ def estimate(gpu: Gpu, config: GPTConfig, tokens: float, batch_size: int) -> Gpu
     if peak is None:  # a card from before bfloat16
         dtype = "float16"
         peak = listed_peak_flops(gpu.product, dtype)
+    assert peak is not None, f"the data sheets list no peak of {gpu.product}"
     seconds = tokens * flops_per_token(config) / (assumed_share(config) * peak)
     dollars = seconds / 3600 * gpu.dollars_per_hour
     return GpuEstimate(

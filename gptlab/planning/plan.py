@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gptlab import hardware
 from gptlab.data.token_files import dataset_folder, open_dataset, read_meta, token_dtype
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
-    count_parameters,
     kv_cache_bytes,
     parameters_by_component,
     trained_parameters,
@@ -26,7 +26,7 @@ from gptlab.planning import gpus
 from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
-from gptlab.training.config import Overrides, TrainConfig
+from gptlab.training.config import Overrides, TrainConfig, resolved_value
 from gptlab.training.disk_space import saving_seconds
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
@@ -121,7 +121,8 @@ def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
             sizes.append(path.stat().st_size // width if path.is_file() else 0)
     except DataError:
         return None
-    return TextSize(*sizes, f"the dataset {Path(name).name}")
+    vocab, train, val = sizes
+    return TextSize(vocab, train, val, f"the dataset {Path(name).name}")
 
 
 # The machine --------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def resolve_here(
     text: TextSize,
     machine: Machine,
     times: Callable[[TrainConfig], Measurements],
-    decided: Mapping | None = None,
+    decided: Mapping[str, Any] | None = None,
 ) -> tuple[Resolved, Measurements]:
     """The configuration as training here would resolve it, and the times behind it.
 
@@ -213,12 +214,13 @@ def resolve_here(
 
 def expected_seconds(config: TrainConfig, measured: Measurements) -> float:
     """The time of a whole run without its start: steps, evaluations and savings."""
-    iters, evaluation = config.batch.max_iters, config.evaluation
+    iters, evaluation = resolved_value(config.batch.max_iters), config.evaluation
+    interval = resolved_value(evaluation.eval_interval)
     kind = "cpu" if config.machine.device == "cpu" else "other"
     share = COMPILED_STEP[kind] if config.machine.compile_model else 1.0
     weights = 2 if config.optimizer.ema_decay else 1
-    each = weights * evaluation.eval_tokens * measured.eval_token + measured.save
-    return iters * measured.step * share + math.ceil(iters / evaluation.eval_interval) * each
+    each = weights * resolved_value(evaluation.eval_tokens) * measured.eval_token + measured.save
+    return iters * measured.step * share + math.ceil(iters / interval) * each
 
 
 def expected_overfitting(epochs: float, early_stopping: bool) -> str:
@@ -272,7 +274,7 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Tokens of the whole training."""
-        return self.config.batch.max_iters * self.config.tokens_per_step
+        return resolved_value(self.config.batch.max_iters) * self.config.tokens_per_step
 
     @property
     def epochs(self) -> float | None:
@@ -294,7 +296,7 @@ class Plan:
         """Bytes at the worst moment of a step."""
         return sum(self.memory.values())
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         config = self.config
         return {
@@ -350,7 +352,7 @@ def make_plan(
     text: TextSize,
     machine: Machine,
     *,
-    decided: Mapping | None = None,
+    decided: Mapping[str, Any] | None = None,
     measure: bool = False,
     started: float = 0.0,
 ) -> Plan:
@@ -368,7 +370,7 @@ def make_plan(
     cache = kv_cache_bytes(config.model, 1, width)
     most_generated = None
     if free is not None:
-        weights = width * count_parameters(config.model)
+        weights = width * sum(_parameters(config.model).values())
         most_generated = max(0, int((TIGHT * free - weights) // cache))
     seconds = expected_seconds(config, times)
     if config.machine.compile_model:
@@ -383,7 +385,7 @@ def make_plan(
         text=text,
         device=config.machine.device,
         description=machine.device.description,
-        parameters=parameters_by_component(config.model),
+        parameters=_parameters(config.model),
         trained=trained_parameters(config.model, config.trained),
         flops_per_token=config.flops_per_token,
         memory=memory,
@@ -400,18 +402,28 @@ def make_plan(
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
 
 
+def _parameters(model: GPTConfig) -> dict[str, int]:
+    """The module's parameters by what they do; those that no formula knows are "other"."""
+    from gptlab.model.building import module_parameters  # needs torch
+
+    parts = parameters_by_component(model)
+    other = module_parameters(model) - sum(parts.values())
+    return {**parts, "other": other} if other else parts
+
+
 def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
-    evaluations = config.batch.max_iters // config.evaluation.eval_interval
+    iters = resolved_value(config.batch.max_iters)
+    evaluations = iters // resolved_value(config.evaluation.eval_interval)
     # a forward pass is a third of a step
-    tokens = config.batch.max_iters * config.tokens_per_step
-    tokens += evaluations * config.evaluation.eval_tokens / 3
+    evaluated = evaluations * resolved_value(config.evaluation.eval_tokens) / 3
+    tokens = iters * config.tokens_per_step + evaluated
     half = config.replace(dtype="bfloat16")  # two bytes per activation, as in float16
     return [
         gpus.estimate(
             gpu,
             config.model,
             tokens,
-            largest_batch_size(half, "cuda", gpu.memory, config.batch.batch_size),
+            largest_batch_size(half, "cuda", gpu.memory, resolved_value(config.batch.batch_size)),
         )
         for gpu in gpus.GPUS
     ]

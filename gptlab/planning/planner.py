@@ -4,13 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gptlab.hardware import choose
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import Machine, expected_seconds, resolve_here
-from gptlab.training.config import TrainConfig, layer, plan_numbers
-from gptlab.training.resolving import Measurements, TextSize
+from gptlab.training.config import TrainConfig, layer, plan_numbers, resolved_value
+from gptlab.training.resolving import Measurements, TextSize, or_endless
 
 SEED = 1337
 MEASURE_SECONDS = 2.0
@@ -21,7 +22,7 @@ LENGTH = ("max_iters", "minutes")
 class Proposal:
     """A training: options by their flat names, the resolved configuration, expected seconds."""
 
-    options: dict
+    options: dict[str, Any]
     config: TrainConfig
     seconds: float
 
@@ -40,20 +41,20 @@ class Planner:
         note: Callable[[str], None] = lambda sentence: None,
     ):
         self.machine, self.dataset, self.text, self.note = machine, dataset, text, note
-        self._measured: dict = {}
+        self._measured: dict[tuple[object, ...], Measurements] = {}
 
-    def fitted_model(self, seconds: float) -> dict:
+    def fitted_model(self, seconds: float) -> dict[str, Any]:
         """Options of the largest model that suits this text, time and machine."""
         size = suggest.fitting_size(self.text, seconds, self.machine)
         return suggest.architecture(size, self.text)
 
     def propose(
         self,
-        model: Mapping,
+        model: Mapping[str, Any],
         *,
         max_iters: int | None = None,
         minutes: float | None = None,
-        changed: Mapping | None = None,
+        changed: Mapping[str, Any] | None = None,
     ) -> Proposal:
         """All options of a training of this model for max_iters steps, or for some minutes.
 
@@ -72,11 +73,11 @@ class Planner:
             machine,
             lambda config: self._measure(machine, config),
         )
-        epochs = plan_numbers(draft.config, self.text.train_tokens)["epochs"]
+        epochs = plan_numbers(draft.config, or_endless(self.text.train_tokens))["epochs"]
         options |= suggest.regularisation(epochs)
         options |= {
             # a sample at every second evaluation shows how the text improves
-            "sample_interval": 2 * draft.config.evaluation.eval_interval,
+            "sample_interval": 2 * resolved_value(draft.config.evaluation.eval_interval),
             "max_iters": draft.config.batch.max_iters,
             "seed": SEED,
             "device": machine.choice.device,

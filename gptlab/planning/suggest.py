@@ -5,6 +5,7 @@ return options by their flat names, so that every decision can be written on a c
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.config import GPTConfig, preset
@@ -13,7 +14,7 @@ from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.planning.plan import Machine
 from gptlab.training.config import TrainConfig, build, layer
 from gptlab.training.memory import in_gigabytes, memory_needed
-from gptlab.training.resolving import SIZES_FROM_TEXT, TextSize
+from gptlab.training.resolving import SIZES_FROM_TEXT, TextSize, or_endless
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
 # name: (steps, seconds): the steps for a chosen model, or the time for a fitted one
@@ -26,7 +27,7 @@ MOST_DROPOUT = 0.2
 TOKENS_PER_PARAMETER = 0.8  # below it a smaller model learns more in the same time
 
 
-def architecture(size: str, text: TextSize) -> dict:
+def architecture(size: str, text: TextSize) -> dict[str, Any]:
     """Options of the model for a preset's name, or for "3x96": layers and width."""
     if size in PRESET_SIZES:
         return {"model_preset": size, "block_size": text.block_size(preset(size)["block_size"])}
@@ -35,21 +36,26 @@ def architecture(size: str, text: TextSize) -> dict:
     return custom_architecture(n_layer, heads, n_embd, text)
 
 
-def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) -> dict:
+def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) -> dict[str, Any]:
     """Options of a model of this shape; with a small vocabulary the output head is untied."""
-    options = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "qk_norm": True}
+    options: dict[str, Any] = {
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "n_embd": n_embd,
+        "qk_norm": True,
+    }
     if text.vocab_size <= 512:  # then a second matrix costs almost nothing, and learns faster
         options |= {"tie_weights": False, "init_projection": "zero"}
     return {**options, "block_size": text.block_size(128 if n_embd < 320 else 256)}
 
 
-def training_of(options: Mapping, text: TextSize) -> TrainConfig:
+def training_of(options: Mapping[str, Any], text: TextSize) -> TrainConfig:
     """The configuration that these options describe, not resolved. Raises ConfigError."""
     values = layer(command_line={**options, "vocab_size": text.vocab_size}).values
     return build({name: value for name, value in values.items() if name != "model_preset"})
 
 
-def model_of(options: Mapping, text: TextSize) -> GPTConfig:
+def model_of(options: Mapping[str, Any], text: TextSize) -> GPTConfig:
     """The model that these options describe. Raises ConfigError."""
     return training_of(options, text).model
 
@@ -62,7 +68,9 @@ def fitting_size(text: TextSize, seconds: float, machine: Machine) -> str:
         options = architecture(size, text)
         model = model_of(options, text)
         tokens = seconds * SHARE_OF_PEAK * machine.peak / flops_per_token(model)
-        if text.train_tokens < needed or tokens < TOKENS_PER_PARAMETER * count_parameters(model):
+        if or_endless(
+            text.train_tokens
+        ) < needed or tokens < TOKENS_PER_PARAMETER * count_parameters(model):
             break
         if refusal_of(options, text, machine):
             break
@@ -73,7 +81,7 @@ def fitting_size(text: TextSize, seconds: float, machine: Machine) -> str:
 # Memory -------------------------------------------------------------------------------------------
 
 
-def batch(options: Mapping, text: TextSize, machine: Machine) -> dict:
+def batch(options: Mapping[str, Any], text: TextSize, machine: Machine) -> dict[str, Any]:
     """Options of the batch: tokens of a step for a model of this size, in pieces that fit."""
     sequences = _sequences(options, text, machine)
     size = sequences
@@ -87,7 +95,7 @@ def batch(options: Mapping, text: TextSize, machine: Machine) -> dict:
     return chosen
 
 
-def _sequences(options: Mapping, text: TextSize, machine: Machine) -> int:
+def _sequences(options: Mapping[str, Any], text: TextSize, machine: Machine) -> int:
     """Sequences of a step for a model of this size."""
     model = model_of(options, text)
     tokens = 2048
@@ -99,7 +107,12 @@ def _sequences(options: Mapping, text: TextSize, machine: Machine) -> int:
 
 
 def _needed(
-    options: Mapping, text: TextSize, machine: Machine, size: int, sequences: int, **more
+    options: Mapping[str, Any],
+    text: TextSize,
+    machine: Machine,
+    size: int,
+    sequences: int,
+    **more: Any,
 ) -> int:
     """The bytes that a training of this model needs with micro-batches of `size` sequences.
 
@@ -121,11 +134,13 @@ def _needed(
     return memory_needed(config)
 
 
-def _fits(options: Mapping, text: TextSize, machine: Machine, size: int, sequences: int) -> bool:
+def _fits(
+    options: Mapping[str, Any], text: TextSize, machine: Machine, size: int, sequences: int
+) -> bool:
     return fits(_needed(options, text, machine, size, sequences), machine.free)
 
 
-def least_memory(options: Mapping, text: TextSize, machine: Machine) -> int:
+def least_memory(options: Mapping[str, Any], text: TextSize, machine: Machine) -> int:
     """The least bytes that training this model takes: one sequence at a time."""
     sequences = _sequences(options, text, machine)
     return min(
@@ -134,16 +149,16 @@ def least_memory(options: Mapping, text: TextSize, machine: Machine) -> int:
     )
 
 
-def refusal_of(options: Mapping, text: TextSize, machine: Machine) -> str:
+def refusal_of(options: Mapping[str, Any], text: TextSize, machine: Machine) -> str:
     """Why a model cannot be trained here, "" when it can: not even one sequence fits."""
-    needed = least_memory(options, text, machine)
-    if fits(needed, machine.free):
+    needed, free = least_memory(options, text, machine), machine.free
+    if free is None or fits(needed, free):
         return ""
-    free = in_gigabytes(machine.free)
-    return f"that model needs at least {in_gigabytes(needed)}, but {free} are free"
+    needs = f"that model needs at least {in_gigabytes(needed)}"
+    return f"{needs}, but {in_gigabytes(free)} are free"
 
 
-def nearest_that_fits(shape: dict, text: TextSize, machine: Machine) -> str:
+def nearest_that_fits(shape: Mapping[str, int], text: TextSize, machine: Machine) -> str:
     """A shape instead of one that does not fit: fewer layers, else a smaller width."""
     n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
     per_head = n_embd // n_head
@@ -162,7 +177,7 @@ def nearest_that_fits(shape: dict, text: TextSize, machine: Machine) -> str:
 # Optimizer and regularisation ---------------------------------------------------------------------
 
 
-def training(options: Mapping, text: TextSize) -> dict:
+def training(options: Mapping[str, Any], text: TextSize) -> dict[str, Any]:
     """Options of optimizer and schedule for a model of this size."""
     model = model_of(options, text)
     rate = 1e-2 if model.init_projection == "zero" else 5e-3
@@ -177,7 +192,7 @@ def training(options: Mapping, text: TextSize) -> dict:
     }
 
 
-def regularisation(epochs: float) -> dict:
+def regularisation(epochs: float) -> dict[str, Any]:
     """Options against overfitting, for a text that is read this many times."""
     if epochs < 2:
         return {"dropout": 0.0, "weight_decay": 0.0}

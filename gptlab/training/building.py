@@ -59,7 +59,7 @@ def build_state(
     torch.manual_seed(config.run.seed)
     if stored is not None:
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
-        model = model_from(stored, run.checkpoint, device, keep_adapters=True, **changes)
+        model = run.model_to_continue(stored, device, **changes)
     elif start is not None:
         before = start.model.config.to_dict()
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}

@@ -12,10 +12,10 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.files import AnyPath, display
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_option
@@ -46,6 +46,10 @@ class RunOptions:
     ] = "none"
 
 
+# the sequences of a micro-batch that batch_size "auto" stands for until it is fitted to the memory
+AUTO_BATCH_SIZE = 32
+
+
 @dataclass(frozen=True)
 class BatchOptions:
     """Batch and length."""
@@ -54,7 +58,7 @@ class BatchOptions:
         int | Literal["auto"],
         "sequences per micro-batch, on one device; auto = as many of a step's 32 x "
         "gradient_accumulation_steps sequences as fit in memory",
-    ] = 32
+    ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
     max_iters: Annotated[
         int | None, "total number of optimizer steps, also after a resume [2000]"
@@ -72,7 +76,8 @@ class OptimizerOptions:
     """Optimizer."""
 
     optimizer: Annotated[
-        Literal[tuple(OPTIMIZERS)], ", or ".join(entry.help for entry in OPTIMIZERS.values())
+        Literal[tuple(OPTIMIZERS)],  # type: ignore[valid-type]  # only running code has the names
+        ", or ".join(entry.help for entry in OPTIMIZERS.values()),
     ] = "adamw"
     learning_rate: Annotated[float, "highest learning rate"] = 1e-3
     weight_decay: Annotated[float, "decoupled weight decay, of matrices only"] = 0.1
@@ -202,7 +207,7 @@ class TrainConfig:
     finetune: FinetuneOptions = field(default_factory=FinetuneOptions)
     model: GPTConfig = field(default_factory=GPTConfig)
 
-    def flat(self) -> dict:
+    def flat(self) -> dict[str, Any]:
         """All values by their flat names."""
         return {
             name: value
@@ -210,7 +215,7 @@ class TrainConfig:
             for name, value in dataclasses.asdict(getattr(self, group)).items()
         }
 
-    def replace(self, **values) -> "TrainConfig":
+    def replace(self, **values: Any) -> "TrainConfig":
         """A copy with other values of flat names."""
         return build({**self.flat(), **values})
 
@@ -218,7 +223,7 @@ class TrainConfig:
     def sequences_per_step(self) -> int:
         """Sequences of one optimizer step, over all processes."""
         size = self.batch.batch_size
-        size = BatchOptions.batch_size if size == "auto" else size
+        size = AUTO_BATCH_SIZE if size == "auto" else size
         return size * self.batch.gradient_accumulation_steps
 
     @property
@@ -239,9 +244,9 @@ class TrainConfig:
         return flops_per_token(self.model, trained=self.trained)
 
 
-def build(values: Mapping) -> TrainConfig:
+def build(values: Mapping[str, Any]) -> TrainConfig:
     """The configuration with `values` (flat names) and defaults elsewhere. Raises ConfigError."""
-    groups = {}
+    groups: dict[str, Any] = {}
     for group, owner in GROUPS.items():
         names = [f.name for f in dataclasses.fields(owner) if f.name in values]
         groups[group] = owner(**{name: values[name] for name in names})
@@ -339,6 +344,15 @@ def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
+Value = TypeVar("Value")
+
+
+def resolved_value(value: Value | Literal["auto"] | None) -> Value:
+    """A value of a resolved configuration; only a draft has "auto" and None."""
+    assert value is not None and value != "auto", "resolve fills in every value"
+    return value
+
+
 # Layers -------------------------------------------------------------------------------------------
 
 
@@ -349,11 +363,11 @@ class Overrides:
     sources: "preset tiny", "config/x.py" or "command line".
     """
 
-    values: dict
-    sources: dict
+    values: dict[str, Any]
+    sources: dict[str, str]
 
 
-def read_recipe(path) -> dict:
+def read_recipe(path: AnyPath) -> dict[str, Any]:
     """The options that a recipe assigns, each of its own type. A recipe is Python, and is run.
 
     Names that begin with an underscore are ignored. Raises ConfigError.
@@ -379,7 +393,9 @@ def read_recipe(path) -> dict:
 
 
 def layer(
-    recipe: Mapping | None = None, command_line: Mapping | None = None, recipe_name: str = "recipe"
+    recipe: Mapping[str, Any] | None = None,
+    command_line: Mapping[str, Any] | None = None,
+    recipe_name: str = "recipe",
 ) -> Overrides:
     """Merge the layers: the command line overrides the recipe, which overrides the preset.
 
@@ -398,7 +414,8 @@ def layer(
     layers = [(recipe, recipe_name), (command_line, "command line")]
     if name and name != "auto":
         layers.insert(0, (preset(name), f"preset {name}"))
-    values, sources = {}, {}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for options, where in layers:
         if "n_head" in options and "n_kv_head" not in options:  # another number of heads
             values.pop("n_kv_head", None)
@@ -412,9 +429,9 @@ def layer(
 # Showing ------------------------------------------------------------------------------------------
 
 
-def plan_numbers(config: TrainConfig, train_tokens: int) -> dict:
+def plan_numbers(config: TrainConfig, train_tokens: int) -> dict[str, float]:
     """The size of a run: parameters, tokens of a step and of the run, epochs, FLOPs."""
-    tokens = config.batch.max_iters * config.tokens_per_step
+    tokens = resolved_value(config.batch.max_iters) * config.tokens_per_step
     return {
         "parameters": count_parameters(config.model),
         "tokens_per_step": config.tokens_per_step,

@@ -1,9 +1,11 @@
 """The memory that a run needs: checked before it starts, explained when it runs out."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 
 from gptlab.errors import HardwareError
+from gptlab.model.arithmetic import count_parameters
 from gptlab.model.memory import TrainingMemory, fits, process_memory, training_memory
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.table import OPTIMIZERS
@@ -12,14 +14,26 @@ MOST_SEQUENCES = 1 << 16  # in a micro-batch
 
 
 def _tensors(config: TrainConfig) -> TrainingMemory:
-    """Bytes of the tensors of a training step."""
-    return training_memory(
+    """Bytes of the tensors of a training step, with the parameters that the module really has."""
+    from gptlab.model.building import module_parameters  # needs torch
+
+    optimizer = OPTIMIZERS[config.optimizer.optimizer]
+    tensors = training_memory(
         config.model,
         min(config.batch.batch_size, config.sequences_per_step),
         bytes_per_activation=4 if config.machine.dtype == "float32" else 2,
-        optimizer_states=OPTIMIZERS[config.optimizer.optimizer].values_per_parameter,
+        optimizer_states=optimizer.values_per_parameter,
         ema=config.optimizer.ema_decay > 0,
         trained=config.trained,
+    )
+    # an edited model page has parameters that no formula knows; adapters leave them frozen
+    edited = 4 * (module_parameters(config.model) - count_parameters(config.model))
+    changed = 0 if config.finetune.lora_rank else edited
+    return dataclasses.replace(
+        tensors,
+        weights=tensors.weights + edited + (changed if config.optimizer.ema_decay else 0),
+        gradients=tensors.gradients + changed,
+        optimizer=tensors.optimizer + int(changed * optimizer.values_per_parameter),
     )
 
 

@@ -2,6 +2,7 @@
 
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
+from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig, plan_numbers
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
@@ -15,8 +16,10 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     config = setup.config
     numbers = plan_numbers(config, len(setup.dataset.train))
     model, machine = config.model, config.machine
+    weights = state.model.named_parameters()
+    parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
-        f"Model: {numbers['parameters']:,} parameters ({model.n_layer} layers, {model.n_head} "
+        f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {setup.dataset.name}, {len(setup.dataset.train):,} training and "

@@ -20,6 +20,7 @@ import torch
 
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
+from gptlab.model import proof
 from gptlab.runs import Record, Run, read_records
 from gptlab.training.config import START_OPTIONS
 from gptlab.typed_json import Count, read_form
@@ -29,7 +30,6 @@ DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # the weights are digested after these;
 # at most this many values are hashed, evenly spread: 20 to 60 ms for a model of any size, and a
 # difference in one weight reaches all of them within a step or two
 DIGESTED_VALUES = 1 << 22
-MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
 # the files that decide the numbers, below the package
 CODE = (
     "model/*.py",
@@ -137,17 +137,6 @@ def read_trace(run: Run) -> list[TracedStep]:
     ]
 
 
-def read_sources(run: Run) -> dict[str, str]:
-    """The texts of the code that the run began with; {} where they are gone."""
-    try:
-        with zipfile.ZipFile(run.sources) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_SOURCE_BYTES:
-                return {}
-            return {name: archive.read(name).decode("utf-8") for name in archive.namelist()}
-    except Exception:  # zipfile and zlib raise errors of many kinds for a damaged file
-        return {}
-
-
 def digests(model: torch.nn.Module) -> dict[str, str]:
     """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values."""
     parameters = dict(model.named_parameters())
@@ -175,6 +164,7 @@ class Trace:
 
     def begin(self, setup, state) -> None:
         """Record what the run depends on; a resume goes on only under the same conditions."""
+        proof.code_texts()  # as this process runs them, before anybody edits a file
         run, now = setup.run, json.loads(json.dumps(describe(setup)))
         if state.step == 0:
             with atomic_write(run.sources) as file:

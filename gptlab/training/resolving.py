@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import ConfigError, DataError
 from gptlab.hardware import Choice, Hardware
-from gptlab.training.config import BatchOptions, Overrides, TrainConfig, build
+from gptlab.training.config import AUTO_BATCH_SIZE, Overrides, TrainConfig, build
+
+if TYPE_CHECKING:
+    from gptlab.data.token_files import Dataset
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,15 @@ SIZES_FROM_TEXT = (
 )
 
 
-def size_from_text(train_tokens: int) -> dict:
+def size_from_text(train_tokens: int) -> dict[str, int]:
     """The architecture that model_preset "auto" takes for a text of this many tokens."""
     n_layer, n_head, n_embd = [size[1:] for size in SIZES_FROM_TEXT if size[0] <= train_tokens][-1]
     return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
+
+
+def or_endless(tokens: int | None) -> int:
+    """A number of tokens; an unknown text counts as endless."""
+    return ENDLESS if tokens is None else tokens
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class TextSize:
     source: str = ""
 
     @classmethod
-    def of(cls, dataset, vocab_size: int | None = None) -> "TextSize":
+    def of(cls, dataset: "Dataset", vocab_size: int | None = None) -> "TextSize":
         """The sizes of an open `token_files.Dataset`.
 
         vocab_size: of a model that has more rows than the tokenizer has ids (GPT-2's 50,304).
@@ -65,7 +74,7 @@ class TextSize:
 
     def block_size(self, wanted: int) -> int:
         """The longest block_size up to `wanted` of which both parts hold one window. DataError."""
-        longest = min(ENDLESS if n is None else n for n in (self.train_tokens, self.val_tokens)) - 1
+        longest = min(or_endless(self.train_tokens), or_endless(self.val_tokens)) - 1
         if longest < 8:
             raise DataError(
                 f"This text is too short to train on: its smaller part has {longest + 1} "
@@ -92,7 +101,7 @@ class Situation:
     val_tokens: int
     can_compile: tuple[bool, str] = (False, "not tried")
     measurements: Measurements | None = None
-    decided: Mapping | None = None
+    decided: Mapping[str, Any] | None = None
     fitting: int | None = None
 
 
@@ -102,7 +111,7 @@ def situation_of(
     text: TextSize,
     *,
     measurements: Measurements | None = None,
-    decided: Mapping | None = None,
+    decided: Mapping[str, Any] | None = None,
     fitting: int | None = None,
 ) -> Situation:
     """The situation of a run on one device of a machine; an unknown text counts as endless."""
@@ -110,8 +119,8 @@ def situation_of(
     return Situation(
         choice,
         text.vocab_size,
-        ENDLESS if text.train_tokens is None else text.train_tokens,
-        ENDLESS if text.val_tokens is None else text.val_tokens,
+        or_endless(text.train_tokens),
+        or_endless(text.val_tokens),
         (support.available, support.reason),
         measurements,
         decided,
@@ -124,7 +133,7 @@ class Resolved:
     """A configuration without any "auto", and the reason of each value that was filled in."""
 
     config: TrainConfig
-    reasons: dict
+    reasons: dict[str, str]
     use_scaler: bool = False
     warning: str = ""
 
@@ -135,9 +144,10 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     Raises ConfigError for options that contradict each other, the dataset or the device.
     """
     choice, decided, measurements = situation.choice, situation.decided, situation.measurements
-    values, reasons = dict(overrides.values), {}
+    values: dict[str, Any] = dict(overrides.values)
+    reasons: dict[str, str] = {}
 
-    def fill(name, value, reason):
+    def fill(name: str, value: Any, reason: str) -> None:
         if values.get(name) in (None, "auto"):
             if decided and name in decided:
                 value, reason = decided[name], "as the run began"
@@ -161,7 +171,7 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
 
     if values.get("batch_size") == "auto":
         sequences = build(values).sequences_per_step
-        size = situation.fitting or BatchOptions.batch_size
+        size = situation.fitting or AUTO_BATCH_SIZE
         values["batch_size"], values["gradient_accumulation_steps"] = size, sequences // size
         reason = f"the largest part of a step's {sequences} sequences that fits"
         reasons["batch_size"] = reasons["gradient_accumulation_steps"] = reason
@@ -190,7 +200,7 @@ def _eval_interval(iters: int) -> int:
     return max(1, math.ceil(iters / EVALUATIONS))
 
 
-def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int):
+def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int) -> tuple[int, str]:
     """Validation tokens of an evaluation in a run of `iters` steps, and why."""
     trained = iters * draft.tokens_per_step
     # a forward pass is a third of a step
@@ -205,7 +215,13 @@ def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int)
 
 
 def _resolve_length(
-    fill, draft: TrainConfig, kind, can_compile, measured, val_tokens, decided_iters
+    fill: Callable[[str, Any, str], None],
+    draft: TrainConfig,
+    kind: str,
+    can_compile: tuple[bool, str],
+    measured: Measurements | None,
+    val_tokens: int,
+    decided_iters: int | None,
 ) -> None:
     """Fill max_iters and compile_model, which depend on each other under a time budget."""
     cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]

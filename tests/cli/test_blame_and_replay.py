@@ -176,8 +176,7 @@ def test_what_cannot_be_replayed_is_one_sentence(argv, sentence, capsys):
 
 
 def test_changed_code_is_listed_by_file_the_model_first(trained, capsys):
-    from gptlab.runs import Run
-    from gptlab.training.provenance import read_sources
+    from gptlab.runs import Run, read_sources
 
     run = Run(trained / "out" / "small")
     kept = {path: path.read_bytes() for path in (run.provenance, run.sources)}

@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/*.md runs, in the order of the page.
+"""Every command in README.md, CONTRIBUTING.md and docs/*.md runs, in the order of the page.
 
 A command is a line of a ```bash block, or inline code that begins with one of `STARTS`. It runs
 in-process through the commands' `main(argv)`, in a separate home for each page, with a small text
@@ -29,7 +29,10 @@ from gptlab.cli.main import main, run_command
 from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *("README.md", "CONTRIBUTING.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 STARTS = re.compile(r"(python|torchrun|bash|source|pip|gptlab|(gpt|train|prepare|sample)\.py) ")
 
 # The text of a page -> what runs instead. Words in capitals stand for the reader's own names.
@@ -108,6 +111,8 @@ NOT_RUN = [
     (r".*--tasks ", "needs lm-eval: tests/analysis/test_tasks.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
+    (r"bash \.ci/run", "runs this suite: tests/test_workflows.py", files_exist),
+    (r"pre-commit install", "writes into .git: tests/test_workflows.py", files_exist),
     (r"source ", "the shell's own, after setup", is_the_usual_line),
     (r"pip install", "installs packages", files_exist),
     (r"torchrun ", "several processes: tests/training/test_parallel.py", help_knows_the_options),
@@ -365,6 +370,12 @@ def test_every_link_to_a_file_leads_somewhere(name):
     for target in re.findall(r"\]\(([^)#\s]+)", page):
         if "://" not in target:
             assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def test_every_file_that_contributing_names_exists():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:gptlab|docs|tests|\.ci)/[\w./]+|\w+\.toml)`", page):
+        assert (ROOT / name).exists(), name
 
 
 def test_every_command_is_on_some_page():

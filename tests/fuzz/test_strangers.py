@@ -11,7 +11,7 @@ from gptlab.checkpoints import write_checkpoint
 from gptlab.data import downloads
 from gptlab.errors import DownloadError
 from gptlab.files import sha256_file
-from gptlab.training.provenance import read_sources
+from gptlab.runs import read_sources
 
 
 class Trap:

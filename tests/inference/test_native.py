@@ -13,8 +13,10 @@ from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import Decoder
 from gptlab.inference.generator import Generator
 from gptlab.inference.native import NativeDecoder
+from gptlab.model.arithmetic import Trained
 from gptlab.model.config import GPTConfig
 from gptlab.model.kv_cache import KVCache
+from gptlab.model.lora import train_only
 from gptlab.model.quantization import GROUP, dequantize, quantize, round_weights
 from gptlab.model.transformer import GPT
 
@@ -193,3 +195,12 @@ def test_a_row_without_a_slot_is_refused_and_nothing_is_written_behind_the_cache
     with pytest.raises(GenerationError, match="9 tokens do not fit the model's window of 8"):
         decoder.step(torch.tensor([[1], [2]]), cache)
     assert cache.lengths == [3, 8] and not any(keys.any() for keys in cache.keys)
+
+
+@needs_compiler
+def test_what_native_does_not_take_is_named_and_torch_decodes(caplog):
+    model = make()
+    train_only(model, Trained(lora_rank=2, lora_targets=("q_proj",)), alpha=4.0)
+    assert NativeDecoder.of(model) is None
+    assert "it has a parameter blocks.0.attention.q_proj.lora_A" in caplog.text
+    assert caplog.text.count("\n") == 1

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
-from gptlab.interop.architectures import architecture_of, shapes
+from gptlab.interop.architectures import architecture_of
 from gptlab.interop.read import huggingface
 from gptlab.interop.read.models import import_model
 from gptlab.interop.write.export import export
+from gptlab.model.shapes import shapes
 from gptlab.runs import load_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -170,7 +171,7 @@ def test_a_setting_that_no_architecture_has_is_refused_by_name_and_nothing_is_wr
 def test_weights_beyond_the_limit_are_sharded_and_come_back_whole(
     random_model, make_run, bpe, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(huggingface, "SHARD_BYTES", 30_000)
+    monkeypatch.setattr("gptlab.interop.write.huggingface.SHARD_BYTES", 30_000)
     model = random_model(tie_weights=False)
     export(make_run(model, bpe), "hf", tmp_path / "hf")
     files = sorted(path.name for path in (tmp_path / "hf").glob("*.safetensors"))

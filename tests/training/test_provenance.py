@@ -14,11 +14,11 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
-from gptlab.runs import Run
+from gptlab.runs import Run, read_sources
 from gptlab.training import provenance
 from gptlab.training.config import START_OPTIONS, build
 from gptlab.training.metrics import Metrics
-from gptlab.training.provenance import Trace, digests, read_provenance, read_sources, read_trace
+from gptlab.training.provenance import Trace, digests, read_provenance, read_trace
 
 PACKAGE = Path(gptlab.__file__).parent
 

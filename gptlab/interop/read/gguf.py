@@ -24,8 +24,26 @@ def read(path, progress=None) -> Imported:
     damaged or does not fit its own settings, ConfigError for what this model cannot be.
     """
     path = Path(path)
-    where = display(path)
     fields, tensors = open_file(path)
+    config, weights = _weights(path, fields, tensors, progress)
+    return Imported(
+        config=config,
+        weights=weights,
+        tokenizer=tokenizer_of(fields, display(path)),
+        kind="GGUF",
+        name=str(fields.get("general.name") or ""),
+        license=str(fields.get("general.license") or ""),
+        chat_template=str(fields.get("tokenizer.chat_template") or ""),
+    )
+
+
+def read_weights(path) -> tuple[GPTConfig, dict]:
+    """(settings, our weights by name) of a file, without its tokenizer; as `read`."""
+    return _weights(Path(path), *open_file(path))
+
+
+def _weights(path: Path, fields: dict, tensors: dict, progress=None) -> tuple[GPTConfig, dict]:
+    where = display(path)
     architecture = fields.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise ConfigError(
@@ -45,16 +63,7 @@ def read(path, progress=None) -> Imported:
         return values
 
     naming = GGUF_GPT2_NAMES if architecture == "gpt2" else GGUF_NAMES
-    weights = from_peer(config, naming, available, get, where, ignored=_IGNORED)
-    return Imported(
-        config=config,
-        weights=weights,
-        tokenizer=tokenizer_of(fields, where),
-        kind="GGUF",
-        name=str(fields.get("general.name") or ""),
-        license=str(fields.get("general.license") or ""),
-        chat_template=str(fields.get("tokenizer.chat_template") or ""),
-    )
+    return config, from_peer(config, naming, available, get, where, ignored=_IGNORED)
 
 
 def open_file(path) -> tuple[dict, dict]:

@@ -8,6 +8,7 @@ from gptlab.files import display, read_json
 from gptlab.interop.architectures import config_from_hf, hf_names
 from gptlab.interop.read.imported_model import Imported
 from gptlab.interop.weights import SAFETENSORS_INDEX, from_peer
+from gptlab.model.config import GPTConfig
 
 # buffers that releases of transformers kept among the weights
 _IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
@@ -20,6 +21,26 @@ def read(folder, progress=None) -> Imported:
     are missing, damaged or do not fit, ConfigError for what this model cannot be.
     """
     folder = Path(folder)
+    config, weights = read_weights(folder, progress)
+    content = _read_settings(folder / "config.json")
+    tokenizer = folder_tokenizer(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{display(folder)} has a tokenizer of {tokenizer.vocab_size:,} ids and a model of "
+            f"{config.vocab_size:,}: they do not belong together."
+        )
+    return Imported(
+        config=config,
+        weights=weights,
+        tokenizer=tokenizer,
+        kind="Hugging Face",
+        name=str(content.get("_name_or_path") or folder.name),
+        chat_template=folder_chat_template(folder),
+    )
+
+
+def read_weights(folder: Path, progress=None) -> tuple[GPTConfig, dict]:
+    """(settings, our weights by name) of such a folder, without its tokenizer; as `read`."""
     content = _read_settings(folder / "config.json")
     files = _weight_files(folder)
     opened, available = {}, {}
@@ -47,20 +68,7 @@ def read(folder, progress=None) -> Imported:
         display(folder),
         ignored=_IGNORED,
     )
-    tokenizer = folder_tokenizer(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{display(folder)} has a tokenizer of {tokenizer.vocab_size:,} ids and a model of "
-            f"{config.vocab_size:,}: they do not belong together."
-        )
-    return Imported(
-        config=config,
-        weights=weights,
-        tokenizer=tokenizer,
-        kind="Hugging Face",
-        name=str(content.get("_name_or_path") or folder.name),
-        chat_template=folder_chat_template(folder),
-    )
+    return config, weights
 
 
 def _read_settings(path: Path) -> dict:

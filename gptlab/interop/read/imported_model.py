@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptlab.checkpoints import tokenizer_content
+from gptlab.checkpoints import model_from, tokenizer_content
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.files import FORMAT_VERSIONS
 from gptlab.model.config import GPTConfig
@@ -29,30 +29,32 @@ def write_run(imported: Imported, folder, source: dict, overwrite: bool = False)
 
     source: where it came from, kept in the checkpoint. Raises RunError where a run is already.
     """
+    from gptlab.model.proof import proof_of
+
     run = Run(folder)
     run.begin(overwrite=overwrite)
     try:
         if imported.tokenizer is not None:
             # beside the weights, so that `prepare.py --tokenizer RUN` finds it
             imported.tokenizer.save(run.folder / "tokenizer.json")
-        run.save_best(
-            {
-                "format_version": FORMAT_VERSIONS["checkpoint"],
-                "model_config": imported.config.to_dict(),
-                "model": imported.weights,
-                "tokenizer": tokenizer_content(imported.tokenizer),
-                "step": 0,
-                "val_loss": None,
-                "imported": {
-                    "kind": imported.kind,
-                    "name": imported.name,
-                    "license": imported.license,
-                    **source,
-                },
-                "chat_template": imported.chat_template,
-                **imported.more,
-            }
-        )
+        content = {
+            "format_version": FORMAT_VERSIONS["checkpoint"],
+            "model_config": imported.config.to_dict(),
+            "model": imported.weights,
+            "tokenizer": tokenizer_content(imported.tokenizer),
+            "step": 0,
+            "val_loss": None,
+            "imported": {
+                "kind": imported.kind,
+                "name": imported.name,
+                "license": imported.license,
+                **source,
+            },
+            "chat_template": imported.chat_template,
+            **imported.more,
+        }
+        model = model_from(content, run.best)
+        run.save_best({**content, "proof": proof_of(model)})
     finally:
         run.end()
     return run.folder

@@ -9,6 +9,7 @@ from gptlab.errors import ConfigError
 from gptlab.files import atomic_write
 from gptlab.interop.architectures import Naming, architecture_of, hf_names
 from gptlab.model.lora import LoRALinear
+from gptlab.model.reference import unlike_code
 from gptlab.model.transformer import GPT
 
 
@@ -16,13 +17,16 @@ def write_adapter(model: GPT, folder, base: str) -> bool:
     """Write adapter_model.safetensors and adapter_config.json; False where no program reads them.
 
     The names are those of the model's export for transformers. A model whose settings none of its
-    architectures has is not exported either. base: the name of the model that was adapted.
+    architectures has is not exported either, nor one whose code computes something else. base: the
+    name of the model that was adapted.
     """
     from safetensors.torch import save
 
     try:
         kind = architecture_of(model.config)
     except ConfigError:
+        return False
+    if unlike_code(model):
         return False
     adapters = _by_module(model, hf_names(kind))
     tensors = {}

@@ -9,10 +9,11 @@ import numpy as np
 
 from gptlab.data.tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
 from gptlab.errors import ConfigError
-from gptlab.interop.architectures import shapes
 from gptlab.interop.write.output import new_file
-from gptlab.model.arithmetic import count_parameters
-from gptlab.model.quantization import GROUP, quantize
+from gptlab.interop.write.verify import check_weights
+from gptlab.model.config import GPTConfig
+from gptlab.model.quantization import GROUP, dequantize, quantize
+from gptlab.model.shapes import shapes
 
 MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
 _PARTS = Path(__file__).parent / "page"
@@ -21,7 +22,7 @@ _MARK = '<meta name="generator" content="gptlab">'
 
 def check(checkpoint) -> None:
     """Raise ConfigError for a model that is too large for a page, or whose tokenizer it lacks."""
-    parameters = count_parameters(checkpoint.model.config)
+    parameters = _number(checkpoint)
     if parameters > MAX_PARAMETERS:
         raise ConfigError(
             f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}: "
@@ -43,19 +44,22 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
     """
     config = checkpoint.model.config.to_dict()
     config["vocab_size"] = checkpoint.tokenizer.vocab_size
-    manifest, int8, floats = [], [], []
+    manifest, int8, floats, held = [], [], [], {}
     weights = checkpoint.model.state_dict()
     for name in shapes(checkpoint.model.config):
         value = weights[name].float().cpu()
         if name in ("token_embedding.weight", "lm_head.weight"):
             value = value[: config["vocab_size"]]  # a table may be padded
         manifest.append([name, *value.shape, 0][:3])
+        held[name] = value
         if value.dim() == 2:
             steps, value = quantize(value)
             int8.append(steps.numpy())
+            held[name] = dequantize(steps, value)
         floats.append(value.numpy())
         if progress:
             progress("rounding the weights", weights[name].nbytes, 4 * _number(checkpoint))
+    check_weights(checkpoint, GPTConfig(**config), held, "html", "int8")
     content = {
         "config": config,
         "tokenizer": _vocabulary(checkpoint.tokenizer),
@@ -81,7 +85,7 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
 
 
 def _number(checkpoint) -> int:
-    return count_parameters(checkpoint.model.config)
+    return sum(weight.numel() for weight in checkpoint.model.parameters())
 
 
 def _base64(arrays: list, dtype) -> str:

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.interop.architectures import architecture_of, hf_names, hf_settings, shapes
+from gptlab.interop.architectures import architecture_of, hf_names, hf_settings
+from gptlab.interop.read.huggingface import read_weights
 from gptlab.interop.weights import SAFETENSORS_INDEX, to_peer
 from gptlab.interop.write.model_card import model_card
 from gptlab.interop.write.output import new_folder
+from gptlab.interop.write.verify import check_weights
+from gptlab.model.shapes import shapes
 
 SHARD_BYTES = 5_000_000_000
 
@@ -22,8 +25,8 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
     """Write a checkpoint (`runs.load_checkpoint`) as a folder for transformers; its path.
 
     Llama, Qwen3 or GPT-2, weights in float32 and safetensors, the tokenizer, a model card. Nothing
-    is there under the name until all is. Raises ConfigError for settings that none of the three
-    has, or for a folder that is taken.
+    is there under the name until all is, and was read back as this model. Raises ConfigError for
+    settings that none of the three has, or for a folder that is taken.
     """
     config = checkpoint.model.config
     kind = architecture_of(config)
@@ -43,6 +46,7 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
             _write_tokenizer(folder, checkpoint)
         card = model_card(checkpoint, settings["architectures"][0])
         (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        check_weights(checkpoint, *read_weights(folder), "hf")
     return Path(output)
 
 

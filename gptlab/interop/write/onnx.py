@@ -26,7 +26,7 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
 
     tokens int64 [B, T], T up to block_size -> logits float32 [B, T, V], every setting included. The
     graph has no cache: each step reads the whole text again. Nothing is there under the name until
-    all is.
+    all is, and onnxruntime, where it is installed, has computed the module's own logits with it.
     """
     import torch
 
@@ -51,12 +51,40 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
                 verbose=False,
             )
             program.save(folder / "model.onnx")
+        if has_runtime():
+            _check(model, folder / "model.onnx")
         if progress:
             progress("tracing the model", total, total)
         if checkpoint.tokenizer is not None:
             text = checkpoint.tokenizer.to_plain_json()
             (folder / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")
     return Path(output)
+
+
+def has_runtime() -> bool:
+    """Whether what was written can be run here; then the graph of an edited module is right too."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _check(model, path: Path) -> None:
+    """Raise ConfigError where the graph computes other logits than the module."""
+    import onnxruntime
+    import torch
+
+    from gptlab.model.proof import difference, plain_logits, probe_tokens
+
+    tokens = probe_tokens(min(model.config.block_size, 32), model.config.vocab_size)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(["logits"], {"tokens": tokens[None].numpy()})[0][0]
+    if reason := difference(torch.from_numpy(found), plain_logits(model, tokens)):
+        raise ConfigError(
+            f"The export as onnx was run and is not this model ({reason}), so it was not kept: use "
+            "--format hf or gguf."
+        )
 
 
 class _WholeText:

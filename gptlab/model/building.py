@@ -1,0 +1,71 @@
+"""Models that are built to be filled, counted or compared: no weight of them is drawn."""
+
+import dataclasses
+import functools
+import math
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+
+# of a narrow copy, at most; its heads are as many
+NARROW = dict(vocab_size=64, intermediate_size=48, head_dim=8, block_size=256, n_layer=8)
+
+
+class SkipInitialisation(TorchFunctionMode):
+    """A context in which torch.nn.init draws nothing, because the weights come from elsewhere."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter of `GPT(config)` by its name, asked of the module itself.
+
+    A tied matrix is there once. On the meta device: no memory, whatever the sizes.
+    """
+
+    class WithoutTables(GPT):
+        def make_tables(self, device=None):
+            """Nothing: arithmetic on the meta device imports torch._dynamo, which takes seconds."""
+
+    with torch.device("meta"), SkipInitialisation():
+        model = WithoutTables(config)
+    return {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+
+
+@functools.lru_cache
+def module_parameters(config: GPTConfig) -> int:
+    """Number of parameters of `GPT(config)` itself; `count_parameters` is the formula for them."""
+    return sum(map(math.prod, parameter_shapes(config).values()))
+
+
+@torch.no_grad()
+def narrow_copy(model: GPT) -> GPT:
+    """A small model of the same code, heads and switches, with large random weights.
+
+    A branch whose weights are zero or tiny hides what it computes; here every branch shows.
+    """
+    config = model.config
+    small = {name: min(getattr(config, name), size) for name, size in NARROW.items()}
+    small["n_embd"] = config.n_head * small["head_dim"]
+    if config.n_head * config.head_dim != config.n_embd:
+        small["n_embd"] = min(config.n_embd, small["n_embd"] + 8)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), SkipInitialisation():
+        narrow = type(model)(dataclasses.replace(config, **small, dropout=0.0))
+    generator = torch.Generator().manual_seed(0)
+    embeddings = {id(m.weight) for m in narrow.modules() if isinstance(m, torch.nn.Embedding)}
+    for name, weight in narrow.named_parameters():
+        drawn = torch.randn(weight.shape, generator=generator)
+        if id(weight) in embeddings:
+            weight.copy_(drawn)
+        elif weight.dim() > 1:
+            weight.copy_(drawn * 2 / weight.size(-1) ** 0.5)
+        else:
+            weight.copy_(drawn / 2 + (not name.endswith("bias")))
+    return narrow.eval()
