@@ -96,7 +96,7 @@ def test_what_differs_is_listed_and_nothing_else(capsys):
     out = capsys.readouterr().out
     assert "Different in 2 options, as set" in out and "0.002" in out
     command.main(["diff", "own.py", "own.py"])
-    assert capsys.readouterr().out == "own.py and own.py say the same.\n"
+    assert capsys.readouterr().out == "own.py and own.py have the same values.\n"
 
 
 def test_runs_are_compared_as_they_were_resolved(surroundings, capsys):
@@ -118,7 +118,7 @@ def test_runs_are_compared_as_they_were_resolved(surroundings, capsys):
         (["sho", "own.py"], "config cannot 'sho'"),
         (["show", "none.py"], r"no recipe none\.py"),
         (["show", "own.py", "--n_layr", "3"], "did you mean n_layer"),
-        (["--seed", "3"], "Say config show"),
+        (["--seed", "3"], "Use config show"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_what_to_say(words, sentence):

@@ -65,7 +65,7 @@ def test_changes_are_taken_validated_and_written(build):
 
 def test_one_can_go_back_a_group(build):
     path, shown = build("empty", "", "b", "seed 3", "", *enter(GROUPS - 1), "back_again")
-    assert read_recipe(path) == {"seed": 3} and shown.count("NAME VALUE changes") >= GROUPS + 1
+    assert read_recipe(path) == {"seed": 3} and shown.count("type NAME VALUE to change") >= GROUPS + 1
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_one_can_go_back_a_group(build):
         ("batch_size 0", "at least 1"),
         ("model_preset huge", "no preset 'huge'"),
         ("use_swiglu true activation gelu", "no place in a SwiGLU"),
-        ("seed '", "no partner"),
+        ("seed '", "not closed"),
     ],
 )
 def test_what_cannot_be_is_a_sentence_and_is_not_taken(build, line, words):

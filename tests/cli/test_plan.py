@@ -138,7 +138,7 @@ def test_a_fine_tuning_is_planned_for_the_model_that_it_starts_from(surroundings
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["a", "b"], "plan takes one run or recipe, and these are 2"),
+        (["a", "b"], "plan takes one run or recipe, not 2"),
         (["a", "--config", "b.py"], "plan takes one run or recipe"),
         (["--batchsize", "3"], "did you mean batch_size"),
         (["nothing.py"], "no recipe nothing.py"),

@@ -116,7 +116,7 @@ def test_a_number_out_of_place_is_asked_again(answer, convert, wrong, right, val
 
 def test_where_something_must_be_typed_enter_is_no_answer(answer):
     value, shown = answer("\n\nx\n", lambda console: questions.ask(console, "What?", str))
-    assert value == "x" and shown.count("Something must be typed") == 2
+    assert value == "x" and shown.count("Please type an answer") == 2
 
 
 def test_an_error_of_the_file_system_is_a_sentence_and_the_question_again(answer, tmp_path):

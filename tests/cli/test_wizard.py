@@ -123,10 +123,10 @@ def test_every_wrong_answer_is_asked_again(words, ask):
     )  # fmt: skip
     assert code == 0 and "Traceback" not in shown
     for sentence in (
-        "'two' is none of these", "nowhere.txt does not exist", "Something must be typed",
+        "'two' is not one of the answers", "nowhere.txt does not exist", "Please type an answer",
         "'x' is not a whole number", "must lie between 1 and 1,000", "33 does not divide",
         "'ten' is not a number", "did you mean dropout", "dropout needs a value",
-        "at least 0 and below 1", "dataset is not changed here", "no partner", "'maybe' is none",
+        "at least 0 and below 1", "dataset cannot be changed here", "not closed", "'maybe' is not one",
     ):  # fmt: skip
         assert sentence in shown, sentence
     command = printed_command(ask.out)
@@ -351,7 +351,7 @@ def test_ctrl_c_and_ctrl_d_leave_cleanly(terminal, tmp_path, argv, key, code):
     child.send(key)
     found, shown = ended(child)
     assert found == code
-    assert ("Interrupted." if code else "Nothing more was done.") in shown
+    assert ("Interrupted." if code else "Stopped.") in shown
 
 
 @pytest.mark.slow
