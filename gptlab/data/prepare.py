@@ -37,7 +37,7 @@ from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
 PREPARATION_VERSION = 1
-_OUR_FILES = {
+OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     documents.FILE,
 }
@@ -379,7 +379,7 @@ def _existing(
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    strange = sorted(set(os.listdir(folder)) - _OUR_FILES) if folder.is_dir() else [folder.name]
+    strange = sorted(set(os.listdir(folder)) - OUR_FILES) if folder.is_dir() else [folder.name]
     if strange:
         raise DataError(
             f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",

@@ -10,6 +10,7 @@ import torch
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main, run_command
+from gptlab.cli.ui import questions
 from gptlab.data.batches import Batches
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import char_tokenizer
@@ -45,6 +46,13 @@ def dataset(home):
     char_tokenizer(ALPHABET).save(home / "tokenizer.json")
     assert run_command("prepare", ["talk.jsonl", "--tokenizer", "tokenizer.json"]) == 0
     return open_dataset("talk")
+
+
+def test_the_files_of_a_chat_dataset_are_known_when_it_is_deleted(dataset, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(questions, "at_terminal", lambda: True)
+    assert run_command("dataset", ["delete", "talk"]) == 1
+    assert "which gptlab did not write" not in capsys.readouterr().out
 
 
 def train(**options):

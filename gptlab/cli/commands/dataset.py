@@ -12,13 +12,12 @@ from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
-from gptlab.data.prepare import PrepareOptions
+from gptlab.data.prepare import OUR_FILES, PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
 
 WORDS = ("list", "prepare", "add", "view", "delete")
-EXCERPT_TOKENS = 80
 
 
 @dataclass(frozen=True)
@@ -318,6 +317,3 @@ def delete_dataset(name: str, yes: bool = False) -> int:
     remove_folder(folder)
     print(f"Deleted {display(folder)} ({in_bytes(size)}).")
     return 0
-
-
-OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", "documents.json"}
