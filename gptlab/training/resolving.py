@@ -110,9 +110,7 @@ def situation_of(
     choice: Choice,
     text: TextSize,
     *,
-    measurements: Measurements | None = None,
     decided: Mapping[str, Any] | None = None,
-    fitting: int | None = None,
 ) -> Situation:
     """The situation of a run on one device of a machine; an unknown text counts as endless."""
     support = report.device(choice.device).compile
@@ -122,9 +120,7 @@ def situation_of(
         or_endless(text.train_tokens),
         or_endless(text.val_tokens),
         (support.available, support.reason),
-        measurements,
-        decided,
-        fitting,
+        decided=decided,
     )
 
 

@@ -65,7 +65,9 @@ def test_changes_are_taken_validated_and_written(build):
 
 def test_one_can_go_back_a_group(build):
     path, shown = build("empty", "", "b", "seed 3", "", *enter(GROUPS - 1), "back_again")
-    assert read_recipe(path) == {"seed": 3} and shown.count("type NAME VALUE to change") >= GROUPS + 1
+    assert (
+        read_recipe(path) == {"seed": 3} and shown.count("type NAME VALUE to change") >= GROUPS + 1
+    )
 
 
 @pytest.mark.parametrize(

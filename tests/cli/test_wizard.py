@@ -126,7 +126,8 @@ def test_every_wrong_answer_is_asked_again(words, ask):
         "'two' is not one of the answers", "nowhere.txt does not exist", "Please type an answer",
         "'x' is not a whole number", "must lie between 1 and 1,000", "33 does not divide",
         "'ten' is not a number", "did you mean dropout", "dropout needs a value",
-        "at least 0 and below 1", "dataset cannot be changed here", "not closed", "'maybe' is not one",
+        "at least 0 and below 1", "dataset cannot be changed here", "not closed",
+        "'maybe' is not one",
     ):  # fmt: skip
         assert sentence in shown, sentence
     command = printed_command(ask.out)

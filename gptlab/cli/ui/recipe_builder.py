@@ -179,10 +179,10 @@ def vocabulary_of(overrides: Mapping) -> int | None:
 
 def check_recipe(overrides: Mapping):
     """The configuration of these options with defaults elsewhere. Raises ConfigError."""
-    values = dict(layer(recipe=overrides).values)
-    values.pop("model_preset", None)  # its options are among the values; auto follows the text
-    words = {n: v for n, v in values.items() if n in ("device", "dtype", "compile_model")}
-    return build({n: v for n, v in values.items() if n not in words})
+    # a preset's options are among the values, and the machine's do not affect the others
+    left_out = ("model_preset", "device", "dtype", "compile_model")
+    values = layer(recipe=overrides).values
+    return build({name: value for name, value in values.items() if name not in left_out})
 
 
 def parse_assignments(line: str) -> dict:
