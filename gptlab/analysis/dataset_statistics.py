@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptlab.data.token_files import Dataset
+from gptlab.data.token_files import SCAN_TOKENS, Dataset
 
-_SCAN_TOKENS = 1 << 22
 PASSAGE_BYTES = 64  # least size of a validation passage to look for in the training text
 MOST_PASSAGES = 1 << 20
 DISTINCT_TOKENS = 6  # a passage has at least these; rulers and empty lines have fewer
@@ -136,13 +135,13 @@ def find_overlap(dataset: Dataset, progress: Progress = lambda n: None) -> Overl
     wanted = np.unique(hashes[counts])
     met = np.zeros(len(wanted), bool)
     train = dataset.train
-    for start in range(0, len(train) - length + 1, _SCAN_TOKENS):
-        piece = np.asarray(train[start : start + _SCAN_TOKENS + length - 1])
+    for start in range(0, len(train) - length + 1, SCAN_TOKENS):
+        piece = np.asarray(train[start : start + SCAN_TOKENS + length - 1])
         found = window_hashes(piece[None], length)[0]
         place = np.minimum(np.searchsorted(wanted, found), max(0, len(wanted) - 1))
         if len(wanted):
             met[place[wanted[place] == found]] = True
-        progress(min(_SCAN_TOKENS, len(train) - start))
+        progress(min(SCAN_TOKENS, len(train) - start))
     is_found = counts & np.isin(hashes, wanted[met])
     example = None
     if is_found.any():
@@ -186,7 +185,7 @@ def _pieces(dataset: Dataset, progress: Progress) -> Iterator[np.ndarray]:
     """The ids of both parts, in order."""
     for split in ("train", "val"):
         tokens = getattr(dataset, split)
-        for start in range(0, len(tokens), _SCAN_TOKENS):
-            ids = np.asarray(tokens[start : start + _SCAN_TOKENS])
+        for start in range(0, len(tokens), SCAN_TOKENS):
+            ids = np.asarray(tokens[start : start + SCAN_TOKENS])
             progress(len(ids))
             yield ids

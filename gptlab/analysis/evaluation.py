@@ -124,6 +124,11 @@ class HeldOut:
     bytes: int
 
 
+def begin_id(tokenizer) -> int | None:
+    """The id before a text: the begin token, else the end of text, if there is one."""
+    return tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+
 def read_text(word: str, tokenizer, name: str) -> HeldOut:
     """A file, folder or glob (as prepare.py reads it) as ids of a tokenizer, in memory.
 
@@ -136,7 +141,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
             "evaluate it on a dataset of such ids with --dataset",
         )
     source = find([word], None, lambda sentence: None)
-    begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    begin = begin_id(tokenizer)
     ids, loss_mask, size = [], [], 0
     for document in source.documents(Reading()):
         text = "".join(document)

@@ -14,7 +14,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
-from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
+from gptlab.data.token_files import (
+    DTYPES,
+    SCAN_TOKENS,
+    VERIFY_BYTES,
+    check_ids,
+    open_dataset,
+    prepare_again,
+)
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import display, explain_error, in_bytes, nearest_existing, sha256_file
 from gptlab.runs import Run
@@ -23,7 +30,6 @@ from gptlab.training.disk_space import checkpoint_bytes
 from gptlab.training.memory import memory_warning
 
 SPACE_TO_SPARE = 100_000_000  # bytes besides the checkpoints: records, pictures, other programs
-_SCAN_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -170,14 +176,14 @@ def check_dataset(
         recorded = (dataset.meta or {}).get("sha256") or {}
         for split in ("train", "val"):
             path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
-            for start in range(0, len(tokens), _SCAN_TOKENS):
-                check_ids(tokens[start : start + _SCAN_TOKENS], dataset.vocab_size, path, start)
+            for start in range(0, len(tokens), SCAN_TOKENS):
+                check_ids(tokens[start : start + SCAN_TOKENS], dataset.vocab_size, path, start)
             if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just checked it
                 continue
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
                     f"{display(path)} has changed since it was prepared",
-                    f"prepare it again (python prepare.py ... --dataset {dataset.name})",
+                    prepare_again(dataset.name),
                 )
     except (DataError, OSError) as error:
         found = explain_error(error)

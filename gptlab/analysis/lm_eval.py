@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gptlab.analysis.evaluation import begin_id
 from gptlab.checkpoints import Checkpoint
 from gptlab.errors import ConfigError, DataError
 from gptlab.inference.config import SamplingConfig
@@ -139,9 +140,8 @@ def _encode_pair(checkpoint: Checkpoint, context: str, continuation: str) -> tup
 
 
 def _begin(checkpoint: Checkpoint) -> list[int]:
-    """The ids before a text: the begin token or the end of text, if there is one."""
-    tokenizer = checkpoint.tokenizer
-    begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    """The ids before a text, at most one."""
+    begin = begin_id(checkpoint.tokenizer)
     return [] if begin is None else [begin]
 
 

@@ -14,14 +14,14 @@ from typing import TypedDict
 import numpy as np
 
 from gptlab.data.text_files import NotTextError, file_format
-from gptlab.data.token_files import Dataset
+from gptlab.data.token_files import SCAN_TOKENS, Dataset
 from gptlab.errors import DataError
 from gptlab.files import FORMAT_VERSIONS, display, write_json
 from gptlab.typed_json import Count, read_form
 
 FILE = "documents.json"
 MOST_DOCUMENTS = 50_000  # that are recorded: about 3 MB
-_SCAN_TOKENS = 1 << 22
+
 
 # (name of the file, or of the row of a table; line at which the text begins, 0 for a row)
 Origin = tuple[str, Count]
@@ -86,8 +86,8 @@ def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
             document, lines = now, 0
             reached = int(ends[now - 1]) + 1 if now else 0
         lines += sum(
-            int(line_ends[dataset.train[i : min(position, i + _SCAN_TOKENS)]].sum())
-            for i in range(reached, position, _SCAN_TOKENS)
+            int(line_ends[dataset.train[i : min(position, i + SCAN_TOKENS)]].sum())
+            for i in range(reached, position, SCAN_TOKENS)
         )
         reached = position
         found[position] = _place(origins, document, lines)
@@ -104,7 +104,7 @@ def _place(origins: list[Origin], document: int, lines: int) -> Place:
 def _positions_of(ids: np.ndarray, wanted: int, end: int) -> np.ndarray:
     """The positions of an id before `end`: int64, ascending."""
     found = [
-        start + np.flatnonzero(ids[start : min(end, start + _SCAN_TOKENS)] == wanted)
-        for start in range(0, end, _SCAN_TOKENS)
+        start + np.flatnonzero(ids[start : min(end, start + SCAN_TOKENS)] == wanted)
+        for start in range(0, end, SCAN_TOKENS)
     ]
     return np.concatenate(found) if found else np.empty(0, np.int64)

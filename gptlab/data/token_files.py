@@ -25,7 +25,7 @@ DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 VERIFY_BYTES = 1 << 30
 SAMPLED_BLOCKS = 64
 SAMPLED_BLOCK_BYTES = 1 << 20
-_SCAN_TOKENS = 1 << 22
+SCAN_TOKENS = 1 << 22  # of a large file that are held in memory at once
 
 
 class MetaFile(TypedDict):
@@ -129,7 +129,7 @@ def list_datasets() -> list[tuple[str, Meta | None]]:
 def read_meta(folder: Path) -> Meta:
     """The meta.json of a dataset. DataError for one that is damaged or of a newer version."""
     folder = Path(folder)
-    return read_form(folder / "meta.json", "dataset", Meta, DataError, _prepare_again(folder.name))
+    return read_form(folder / "meta.json", "dataset", Meta, DataError, prepare_again(folder.name))
 
 
 def find_meta(name_or_path) -> Meta | None:
@@ -185,7 +185,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
             raise DataError(
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
                 "were made with",
-                _prepare_again(name),
+                prepare_again(name),
                 sep="; ",
             )
     changed = _changed_source(meta)
@@ -223,13 +223,13 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     dtype = DTYPES[meta["dtype"]]
     tokens = meta[f"{split}_tokens"]
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
     size = path.stat().st_size
     if size != tokens * dtype.itemsize:
         raise DataError(
             f"{display(path)} has {size:,} bytes where its meta.json says "
             f"{tokens * dtype.itemsize:,}",
-            _prepare_again(folder.name),
+            prepare_again(folder.name),
             sep="; ",
         )
     recorded = (meta.get("sha256") or {}).get(path.name)
@@ -243,7 +243,7 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     if now != recorded:
         raise DataError(
             f"{display(path)} has changed since it was prepared",
-            _prepare_again(folder.name),
+            prepare_again(folder.name),
             sep="; ",
         )
     return _map(path, dtype)
@@ -253,12 +253,12 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     """The loss mask of a split: bool, from a byte per token, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
     size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
     is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
     if size != meta[f"{split}_tokens"] or not is_same:
         raise DataError(
-            f"{display(path)} does not fit {split}.bin", _prepare_again(folder.name), sep="; "
+            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name), sep="; "
         )
     return _map(path, np.dtype(np.uint8)).view(bool)
 
@@ -327,7 +327,7 @@ def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:
     """`check_ids` over a whole file, in memory of a few megabytes."""
     with open(path, "rb") as file:
         offset = 0
-        while (ids := np.fromfile(file, dtype, _SCAN_TOKENS)).size:
+        while (ids := np.fromfile(file, dtype, SCAN_TOKENS)).size:
             check_ids(ids, vocab_size, path, offset)
             offset += ids.size
 
@@ -338,7 +338,8 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r")
 
 
-def _prepare_again(name: str) -> str:
+def prepare_again(name: str) -> str:
+    """The fix for a dataset whose files are damaged or missing."""
     return f"prepare it again (python prepare.py ... --dataset {name})"
 
 

@@ -85,7 +85,7 @@ def test_documents_are_the_same_however_the_file_is_cut(prepared, monkeypatch):
     texts = [sentences(20 + n % 7, n % 11) for n in range(40)]
     dataset = prepared(texts, split="document")
     whole = view.count_documents(dataset)
-    monkeypatch.setattr(view, "_SCAN_TOKENS", 13)
+    monkeypatch.setattr(view, "SCAN_TOKENS", 13)
     assert view.count_documents(dataset) == whole
     assert whole.total == 40 and whole.repeated == 40 - len(set(texts))
 
@@ -118,7 +118,7 @@ def brute_force(dataset, length):
 
 @pytest.mark.parametrize("scan", [1 << 22, 101])
 def test_overlap_equals_the_brute_force_count_at_any_offset(monkeypatch, scan):
-    monkeypatch.setattr(view, "_SCAN_TOKENS", scan)
+    monkeypatch.setattr(view, "SCAN_TOKENS", scan)
     source = np.random.default_rng(3)
     train = source.integers(0, 1000, 3000)
     val = source.integers(0, 1000, 640)
