@@ -4,6 +4,7 @@ The wizard calls these functions. They use the text's size, the machine's speed 
 return options by their flat names, so that every decision can be written on a command line.
 """
 
+import bisect
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,18 +161,24 @@ def refusal_of(options: Mapping[str, Any], text: TextSize, machine: Machine) -> 
 
 def nearest_that_fits(shape: Mapping[str, int], text: TextSize, machine: Machine) -> str:
     """A shape instead of one that does not fit: fewer layers, else a smaller width."""
-    n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
-    per_head = n_embd // n_head
+    n_head, per_head = shape["n_head"], shape["n_embd"] // shape["n_head"]
     while n_head >= 1:
-        for layers in range(n_layer, 0, -1):
-            smaller = custom_architecture(layers, n_head, n_head * per_head, text)
-            if not refusal_of(smaller, text, machine):
-                width = f" and width {n_head * per_head} ({n_head} heads)" * (
-                    n_head < shape["n_head"]
-                )
-                return f"{layers} layers{width} would"
+        layers = _most_layers(shape["n_layer"], n_head, n_head * per_head, text, machine)
+        if layers:
+            width = f" and width {n_head * per_head} ({n_head} heads)" * (n_head < shape["n_head"])
+            return f"{layers} layers{width} would"
         n_head //= 2
     return "nothing of this kind would"
+
+
+def _most_layers(n_layer: int, n_head: int, n_embd: int, text: TextSize, machine: Machine) -> int:
+    """The most layers, up to n_layer, with which a model of this width fits; 0 for none."""
+
+    def is_refused(layers: int) -> bool:
+        return bool(refusal_of(custom_architecture(layers, n_head, n_embd, text), text, machine))
+
+    # memory grows with the layers; each check builds a model on the meta device, so use few
+    return bisect.bisect_left(range(1, n_layer + 1), True, key=is_refused)
 
 
 # Optimizer and regularisation ---------------------------------------------------------------------

@@ -195,7 +195,7 @@ def test_where_the_text_is_read_often_the_plan_warns_of_overfitting(home, machin
     overrides = layer(None, {**SMALL, "dataset": "plays", "n_embd": 512, "max_iters": 80_000})
     notes = make_plan(overrides, text_size(overrides), machine).notes
     assert not any("are few" in note for note in notes)
-    assert any(note.startswith("10.2 epochs: Some of it will be learned") for note in notes)
+    assert any(note.startswith("10.2 epochs: The model will memorise some of it") for note in notes)
 
 
 # Memory -------------------------------------------------------------------------------------------

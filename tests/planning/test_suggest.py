@@ -184,7 +184,7 @@ def test_regularisation_follows_the_readings_of_the_text():
 def test_the_expectation_of_overfitting_grows_with_the_readings():
     sentences = [expected_overfitting(epochs, True) for epochs in (0.5, 3, 10, 50)]
     assert len(set(sentences)) == 4
-    assert "nothing" in sentences[0] and "validation loss turns" in sentences[3]
+    assert "cannot memorise" in sentences[0] and "validation loss turns" in sentences[3]
     assert "by itself" in sentences[3] and "by itself" not in expected_overfitting(50, False)
 
 

@@ -22,7 +22,7 @@ text: save them as text first."""
 
 SIZE = """\
 A model is a stack of layers. Each layer has a width (how many numbers it keeps about each token)
-and attention heads (how many earlier places it can look at at once). The parameters are the
+and attention heads (how many earlier places it can look at together). The parameters are the
 numbers that training adjusts: more of them can learn more, but need more text, time and memory. A
 large model trained for a short time is worse than a small one. "fit" chooses the size that suits
 this text and the time that you choose next."""
