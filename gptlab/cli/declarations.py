@@ -204,9 +204,9 @@ python gpt.py config diff config/shakespeare_char.py config/speedrun.py""",
         module="gptlab.cli.commands.plan",
         options=("PlanOptions", TRAINING),
         summary="""\
-plan [RUN|RECIPE] [--option ...]: parameters, FLOPs, memory, the largest batch that fits, time here
-and on rented GPUs, and the best number of tokens for a model of this size. Takes the options of
-train.py. Nothing is trained.""",
+plan [RUN|RECIPE] [--option ...]: estimate parameters, FLOPs, memory, the largest batch that fits,
+time here and on rented GPUs, and the best number of tokens for a model of this size. It takes the
+options of train.py. Nothing is trained.""",
         example="""\
 python gpt.py plan --model_preset gpt2
 python gpt.py plan --config config/shakespeare_char.py --measure
@@ -285,9 +285,9 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
             ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
         ),
         summary="""\
-Measure a model on a text: loss, perplexity and bits per byte, and the loss by the number of tokens
-before in the window. Bits per byte count the text's own bytes, so models with different tokenizers
-can be compared. A run keeps the result, and gpt.py report shows it.""",
+Measure a model on a text: loss, perplexity and bits per byte, and the loss by position in the
+window. Bits per byte count the text's own bytes, so models with different tokenizers can be
+compared. A run keeps the result, and gpt.py report shows it.""",
         example="""\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it

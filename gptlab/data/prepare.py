@@ -50,9 +50,9 @@ Progress = Callable[[str, int, int | None], None]
 class PrepareOptions:
     """Preparing"""
 
-    dataset: Annotated[str | None, "name of the dataset (default: that of the file or folder)"] = (
-        None
-    )
+    dataset: Annotated[
+        str | None, "name of the dataset (default: the name of the file or folder)"
+    ] = None
     tokenizer: Annotated[
         str, "auto, char, bpe (trained here), gpt2, or the path of a run, model or tokenizer.json"
     ] = "auto"

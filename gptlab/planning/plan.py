@@ -253,7 +253,7 @@ class Plan:
     device: str
     description: str
     parameters: dict[str, int]
-    trained: int  # parameters that get gradients; adapters are beside those of the model
+    trained: int  # parameters that get gradients; adapters are not among the model's own
     flops_per_token: float
     memory: dict[str, int]
     free: int | None

@@ -15,7 +15,7 @@ from gptlab.errors import ConfigError
 class PlanOptions:
     """Plan."""
 
-    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+    config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
     measure: Annotated[bool, "time a few steps here instead of estimating from the FLOPs"] = False

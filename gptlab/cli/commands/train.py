@@ -17,7 +17,7 @@ from gptlab.training.config import Overrides, layer, read_recipe
 class StartOptions:
     """Start."""
 
-    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+    config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
     show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
