@@ -176,8 +176,8 @@ def test_a_shorter_window_sees_less(checkpoint, text):
     [
         (dict(block_size=17), "use 16 or less"),
         (dict(stride=17), "use 16 or less"),
-        (dict(stride=0), "say 1 or more"),
-        (dict(block_size=0), "say 1 or more"),
+        (dict(stride=0), "use 1 or more"),
+        (dict(block_size=0), "use 1 or more"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(checkpoint, text, options, sentence):

@@ -56,7 +56,7 @@ def test_blame_says_what_was_read_what_was_recorded_and_whose_losses_these_are(c
     out = capsys.readouterr().out
     assert "Step 4 of out/small trained on sequences 192 to 255 (32 tokens each) of books." in out
     assert re.search(r"The run recorded at this step: loss \d\.\d+, gradient norm \d\.\d+\.", out)
-    assert re.search(r"those of out/small/best\.pt \(step 6\), the model now and not at that", out)
+    assert re.search(r"those of out/small/best\.pt \(step 6\), not of the model at that step", out)
     headings = re.findall(r"^(\d)\. sequence \d+: \d\.\d+ nats per token, from books/", out, re.M)
     assert headings == ["1", "2", "3"]
     assert out.count("hardest: ") == 3
@@ -198,6 +198,6 @@ def test_changed_code_is_listed_by_file_the_model_first(trained, capsys):
         for path, content in kept.items():
             path.write_bytes(content)
     out = capsys.readouterr().out
-    first = f"  {model}:1: without `# gone` (and 1 more in this file)\n"
+    first = f"  {model}:1: removed `# gone` (and 1 more in this file)\n"
     assert first in out and f"  {batches}:" in out and "added `import time`" in out
     assert out.index(model) < out.index(batches)

@@ -139,7 +139,7 @@ def test_the_template_travels_in_both_checkpoints_and_through_a_resume(dataset):
     ("words", "sentence"),
     [
         (["--chat", "--num_samples", "2"], "leave --num_samples out"),
-        (["--system", "Be brief."], "say --chat as well"),
+        (["--system", "Be brief."], "add --chat"),
         (["--chat", "--prompt", "a" * 100], "shorten it"),
     ],
 )

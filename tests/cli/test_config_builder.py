@@ -81,7 +81,7 @@ def test_one_can_go_back_a_group(build):
         ("max_iters 10 minutes 3", "set one of the two"),
         ("batch_size 0", "at least 1"),
         ("model_preset huge", "no preset 'huge'"),
-        ("use_swiglu true activation gelu", "no place in a SwiGLU"),
+        ("use_swiglu true activation gelu", "no effect in a SwiGLU"),
         ("seed '", "not closed"),
     ],
 )

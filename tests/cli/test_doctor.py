@@ -233,7 +233,7 @@ def test_a_run_without_trouble_ends_with_0(recorded, capsys):
         run.append(record)
     assert main(["doctor", "calm"]) == 0
     shown = capsys.readouterr().out
-    assert "no trouble" in shown and "1.5500 at step 100" in shown
+    assert "no problem" in shown and "1.5500 at step 100" in shown
 
 
 def test_a_folder_without_records_is_a_sentence(home, capsys):

@@ -64,7 +64,7 @@ def test_the_explanation_fits_the_window_and_there_are_no_escape_codes(answer):
     assert value == "b" and shown.count("It does not matter.") >= 15 and "\x1b" not in shown
     lines = shown.replace("[2] > ", "\n").splitlines()  # Enter ended the line of the prompt
     assert max(map(len, lines)) <= 60
-    assert "b goes back" in shown
+    assert "b to go back" in shown
 
 
 @pytest.mark.parametrize("line", ["b", "B", "back"])

@@ -274,7 +274,7 @@ def test_help_opens_with_an_example_and_does_not_load_torch():
         [sys.executable, "-c", code], text=True, encoding="utf-8", capture_output=True, cwd=ROOT
     )
     assert done.stdout.startswith("python train.py --config config/shakespeare_char.py\n")
-    for words in ("--batch_size", "sequences of a micro-batch", "[32]", "Learning-rate schedule"):
+    for words in ("--batch_size", "sequences per micro-batch", "[32]", "Learning-rate schedule"):
         assert words in done.stdout
     assert done.stderr == "set()\n" and done.returncode == 0
 

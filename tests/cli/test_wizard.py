@@ -245,7 +245,7 @@ def test_without_a_terminal_it_says_what_to_write(home, monkeypatch, capsys, com
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main([command]) == 2
     error = capsys.readouterr().err
-    assert "write python" in error and ("--" in error or "dataset list" in error)
+    assert "a terminal: run python" in error and ("--" in error or "dataset list" in error)
     assert len(error.strip().splitlines()) == 1
 
 
@@ -264,7 +264,7 @@ def test_generate_asks_for_run_prompt_and_length(words, ask, monkeypatch, capsys
     text = shown.out[shown.out.index("--max_tokens 5") :].split("\n\n", 1)[1]
     # the space counts; the text is drawn anew each time, and may end early or with a newline
     assert text.startswith("the ") and len(text) <= len("the ") + 5 + 1
-    assert "--prompt 'the ' --max_tokens 5" in shown.out and "'nope' is none" in shown.out
+    assert "--prompt 'the ' --max_tokens 5" in shown.out and "'nope' is not one" in shown.out
 
 
 def test_generate_without_a_model_says_how_to_get_one(home, monkeypatch, capsys):
