@@ -22,6 +22,7 @@ from gptlab.data import baselines, documents, token_files
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
+from gptlab.data.intake import Intake, Unit
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
@@ -68,9 +69,21 @@ class PrepareOptions:
     seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
     column: Annotated[str | None, "field of a table that holds the text (default: text)"] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
+    document: Annotated[
+        Literal["file", "row", "line", "paragraph"] | None,
+        "what a document is (default: a text file, or a row of a table)",
+    ] = None
+    separator: Annotated[
+        str | None, "text that stands between two documents, such as '<|endoftext|>'"
+    ] = None
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
+
+    @property
+    def unit(self) -> Unit:
+        """What a document is."""
+        return Unit(self.document, self.separator)
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,7 @@ def _build(
     )
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        origins = _read(store, source, reading, options.max_bytes)
+        origins = _read(store, source, reading, options)
         is_chat = reading.conversations > 0
         if is_chat:
             _check_conversations(store, reading, options)
@@ -153,6 +166,12 @@ def _build(
         tokenizer = tokenizer or learn_tokenizer(
             store, train, options.tokenizer, options.vocab_size, progress, say
         )
+        if tokenizer.eot_id is None and options.unit.is_inside:
+            raise ConfigError(
+                "This tokenizer has no end of text, so documents could not be told apart",
+                f"leave out --{'document' if options.document else 'separator'}, or name another "
+                "--tokenizer",
+            )
         tokenizer.save(folder / "tokenizer.json")
         kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         documents.write_origins(folder, [origins[start] for start in kept if start in origins])
@@ -164,7 +183,8 @@ def _build(
         bits = {}  # conversations: the loss covers only a part of the text, so no baselines
         if not is_chat:
             bits = baselines.measure_baselines(
-                store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
+                store.sample(train, baselines.TRAIN_BYTES, mark=baselines.END),
+                store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
             )
     return {
         "format_version": FORMAT_VERSIONS["dataset"],
@@ -243,6 +263,7 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
 
 
 def _check(options: PrepareOptions) -> None:
+    options.unit.check()
     if not 0 < options.val_fraction < 1:
         raise ConfigError(
             f"val_fraction cannot be {options.val_fraction:g}",
@@ -268,21 +289,25 @@ def _check(options: PrepareOptions) -> None:
 
 
 def _read(
-    store: TextStore, source: Source, reading: Reading, max_bytes: int | None
+    store: TextStore, source: Source, reading: Reading, options: PrepareOptions
 ) -> dict[int, documents.Origin]:
     """Fill the store with the source's documents; returns {first byte: origin} for many of them."""
-    limit, origins = max_bytes or math.inf, {}
-    for document in source.documents(reading):
+    limit, origins, unit = options.max_bytes or math.inf, {}, options.unit
+    intake = Intake(source, reading, unit)
+    for document in intake.documents():
         start = store.bytes
-        if max_bytes and not reading.conversations:  # conversations are never cut
+        if options.max_bytes and not reading.conversations:  # conversations are never cut
             document = _limited(document, limit - start)
         if not store.add(document):
-            reading.counts["blank documents left out"] += 1
+            if unit.document != "paragraph":  # what stands between paragraphs is none
+                noun = "lines" if unit.document == "line" else "documents"
+                reading.counts[f"blank {noun} left out"] += 1
         elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
             origins[start] = reading.document
         if store.bytes >= limit:
             break
     store.finish()
+    intake.check()
     if store.documents == 0:
         raise DataError(
             f"{source.label} holds no text (nothing, or only white space)",

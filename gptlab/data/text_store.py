@@ -187,8 +187,11 @@ class TextStore:
                     searched = max(0, len(held) - 1)
                 yield held + decoder.decode(file.read(stop - start), final=True), closed
 
-    def sample(self, split: Split, max_bytes: int, parts: int = 16) -> bytes:
-        """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges."""
+    def sample(self, split: Split, max_bytes: int, parts: int = 16, mark: bytes = b"") -> bytes:
+        """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges.
+
+        mark: added, beyond `max_bytes`, where the end-of-text id follows.
+        """
         ends = np.cumsum(split.stops - split.starts)
         total = int(ends[-1]) if len(ends) else 0
         parts = parts if total > max_bytes else 1
@@ -205,6 +208,8 @@ class TextStore:
                     chunks.append(file.read(min(left, wanted)))
                     position += len(chunks[-1])
                     wanted -= len(chunks[-1])
+                    if mark and position == ends[i] and split.closed[i]:
+                        chunks.append(mark)
                     i += 1
         return b"".join(chunks)
 

@@ -1,0 +1,142 @@
+"""The documents of a corpus as they are stored: each with its place, cut as the user says."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from gptlab.data import boundaries
+from gptlab.data.corpora import Source
+from gptlab.data.text_files import Reading
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import display
+
+_LOOKED_AHEAD = 64_000_000  # characters in which a separator is looked for as it is written
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a document is. document: None for a file, or a row of a table. separator: or the text
+    between two of these marks."""
+
+    document: Literal["file", "row", "line", "paragraph"] | None = None
+    separator: str | None = None
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether documents are parts of a file or of a row."""
+        return self.separator is not None or self.document in ("line", "paragraph")
+
+    def check(self) -> None:
+        """Raise ConfigError for a unit that says two things, or nothing."""
+        if self.separator is not None and self.document is not None:
+            raise ConfigError(
+                "--separator and --document both say what a document is", "leave one of them out"
+            )
+        if self.separator == "":
+            raise ConfigError("The separator is empty", "give the text that stands between two")
+
+
+class Intake:
+    """Reads a source document by document. `reading.document` is the place of the newest."""
+
+    def __init__(self, source: Source, reading: Reading, unit: Unit):
+        unit.check()
+        self._source, self._reading, self._unit = source, reading, unit
+        self._rows = self._separators = 0
+
+    def documents(self) -> Iterator[Iterable[str]]:
+        """Each document as blocks of clean text; read each before the next."""
+        unit, reading = self._unit, self._reading
+        cut = _cut(self._source, reading, unit)
+        for document in _whole(self._source, reading, unit):
+            name, line = reading.document
+            self._rows += line == 0
+            if reading.conversations and (unit.is_inside or unit.document == "file"):
+                raise ConfigError(
+                    "A conversation is one document, whatever stands in it",
+                    "leave out --separator" if unit.separator else "leave out --document",
+                )
+            if cut is None:
+                yield document
+                continue
+            for number, (lines, blocks) in enumerate(boundaries.documents_of(cut(document))):
+                self._separators += number > 0
+                reading.document = (name, line and line + lines)
+                yield blocks
+
+    def check(self) -> None:
+        """Call at the end. Raises DataError for a unit that did not occur in the source."""
+        unit, label = self._unit, self._source.label
+        if unit.document == "row" and not self._rows:
+            raise DataError(
+                f"{label} is text and has no rows",
+                "leave out --document row, or say --document line",
+                sep="; ",
+            )
+        if unit.separator is not None and not self._separators:
+            raise DataError(
+                f"The separator {unit.separator!r} never occurs in {label}",
+                "copy it from the text (\\n stands for a line end), or say --document line or "
+                "--document paragraph",
+                sep="; ",
+            )
+
+
+def _whole(source: Source, reading: Reading, unit: Unit) -> Iterator[Iterable[str]]:
+    """The documents as their files give them: a text, or a row; with "file" all rows of a file."""
+    if unit.document != "file":
+        yield from source.documents(reading)
+        return
+    if source.hub_name:
+        raise ConfigError(
+            f"{source.label}, has rows and no files", "leave out --document file", sep="; "
+        )
+    for file in source.files:
+        rows = dataclasses.replace(source, files=(file,)).documents(reading)
+        for document in rows:
+            if reading.document[1] or reading.conversations:
+                yield document
+                continue
+            reading.document = (display(file.path), 0)
+            yield _joined(document, rows)
+            reading.document = (display(file.path), 0)
+
+
+def _joined(first: Iterable[str], others: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Rows as one text, a line end after each."""
+    yield from first
+    yield "\n"
+    for row in others:
+        yield from row
+        yield "\n"
+
+
+def _cut(source: Source, reading: Reading, unit: Unit) -> boundaries.Cut | None:
+    if unit.document == "paragraph":
+        return boundaries.cut_paragraphs
+    if unit.document == "line":
+        return boundaries.cut_at("\n")
+    if unit.separator is None:
+        return None
+    separator = unit.separator
+    escaped = boundaries.read_escapes(separator)
+    if escaped != separator and not _occurs(separator, source, reading):
+        separator = escaped
+    if not reading.keep_line_endings:
+        separator = separator.replace("\r\n", "\n")
+    return boundaries.cut_at(separator)
+
+
+def _occurs(separator: str, source: Source, reading: Reading) -> bool:
+    r"""Whether a separator occurs as it is written: `\newpage` is no line end in a LaTeX text."""
+    read = 0
+    trial = Reading(reading.encoding, reading.keep_line_endings, reading.column)
+    for document in source.documents(trial):
+        for text, is_text in boundaries.cut_at(separator)(document):
+            read += len(text)
+            if not is_text:
+                return True
+            if read > _LOOKED_AHEAD:
+                return False
+    return False
