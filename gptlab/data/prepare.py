@@ -23,6 +23,7 @@ from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.intake import Intake, Unit
+from gptlab.data.partition import Parts, divide
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
@@ -59,6 +60,11 @@ class PrepareOptions:
     ] = "auto"
     vocab_size: Annotated[
         int | None, f"largest vocabulary of a bpe tokenizer (default: {DEFAULT_BPE_VOCAB})"
+    ] = None
+    val: Annotated[
+        str | None,
+        "a file or folder to validate on (default: a folder's own valid file, else a share of the "
+        "text); none: train on all files of a folder",
     ] = None
     val_fraction: Annotated[float, "share of the text to keep for validation"] = 0.1
     split: Annotated[
@@ -118,16 +124,23 @@ def prepare(
 
     _check(options)
     words = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else list(sources)
-    source = find(words, options.encoding, say, lambda n: progress("hashing", n, None))
+
+    def hashed(size: int) -> None:
+        progress("hashing", size, None)
+
+    source = find(words, options.encoding, say, hashed)
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
-    fingerprint = _fingerprint(source, options)
+    parts = divide(words, source, options.val, options.encoding, say, hashed)
+    if parts.val:
+        _check_no_split(options, parts.name)
+    fingerprint = _fingerprint(source, parts, options)
     existing = _existing(folder, source, options, fingerprint, say)
     if existing is not None:
         return Prepared(existing, True, notes)
     with _temporary_folder(folder) as temporary:
-        meta = _build(temporary, name, source, options, progress, say)
+        meta = _build(temporary, name, source, parts, options, progress, say)
         meta["fingerprint"] = fingerprint
         write_json(temporary / "meta.json", meta)
         _put_in_place(temporary, folder)
@@ -138,30 +151,43 @@ def _build(
     folder: Path,
     name: str,
     source: Source,
+    parts: Parts,
     options: PrepareOptions,
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict:
     """Write the token files and the tokenizer into `folder`; return the content of meta.json."""
-    sizes = [size for size in (source.bytes, options.max_bytes) if size]
-    total = min(sizes, default=None)
+    sizes = [size for size in (parts.train.bytes, options.max_bytes) if size]
+    total = min(sizes) + (parts.val.bytes or 0 if parts.val else 0) if sizes else None
     reading = Reading(
         options.encoding,
         options.keep_line_endings,
         options.column,
-        Counter(source.counts),
+        source.counts + Counter({"files left out because of their names": parts.left_out}),
         lambda n: progress("reading", n, total),
     )
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        origins = _read(store, source, reading, options)
+        origins = _read(store, parts.train, reading, options)
+        first_val = store.documents
+        if parts.val:
+            _read(store, parts.val, reading, dataclasses.replace(options, max_bytes=None))
+            reading.counts["validation documents that are in the training text too"] += (
+                store.repeated_after(first_val)
+            )
+        store.finish()
+        reading.counts["documents that repeat another"] += store.repeated_documents
         is_chat = reading.conversations > 0
         if is_chat:
             _check_conversations(store, reading, options)
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-        how, splits = _split(store, options, is_chat)
+        if parts.val:
+            train, val = store.split_at(first_val)
+            how, splits = "file", {"train": train, "val": val}
+        else:
+            how, splits = _split(store, options, is_chat)
         train, val = splits["train"], splits["val"]
         tokenizer = tokenizer or learn_tokenizer(
             store, train, options.tokenizer, options.vocab_size, progress, say
@@ -194,7 +220,7 @@ def _build(
         **({"chat_template": template.source} if template else {}),
         **written,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        "source": _describe_source(source),
+        "source": _describe_source(source, parts),
         "options": _options_that_matter(options),
         "counts": dict(+reading.counts),
         "split": {
@@ -202,6 +228,7 @@ def _build(
             "val_fraction": options.val_fraction,
             "seed": options.seed,
             "separators": int(train.closed.sum() + val.closed.sum()),
+            **({"val": parts.name} if parts.val else {}),
         },
         "baselines": bits,
     }
@@ -288,10 +315,22 @@ def _check(options: PrepareOptions) -> None:
         raise ConfigError(f"seed cannot be {options.seed}", "it is a whole number, 0 or more")
 
 
+def _check_no_split(options: PrepareOptions, val: str) -> None:
+    """Raise ConfigError for an option of the split where the validation text is a file."""
+    for name in ("val_fraction", "split", "seed"):
+        if getattr(options, name) != getattr(PrepareOptions, name):
+            raise ConfigError(
+                f"--{name} has no effect: {val} is the validation text",
+                "leave it out" + ("" if options.val else ", or say --val none"),
+                sep="; ",
+            )
+
+
 def _read(
     store: TextStore, source: Source, reading: Reading, options: PrepareOptions
 ) -> dict[int, documents.Origin]:
-    """Fill the store with the source's documents; returns {first byte: origin} for many of them."""
+    """Add the source's documents to the store; returns {first byte: origin} for many of them."""
+    before = store.documents
     limit, origins, unit = options.max_bytes or math.inf, {}, options.unit
     intake = Intake(source, reading, unit)
     for document in intake.documents():
@@ -306,15 +345,14 @@ def _read(
             origins[start] = reading.document
         if store.bytes >= limit:
             break
-    store.finish()
-    intake.check()
-    if store.documents == 0:
+    if not before:  # a validation text may be one document without any separator
+        intake.check()
+    if store.documents == before:
         raise DataError(
             f"{source.label} holds no text (nothing, or only white space)",
             "name a file that holds text",
             sep="; ",
         )
-    reading.counts["documents that repeat another"] += store.repeated_documents
     return origins
 
 
@@ -363,16 +401,18 @@ def _options_that_matter(options: PrepareOptions) -> dict:
     return values
 
 
-def _fingerprint(source: Source, options: PrepareOptions) -> str:
+def _fingerprint(source: Source, parts: Parts, options: PrepareOptions) -> str:
     """A hash of the text, of the options that matter, and of a named tokenizer's content."""
-    parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
+    content = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
+    content += [part.fingerprint for part in (parts.train, parts.val) if part and part != source]
     if options.tokenizer != "gpt2":
         named = ready_tokenizer(options.tokenizer)
-        parts.append(named.fingerprint if named else None)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        content.append(named.fingerprint if named else None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _describe_source(source: Source) -> dict:
+def _describe_source(source: Source, parts: Parts) -> dict:
+    val = parts.val.files if parts.val else ()
     files = [
         {
             "path": str(file.path.resolve()),
@@ -380,7 +420,7 @@ def _describe_source(source: Source) -> dict:
             "mtime_ns": file.mtime_ns,
             "sha256": file.sha256,
         }
-        for file in source.files[:1000]
+        for file in dict.fromkeys([*source.files, *val][:1000])
     ]
     return {
         "identity": source.identity,

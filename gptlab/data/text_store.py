@@ -144,6 +144,22 @@ class TextStore:
             Split(starts[in_val], stops[in_val], closed[in_val]),
         )
 
+    def split_at(self, document: int) -> tuple[Split, Split]:
+        """The documents before one, for training, and those from it on, for validation."""
+        stops = np.cumsum(np.frombuffer(self._sizes, np.int64))
+        starts = stops - np.frombuffer(self._sizes, np.int64)
+        are_many = max(document, len(starts) - document) > 1
+        closed = np.full(len(starts), are_many)
+        return (
+            Split(starts[:document], stops[:document], closed[:document]),
+            Split(starts[document:], stops[document:], closed[document:]),
+        )
+
+    def repeated_after(self, document: int) -> int:
+        """How many documents from one on equal a document before it."""
+        keys = np.frombuffer(self._keys, np.uint64)
+        return int(np.isin(keys[document:], keys[:document]).sum())
+
     def _offset_of_character(self, number: int) -> int:
         """The byte offset of character `number` of the whole text."""
         characters, offset = next(m for m in reversed(self._marks) if m[0] <= number)
