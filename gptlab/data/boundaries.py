@@ -16,43 +16,48 @@ Part = tuple[str, bool]
 Cut = Callable[[Iterable[str]], Iterator[Part]]
 
 
-def cut_at(separator: str) -> Cut:
-    """Cuts a text at each `separator`, which belongs to no document.
+def cut_at(*separators: str) -> Cut:
+    """Cuts a text at each of these separators, which belong to no document.
 
     A separator that has a line to itself takes the line end behind it along, so that each document
     is made of whole lines.
     """
+    longest = max(map(len, separators))
+    pattern = re.compile("|".join(map(re.escape, sorted(separators, key=len, reverse=True))))
 
     def cut(blocks: Iterable[str]) -> Iterator[Part]:
         held, before = "", "\n"  # before: the character in front of `held`
         for block in blocks:
             held += block
-            parts, held = _cut_at(separator, held, before, is_end=False)
+            parts, held = _cut_at(pattern, held, before, longest)
             for part in parts:
                 before = part[0][-1]
                 yield part
-        yield from _cut_at(separator, held, before, is_end=True)[0]
+        yield from _cut_at(pattern, held, before, 0)[0]
 
     return cut
 
 
-def _cut_at(separator: str, text: str, before: str, is_end: bool) -> tuple[list[Part], str]:
-    """The parts of a text, and its end that only the next block decides."""
-    parts, start, has_lines = [], 0, "\n" in separator
-    while (found := text.find(separator, start)) >= 0:
-        stop = found + len(separator)
-        if not has_lines and (text[found - 1] if found else before) == "\n":
-            if stop == len(text) and not is_end:
+def _cut_at(pattern: re.Pattern, text: str, before: str, undecided: int) -> tuple[list[Part], str]:
+    """The parts of a text, and its end that only the next block decides: a match that begins in the
+    last `undecided` characters may go on there."""
+    parts, start = [], 0
+    while match := pattern.search(text, start):
+        begin, stop = match.span()
+        if begin > len(text) - undecided:
+            break
+        if "\n" not in match.group() and (text[begin - 1] if begin else before) == "\n":
+            if stop == len(text) and undecided:
                 break
             stop += text.startswith("\n", stop)
-        if found > start:
-            parts.append((text[start:found], True))
-        parts.append((text[found:stop], False))
+        if begin > start:
+            parts.append((text[start:begin], True))
+        parts.append((text[begin:stop], False))
         start = stop
-    undecided = found if found >= 0 else len(text) if is_end else len(text) - len(separator) + 1
-    if undecided > start:
-        parts.append((text[start:undecided], True))
-        start = undecided
+    end = len(text) - undecided
+    if end > start:
+        parts.append((text[start:end], True))
+        start = end
     return parts, text[start:]
 
 

@@ -16,24 +16,24 @@ _LOOKED_AHEAD = 64_000_000  # characters in which a separator is looked for as i
 
 @dataclass(frozen=True)
 class Unit:
-    """What a document is. document: None for a file, or a row of a table. separator: or the text
-    between two of these marks."""
+    """What a document is. document: None for a file, or a row of a table. separators: or the text
+    between two of these."""
 
     document: Literal["file", "row", "line", "paragraph"] | None = None
-    separator: str | None = None
+    separators: tuple[str, ...] = ()
 
     @property
     def is_inside(self) -> bool:
         """Whether documents are parts of a file or of a row."""
-        return self.separator is not None or self.document in ("line", "paragraph")
+        return bool(self.separators) or self.document in ("line", "paragraph")
 
     def check(self) -> None:
         """Raise ConfigError for a unit that says two things, or nothing."""
-        if self.separator is not None and self.document is not None:
+        if self.separators and self.document:
             raise ConfigError(
                 "--separator and --document both say what a document is", "leave one of them out"
             )
-        if self.separator == "":
+        if "" in self.separators:
             raise ConfigError("The separator is empty", "give the text that stands between two")
 
 
@@ -43,25 +43,25 @@ class Intake:
     def __init__(self, source: Source, reading: Reading, unit: Unit):
         unit.check()
         self._source, self._reading, self._unit = source, reading, unit
-        self._rows = self._separators = 0
+        self._rows, self._missing = 0, set(unit.separators)
+        self._written = {}  # {separator as it stands in the text: as it was given}
 
     def documents(self) -> Iterator[Iterable[str]]:
         """Each document as blocks of clean text; read each before the next."""
         unit, reading = self._unit, self._reading
-        cut = _cut(self._source, reading, unit)
+        cut = self._cut()
         for document in _whole(self._source, reading, unit):
             name, line = reading.document
             self._rows += line == 0
             if reading.conversations and (unit.is_inside or unit.document == "file"):
                 raise ConfigError(
                     "A conversation is one document, whatever stands in it",
-                    "leave out --separator" if unit.separator else "leave out --document",
+                    "leave out --separator" if unit.separators else "leave out --document",
                 )
             if cut is None:
                 yield document
                 continue
-            for number, (lines, blocks) in enumerate(boundaries.documents_of(cut(document))):
-                self._separators += number > 0
+            for lines, blocks in boundaries.documents_of(self._noticed(cut(document))):
                 reading.document = (name, line and line + lines)
                 yield blocks
 
@@ -74,13 +74,36 @@ class Intake:
                 "leave out --document row, or say --document line",
                 sep="; ",
             )
-        if unit.separator is not None and not self._separators:
+        for separator in unit.separators:
+            if separator not in self._missing:
+                continue
             raise DataError(
-                f"The separator {unit.separator!r} never occurs in {label}",
+                f"The separator {separator!r} never occurs in {label}",
                 "copy it from the text (\\n stands for a line end), or say --document line or "
                 "--document paragraph",
                 sep="; ",
             )
+
+    def _cut(self) -> boundaries.Cut | None:
+        if self._unit.document == "paragraph":
+            return boundaries.cut_paragraphs
+        if self._unit.document == "line":
+            return boundaries.cut_at("\n")
+        for separator in self._unit.separators:
+            text, escaped = separator, boundaries.read_escapes(separator)
+            if escaped != text and not _occurs(text, self._source, self._reading):
+                text = escaped
+            if not self._reading.keep_line_endings:
+                text = text.replace("\r\n", "\n")
+            self._written[text] = separator
+        return boundaries.cut_at(*self._written) if self._written else None
+
+    def _noticed(self, parts: Iterable[boundaries.Part]) -> Iterator[boundaries.Part]:
+        """The same parts; notices which separators occur."""
+        for text, is_text in parts:
+            if not is_text and self._missing:
+                self._missing -= {self._written.get(text), self._written.get(text[:-1])}
+            yield text, is_text
 
 
 def _whole(source: Source, reading: Reading, unit: Unit) -> Iterator[Iterable[str]]:
@@ -110,22 +133,6 @@ def _joined(first: Iterable[str], others: Iterable[Iterable[str]]) -> Iterator[s
     for row in others:
         yield from row
         yield "\n"
-
-
-def _cut(source: Source, reading: Reading, unit: Unit) -> boundaries.Cut | None:
-    if unit.document == "paragraph":
-        return boundaries.cut_paragraphs
-    if unit.document == "line":
-        return boundaries.cut_at("\n")
-    if unit.separator is None:
-        return None
-    separator = unit.separator
-    escaped = boundaries.read_escapes(separator)
-    if escaped != separator and not _occurs(separator, source, reading):
-        separator = escaped
-    if not reading.keep_line_endings:
-        separator = separator.replace("\r\n", "\n")
-    return boundaries.cut_at(separator)
 
 
 def _occurs(separator: str, source: Source, reading: Reading) -> bool:

@@ -80,8 +80,10 @@ class PrepareOptions:
         "what a document is (default: a text file, or a row of a table)",
     ] = None
     separator: Annotated[
-        str | None, "text that stands between two documents, such as '<|endoftext|>'"
-    ] = None
+        tuple[str, ...],
+        "text that stands between two documents, such as '<|endoftext|>'; may be given several "
+        "times",
+    ] = ()
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
@@ -338,7 +340,8 @@ def _read(
         if options.max_bytes and not reading.conversations:  # conversations are never cut
             document = _limited(document, limit - start)
         if not store.add(document):
-            if unit.document != "paragraph":  # what stands between paragraphs is none
+            # what stands between paragraphs, or an end and a start, is no document
+            if unit.document != "paragraph" and len(unit.separators) < 2:
                 noun = "lines" if unit.document == "line" else "documents"
                 reading.counts[f"blank {noun} left out"] += 1
         elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
@@ -398,7 +401,7 @@ def _options_that_matter(options: PrepareOptions) -> dict:
     """The options that the token files depend on."""
     values = dataclasses.asdict(options)
     del values["dataset"], values["overwrite"]
-    return values
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def _fingerprint(source: Source, parts: Parts, options: PrepareOptions) -> str:
@@ -477,7 +480,11 @@ def _existing(
     if before.get("fingerprint") != source.fingerprint:
         say(f"{source.label} has changed since it was prepared: preparing it again.")
     old, new = meta.get("options") or {}, _options_that_matter(options)
-    changed = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    changed = [
+        f"{key} {old.get(key)} -> {value}"
+        for key, value in new.items()
+        if (old.get(key) or None) != (value or None)
+    ]
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")
     return None

@@ -10,6 +10,8 @@ CUTS = {
     "line": cut_at("\n"),
     "mark": cut_at("|"),
     "long mark": cut_at("ab|"),
+    "marks": cut_at("|", "a|b", "ab"),
+    "mark or empty lines": cut_at("|", "\n\n"),
     "empty lines": cut_at("\n\n"),
     "paragraph": cut_paragraphs,
 }

@@ -51,7 +51,7 @@ def test_one_name_a_line_is_one_document_each(write):
 def test_a_separator_is_cut_out_and_the_documents_know_their_lines(write):
     stories = [f"story {i}\nhas two lines\n" for i in range(300)]
     write("s.txt", "<|endoftext|>\n".join(stories))
-    dataset = prepared("s.txt", separator="<|endoftext|>")
+    dataset = prepared("s.txt", separator=("<|endoftext|>",))
     assert texts(dataset) == sorted(stories)
     ends = (dataset.train == dataset.tokenizer.eot_id).nonzero()[0]
     after = int(ends[40]) + 1
@@ -79,16 +79,16 @@ def test_rows_of_a_file_are_one_document_where_the_file_is_the_unit(write):
 @pytest.mark.parametrize(("given", "found"), [(r"\n---\n", 3), ("\n---\n", 3), (r"\new", 2)])
 def test_escapes_in_a_separator_are_read_unless_they_stand_in_the_text(write, given, found):
     write("s.txt", "one\n---\ntwo \\new line\n---\nthree\n" + "more" * 30)
-    assert len(texts(prepared("s.txt", separator=given))) == found
+    assert len(texts(prepared("s.txt", separator=(given,)))) == found
 
 
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"separator": "<|end|>"}, DataError, r"'<\|end\|>' never occurs in s\.txt; copy it"),
-        ({"separator": "<|end|>", "max_bytes": 60}, DataError, "never occurs"),
-        ({"separator": ""}, ConfigError, "separator is empty"),
-        ({"separator": "a", "document": "line"}, ConfigError, "both say what a document is"),
+        ({"separator": ("<|end|>",)}, DataError, r"'<\|end\|>' never occurs in s\.txt; copy it"),
+        ({"separator": ("<|end|>",), "max_bytes": 60}, DataError, "never occurs"),
+        ({"separator": ("",)}, ConfigError, "separator is empty"),
+        ({"separator": ("a",), "document": "line"}, ConfigError, "both say what a document is"),
         ({"document": "row"}, DataError, "is text and has no rows; leave out --document row"),
     ],
 )
@@ -106,7 +106,7 @@ def test_another_unit_prepares_again_and_the_same_does_nothing(write):
     again = prepare("names.txt", lines)
     assert any("document None -> line" in note for note in again.notes) and not again.skipped
     assert prepare("names.txt", lines).skipped
-    assert not prepare("names.txt", PrepareOptions(separator="0")).skipped
+    assert not prepare("names.txt", PrepareOptions(separator=("0",))).skipped
 
 
 def test_a_conversation_is_not_cut(write):
@@ -114,3 +114,13 @@ def test_a_conversation_is_not_cut(write):
     write("c.jsonl", (json.dumps(chat) + "\n") * 20)
     with pytest.raises(ConfigError, match="A conversation is one document"):
         prepare("c.jsonl", PrepareOptions(document="line"))
+
+
+def test_marks_of_starts_and_ends_are_both_cut_out(write):
+    stories = [f"story {i}\n" for i in range(40)]
+    marked = "".join(f"<|startoftext|>\n{story}<|endoftext|>\n" for story in stories)
+    write("s.txt", marked)
+    dataset = prepared("s.txt", separator=("<|startoftext|>", "<|endoftext|>"))
+    assert texts(dataset) == sorted(stories)
+    with pytest.raises(DataError, match=r"'<\|sep\|>' never occurs"):
+        prepared("s.txt", separator=("<|endoftext|>", "<|sep|>"))
