@@ -1,11 +1,15 @@
-"""The documents of a corpus as they are stored: each with its place, cut as the user says."""
+"""The documents of a corpus as they are stored: each with its place, cleaned and cut as the user
+says."""
 
 import dataclasses
+import itertools
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from gptlab.data import boundaries
+from gptlab.data import boundaries, cleaning, gutenberg
 from gptlab.data.corpora import Source
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
@@ -37,12 +41,41 @@ class Unit:
             raise ConfigError("The separator is empty", "give the text that stands between two")
 
 
-class Intake:
-    """Reads a source document by document. `reading.document` is the place of the newest."""
+@dataclass(frozen=True)
+class Cleaning:
+    """What is changed in a text. gutenberg: whether Project Gutenberg's header and licence go."""
 
-    def __init__(self, source: Source, reading: Reading, unit: Unit):
+    normalize: Literal["nfc", "nfkc"] | None = None
+    clean: bool = False
+    gutenberg: bool = True
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What was changed, with counts: letters, characters, and what of Project Gutenberg was met."""
+
+    respelled: Counter = field(default_factory=Counter)
+    dropped: Counter = field(default_factory=Counter)
+    gutenberg: Counter = field(default_factory=Counter)
+
+
+class Intake:
+    """Reads a source document by document. `reading.document` is the place of the newest.
+
+    changes: receives what is changed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        reading: Reading,
+        unit: Unit,
+        cleaning: Cleaning,
+        changes: Changes,
+    ):
         unit.check()
         self._source, self._reading, self._unit = source, reading, unit
+        self._cleaning, self._changes = cleaning, changes
         self._rows, self._missing = 0, set(unit.separators)
         self._written = {}  # {separator as it stands in the text: as it was given}
 
@@ -51,19 +84,61 @@ class Intake:
         unit, reading = self._unit, self._reading
         cut = self._cut()
         for document in _whole(self._source, reading, unit):
-            name, line = reading.document
-            self._rows += line == 0
-            if reading.conversations and (unit.is_inside or unit.document == "file"):
-                raise ConfigError(
-                    "A conversation is one document, whatever stands in it",
-                    "leave out --separator" if unit.separators else "leave out --document",
-                )
-            if cut is None:
-                yield document
+            self._rows += reading.document[1] == 0
+            if reading.conversations:
+                if unit.is_inside or unit.document == "file":
+                    raise ConfigError(
+                        "A conversation is one document, whatever stands in it",
+                        "leave out --separator" if unit.separators else "leave out --document",
+                    )
+                yield self._clean_conversation(document)
                 continue
-            for lines, blocks in boundaries.documents_of(self._noticed(cut(document))):
-                reading.document = (name, line and line + lines)
-                yield blocks
+            place = reading.document
+            for lines, book in self._books(document):
+                text = self._clean(book)
+                reading.document = _further(place, lines)
+                if cut is None:
+                    yield text
+                    continue
+                parts = self._noticed(cut(text))
+                for inside, blocks in boundaries.documents_of(parts):
+                    reading.document = _further(place, lines + inside)
+                    yield blocks
+
+    def _books(self, document: Iterable[str]) -> Iterator[tuple[int, Iterable[str]]]:
+        """(lines before it, blocks) of each text between Project Gutenberg's marks, mostly one."""
+        parts = gutenberg.without_licence(document, self._changes.gutenberg)
+        if not self._cleaning.gutenberg:
+            yield 0, (text for text, _ in parts)
+            return
+        for lines, blocks in boundaries.documents_of(parts):
+            first = next(iter(blocks), None)
+            if first is not None:
+                yield lines, itertools.chain([first], blocks)
+
+    def _clean(self, blocks: Iterable[str]) -> Iterable[str]:
+        if self._cleaning.normalize:
+            changed = self._changes.respelled
+            blocks = cleaning.normalized(blocks, self._cleaning.normalize, changed)
+        if self._cleaning.clean:
+            blocks = cleaning.without_invisible(blocks, self._changes.dropped)
+        return blocks
+
+    def _clean_conversation(self, document: Iterable[str]) -> Iterable[str]:
+        """The same conversation (JSON) with its texts cleaned."""
+        if not (self._cleaning.normalize or self._cleaning.clean):
+            return document
+
+        def clean(value: object) -> object:
+            if isinstance(value, str):
+                return "".join(self._clean([value]))
+            if isinstance(value, list):
+                return [clean(each) for each in value]
+            if isinstance(value, dict):
+                return {name: clean(each) for name, each in value.items()}
+            return value
+
+        return [json.dumps(clean(json.loads("".join(document))), ensure_ascii=False)]
 
     def check(self) -> None:
         """Call at the end. Raises DataError for a unit that did not occur in the source."""
@@ -104,6 +179,12 @@ class Intake:
             if not is_text and self._missing:
                 self._missing -= {self._written.get(text), self._written.get(text[:-1])}
             yield text, is_text
+
+
+def _further(place: tuple[str, int], lines: int) -> tuple[str, int]:
+    """A place so many lines on; a row has no lines."""
+    name, line = place
+    return name, line and line + lines
 
 
 def _whole(source: Source, reading: Reading, unit: Unit) -> Iterator[Iterable[str]]:

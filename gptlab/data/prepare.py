@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gptlab.data import baselines, documents, token_files
+from gptlab.data import baselines, cleaning, documents, token_files
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
-from gptlab.data.intake import Intake, Unit
+from gptlab.data.intake import Changes, Cleaning, Intake, Unit
 from gptlab.data.partition import Parts, divide
+from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
-from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size
+from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size, unknown_in_text
 from gptlab.data.vocabulary import (
     DEFAULT_BPE_VOCAB,
     chat_template_at,
@@ -38,7 +39,7 @@ from gptlab.errors import ConfigError, DataError
 from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2  # 2: Project Gutenberg's headers and licences are cut
 _OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     documents.FILE,
@@ -85,6 +86,13 @@ class PrepareOptions:
         "times",
     ] = ()
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
+    normalize: Annotated[
+        Literal["nfc", "nfkc"] | None, "normal form of Unicode for letters with several spellings"
+    ] = None
+    clean: Annotated[bool, "drop control characters and invisible ones"] = False
+    gutenberg: Annotated[
+        Literal["cut", "keep"], "what to do with Project Gutenberg's header and licence"
+    ] = "cut"
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
 
@@ -92,6 +100,11 @@ class PrepareOptions:
     def unit(self) -> Unit:
         """What a document is."""
         return Unit(self.document, self.separator)
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """What is changed in the text."""
+        return Cleaning(self.normalize, self.clean, self.gutenberg == "cut")
 
 
 @dataclass(frozen=True)
@@ -170,10 +183,12 @@ def _build(
     )
     tokenizer = ready_tokenizer(options.tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        origins = _read(store, parts.train, reading, options)
+        changed = Changes()
+        origins = _read(store, parts.train, reading, options, changed)
         first_val = store.documents
         if parts.val:
-            _read(store, parts.val, reading, dataclasses.replace(options, max_bytes=None))
+            whole = dataclasses.replace(options, max_bytes=None)
+            _read(store, parts.val, reading, whole, changed)
             reading.counts["validation documents that are in the training text too"] += (
                 store.repeated_after(first_val)
             )
@@ -185,6 +200,15 @@ def _build(
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
+        for sentence in _changes(changed, source, options, reading.counts):
+            say(sentence)
+        found = survey(store, lambda n: progress("surveying", n, store.bytes))
+        if is_chat:  # their marks are those of the template
+            found.marks.clear()
+        for sentence in remarks(found, options.separator):
+            say(sentence)
+        if tokenizer and (unknown := unknown_characters(found, tokenizer)):
+            raise unknown_in_text(unknown, tokenizer)
         if parts.val:
             train, val = store.split_at(first_val)
             how, splits = "file", {"train": train, "val": val}
@@ -329,12 +353,16 @@ def _check_no_split(options: PrepareOptions, val: str) -> None:
 
 
 def _read(
-    store: TextStore, source: Source, reading: Reading, options: PrepareOptions
+    store: TextStore,
+    source: Source,
+    reading: Reading,
+    options: PrepareOptions,
+    changes: Changes,
 ) -> dict[int, documents.Origin]:
     """Add the source's documents to the store; returns {first byte: origin} for many of them."""
     before = store.documents
     limit, origins, unit = options.max_bytes or math.inf, {}, options.unit
-    intake = Intake(source, reading, unit)
+    intake = Intake(source, reading, unit, options.cleaning, changes)
     for document in intake.documents():
         start = store.bytes
         if options.max_bytes and not reading.conversations:  # conversations are never cut
@@ -357,6 +385,43 @@ def _read(
             sep="; ",
         )
     return origins
+
+
+def _changes(
+    changes: Changes, source: Source, options: PrepareOptions, counts: Counter
+) -> Iterator[str]:
+    """A line for each kind of change, which is counted. Raises ConfigError for an option that has
+    changed nothing; a stream that has been read is not thrown away for that."""
+    asked = {
+        "--normalize": (options.normalize, changes.respelled, "the text is spelled so already"),
+        "--clean": (options.clean, changes.dropped, "no character of the text is invisible"),
+        "--gutenberg keep": (
+            options.gutenberg == "keep",
+            changes.gutenberg,
+            "the text has no header or licence of Project Gutenberg",
+        ),
+    }
+    for option, (is_asked, found, why) in asked.items():
+        if is_asked and not found:
+            if not source.hub_name:
+                raise ConfigError(f"{option} has no effect: {why}", "leave it out", sep="; ")
+            yield f"{option} had no effect: {why}."
+    if changes.respelled:
+        number = sum(changes.respelled.values())
+        counts["letters spelled otherwise (normalised)"] += number
+        yield f"Letters spelled as {options.normalize.upper()} spells them: {number:,}."
+    if changes.dropped:
+        counts["invisible characters dropped"] += sum(changes.dropped.values())
+        yield f"Invisible characters dropped: {cleaning.name_all(changes.dropped)}."
+    if changes.gutenberg and options.gutenberg == "cut":
+        headers, licences = changes.gutenberg["headers"], changes.gutenberg["licences"]
+        counts["Project Gutenberg's headers cut"] += headers
+        counts["Project Gutenberg's licences cut"] += licences
+        yield (
+            f"Project Gutenberg: {headers:,} {'header' if headers == 1 else 'headers'} and "
+            f"{licences:,} {'licence' if licences == 1 else 'licences'} cut "
+            f"({changes.gutenberg['characters']:,} characters); --gutenberg keep leaves them in."
+        )
 
 
 def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:

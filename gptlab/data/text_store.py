@@ -110,10 +110,15 @@ class TextStore:
     def alphabet(self) -> str:
         """All distinct characters, sorted."""
         seen = np.zeros(0x110000, bool)
-        whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
-        for text, _ in self.pieces(whole):
+        for text in self.texts():
             seen[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
         return "".join(map(chr, np.flatnonzero(seen)))
+
+    def texts(self) -> Iterator[str]:
+        """The whole text in pieces, whatever the documents."""
+        whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
+        for text, _ in self.pieces(whole):
+            yield text
 
     def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
         """The training and the validation part.
