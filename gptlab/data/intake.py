@@ -76,7 +76,8 @@ class Intake:
         unit.check()
         self._source, self._reading, self._unit = source, reading, unit
         self._cleaning, self._changes = cleaning, changes
-        self._rows, self._missing = 0, set(unit.separators)
+        self._rows = self._documents = 0
+        self._missing = set(unit.separators)
         self._written = {}  # {separator as it stands in the text: as it was given}
 
     def documents(self) -> Iterator[Iterable[str]]:
@@ -102,6 +103,7 @@ class Intake:
                     continue
                 parts = self._noticed(cut(text))
                 for inside, blocks in boundaries.documents_of(parts):
+                    self._documents += 1
                     reading.document = _further(place, lines + inside)
                     yield blocks
 
@@ -147,6 +149,13 @@ class Intake:
             raise DataError(
                 f"{label} is text and has no rows",
                 "leave out --document row, or say --document line",
+                sep="; ",
+            )
+        if unit.document in ("line", "paragraph") and self._documents == 1:
+            other = "" if unit.document == "line" else ", or say --document line"
+            raise DataError(
+                f"{label} is one {unit.document}, so --document has no effect",
+                f"leave it out{other}",
                 sep="; ",
             )
         for separator in unit.separators:

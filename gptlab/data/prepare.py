@@ -232,12 +232,22 @@ def _build(
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
         written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
-        bits = {}  # conversations: the loss covers only a part of the text, so no baselines
+        compared, bits = (
+            {},
+            {},
+        )  # conversations: the loss covers only a part of the text, so no baselines
         if not is_chat:
             bits = baselines.measure_baselines(
                 store.sample(train, baselines.TRAIN_BYTES, mark=baselines.END),
                 store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
             )
+            if how != "document":  # which are chosen by chance
+                compared = baselines.compare_parts(
+                    store.sample(train, baselines.COMPARED_BYTES),
+                    store.sample(val, baselines.VAL_BYTES),
+                )
+            if sentence := baselines.unlike(compared):
+                say(f"{sentence[0].upper()}{sentence[1:]}; {_spread(how, store.documents)}.")
     return {
         "format_version": FORMAT_VERSIONS["dataset"],
         "name": name,
@@ -255,6 +265,7 @@ def _build(
             "seed": options.seed,
             "separators": int(train.closed.sum() + val.closed.sum()),
             **({"val": parts.name} if parts.val else {}),
+            **compared,
         },
         "baselines": bits,
     }
@@ -339,6 +350,18 @@ def _check(options: PrepareOptions) -> None:
         raise ConfigError(f"max_bytes cannot be {options.max_bytes}", "give a number of bytes")
     if not 0 <= options.seed < 2**63:
         raise ConfigError(f"seed cannot be {options.seed}", "it is a whole number, 0 or more")
+
+
+def _spread(how: str, documents: int) -> str:
+    """What to do about a validation text that is unlike the training text."""
+    if how == "file":
+        return "leave --val out, or name a text of the same kind, if that is not meant"
+    if documents > 1:
+        return "cut off its end if it does not belong there, or say --split document"
+    return (
+        "cut off its end if it does not belong there, or say --document paragraph, so that "
+        "paragraphs from all over the text validate"
+    )
 
 
 def _check_no_split(options: PrepareOptions, val: str) -> None:
