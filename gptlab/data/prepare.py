@@ -437,10 +437,14 @@ def _changes(
         headers, licences = changes.gutenberg["headers"], changes.gutenberg["licences"]
         counts["Project Gutenberg's headers cut"] += headers
         counts["Project Gutenberg's licences cut"] += licences
+        named = [
+            f"{number:,} {noun}{'' if number == 1 else 's'}"
+            for number, noun in ((headers, "header"), (licences, "licence"))
+            if number
+        ]
         yield (
-            f"Project Gutenberg: {headers:,} {'header' if headers == 1 else 'headers'} and "
-            f"{licences:,} {'licence' if licences == 1 else 'licences'} cut "
-            f"({changes.gutenberg['characters']:,} characters); --gutenberg keep leaves them in."
+            f"Project Gutenberg: {' and '.join(named)} cut ({changes.gutenberg['characters']:,} "
+            "characters); --gutenberg keep leaves them in."
         )
 
 

@@ -73,3 +73,10 @@ def test_doctor_says_it_of_the_dataset(home, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "FAIL validation text of t: the validation text is unlike the training text" in out
     assert "prepare it with --document paragraph" in out
+
+
+def test_the_view_of_the_dataset_says_it_too(home, capsys):
+    (home / "t.txt").write_text(text_of(ONE, 16_000, 1) + text_of(OTHER, 1150, 2))
+    prepare("t.txt")
+    assert run_command("dataset", ["view", "t"]) == 0
+    assert "unlike the training text" in " ".join(capsys.readouterr().out.split())
