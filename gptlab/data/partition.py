@@ -91,6 +91,8 @@ def _roles(words: Sequence[str], source: Source) -> dict[Path, str]:
         return {}
     found = {}
     for file in source.files:
+        if not file.path.is_relative_to(folder):
+            return {}
         first, *below = file.path.relative_to(folder).parts
         match = _NAME.fullmatch(file.path.name)
         name = first.lower() if below else ""

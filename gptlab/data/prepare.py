@@ -394,7 +394,7 @@ def _read(
                 reading.counts[f"blank {noun} left out"] += 1
         elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
             origins[start] = reading.document
-        if store.bytes >= limit:
+        if store.bytes > limit - 4:  # the next character may not fit
             break
     if not before:  # a validation text may be one document without any separator
         intake.check()

@@ -1,11 +1,18 @@
 """What a document is, is the user's to say."""
 
 import json
+import math
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gptlab.data.corpora import find
 from gptlab.data.documents import places
+from gptlab.data.intake import Changes, Cleaning, Intake, Unit
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.data.text_files import Reading
 from gptlab.data.tokenizer import END_OF_TEXT
 from gptlab.errors import ConfigError, DataError
 
@@ -124,3 +131,38 @@ def test_marks_of_starts_and_ends_are_both_cut_out(write):
     assert texts(dataset) == sorted(stories)
     with pytest.raises(DataError, match=r"'<\|sep\|>' never occurs"):
         prepared("s.txt", separator=("<|endoftext|>", "<|sep|>"))
+
+
+@given(st.text(alphabet="ab|\n \r", min_size=1, max_size=80), st.sampled_from(["line", "|"]))
+@settings(deadline=None, max_examples=150)
+def test_documents_in_are_documents_read_and_blank_ones(tmp_path_factory, text, how):
+    path = tmp_path_factory.getbasetemp() / "generated.txt"
+    path.write_bytes(text.encode())
+    unit = Unit("line") if how == "line" else Unit(separators=("|",))
+    source = find([str(path)], None, lambda _: None)
+    intake = Intake(source, Reading(), unit, Cleaning(), Changes())
+    found = ["".join(blocks) for blocks in intake.documents()]
+    plain = text.replace("\r\n", "\n").replace("\r", "\n")
+    if how == "line":
+        assert found == plain.removesuffix("\n").split("\n")
+    else:
+        assert len(found) in (plain.count("|"), plain.count("|") + 1)
+        letters = Counter("".join(found)) + Counter({"|": plain.count("|")})
+        assert letters - Counter({"\n": math.inf}) == Counter(plain.replace("\n", ""))
+
+
+@pytest.mark.parametrize("document", ["line", "paragraph"])
+def test_documents_and_blank_lines_add_up_in_the_record(write, document):
+    lines = [f"line {i}" if i % 5 else " " for i in range(200)]
+    write("t.txt", "\n".join(lines))
+    meta = prepared("t.txt", document=document).meta
+    if document == "line":
+        assert meta["documents"] + meta["counts"]["blank lines left out"] == 200
+    else:
+        assert meta["documents"] == 40 and "blank documents left out" not in meta["counts"]
+
+
+def test_a_limit_inside_a_character_makes_no_document_of_the_rest(write):
+    write("t.txt", "\n".join([*["ééééé"] * 20, "é", "abc"]))
+    dataset = prepared("t.txt", document="line", max_bytes=201)
+    assert set(texts(dataset)) == {"ééééé"} and dataset.meta["documents"] == 20
