@@ -14,10 +14,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
+from gptlab.data.baselines import unlike
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
     VERIFY_BYTES,
+    Meta,
     check_ids,
     open_dataset,
     prepare_again,
@@ -191,6 +193,20 @@ def check_dataset(
     sizes = f"{len(dataset.train):,} + {len(dataset.val):,} tokens"
     how = "as its meta.json says" if recorded else "without a meta.json to compare with"
     return Check(f"dataset {dataset.name}", True, f"{sizes}, {how}")
+
+
+def check_validation(name: str, meta: Meta | None) -> Check | None:
+    """What preparing found about the validation text if it is unlike the training text."""
+    split = (meta or {}).get("split") or {}
+    sentence = unlike(split)
+    if not sentence:
+        return None
+    if split.get("how") == "file":
+        fix = "validate on a text of the same kind: prepare it with another --val, or without"
+    else:
+        unit = "--split document" if meta.get("documents") != 1 else "--document paragraph"
+        fix = f"cut off its end if it does not belong there, or prepare it with {unit}"
+    return Check(f"validation text of {name}", False, sentence, fix)
 
 
 def dataset_bytes(meta: dict | None) -> int:

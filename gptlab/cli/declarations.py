@@ -82,6 +82,8 @@ python prepare.py                                  the default corpus, Shakespea
 python prepare.py my_text.txt                      a text of your own
 python prepare.py books/ --tokenizer bpe           every text below a folder
 python prepare.py posts.jsonl --column body        one document per row of a table
+python prepare.py names.txt --document line        one document per line
+python prepare.py train.txt --val valid.txt        a validation text of your own
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
 python prepare.py --list                           what is prepared already
 """,

@@ -19,15 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from gptlab.data import baselines, documents, token_files
+from gptlab.data import baselines, cleaning, documents, token_files
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
+from gptlab.data.intake import Changes, Cleaning, Intake, Unit
 from gptlab.data.messages import FoundConversation
+from gptlab.data.partition import Parts, divide
+from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import DTYPES, Dataset, open_dataset, read_meta, token_dtype
-from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size
+from gptlab.data.tokenizer import Tokenizer, check_bpe_vocab_size, unknown_in_text
 from gptlab.data.vocabulary import (
     DEFAULT_BPE_VOCAB,
     chat_template_at,
@@ -38,7 +41,7 @@ from gptlab.errors import ConfigError, DataError
 from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2  # 2: Project Gutenberg's headers and licences are cut
 OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     documents.FILE,
@@ -61,6 +64,11 @@ class PrepareOptions:
     vocab_size: Annotated[
         int | None, f"largest vocabulary of a bpe tokenizer (default: {DEFAULT_BPE_VOCAB})"
     ] = None
+    val: Annotated[
+        str | None,
+        "a file or folder to validate on (default: a folder's own valid file, else a share of the "
+        "text); none: train on all files of a folder",
+    ] = None
     val_fraction: Annotated[float, "share of the text to keep for validation"] = 0.1
     split: Annotated[
         Literal["auto", "tail", "document"],
@@ -70,9 +78,35 @@ class PrepareOptions:
     seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
     column: Annotated[str | None, "field of a table that holds the text (default: text)"] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
+    document: Annotated[
+        Literal["file", "row", "line", "paragraph"] | None,
+        "what a document is (default: a text file, or a row of a table)",
+    ] = None
+    separator: Annotated[
+        tuple[str, ...],
+        "text that stands between two documents, such as '<|endoftext|>'; may be given several "
+        "times",
+    ] = ()
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
+    normalize: Annotated[
+        Literal["nfc", "nfkc"] | None, "normal form of Unicode for letters with several spellings"
+    ] = None
+    clean: Annotated[bool, "drop control characters and invisible ones"] = False
+    gutenberg: Annotated[
+        Literal["cut", "keep"], "what to do with Project Gutenberg's header and licence"
+    ] = "cut"
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
+
+    @property
+    def unit(self) -> Unit:
+        """What a document is."""
+        return Unit(self.document, self.separator)
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """What is changed in the text."""
+        return Cleaning(self.normalize, self.clean, self.gutenberg == "cut")
 
 
 @dataclass(frozen=True)
@@ -107,16 +141,23 @@ def prepare(
 
     _check(options)
     words = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else list(sources)
-    source = find(words, options.encoding, say, lambda n: progress("hashing", n, None))
+
+    def hashed(size: int) -> None:
+        progress("hashing", size, None)
+
+    source = find(words, options.encoding, say, hashed)
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
-    fingerprint = _fingerprint(source, options)
+    parts = divide(words, source, options.val, options.encoding, say, hashed)
+    if parts.val:
+        _check_no_split(options, parts.name)
+    fingerprint = _fingerprint(source, parts, options)
     existing = _existing(folder, source, options, fingerprint, say)
     if existing is not None:
         return Prepared(existing, True, notes)
     with _temporary_folder(folder) as temporary:
-        meta = _build(temporary, name, source, options, progress, say)
+        meta = _build(temporary, name, source, parts, options, progress, say)
         meta["fingerprint"] = fingerprint
         write_json(temporary / "meta.json", meta)
         _put_in_place(temporary, folder)
@@ -127,25 +168,36 @@ def _build(
     folder: Path,
     name: str,
     source: Source,
+    parts: Parts,
     options: PrepareOptions,
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict:
     """Write the token files and the tokenizer into `folder`; return the content of meta.json."""
-    sizes = [size for size in (source.bytes, options.max_bytes) if size]
-    total = min(sizes, default=None)
+    sizes = [size for size in (parts.train.bytes, options.max_bytes) if size]
+    total = min(sizes) + (parts.val.bytes or 0 if parts.val else 0) if sizes else None
     reading = Reading(
         options.encoding,
         options.keep_line_endings,
         options.column,
-        Counter(source.counts),
+        source.counts + Counter({"files left out because of their names": parts.left_out}),
         lambda n: progress("reading", n, total),
     )
     tokenizer = ready_tokenizer(options.tokenizer)
     if tokenizer:
         reading.fits = _FitsTemplate(options.tokenizer, tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        origins = _read(store, source, reading, options.max_bytes)
+        changed = Changes()
+        origins = _read(store, parts.train, reading, options, changed)
+        first_val = store.documents
+        if parts.val:
+            whole = dataclasses.replace(options, max_bytes=None)
+            _read(store, parts.val, reading, whole, changed)
+            reading.counts["validation documents that are in the training text too"] += (
+                store.repeated_after(first_val)
+            )
+        store.finish()
+        reading.counts["documents that repeat another"] += store.repeated_documents
         is_chat = reading.conversations > 0
         if is_chat:
             _check_conversations(store, reading, options)
@@ -154,11 +206,30 @@ def _build(
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-        how, splits = _split(store, options, is_chat)
+        for sentence in _changes(changed, source, options, reading.counts):
+            say(sentence)
+        found = survey(store, lambda n: progress("surveying", n, store.bytes))
+        if is_chat:  # their marks are those of the template
+            found.marks.clear()
+        for sentence in remarks(found, options.separator):
+            say(sentence)
+        if tokenizer and (unknown := unknown_characters(found, tokenizer)):
+            raise unknown_in_text(unknown, tokenizer)
+        if parts.val:
+            train, val = store.split_at(first_val)
+            how, splits = "file", {"train": train, "val": val}
+        else:
+            how, splits = _split(store, options, is_chat)
         train, val = splits["train"], splits["val"]
         tokenizer = tokenizer or learn_tokenizer(
             store, train, options.tokenizer, options.vocab_size, progress, say
         )
+        if tokenizer.eot_id is None and options.unit.is_inside:
+            raise ConfigError(
+                "This tokenizer has no end of text, so documents could not be told apart",
+                f"leave out --{'document' if options.document else 'separator'}, or name another "
+                "--tokenizer",
+            )
         tokenizer.save(folder / "tokenizer.json")
         kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         documents.write_origins(folder, [origins[start] for start in kept if start in origins])
@@ -168,11 +239,19 @@ def _build(
             reading.counts["rows skipped that are no conversation"] += reading.chats.skipped
         written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
-        bits = {}  # none for conversations, whose loss covers only a part of the text
+        compared, bits = {}, {}  # none for conversations, whose loss covers only a part
         if not is_chat:
             bits = baselines.measure_baselines(
-                store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
+                store.sample(train, baselines.TRAIN_BYTES, mark=baselines.END),
+                store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
             )
+            if how != "document":  # which are chosen by chance
+                compared = baselines.compare_parts(
+                    store.sample(train, baselines.COMPARED_BYTES),
+                    store.sample(val, baselines.VAL_BYTES),
+                )
+            if sentence := baselines.unlike(compared):
+                say(f"{sentence[0].upper()}{sentence[1:]}; {_spread(how, store.documents)}.")
     return {
         "format_version": FORMAT_VERSIONS["dataset"],
         "name": name,
@@ -181,7 +260,7 @@ def _build(
         **({"chat_template": template.source} if template else {}),
         **written,
         "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
-        "source": _describe_source(source),
+        "source": _describe_source(source, parts),
         "options": _options_that_matter(options),
         "counts": dict(+reading.counts),
         "split": {
@@ -189,6 +268,8 @@ def _build(
             "val_fraction": options.val_fraction,
             "seed": options.seed,
             "separators": int(train.closed.sum() + val.closed.sum()),
+            **({"val": parts.name} if parts.val else {}),
+            **compared,
         },
         "baselines": bits,
     }
@@ -266,6 +347,7 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
 
 
 def _check(options: PrepareOptions) -> None:
+    options.unit.check()
     if not 0 < options.val_fraction < 1:
         raise ConfigError(
             f"val_fraction cannot be {options.val_fraction:g}",
@@ -290,31 +372,104 @@ def _check(options: PrepareOptions) -> None:
         raise ConfigError(f"seed cannot be {options.seed}", "it is a whole number, 0 or more")
 
 
+def _spread(how: str, documents: int) -> str:
+    """What to do about a validation text that is unlike the training text."""
+    if how == "file":
+        return "leave --val out, or name a text of the same kind, if that is not meant"
+    if documents > 1:
+        return "cut off its end if it does not belong there, or say --split document"
+    return (
+        "cut off its end if it does not belong there, or say --document paragraph, so that "
+        "paragraphs from all over the text validate"
+    )
+
+
+def _check_no_split(options: PrepareOptions, val: str) -> None:
+    """Raise ConfigError for an option of the split where the validation text is a file."""
+    for name in ("val_fraction", "split", "seed"):
+        if getattr(options, name) != getattr(PrepareOptions, name):
+            raise ConfigError(
+                f"--{name} has no effect: {val} is the validation text",
+                "leave it out" + ("" if options.val else ", or say --val none"),
+                sep="; ",
+            )
+
+
 def _read(
-    store: TextStore, source: Source, reading: Reading, max_bytes: int | None
+    store: TextStore,
+    source: Source,
+    reading: Reading,
+    options: PrepareOptions,
+    changes: Changes,
 ) -> dict[int, documents.Origin]:
-    """Fill the store with the source's documents; returns {first byte: origin} for many of them."""
-    limit, origins = max_bytes or math.inf, {}
-    for document in source.documents(reading):
+    """Add the source's documents to the store; returns {first byte: origin} for many of them."""
+    before = store.documents
+    limit, origins, unit = options.max_bytes or math.inf, {}, options.unit
+    intake = Intake(source, reading, unit, options.cleaning, changes)
+    for document in intake.documents():
         start = store.bytes
-        if max_bytes and not reading.conversations:  # conversations are never cut
+        if options.max_bytes and not reading.conversations:  # conversations are never cut
             document = _limited(document, limit - start)
         if not store.add(document):
-            reading.counts["blank documents left out"] += 1
+            # what stands between paragraphs, or an end and a start, is no document
+            if unit.document != "paragraph" and len(unit.separators) < 2:
+                noun = "lines" if unit.document == "line" else "documents"
+                reading.counts[f"blank {noun} left out"] += 1
         elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
             origins[start] = reading.document
-        if store.bytes >= limit:
+        if store.bytes > limit - 4:  # the next character may not fit
             break
-    store.finish()
     reading.chats.check()
-    if store.documents == 0:
+    if not before:  # a validation text may be one document without any separator
+        intake.check()
+    if store.documents == before:
         raise DataError(
             f"{source.label} holds no text (nothing, or only white space)",
             "name a file that holds text",
             sep="; ",
         )
-    reading.counts["documents that repeat another"] += store.repeated_documents
     return origins
+
+
+def _changes(
+    changes: Changes, source: Source, options: PrepareOptions, counts: Counter
+) -> Iterator[str]:
+    """A line for each kind of change, which is counted. Raises ConfigError for an option that has
+    changed nothing; a stream that has been read is not thrown away for that."""
+    asked = {
+        "--normalize": (options.normalize, changes.respelled, "the text is spelled so already"),
+        "--clean": (options.clean, changes.dropped, "no character of the text is invisible"),
+        "--gutenberg keep": (
+            options.gutenberg == "keep",
+            changes.gutenberg,
+            "the text has no header or licence of Project Gutenberg",
+        ),
+    }
+    for option, (is_asked, found, why) in asked.items():
+        if is_asked and not found:
+            if not source.hub_name:
+                raise ConfigError(f"{option} has no effect: {why}", "leave it out", sep="; ")
+            yield f"{option} had no effect: {why}."
+    if changes.respelled:
+        number = sum(changes.respelled.values())
+        counts["letters spelled otherwise (normalised)"] += number
+        yield f"Letters spelled as {options.normalize.upper()} spells them: {number:,}."
+    if changes.dropped:
+        counts["invisible characters dropped"] += sum(changes.dropped.values())
+        yield f"Invisible characters dropped: {cleaning.name_all(changes.dropped)}."
+    if changes.gutenberg and options.gutenberg == "cut":
+        headers, licences = changes.gutenberg["headers"], changes.gutenberg["licences"]
+        counts["Project Gutenberg's headers cut"] += headers
+        counts["Project Gutenberg's licences cut"] += licences
+        named = [
+            f"{number:,} {noun}{'' if number == 1 else 's'}"
+            for number, noun in ((headers, "header"), (licences, "licence"))
+            if number
+        ]
+        yield (
+            f"Project Gutenberg: {' and '.join(named)} cut ({changes.gutenberg['characters']:,} "
+            "characters); --gutenberg keep leaves them in."
+        )
 
 
 def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
@@ -359,19 +514,21 @@ def _options_that_matter(options: PrepareOptions) -> dict:
     """The options that the token files depend on."""
     values = dataclasses.asdict(options)
     del values["dataset"], values["overwrite"]
-    return values
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
-def _fingerprint(source: Source, options: PrepareOptions) -> str:
+def _fingerprint(source: Source, parts: Parts, options: PrepareOptions) -> str:
     """A hash of the text, of the options that matter, and of a named tokenizer's content."""
-    parts = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
+    content = [PREPARATION_VERSION, source.fingerprint, _options_that_matter(options)]
+    content += [part.fingerprint for part in (parts.train, parts.val) if part and part != source]
     if options.tokenizer != "gpt2":
         named = ready_tokenizer(options.tokenizer)
-        parts.append(named.fingerprint if named else None)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        content.append(named.fingerprint if named else None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _describe_source(source: Source) -> dict:
+def _describe_source(source: Source, parts: Parts) -> dict:
+    val = parts.val.files if parts.val else ()
     files = [
         {
             "path": str(file.path.resolve()),
@@ -379,7 +536,7 @@ def _describe_source(source: Source) -> dict:
             "mtime_ns": file.mtime_ns,
             "sha256": file.sha256,
         }
-        for file in source.files[:1000]
+        for file in dict.fromkeys([*source.files, *val][:1000])
     ]
     return {
         "identity": source.identity,
@@ -436,7 +593,11 @@ def _existing(
     if before.get("fingerprint") != source.fingerprint:
         say(f"{source.label} has changed since it was prepared: preparing it again.")
     old, new = meta.get("options") or {}, _options_that_matter(options)
-    changed = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    changed = [
+        f"{key} {old.get(key)} -> {value}"
+        for key, value in new.items()
+        if (old.get(key) or None) != (value or None)
+    ]
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")
     return None

@@ -110,10 +110,15 @@ class TextStore:
     def alphabet(self) -> str:
         """All distinct characters, sorted."""
         seen = np.zeros(0x110000, bool)
-        whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
-        for text, _ in self.pieces(whole):
+        for text in self.texts():
             seen[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
         return "".join(map(chr, np.flatnonzero(seen)))
+
+    def texts(self) -> Iterator[str]:
+        """The whole text in pieces, whatever the documents."""
+        whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
+        for text, _ in self.pieces(whole):
+            yield text
 
     def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
         """The training and the validation part.
@@ -143,6 +148,22 @@ class TextStore:
             Split(starts[~in_val], stops[~in_val], closed[~in_val]),
             Split(starts[in_val], stops[in_val], closed[in_val]),
         )
+
+    def split_at(self, document: int) -> tuple[Split, Split]:
+        """The documents before one, for training, and those from it on, for validation."""
+        stops = np.cumsum(np.frombuffer(self._sizes, np.int64))
+        starts = stops - np.frombuffer(self._sizes, np.int64)
+        are_many = max(document, len(starts) - document) > 1
+        closed = np.full(len(starts), are_many)
+        return (
+            Split(starts[:document], stops[:document], closed[:document]),
+            Split(starts[document:], stops[document:], closed[document:]),
+        )
+
+    def repeated_after(self, document: int) -> int:
+        """How many documents from one on equal a document before it."""
+        keys = np.frombuffer(self._keys, np.uint64)
+        return int(np.isin(keys[document:], keys[:document]).sum())
 
     def _offset_of_character(self, number: int) -> int:
         """The byte offset of character `number` of the whole text."""
@@ -187,8 +208,11 @@ class TextStore:
                     searched = max(0, len(held) - 1)
                 yield held + decoder.decode(file.read(stop - start), final=True), closed
 
-    def sample(self, split: Split, max_bytes: int, parts: int = 16) -> bytes:
-        """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges."""
+    def sample(self, split: Split, max_bytes: int, parts: int = 16, mark: bytes = b"") -> bytes:
+        """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges.
+
+        mark: added, beyond `max_bytes`, where the end-of-text id follows.
+        """
         ends = np.cumsum(split.stops - split.starts)
         total = int(ends[-1]) if len(ends) else 0
         parts = parts if total > max_bytes else 1
@@ -205,6 +229,8 @@ class TextStore:
                     chunks.append(file.read(min(left, wanted)))
                     position += len(chunks[-1])
                     wanted -= len(chunks[-1])
+                    if mark and position == ends[i] and split.closed[i]:
+                        chunks.append(mark)
                     i += 1
         return b"".join(chunks)
 

@@ -8,6 +8,8 @@ marks only document boundaries. Ids are `uint32` arrays or lists of int.
 import functools
 import hashlib
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -174,14 +176,9 @@ class CharTokenizer(Tokenizer):
         codes = _code_points(text)
         ids = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
         if ids.max(initial=0) == self.vocab_size:
-            position = int(np.argmax(ids == self.vocab_size))
-            raise TokenizerError(
-                f"The character {text[position]!r} (U+{ord(text[position]):04X}) at position "
-                f"{position:,} of the text is not among the {len(self.alphabet):,} characters "
-                "that this tokenizer knows",
-                "leave it out, or prepare the text with --tokenizer bpe, which can encode any text",
-                sep="; ",
-            )
+            unknown = np.flatnonzero(ids == self.vocab_size)
+            characters = Counter(text[i] for i in unknown)
+            raise unknown_in_text(characters, self, text, int(unknown[0]))
         return ids
 
 
@@ -555,6 +552,51 @@ def _byte_of_character() -> dict[str, int]:
     spelled = {chr(b): b for b in visible}
     spelled.update({chr(256 + i): b for i, b in enumerate(hidden)})
     return spelled
+
+
+def unknown_in_text(
+    characters: Counter, tokenizer: "CharTokenizer", text: str = "", position: int | None = None
+) -> TokenizerError:
+    """The refusal of a text whose characters a tokenizer lacks, each with its count.
+
+    text, position: the text and the place of the first of them, where it is short enough to say.
+    """
+    named = [f"{c!r} (U+{ord(c):04X})" for c in characters]
+    if position is not None:
+        named[0] += f" at position {position:,} of the text"
+    named = [
+        name if number == 1 else f"{name}, {number:,} times"
+        for name, number in zip(named, characters.values(), strict=True)
+    ]
+    more = f"; and {len(named) - 20:,} others" if len(named) > 20 else ""
+    noun, verb = ("character", "is") if len(named) == 1 else ("characters", "are")
+    problem = (
+        f"The {noun} {'; '.join(named[:20])}{more} {verb} not among the "
+        f"{len(tokenizer.alphabet):,} characters that this tokenizer knows"
+    )
+    fix = "leave {} out, or prepare the text with --tokenizer bpe, which can encode any text"
+    fix = fix.format("it" if len(characters) == 1 else "them")
+    pairs = [] if position is None else [text[max(0, position - 1) : position + 1]]
+    if spelling := _other_spelling([*characters, *pairs], tokenizer):
+        fix = f"{spelling}; else {fix}"
+    return TokenizerError(problem, fix, sep="; ")
+
+
+def _other_spelling(letters: Iterable[str], tokenizer: "CharTokenizer") -> str:
+    """How the tokenizer's own text spells one of these letters, "" where it spells none."""
+    alphabet = set(tokenizer.alphabet)
+    for letter in letters:
+        for form in ("NFC", "NFD", "NFKC"):
+            other = unicodedata.normalize(form, letter)
+            if other == letter or not set(other) <= alphabet:
+                continue
+            codes = " + ".join(f"U+{ord(c):04X}" for c in other)
+            ways = f"spell it so (Unicode {form})"
+            if form == "NFD":
+                ways += ", or prepare that text with --normalize nfc and train again"
+            composed = unicodedata.normalize("NFC", letter)
+            return f"the text that it learned from spells {composed} as {codes}: {ways}"
+    return ""
 
 
 def _code_points(text: str) -> np.ndarray:

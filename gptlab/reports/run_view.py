@@ -203,7 +203,9 @@ def prepare_command(meta: dict) -> str:
     words = ["python", "prepare.py", named]
     for name, option in options_of(PrepareOptions).items():
         value = (meta.get("options") or {}).get(name, option.default)
-        if value != option.default:
+        if option.type is tuple:
+            words += [word for each in value or () for word in (f"--{name}", str(each))]
+        elif value != option.default:
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     if isinstance(meta.get("name"), str):
         words += ["--dataset", meta["name"]]

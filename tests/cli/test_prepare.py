@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.cli.main import run_command
+from gptlab.reports.run_view import prepare_command
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -193,3 +196,65 @@ def test_ctrl_c_leaves_nothing(home, write):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert os.listdir(home / "data") == []
+
+
+# What a document is, and what validates -----------------------------------------------------------
+
+
+def test_one_name_a_line_is_a_document_each(write, run):
+    names = [f"name{i}" for i in range(300)]
+    write("names.txt", "\n".join(names) + "\n")
+    code, out, _ = run("names.txt", "--document", "line")
+    assert code == 0 and "300 documents" in out and "(whole documents, " in out
+
+
+def test_a_text_with_marks_names_the_option_and_the_option_works(write, run):
+    write("s.txt", "\n<|endoftext|>\n".join(f"A story, number {i}." for i in range(200)))
+    code, _, err = run("s.txt")
+    assert code == 0
+    said = next(line for line in err.splitlines() if line.startswith("Marks stand in the text"))
+    assert "199 <|endoftext|>" in said
+    option = re.search(r"--separator '[^']*'", said)[0]
+    code, out, err = run("s.txt", *shlex.split(option))
+    assert code == 0 and "200 documents" in out and "Marks" not in err
+
+
+def test_a_separator_that_never_occurs_is_one_sentence(write, run, home):
+    write("s.txt")
+    code, out, err = run("s.txt", "--separator", "<|end|>")
+    assert code == 2 and not out and os.listdir(home / "data") == []
+    assert err.splitlines()[-1].startswith("gptlab: The separator '<|end|>' never occurs in s.txt;")
+
+
+def test_a_validation_file_is_named_in_the_summary(write, run, home):
+    write("train.txt", TEXT)
+    write("valid.txt", TEXT[:400])
+    code, out, _ = run("train.txt", "--val", "valid.txt")
+    assert code == 0 and f"{len(TEXT):,} for training, 400 for validation (valid.txt, " in out
+    for name, size in (("train", 900), ("valid", 300), ("test", 300)):
+        write(f"wiki/{name}.txt", TEXT[:size])
+    code, out, err = run("wiki/")
+    assert code == 0 and "900 for training, 300 for validation (wiki/valid.txt, " in out
+    assert "wiki/test.txt left out (test text); --val none trains on all of them." in err
+    code, out, _ = run("wiki/", "--val", "none")
+    assert code == 0 and "3 documents" in out
+
+
+def test_a_gutenberg_licence_is_cut_and_said(write, run):
+    write("pg.txt", TEXT + "*** END OF THE PROJECT GUTENBERG EBOOK X ***\n" + "licence\n" * 90)
+    code, out, err = run("pg.txt")
+    assert code == 0 and f"{len(TEXT):,} bytes" in out
+    assert "Project Gutenberg: 1 licence cut" in err
+    code, out, err = run("pg.txt", "--gutenberg", "keep")
+    assert code == 0 and f"{len(TEXT):,} bytes" not in out and "cut (" not in err
+
+
+def test_the_recorded_command_prepares_the_same_again(write, run, home):
+    write("s.txt", "<a>\n" + "<b>\n<a>\n".join(f"story {i}\n" for i in range(60)) + "<b>\n")
+    options = ["--separator", "<a>", "--separator", "<b>", "--dataset", "two"]
+    assert run("s.txt", *options)[0] == 0
+    meta = json.loads((home / "data/two/meta.json").read_text(encoding="utf-8"))
+    words = shlex.split(prepare_command(meta))
+    assert words[:2] == ["python", "prepare.py"]
+    code, out, _ = run(*words[2:])
+    assert code == 0 and "already prepared, nothing to do" in out

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from gptlab.data.baselines import lzma_bits_per_byte, measure_baselines, ngram_bits_per_byte
+from gptlab.data.baselines import END, lzma_bits_per_byte, measure_baselines, ngram_bits_per_byte
 
 
 def plain_ngram_bits(train: bytes, val: bytes, order: int) -> float:
@@ -72,10 +72,26 @@ def test_long_texts_are_measured_on_a_part_and_the_sizes_recorded(monkeypatch):
     monkeypatch.setattr("gptlab.data.baselines.TRAIN_BYTES", 5000)
     monkeypatch.setattr("gptlab.data.baselines.LZMA_TRAIN_BYTES", 3000)
     monkeypatch.setattr("gptlab.data.baselines.VAL_BYTES", 700)
-    train, val = random_text(1, 4000), random_text(1, 1000)
+    parts = random_text(1, 4000), random_text(1, 1000)
+    train, val = (part.replace(END, b"f") for part in parts)
     bits = measure_baselines(train, val)
     assert bits["train_bytes_used"] == 5000
     assert bits["lzma_train_bytes_used"] == 3000
     assert bits["val_bytes_used"] == 700
     assert bits["5gram"] == round(ngram_bits_per_byte(train[-5000:], val[:700], 5), 4)
     assert bits["lzma"] == round(lzma_bits_per_byte(train[-3000:], val[:700]), 4)
+
+
+def test_ends_of_documents_are_predicted_but_are_no_bytes_of_text():
+    rng = random.Random(0)
+    words = [
+        "".join(rng.choices(["ba", "ko", "ri", "el"], k=rng.randint(2, 4))) for _ in range(4000)
+    ]
+    marked = [
+        END.join(word.encode() for word in part) + END for part in (words[:3600], words[3600:])
+    ]
+    glued = [text.replace(END, b"") for text in marked]
+    bits, without = measure_baselines(*marked), measure_baselines(*glued)
+    per_word = math.log2(3) + 3 * 2  # how many syllables, and which: what no model can beat
+    least = per_word * 400 / len(glued[1])
+    assert without["5gram"] < 0.95 * least < least < bits["5gram"] < 1.4 * least

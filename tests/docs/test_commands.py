@@ -58,7 +58,10 @@ ON_THEIR_OWN = ("README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md")
 ALSO_FINE = {"doctor": 1}  # it has found something to fix in this machine or in three steps
 
 # Files whose content matters; any other text, table or folder gets 20 kB of words.
-FILES = {"start.txt": "to be or not"}
+FILES = {
+    "start.txt": "to be or not",
+    "stories.txt": "<|endoftext|>\n".join(f"Story {n} is short.\n" for n in range(100)),
+}
 
 
 def help_knows_the_options(words: list[str], page: "Page") -> None:

@@ -31,7 +31,8 @@ WHOLE = {
     "generate": ["--prompt", "--temperature", "--top_k", "--top_p", "--max_tokens=3", "--stop",
                  "--beam_width", "--num_samples", "--out_dir", "--checkpoint", "--prompt_file"],
     "prepare": ["--dataset", "--tokenizer", "--vocab_size", "--val_fraction", "--split", "--seed",
-                "--column", "--encoding", "--max_bytes", "texts/a.txt"],
+                "--column", "--encoding", "--max_bytes", "--document", "--separator", "--val",
+                "--normalize", "--clean", "--gutenberg", "texts/a.txt"],
 }  # fmt: skip
 
 

@@ -24,6 +24,15 @@ FILES = {
 }
 ENCODINGS = [None, None, None, "utf-8", "utf-16", "latin-1", "cp1252", "rot13", "base64", "x", ""]
 
+OPTIONS = [
+    [],
+    ["--document", "line"],
+    ["--document", "paragraph", "--clean"],
+    ["--document", "file", "--normalize", "nfkc"],
+    ["--separator", "e", "--separator", "\\n"],
+    ["--gutenberg", "keep"],
+]
+
 
 def test_a_malformed_corpus_is_refused_by_name(fuzz):
     def attempt(case):
@@ -55,15 +64,18 @@ def test_a_malformed_corpus_is_refused_by_name(fuzz):
 
 def test_preparing_a_malformed_corpus_leaves_nothing(fuzz):
     def attempt(case):
-        name, content = case
+        name, content, options = case
         path = fuzz.home / name
         path.write_bytes(content)
-        code = fuzz.command("prepare", name, "--dataset", "odd", "--overwrite", writes=True)
+        words = [name, "--dataset", "odd", "--overwrite", *options]
+        code = fuzz.command("prepare", *words, writes=True)
         if code == 0:
             fuzz.restore()
         path.unlink(missing_ok=True)
 
     cases = st.sampled_from(sorted(FILES)).flatmap(
-        lambda name: st.tuples(st.just(name), fuzz.bytes_file(FILES[name]))
+        lambda name: st.tuples(
+            st.just(name), fuzz.bytes_file(FILES[name]), st.sampled_from(OPTIONS)
+        )
     )
-    fuzz.run("corpora, prepared", cases, attempt, 8)
+    fuzz.run("corpora, prepared", cases, attempt, 16)

@@ -12,6 +12,7 @@ from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
+from gptlab.data.baselines import unlike
 from gptlab.data.prepare import OUR_FILES, PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
@@ -201,6 +202,8 @@ def _statistics(dataset: Dataset, counts, documents):
             )
             + " bits per byte"
         )
+    if sentence := unlike(meta.get("split") or {}):
+        rows["warning"] = sentence
     table = facts_table(dataset.name)
     for label, value in rows.items():
         table.add_row(label, Text(value))

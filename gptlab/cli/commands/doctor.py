@@ -108,6 +108,8 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
             progress = functools.partial(bars.progress, f"checking {name}", total=total)
             check = health.check_dataset(name, overrides.values.get("vocab_size"), progress)
         yield check
+        if check.ok and (unlike := health.check_validation(name, meta)):
+            yield unlike
 
 
 def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:
@@ -141,7 +143,8 @@ def examine_run(folder: Path) -> int:
     from rich.text import Text
 
     from gptlab.analysis.diagnosis import diagnose, read_run, summary
-    from gptlab.analysis.health import check_run
+    from gptlab.analysis.health import check_run, check_validation
+    from gptlab.data.token_files import find_meta
 
     run = read_run(folder)
     console = open_console()
@@ -155,7 +158,9 @@ def examine_run(folder: Path) -> int:
         console.print(Padding(Text(finding.sentence), (0, 0, 0, 2)))
         console.print(Padding(Text("Try:"), (0, 0, 0, 2)))
         console.print(Text(f"  {command_to_try(run, finding)}", "cyan"), soft_wrap=True)
-    if not findings:
+    name = run.settings.get("dataset", "")
+    validation = check_validation(Path(name).name, find_meta(name))
+    if not findings and not validation:
         console.print("  The curve shows no problem.", style="green")
         if run.state == "interrupted":
             console.print(
@@ -163,7 +168,10 @@ def examine_run(folder: Path) -> int:
                 soft_wrap=True,
             )
     console.print()
+    if validation:
+        report(iter([validation]))
+        console.print()
     damaged = 0
     if Run(folder).exists():
         damaged = report(check_run(folder), "Its checkpoints are intact.")
-    return 1 if findings or damaged else 0
+    return 1 if findings or validation or damaged else 0

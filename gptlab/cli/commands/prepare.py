@@ -44,7 +44,8 @@ def _summary(done: Prepared) -> str:
     tokens = meta["train_tokens"] + meta["val_tokens"]
     size = meta["train_bytes"] + meta["val_bytes"]
     split = meta["split"]
-    how = "whole documents" if split["how"] == "document" else "the end of the text"
+    kinds = {"document": "whole documents", "tail": "the end of the text", "file": split.get("val")}
+    how = kinds[split["how"]]
     share = meta["val_bytes"] / size
     state = (
         "already prepared, nothing to do (--overwrite prepares it again)" if done.skipped else ""

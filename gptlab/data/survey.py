@@ -1,0 +1,94 @@
+"""What a text holds that its reader may not know of: marks, invisible characters, two spellings."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gptlab.data.cleaning import invisible, name_all, respelled
+from gptlab.data.text_store import TextStore
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
+
+# <|endoftext|> and its like anywhere; </s> only at the end of a line, or it may be HTML
+_MARK = re.compile(r"<\|[A-Za-z][\w ]{1,30}\|>|<(?:eos|bos|eot|sep)>|</s>$", re.MULTILINE)
+_LONGEST_MARK = 36
+_IN_CHATS = re.compile(r"<\|(?:im_|user|assistant|system|start_header|end_header|eot_id)")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """characters: how often each occurs. marks: of documents or chats, written out in the text.
+    decomposed: letters that are written as a letter and its marks, or as an old twin of a letter.
+    """
+
+    characters: Counter = field(default_factory=Counter)
+    marks: Counter = field(default_factory=Counter)
+    decomposed: Counter = field(default_factory=Counter)
+
+
+def survey(store: TextStore, progress: Callable[[int], None] = lambda _: None) -> Survey:
+    """Read the whole text once; progress is called with the bytes done since the last call."""
+    codes = np.zeros(0x110000, np.int64)
+    marks, decomposed, before = Counter(), Counter(), ""
+    for text in store.texts():
+        found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        codes += np.bincount(found, minlength=len(codes))
+        decomposed += respelled(text)
+        if "<" in text or "<" in before:
+            whole = before + text
+            marks.update(m[0] for m in _MARK.finditer(whole) if m.end() > len(before))
+        before = text[-_LONGEST_MARK:]
+        progress(len(text.encode()))
+    characters = {chr(code): int(codes[code]) for code in np.flatnonzero(codes)}
+    return Survey(Counter(characters), marks, decomposed)
+
+
+def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
+    """A line for each kind of thing that was found, with the option that mends it."""
+    lines = []
+    marks = Counter({mark: n for mark, n in found.marks.items() if mark not in separators})
+    if marks:
+        lines.append(_marks_said(marks, separators))
+    if hidden := invisible(found.characters):
+        lines.append(f"Invisible characters in the text: {name_all(hidden)}; --clean drops them.")
+    if found.decomposed:
+        lines.append(_spelling_said(found))
+    return lines
+
+
+def _marks_said(marks: Counter, separators: tuple[str, ...]) -> str:
+    frequent = marks.most_common(4)
+    named = ", ".join(f"{number:,} {mark}" for mark, number in frequent)
+    if len(marks) > len(frequent):
+        named += f" and {len(marks) - len(frequent)} others"
+    said = f"Marks stand in the text and are learned as plain characters: {named}"
+    ends = [mark for mark, _ in frequent if not _IN_CHATS.match(mark)]
+    if not ends:
+        return f"{said}; a chat is prepared from rows with messages (docs/FINETUNE.md)."
+    options = " ".join(f"--separator '{mark}'" for mark in [*separators, *ends])
+    return f"{said}; {options} makes a document of what stands between them."
+
+
+def _spelling_said(found: Survey) -> str:
+    spelled, number = found.decomposed.most_common(1)[0]
+    composed = {unicodedata.normalize("NFC", each) for each in found.decomposed}
+    others = sum(found.characters[each] for each in composed)
+    codes = " + ".join(f"U+{ord(character):04X}" for character in spelled)
+    said = (
+        f"Letters that are not in Unicode's composed form: {found.decomposed.total():,}, such as "
+        f"{unicodedata.normalize('NFC', spelled)} as {codes} ({number:,} times)"
+    )
+    if others:
+        said += f"; {others:,} of the same letters are composed, so each is learned twice"
+    return f"{said}. --normalize nfc composes all of them, as keyboards do."
+
+
+def unknown_characters(found: Survey, tokenizer: Tokenizer) -> Counter:
+    """The characters of the text that a tokenizer of characters lacks, with their counts."""
+    if not isinstance(tokenizer, CharTokenizer):
+        return Counter()
+    known = set(tokenizer.alphabet)
+    return Counter({c: number for c, number in found.characters.items() if c not in known})
