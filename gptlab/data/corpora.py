@@ -9,16 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptlab.data import hub, shakespeare, text_files
+from gptlab.data import forms, hub, shakespeare, text_files
+from gptlab.data.forms import Form
 from gptlab.data.text_files import NotTextError, Reading
-from gptlab.errors import DataError
-from gptlab.files import display, sha256_file
-
-_ROWS = {
-    "jsonl": text_files.jsonl_rows,
-    "csv": text_files.csv_rows,
-    "parquet": text_files.parquet_rows,
-}
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import display, printable, sha256_file
 
 # The corpora known by name, each with its description for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
@@ -26,10 +21,10 @@ KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a p
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file; format: as returned by `text_files.file_format`."""
+    """One input file and the form that it was found to have."""
 
     path: Path
-    format: str
+    form: Form
     bytes: int
     mtime_ns: int
     sha256: str
@@ -61,7 +56,7 @@ class Source:
         """SHA-256 over the content of the input; for a stream, over its name."""
         digest = hashlib.sha256((self.hub_name or "").encode())
         for file in self.files:
-            digest.update(f"{file.format}:{file.sha256}\n".encode())
+            digest.update(f"{file.form.key}:{file.sha256}\n".encode())
         return digest.hexdigest()
 
     def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
@@ -71,13 +66,8 @@ class Source:
                 yield text_files.clean([text], reading)
                 reading.progress(len(text))
         for file in self.files:
-            if file.format == "text":
-                reading.document = (str(file.path.resolve()), 1)
-                yield text_files.clean(text_files.text_blocks(file.path, reading), reading)
-                continue
-            rows = _ROWS[file.format](file.path, reading)
-            for text in text_files.documents_of_rows(rows, reading):
-                yield text_files.clean([text], reading)
+            name, origin = display(file.path), printable(file.path.resolve())
+            yield from forms.documents(file.path, file.form, reading, name, origin)
 
 
 def find(
@@ -85,17 +75,23 @@ def find(
     encoding: str | None,
     note: Callable[[str], None],
     progress: Callable[[int], None] = lambda _: None,
+    how: Reading | None = None,
 ) -> Source:
     """The source that these words of a command line name; progress is called with bytes hashed.
 
-    note: called with each message for the user. Raises DataError for a source that does not exist
-    or holds no text, DownloadError for one that cannot be downloaded.
+    note: called with each message for the user. how: how the files are to be read; its options
+    decide what forms they are found to have. Raises DataError for a source that does not exist or
+    holds no text, ConfigError for an option that has no effect on it, DownloadError for one that
+    cannot be downloaded.
     """
+    how = how or Reading(encoding)
     words = list(words) or ["shakespeare"]
     if words == ["shakespeare"] and not Path("shakespeare").exists():
         path = shakespeare.shakespeare_file(note)
         label = shakespeare.name_source(path)
-        return Source("shakespeare", "shakespeare", label, (_source_file(path, "text", progress),))
+        return Source(
+            "shakespeare", "shakespeare", label, (_source_file(path, Form("text"), progress),)
+        )
     if len(words) == 1 and words[0].startswith("hf:"):
         name = hub.HubName.parse(words[0])
         return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
@@ -110,24 +106,25 @@ def find(
             continue
         seen.add(path.resolve())
         try:
-            kind = text_files.file_format(path)
-            text_files.check_is_text(path, encoding)
+            form = forms.find_form(path, how)
         except NotTextError as error:
             if alone:
                 raise
             left_out.append(f"{display(path)} ({error.what})")
             continue
-        files.append(_source_file(path, kind, progress))
+        files.append(_source_file(path, form, progress))
     if not files:
-        what = ", ".join(words)
+        what = ", ".join(map(printable, words))
         raise DataError(
             f"{what} holds no text: " + (f"only {_some(left_out)}." if left_out else "it is empty.")
         )
     if left_out:
         note(f"Left out {len(left_out)} of {len(paths)} files (not text): {_some(left_out)}.")
-    files.sort(key=lambda file: (file.sha256, file.format))
+    files.sort(key=lambda file: (file.sha256, file.form.key))
+    _check_options(files, how)
+    _say_forms(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
-    identity = "\n".join(sorted(str(Path(word).resolve()) for word in words))
+    identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
     label = display(words[0]) if len(words) == 1 else f"{len(files)} files"
     if len(words) == 1 and len(files) > 1:
         label += f" ({len(files):,} files)"
@@ -158,21 +155,49 @@ def _paths(words: Sequence[str]) -> list[Path]:
             paths += found
         else:
             raise DataError(
-                f"{word} does not exist",
+                f"{printable(word)} does not exist",
                 "name a text file, a folder, a pattern such as 'books/*.txt', a .jsonl, .csv or "
                 f".parquet file, hf:OWNER/NAME, or one of the known corpora ({', '.join(KNOWN)})",
             )
     return [path for path in paths if path.is_file()]
 
 
-def _source_file(path: Path, kind: str, progress: Callable[[int], None]) -> SourceFile:
+def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
+    """Raise ConfigError for an option on how to read files that has no effect on any of these."""
+    kinds = {file.form.kind for file in files}
+    if kinds & {"zip", "tar"}:  # their members show it only when they are read
+        return
+    one = display(files[0].path) + (f" and {len(files) - 1:,} others" if len(files) > 1 else "")
+    found = "plain text" if kinds == {"text"} else " and ".join(sorted(kinds))
+    if how.column is not None and not any(file.form.is_table for file in files):
+        raise ConfigError(f"column has no effect: {one} is read as {found}", "leave it out")
+    given = [n for n in ("header", "delimiter", "quoting") if getattr(how, n) != "auto"]
+    if given and "csv" not in kinds:
+        raise ConfigError(
+            f"{given[0]} is for CSV and TSV files: {one} is read as {found}", "leave it out"
+        )
+
+
+def _say_forms(files: Sequence[SourceFile], note: Callable[[str], None]) -> None:
+    """Say how the content of CSV files was understood, each way once."""
+    ways: dict[str, list[SourceFile]] = {}
+    for file in files:
+        if file.form.dialect is not None:
+            ways.setdefault(str(file.form.dialect), []).append(file)
+    for way, found in ways.items():
+        one = display(found[0].path)
+        many = f" and {len(found) - 1:,} others" if len(found) > 1 else ""
+        note(f"Read {one}{many} as {way} (else: --delimiter, --header, --quoting).")
+
+
+def _source_file(path: Path, form: Form, progress: Callable[[int], None]) -> SourceFile:
     stat = path.stat()
-    return SourceFile(path, kind, stat.st_size, stat.st_mtime_ns, sha256_file(path, progress))
+    return SourceFile(path, form, stat.st_size, stat.st_mtime_ns, sha256_file(path, progress))
 
 
 def _derived_name(words: Sequence[str]) -> str:
     """A dataset's default name: the file's stem or the folder's name."""
-    if len(words) == 1 and not glob.has_magic(words[0]):
+    if len(words) == 1 and (not glob.has_magic(words[0]) or os.path.exists(words[0])):
         path = Path(words[0]).expanduser().resolve()
         return dataset_name(path.name.split(".")[0] if path.is_file() else path.name)
     plain = [re.split(r"[*?\[]", word)[0] for word in words]
