@@ -32,7 +32,7 @@ from gptlab.data.vocabulary import (
     ready_tokenizer,
 )
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import FORMAT_VERSIONS, data_home, display, printable, write_json
+from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
 PREPARATION_VERSION = 1
@@ -396,7 +396,7 @@ def _fingerprint(source: Source, options: PrepareOptions) -> str:
 def _describe_source(source: Source) -> dict:
     files = [
         {
-            "path": printable(file.path.resolve()),
+            "path": file.origin,
             "bytes": file.bytes,
             "mtime_ns": file.mtime_ns,
             "sha256": file.sha256,
