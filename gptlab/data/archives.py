@@ -18,6 +18,7 @@ from gptlab.data import forms, text_files
 from gptlab.data.forms import Form
 from gptlab.data.text_files import NotTextError, Reading
 from gptlab.errors import DataError
+from gptlab.files import printable
 
 # What is in a zip that is no archive of texts: (name of a member, what it is then).
 _FOREIGN_MEMBERS = (
@@ -78,7 +79,9 @@ def documents(
     reading.progress = lambda _: None  # counts what is unpacked; the archive is what is measured
     try:
         for member in _members(path, kind, name):
-            shown, form = f"{name}/{member.name}", None
+            if reading.excludes(member.name):
+                continue
+            shown, form = f"{name}/{member.name}", None  # no member's name is used as a path
             with tempfile.TemporaryDirectory(
                 prefix="gptlab-", ignore_cleanup_errors=True
             ) as inside:
@@ -102,13 +105,12 @@ def documents(
             progress(member.packed)
     finally:
         reading.progress = progress
-    some = ", ".join(left_out[:3])
-    some += f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
+    some = text_files.some(left_out)
     if not read:
         raise DataError(f"{name} holds no text: " + (f"only {some}." if some else "it is empty."))
     if left_out:
         reading.counts["members of archives left out that are not text"] += len(left_out)
-        reading.note(f"Left out {len(left_out):,} members of {name}: {some}.")
+        reading.note(f"Left out of {name}: {some}.")
 
 
 def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form | None:
@@ -149,7 +151,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
             elif info.external_attr >> 28 == 0xA:  # as Unix writes it
                 why_not = "a link"
             content = None if why_not else archive.open(info)
-            yield _Member(info.filename, packed, content, why_not)
+            yield _Member(printable(info.filename), packed, content, why_not)
 
 
 def _tar_members(path: Path, name: str) -> Iterator[_Member]:
@@ -166,7 +168,7 @@ def _tar_members(path: Path, name: str) -> Iterator[_Member]:
                 why_not = (
                     "" if content else "a link" if info.issym() or info.islnk() else "a device"
                 )
-                yield _Member(info.name, packed, content, why_not)
+                yield _Member(printable(info.name), packed, content, why_not)
 
 
 def _is_hidden(member: str) -> bool:

@@ -1,6 +1,7 @@
 """Sources of text: a corpus by name, files, folders, globs, tables, and `hf:` streams."""
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
 import os
@@ -116,7 +117,7 @@ def find(
             "An hf: name cannot be combined with other sources", "prepare it by itself", sep="; "
         )
     with contextlib.ExitStack() as copies:
-        found = _Found(note, copies)
+        found = _Found(note, copies, how)
         for word in words:
             found.add(word)
         source = _source(words, found, note, progress, how)
@@ -153,18 +154,20 @@ def _source(
     if not files:
         what = ", ".join(map(printable, words))
         raise DataError(
-            f"{what} holds no text: " + (f"only {_some(left_out)}." if left_out else "it is empty.")
+            f"{what} holds no text: "
+            + (f"only {text_files.some(left_out)}." if left_out else "it is empty.")
         )
     if left_out:
         total = len(found.paths) + found.broken
-        note(f"Left out {len(left_out)} of {total} files (not text): {_some(left_out)}.")
+        note(f"Left out {len(left_out)} of {total} files (not text): {text_files.some(left_out)}.")
+    files = _read_as_they_are(files, how, note)
     files.sort(key=lambda file: (file.sha256, file.form.key))
     _check_options(files, how)
     _say_forms(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
     identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
     if found.pipes:  # what comes through a pipe is known by its content only
-        identity = "\n".join(sorted(f"pipe {file.sha256}" for file in files))
+        identity = "\n".join(sorted(f"a pipe, {file.sha256[:16]}" for file in files))
     label = display(words[0]) if len(words) == 1 else f"{len(files)} files"
     if len(words) == 1 and found.pipes:
         label = files[0].name
@@ -183,13 +186,13 @@ class _Found:
     pipes: {copy of what came through a pipe: its name}; the copies are removed with `copies`.
     """
 
-    def __init__(self, note: Callable[[str], None], copies: contextlib.ExitStack):
+    def __init__(self, note: Callable[[str], None], copies: contextlib.ExitStack, how: Reading):
         self.paths: list[Path] = []
         self.left_out: list[str] = []
         self.pipes: dict[Path, str] = {}
         self.folders = 0
         self.broken = 0
-        self._note, self._copies = note, copies
+        self._note, self._copies, self._how = note, copies, how
         self._folders_seen: set[tuple[int, int]] = set()
 
     def add(self, word: str) -> None:
@@ -216,7 +219,7 @@ class _Found:
                     "check the pattern and the folder",
                     sep="; ",
                 )
-            self.paths += found
+            self.paths += [p for p in found if not self._how.excludes(p.as_posix())]
         else:
             raise DataError(
                 f"{printable(word)} does not exist",
@@ -243,6 +246,8 @@ class _Found:
             followed = []
             for name in sorted(folders) if is_new else []:
                 below = Path(folder) / name
+                if self._how.excludes(below.relative_to(top).as_posix()):
+                    continue
                 if name.startswith("."):
                     hidden += 1
                 elif below.is_symlink() and not self._is_new(below, remember=False):
@@ -253,6 +258,8 @@ class _Found:
             folders[:] = followed
             for name in names if is_new else []:
                 path = Path(folder) / name
+                if self._how.excludes(path.relative_to(top).as_posix()):
+                    continue
                 if name.startswith("."):
                     hidden += 1
                 elif path.is_file():
@@ -264,7 +271,7 @@ class _Found:
         if hidden:
             self._note(f"Left out what is hidden (names that begin with a dot): {hidden:,}.")
         if linked:
-            self._note(f"Followed {len(linked):,} linked folders: {_some(linked)}.")
+            self._note(f"Followed links to folders: {text_files.some(linked)}.")
         if twice:
             self._note(f"Left out links to folders that are read anyway: {twice:,}.")
 
@@ -288,12 +295,33 @@ def _raise(error: OSError) -> None:
     raise error
 
 
+def _read_as_they_are(
+    files: list[SourceFile], how: Reading, note: Callable[[str], None]
+) -> list[SourceFile]:
+    """The files; JSON among texts that is no list of texts (of programs) becomes text."""
+    if how.column is not None or all(file.form.is_table for file in files):
+        return files
+    changed, names = [], []
+    for file in files:
+        if file.form.kind == "json" and not forms.is_list_of_texts(file.path, how):
+            names.append(file.name)
+            file = dataclasses.replace(file, form=Form("text"))
+        changed.append(file)
+    if names:
+        note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
+    return changed
+
+
 def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
     """Raise ConfigError for an option on how to read files that has no effect on any of these."""
+    _check_encoding(files, how.encoding)
     kinds = {file.form.kind for file in files}
+    if how.exclude and not how.counts["files and folders left out by --exclude"]:
+        if not kinds & {"zip", "tar"}:
+            raise ConfigError("exclude has no effect: no file has such a name", "leave it out")
     if kinds & {"zip", "tar"}:  # their members show it only when they are read
         return
-    one = files[0].name + (f" and {len(files) - 1:,} others" if len(files) > 1 else "")
+    one = files[0].name + (" and others" if len(files) > 1 else "")
     found = "plain text" if kinds == {"text"} else " and ".join(sorted(kinds))
     if how.column is not None and not any(file.form.is_table for file in files):
         raise ConfigError(f"column has no effect: {one} is read as {found}", "leave it out")
@@ -301,6 +329,21 @@ def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
     if given and "csv" not in kinds:
         raise ConfigError(
             f"{given[0]} is for CSV and TSV files: {one} is read as {found}", "leave it out"
+        )
+
+
+def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
+    """Raise ConfigError for an encoding that would only damage what is valid UTF-8."""
+    if encoding is None or not text_files.is_foreign_to_utf8(encoding):
+        return
+    kinds = {}
+    for file in files:
+        if file.form.kind not in ("parquet", "zip", "tar"):
+            kinds.setdefault(text_files.utf8_kind(file.path, file.name), file.name)
+    if "utf-8" in kinds and "other" not in kinds:
+        raise ConfigError(
+            f"encoding {encoding} would damage {kinds['utf-8']}, which is valid UTF-8",
+            "leave it out",
         )
 
 
@@ -312,8 +355,8 @@ def _say_forms(files: Sequence[SourceFile], note: Callable[[str], None]) -> None
             ways.setdefault(str(file.form.dialect), []).append(file)
     for way, found in ways.items():
         one = found[0].name
-        many = f" and {len(found) - 1:,} others" if len(found) > 1 else ""
-        note(f"Read {one}{many} as {way} (else: --delimiter, --header, --quoting).")
+        many = f" and others ({len(found):,} files)" if len(found) > 1 else ""
+        note(f"Read {one}{many} as {way}. --delimiter, --header and --quoting change that.")
 
 
 def _source_file(
@@ -348,7 +391,3 @@ def _derived_name(words: Sequence[str]) -> str:
 def dataset_name(word: str) -> str:
     """A word turned into a folder name: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^\w.-]+", "_", word).strip("._") or "text"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,5 +1,6 @@
 """The form of a file, found by looking into it (its name is a hint), and its documents."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
     try:
         first = text.value()
     except DataError:
-        if start.startswith("[") and (suffix == ".json" or _begins_list(start)):
+        if start.startswith("[") and (suffix == ".json" or _begins_list(start, is_whole)):
             return "json"  # longer than the head, or broken: reading it says where
         if is_lines:
             return "jsonl"
@@ -100,8 +101,10 @@ def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
     return "jsonl" if is_lines or second.startswith("{") else None
 
 
-def _begins_list(start: str) -> bool:
+def _begins_list(start: str, is_whole: bool) -> bool:
     """Whether the first element of a list is valid JSON that another one or the end follows."""
+    if is_whole and not re.match(r"\[\s*\{", start):
+        return False
     text = JsonText(iter([start]), "")
     text.take("[")
     try:
@@ -124,6 +127,18 @@ _BLOCKS: dict[str, Callable[[Path, Reading, str], Iterator[str]]] = {
 }
 
 
+def is_list_of_texts(path: Path, how: Reading) -> bool:
+    """Whether a JSON file holds a list whose first row holds text where it is looked for."""
+    if not head_of_text(path, how.encoding, size=1 << 12)[0].lstrip().startswith("["):
+        return False
+    reading = Reading(how.encoding, max_bad_rows=0)
+    try:
+        first = itertools.islice(tables.json_rows(path, reading), 1)
+        return any(True for _ in text_files.documents_of_rows(first, reading))
+    except DataError:
+        return False
+
+
 def documents(
     path: Path, form: Form, reading: Reading, name: str, origin: str
 ) -> Iterator[Iterable[str]]:
@@ -133,7 +148,10 @@ def documents(
     """
     if form.kind in _BLOCKS:
         reading.document = (origin, 1 if form.kind == "text" else 0)
-        yield text_files.clean(_BLOCKS[form.kind](path, reading, name), reading)
+        blocks = _BLOCKS[form.kind](path, reading, name)
+        if form.kind == "text":
+            blocks = markup.watched(blocks, reading, name)
+        yield text_files.clean(blocks, reading)
         return
     if form.kind == "csv":
         rows = csv_rows(path, reading, name, form.dialect)

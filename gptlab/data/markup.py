@@ -1,4 +1,4 @@
-"""The text of files that are more than text: HTML without tags, notebooks, subtitles."""
+"""The text of files that are more than text: HTML, notebooks, subtitles; lines that are none."""
 
 import json
 import re
@@ -161,3 +161,42 @@ def subtitle_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[st
             yield text + "\n"
     if held:
         yield held + "\n"
+
+
+_LONG_LINE = 1_000  # characters
+_LONG_LINES = re.compile(rf"[^\n]{{{_LONG_LINE},}}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_-]{400,}")
+_MOST_NAMED = 3  # lines of one file
+
+
+def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]:
+    """The blocks of a text; its lines that look like base64 or minified code are named."""
+    line, found = 1, []
+    for block in blocks:
+        counted = 0
+        for match in _LONG_LINES.finditer(block):
+            if what := _machine_made(match[0]):
+                line += block.count("\n", counted, match.start())
+                counted = match.start()
+                found.append(f"line {line:,} ({what})")
+                reading.counts[f"lines that look like {what}"] += 1
+        line += block.count("\n", counted)
+        yield block
+    if found:
+        more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+        named = ", ".join(found[:_MOST_NAMED])
+        reading.note(
+            f"{name} holds what is hardly text, in {named}{more}; --exclude leaves it out."
+        )
+
+
+def _machine_made(line: str) -> str:
+    """What a long line looks like, if no person wrote it: "base64", "minified code" or ""."""
+    start = line[:20_000]
+    longest = max(map(len, _BASE64.findall(start)), default=0)
+    if longest > len(start) / 2 and len(set(start)) > 20:
+        return "base64"
+    marks = sum(map(start.count, "{}();=,:[]<>"))
+    spaces = start.count(" ")
+    is_ascii = sum(map(str.isascii, start)) > 0.9 * len(start)
+    return "minified code" if is_ascii and spaces < len(start) / 12 and marks > spaces else ""

@@ -41,7 +41,8 @@ _OUR_FILES = {
     documents.FILE,
 }
 
-_NEW_OPTIONS = {"header", "delimiter", "quoting", "max_bad_rows"}
+_NEW_OPTIONS = {"header", "delimiter", "quoting", "max_bad_rows", "exclude"}
+_PREVIEW_CHARACTERS = 2_000
 
 # progress(stage, units done since the last call, total units or None)
 Progress = Callable[[str, int, int | None], None]
@@ -90,6 +91,9 @@ class PrepareOptions:
     max_bad_rows: Annotated[
         str, "share of a table's rows to skip at most where they cannot be read"
     ] = "1%"
+    exclude: Annotated[
+        str | None, "leave out files and folders of these names, such as node_modules,*.min.js"
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,32 @@ def prepare(
     return Prepared(open_dataset(folder), False, notes)
 
 
+def first_documents(
+    sources: Sequence[str],
+    options: PrepareOptions,
+    most: int,
+    note: Callable[[str], None],
+) -> tuple[list[tuple[str, str]], bool]:
+    """([(place, beginning of its text) of each of the first documents], whether they are all).
+
+    Reads them as `prepare` does, raises what it raises, and writes nothing.
+    """
+    _check(options)
+    reading = _reading(options, note)
+    source = find(list(sources), options.encoding, note, how=reading)
+    found: list[tuple[str, str]] = []
+    for document in source.documents(reading):
+        if len(found) == most:
+            return found, False
+        text = ""
+        for block in document:
+            if len(text) < _PREVIEW_CHARACTERS:
+                text += block[:_PREVIEW_CHARACTERS]
+        if text.strip():
+            found.append((reading.document[0], text))
+    return found, True
+
+
 def _reading(options: PrepareOptions, say: Callable[[str], None]) -> Reading:
     """How the files are to be read."""
     return Reading(
@@ -151,6 +181,7 @@ def _reading(options: PrepareOptions, say: Callable[[str], None]) -> Reading:
         delimiter=options.delimiter,
         quoting=options.quoting,
         max_bad_rows=_share(options.max_bad_rows),
+        exclude=tuple(filter(None, map(str.strip, (options.exclude or "").split(",")))),
         note=say,
     )
 

@@ -96,8 +96,8 @@ class JsonText:
 def json_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
     """(place, value) of each row of a JSON file.
 
-    The rows are the elements of the list that the file holds; or of the longest list of objects or
-    texts in the one object that it holds; or the values that stand one after the other.
+    The rows are the elements of the list that the file holds; or of the longest list of objects in
+    the one object that it holds; or the values that stand one after the other.
     """
     name = name or display(path)
     text = JsonText(text_blocks(path, reading, name), name)
@@ -171,7 +171,7 @@ def _field_of_rows(path: Path, reading: Reading, name: str) -> str | None:
         for _, value in _elements(text, name):
             is_message = isinstance(value, dict) and ({"role", "from"} & value.keys())
             is_message = is_message and bool({"content", "value"} & value.keys())
-            rows += isinstance(value, dict | str) and not is_message
+            rows += isinstance(value, dict) and not is_message
         if rows:
             sizes[key] = rows
     if text.peek() or not sizes:

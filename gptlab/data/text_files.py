@@ -5,6 +5,7 @@
 
 import bz2
 import codecs
+import fnmatch
 import gzip
 import io
 import json
@@ -14,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gptlab.data.messages import checked_messages
 from gptlab.errors import ConfigError, DataError
@@ -94,8 +95,8 @@ class Reading:
     with the bytes read since the last call. document: the place of the newest document, as in
     `documents.Origin`. conversations: documents so far that hold messages. header, delimiter,
     quoting: of CSV files, "auto" where the content decides. max_bad_rows: the share of a table's
-    rows that may be skipped because they are damaged. note: called with each message for the user.
-    rows, bad_rows, first_bad: of the table that is being read.
+    rows that may be skipped because they are damaged. exclude: patterns of names. note: called
+    with each message for the user. rows, bad_rows, first_bad: of the table that is being read.
     """
 
     encoding: str | None = None
@@ -109,10 +110,18 @@ class Reading:
     delimiter: str = "auto"
     quoting: str = "auto"
     max_bad_rows: float = 0.01
+    exclude: tuple[str, ...] = ()
     note: Callable[[str], None] = lambda _: None
     rows: int = 0
     bad_rows: int = 0
     first_bad: DataError | None = None
+
+    def excludes(self, name: str) -> bool:
+        """Whether a path in a folder or an archive is to be left out; counts it then."""
+        names = {name, *PurePosixPath(name).parts}
+        is_out = any(fnmatch.fnmatchcase(n, pattern) for n in names for pattern in self.exclude)
+        self.counts["files and folders left out by --exclude"] += is_out
+        return is_out
 
     def skip_row(self, error: DataError) -> None:
         """Count a row that cannot be read; raises its error where too many are like that."""
@@ -224,7 +233,7 @@ def text_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     does not fit the encoding.
     """
     name, wanted = name or display(path), reading.encoding
-    if wanted is not None and _is_foreign_to_utf8(wanted) and utf8_kind(path, name) == "utf-8":
+    if wanted is not None and is_foreign_to_utf8(wanted) and utf8_kind(path, name) == "utf-8":
         reading.counts[f"files read as the UTF-8 that they are, not as {wanted}"] += 1
         wanted = None
     with open(path, "rb") as raw:
@@ -389,6 +398,11 @@ def _joined(row: dict, names: list[str], reading: Reading, place: str) -> str | 
     return "\n".join(filter(None, values.values()))
 
 
+def some(names: list[str]) -> str:
+    """The first three of several names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
 def _without_nul(text: str, counts: Counter) -> str:
     if "\0" in text:
         counts["NUL characters removed"] += text.count("\0")
@@ -488,7 +502,7 @@ def _sniff(name: str, head: bytes, encoding: str | None) -> tuple[str, bytes]:
     return "utf-8", b""
 
 
-def _is_foreign_to_utf8(encoding: str) -> bool:
+def is_foreign_to_utf8(encoding: str) -> bool:
     """Whether text in this encoding, beyond ASCII, is hardly ever valid UTF-8."""
     return not _known_encoding(encoding).startswith(("utf", "ascii"))
 
