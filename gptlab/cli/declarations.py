@@ -72,9 +72,13 @@ _ALL = (
         words="[TEXT ...]",
         script="prepare.py",
         module="gptlab.cli.commands.prepare",
-        options=(PREPARING, LISTING),
+        options=(PREPARING, "PreviewOptions", LISTING),
         positionals=(
-            ("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME"),
+            (
+                "sources",
+                "*",
+                "a corpus' name, files, a folder, a glob, - for a pipe, or hf:OWNER/NAME",
+            ),
         ),
         summary="Reads text, learns or takes a vocabulary, and writes data/NAME for training.",
         example="""\
@@ -82,6 +86,7 @@ python prepare.py                                  the default corpus, Shakespea
 python prepare.py my_text.txt                      a text of your own
 python prepare.py books/ --tokenizer bpe           every text below a folder
 python prepare.py posts.jsonl --column body        one document per row of a table
+python prepare.py posts.csv --show                 its first documents, before anything is written
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
 python prepare.py --list                           what is prepared already
 """,

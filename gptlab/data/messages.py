@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from gptlab.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
-# The share of the rows that may be no conversations; these are skipped and counted.
-MAX_BAD_ROWS = 0.01
 WANTED_FORM = (
     'a row is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": '
     '"..."}]}, {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": '
@@ -48,6 +46,9 @@ _KEPT = ("name", "tool_call_id", "weight")  # of a message, as they are
 class NoConversationError(DataError):
     """A row that is no conversation; up to a share of the rows these are skipped and counted."""
 
+    def __init__(self, problem: str, fix: str = WANTED_FORM):
+        super().__init__(problem, fix, sep="; ")
+
 
 @dataclass
 class FoundConversation:
@@ -71,13 +72,11 @@ class FoundConversation:
 
 @dataclass
 class ConversationCounts:
-    """What was read as conversations, and which rows were skipped."""
+    """What was read as conversations."""
 
     forms: Counter = field(default_factory=Counter)
     roles: Counter = field(default_factory=Counter)
     left_out: Counter = field(default_factory=Counter)
-    skipped: int = 0
-    first_skipped: NoConversationError | None = None
 
     def add(self, found: FoundConversation) -> None:
         """Count a conversation that was read."""
@@ -85,30 +84,8 @@ class ConversationCounts:
         self.roles += found.roles
         self.left_out += found.left_out
 
-    def skip(self, error: NoConversationError) -> None:
-        """Count a row that is no conversation."""
-        self.skipped += 1
-        self.first_skipped = self.first_skipped or error
-
-    def check(self) -> None:
-        """Raise DataError if more rows than MAX_BAD_ROWS are no conversations."""
-        rows = self.forms.total() + self.skipped
-        if self.skipped <= MAX_BAD_ROWS * rows:
-            return
-        which = "the only row" if rows == 1 else f"{self.skipped:,} of {rows:,} rows"
-        verb = "is no conversation" if self.skipped == 1 else "are no conversations"
-        first = self.first_skipped
-        raise DataError(
-            f"{which[0].upper()}{which[1:]} {verb} that can be used, which is more than "
-            f"{MAX_BAD_ROWS:.0%}: {'first, ' if self.skipped > 1 else ''}{first.problem}",
-            first.fix or WANTED_FORM,
-            sep="; ",
-        )
-
-    def sentences(self) -> list[str]:
+    def __str__(self) -> str:
         """What to tell the user: forms, roles and omissions with their counts."""
-        if not self.forms:
-            return []
         said = ["Conversations: " + ", ".join(f"{n:,} {w}" for w, n in self.forms.items())]
         renamed = [
             f"{name!r} as {role} ({number:,})"
@@ -120,14 +97,7 @@ class ConversationCounts:
         if self.left_out:
             fields = (f"{name} ({number:,})" for name, number in self.left_out.items())
             said.append("fields of messages left out: " + ", ".join(fields))
-        found = ["; ".join(said) + "."]
-        if self.skipped:
-            number = "1 row" if self.skipped == 1 else f"{self.skipped:,} rows"
-            found.append(
-                f"Skipped {number} of {self.forms.total() + self.skipped:,} that cannot be used "
-                f"as conversations: first, {self.first_skipped.problem}."
-            )
-        return found
+        return "; ".join(said) + "."
 
 
 # Which columns ------------------------------------------------------------------------------------
@@ -177,6 +147,14 @@ def conversation_of(
             raise NoConversationError(f"{place} has no messages with text")
         return read.found({}, "of ChatGPT's export")
     return None
+
+
+def is_message(value) -> bool:
+    """Whether a value is a message of a conversation: a known role with a text."""
+    if not isinstance(value, dict) or not any(key in value for key in _TEXT_KEYS):
+        return False
+    roles = [value[key] for key in _ROLE_KEYS if key in value]
+    return any(isinstance(role, str) and role.strip().lower() in _ROLE_NAMES for role in roles)
 
 
 def _form_of(name: str, messages: list) -> str:
