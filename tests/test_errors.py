@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gptlab import errors
+from gptlab.data.messages import NoConversationError
 from gptlab.data.text_files import NotTextError
 from gptlab.errors import GPTLabError
 
@@ -79,6 +80,7 @@ def test_every_error_survives_pickling_and_copying(tmp_path):
     """Processes of one training tell each other what went wrong."""
     errors = [cls("It is damaged", "fetch it again", sep="; ") for cls in CLASSES]
     errors.append(NotTextError(tmp_path / "a.pdf", "a PDF", "save its text"))
+    errors.append(NoConversationError("line 3 has no messages"))
     assert {type(error) for error in errors} == set(every_error())
     for error in errors:
         for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
