@@ -194,6 +194,7 @@ class _Found:
         self.broken = 0
         self._note, self._copies, self._how = note, copies, how
         self._folders_seen: set[tuple[int, int]] = set()
+        self._links_seen: set[tuple[int, int]] = set()
 
     def add(self, word: str) -> None:
         """Add what a word names; raises DataError where it names nothing."""
@@ -242,7 +243,8 @@ class _Found:
     def _add_folder(self, top: Path) -> None:
         hidden, linked, twice = 0, [], 0
         for folder, folders, names in os.walk(top, onerror=_raise, followlinks=True):
-            is_new = self._is_new(Path(folder))
+            is_new = _identity(Path(folder)) not in self._folders_seen
+            self._folders_seen.add(_identity(Path(folder)))
             followed = []
             for name in sorted(folders) if is_new else []:
                 below = Path(folder) / name
@@ -250,10 +252,13 @@ class _Found:
                     continue
                 if name.startswith("."):
                     hidden += 1
-                elif below.is_symlink() and not self._is_new(below, remember=False):
+                elif not below.is_symlink():
+                    followed.append(name)
+                elif _identity(below) in self._folders_seen | self._links_seen:
                     twice += 1
                 else:
-                    linked += [display_link(below)] if below.is_symlink() else []
+                    self._links_seen.add(_identity(below))
+                    linked.append(_shown_link(below))
                     followed.append(name)
             folders[:] = followed
             for name in names if is_new else []:
@@ -267,7 +272,7 @@ class _Found:
                 else:
                     self.broken += 1
                     what = "a broken link" if path.is_symlink() else "no regular file"
-                    self.left_out.append(f"{display_link(path)} ({what})")
+                    self.left_out.append(f"{_shown_link(path)} ({what})")
         if hidden:
             self._note(f"Left out what is hidden (names that begin with a dot): {hidden:,}.")
         if linked:
@@ -275,18 +280,14 @@ class _Found:
         if twice:
             self._note(f"Left out links to folders that are read anyway: {twice:,}.")
 
-    def _is_new(self, folder: Path, remember: bool = True) -> bool:
-        """Whether a folder was not walked through yet, under any name."""
-        stat = folder.stat()
-        key = (stat.st_dev, stat.st_ino) if stat.st_ino else (0, hash(folder.resolve()))
-        if key in self._folders_seen:
-            return False
-        if remember:
-            self._folders_seen.add(key)
-        return True
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What two names of one folder have in common."""
+    stat = folder.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else (0, hash(folder.resolve()))
 
 
-def display_link(path: Path) -> str:
+def _shown_link(path: Path) -> str:
     """A link as `display` writes paths, without following it."""
     return str(Path(display(path.parent)) / printable(path.name))
 

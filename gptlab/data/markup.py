@@ -55,8 +55,9 @@ class _TextOfHtml(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._hidden:
             return
-        if self._preformatted and data.strip(_HTML_SPACE):
-            self._emit(data if self._began else data.lstrip("\n"))
+        if self._preformatted:
+            if text := data.lstrip("\n") if self._breaks else data:
+                self._emit(text)
             return
         words = re.split(f"[{_HTML_SPACE}]+", data)
         self._space |= not words[0]

@@ -473,10 +473,39 @@ def _zstd(raw, name: str):
             "compressed with zstd",
             f"install the package zstandard, or unpack it with `zstd -d {quoted(name)}`",
         ) from None
-    stream = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-        raw, read_across_frames=True, closefd=False
-    )
-    return io.BufferedReader(stream)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    return io.BufferedReader(_ZstdFrames(raw, decompressor), 1 << 16)
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The content of all frames of a zstd file; EOFError where the last one is cut.
+
+    (The package's own stream reader ends in silence there.)
+    """
+
+    def __init__(self, raw, decompressor):
+        self._raw, self._decompressor = raw, decompressor
+        self._frame, self._packed, self._ready = None, b"", b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        while not self._ready:
+            # small pieces: 4 bytes of zstd can hold 128 kB
+            self._packed = self._packed or self._raw.read(2048)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("it ends before the end-of-stream marker")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._ready = self._frame.decompress(self._packed)
+            self._packed = b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
 
 
 def _read(file, name: str, size: int) -> bytes:
