@@ -58,7 +58,7 @@ class FoundConversation:
     {field of a message that is not read: how often}.
     """
 
-    messages: list[dict]
+    messages: list[dict]  # [] for a conversation of an export in which nothing was said
     form: str
     tools: list = field(default_factory=list)
     roles: Counter = field(default_factory=Counter)
@@ -115,7 +115,8 @@ def conversation_columns(fields: Iterable[str], column: str | None) -> list[str]
             return [found[0], *(name for name in _MORE if name in fields)]
     if pair := _pair(fields, column):
         return [*pair, *(name for name in _MORE if name in fields)]
-    return ["mapping"] if column is None and "mapping" in fields else []
+    is_export = column is None and "mapping" in fields
+    return [name for name in ("mapping", "current_node") if is_export and name in fields]
 
 
 def conversation_of(
@@ -143,8 +144,6 @@ def conversation_of(
         return _question_and_answer(row, pair, read)
     if column is None and isinstance(row.get("mapping"), dict):
         read.messages(_of_tree(row["mapping"], row.get("current_node")))
-        if not read.read:
-            raise NoConversationError(f"{place} has no messages with text")
         return read.found({}, "of ChatGPT's export")
     return None
 
@@ -234,6 +233,8 @@ def _of_tree(nodes: dict, newest) -> list[dict]:
             content, author = message.get("content"), message.get("author")
             parts = content.get("parts") if isinstance(content, dict) else None
             role = author.get("role") if isinstance(author, dict) else None
+            if isinstance(content, dict) and not parts:
+                parts = [content.get("text")]  # code that runs, and what it printed
             # the export holds hidden system messages and a tool's pictures as messages without text
             texts = [part for part in parts or [] if isinstance(part, str) and part.strip()]
             if texts:
@@ -280,6 +281,8 @@ class _Reader:
         message = {key: value for key, value in message.items() if value is not None}
         role_key = next((key for key in _ROLE_KEYS if key in message), "role")
         text_key = next((key for key in _TEXT_KEYS if key in message), "content")
+        if role_key == "sender" and isinstance(message.get("text"), str):
+            text_key = "text"  # Claude's export has the same as parts in its content
         name = message.get(role_key)
         role = _ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
@@ -296,7 +299,7 @@ class _Reader:
             {"role": role, "content": content, **kept, **({"tool_calls": calls} if calls else {})}
         )
         self._roles[name, role] += 1
-        known = {role_key, text_key, "tool_calls", "function_call", "refusal", *_KEPT}
+        known = {role_key, *_TEXT_KEYS, "tool_calls", "function_call", "refusal", *_KEPT}
         self._left_out.update(key for key, value in message.items() if key not in known and value)
 
     def _lines(self, text: str) -> str:

@@ -330,8 +330,8 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
             "Conversations need the tokenizer and the chat template of the model that they are for",
-            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read one field as "
-            "plain text with --column",
+            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read their fields "
+            'as plain text with --column FIELD or --column "{FIELD}\\n{FIELD}"',
         )
     if options.split == "tail":
         raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")

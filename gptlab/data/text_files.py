@@ -329,6 +329,9 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
             reading.counts["empty rows skipped"] += 1
             return None
         if (found := _conversation_of_row(place, row, reading)) is not None:
+            if not found.messages:
+                reading.counts["conversations without text skipped"] += 1
+                return None
             reading.chats.add(found)
             reading.conversations += 1
             return found.to_json()
@@ -353,9 +356,9 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
 def _conversation_of_row(place: str, row: dict, reading: Reading) -> FoundConversation | None:
     """The conversation that a row holds, None if it holds none; raises for one that is unfit."""
     found = conversation_of(row, reading.column, place, reading.keep_line_endings)
-    if found is not None:
+    if found is not None and found.messages:
         reading.fits(found, place)
-    elif reading.conversations and reading.column is None and "text" not in row:
+    elif found is None and reading.conversations and reading.column is None and "text" not in row:
         fields = ", ".join(map(str, list(row)[:20]))
         raise NoConversationError(f"{place} has no messages: its fields are {fields}")
     return found

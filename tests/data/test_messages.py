@@ -77,9 +77,46 @@ def test_chatgpts_export_is_the_branch_that_ends_in_the_newest_message(turns):
         nodes[f"other{number}"] = {"message": node, "parent": parent}  # a retry that was left
         parent = f"n{number}"
     row = {"title": "x", "mapping": nodes, "current_node": parent}
-    wanted = [m for m in messages(turns) if m["content"].strip()]
-    if wanted:
-        assert read(row) == wanted
+    assert read(row) == [m for m in messages(turns) if m["content"].strip()]
+
+
+def test_a_conversation_of_an_export_without_text_is_counted_and_not_odd(home, tokenizer):
+    def exported(n):
+        def node(role, parent, **content):
+            return {"parent": parent, "message": {"author": {"role": role}, "content": content}}
+
+        return {
+            "title": f"talk {n}",
+            "mapping": {
+                "a": node("user", None, parts=[f"question {n}"]),
+                "b": node("assistant", "a", content_type="code", text=f"answer {n}"),
+            },
+        }
+
+    rows = [exported(n) for n in range(20)]
+    rows[::4] = [{"title": "", "mapping": {"a": {"parent": None, "message": None}}}] * 5
+    write_rows(home / "conversations.json", rows)
+    made = prepare("conversations.json", tokenizer)
+    assert "Conversations without text skipped: 5." in made.notes
+    assert "Conversations: 15 of ChatGPT's export." in made.notes
+    assert learned(made.dataset).count("answer") == 15
+
+
+def test_what_a_message_of_claudes_export_holds_beside_its_text_is_counted(home, tokenizer):
+    def said(sender, text):
+        parts = [{"type": "tool_use", "name": "x"}, {"type": "text", "text": text}]
+        return {"sender": sender, "text": text, "content": parts, "attachments": [{"id": 1}]}
+
+    rows = [
+        {
+            "uuid": "x",
+            "chat_messages": [said("human", f"question {n}"), said("assistant", f"a {n}")],
+        }
+        for n in range(20)
+    ]
+    write_rows(home / "conversations.json", rows)
+    made = prepare("conversations.json", tokenizer)
+    assert any("messages left out: attachments (40)." in note for note in made.notes)
 
 
 @pytest.mark.parametrize(
