@@ -66,12 +66,12 @@ def check_archive(path: Path, kind: str, name: str) -> None:
             raise NotTextError(name, what)
 
 
-def documents(
+def documents_of_members(
     path: Path, kind: str, reading: Reading, name: str, origin: str
 ) -> Iterator[Iterable[str]]:
     """Each document of each member of an archive; says which members are left out.
 
-    name, origin: of the archive, as in `forms.documents`. Raises DataError for a damaged archive
+    name, origin: of the archive, as in `forms.documents_of_file`. Raises DataError for a damaged archive
     and for one without any text.
     """
     read, left_out, ways = 0, [], set()
@@ -99,7 +99,7 @@ def documents(
                     if form.dialect is not None and str(form.dialect) not in ways:
                         ways.add(str(form.dialect))
                         reading.note(f"Read {shown} as {form.dialect}.")
-                    yield from forms.documents(
+                    yield from forms.documents_of_file(
                         copy, form, reading, shown, f"{origin}/{member.name}"
                     )
             progress(member.packed)

@@ -139,7 +139,7 @@ def is_list_of_texts(path: Path, how: Reading) -> bool:
         return False
 
 
-def documents(
+def documents_of_file(
     path: Path, form: Form, reading: Reading, name: str, origin: str
 ) -> Iterator[Iterable[str]]:
     """Each document of a file as blocks of clean text.
