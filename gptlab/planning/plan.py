@@ -405,10 +405,10 @@ def make_plan(
 
 def _parameters(model: GPTConfig) -> dict[str, int]:
     """The module's parameters by what they do; those that no formula knows are "other"."""
-    from gptlab.model.building import module_parameters  # needs torch
+    from gptlab.model.building import parameter_shapes  # needs torch
 
     parts = parameters_by_component(model)
-    other = module_parameters(model) - sum(parts.values())
+    other = sum(map(math.prod, parameter_shapes(model).values())) - sum(parts.values())
     return {**parts, "other": other} if other else parts
 
 
