@@ -71,8 +71,8 @@ def documents_of_members(
 ) -> Iterator[Iterable[str]]:
     """Each document of each member of an archive; says which members are left out.
 
-    name, origin: of the archive, as in `forms.documents_of_file`. Raises DataError for a damaged archive
-    and for one without any text.
+    name, origin: of the archive, as in `forms.documents_of_file`. Raises DataError for damage
+    and for an archive without any text.
     """
     read, left_out, ways = 0, [], set()
     progress = reading.progress
