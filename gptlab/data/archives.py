@@ -23,7 +23,6 @@ from gptlab.files import printable
 # What is in a zip that is no archive of texts: (name of a member, what it is then).
 _FOREIGN_MEMBERS = (
     ("[Content_Types].xml", "an Office document"),
-    ("META-INF/container.xml", "an e-book"),
     ("META-INF/manifest.xml", "an OpenDocument file"),
     ("META-INF/MANIFEST.MF", "a Java archive"),
     ("AndroidManifest.xml", "an Android package"),
