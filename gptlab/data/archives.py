@@ -23,7 +23,6 @@ from gptlab.files import printable
 # What is in a zip that is no archive of texts: (name of a member, what it is then).
 _FOREIGN_MEMBERS = (
     ("[Content_Types].xml", "an Office document"),
-    ("META-INF/container.xml", "an e-book"),
     ("META-INF/manifest.xml", "an OpenDocument file"),
     ("META-INF/MANIFEST.MF", "a Java archive"),
     ("AndroidManifest.xml", "an Android package"),
@@ -66,13 +65,13 @@ def check_archive(path: Path, kind: str, name: str) -> None:
             raise NotTextError(name, what)
 
 
-def documents(
+def documents_of_members(
     path: Path, kind: str, reading: Reading, name: str, origin: str
 ) -> Iterator[Iterable[str]]:
     """Each document of each member of an archive; says which members are left out.
 
-    name, origin: of the archive, as in `forms.documents`. Raises DataError for a damaged archive
-    and for one without any text.
+    name, origin: of the archive, as in `forms.documents_of_file`. Raises DataError for damage
+    and for an archive without any text.
     """
     read, left_out, ways = 0, [], set()
     progress = reading.progress
@@ -99,7 +98,7 @@ def documents(
                     if form.dialect is not None and str(form.dialect) not in ways:
                         ways.add(str(form.dialect))
                         reading.note(f"Read {shown} as {form.dialect}.")
-                    yield from forms.documents(
+                    yield from forms.documents_of_file(
                         copy, form, reading, shown, f"{origin}/{member.name}"
                     )
             progress(member.packed)

@@ -82,9 +82,9 @@ class Source:
         for file in self.files:
             args = reading, file.name, file.origin
             if file.form.kind in ("zip", "tar"):
-                yield from archives.documents(file.path, file.form.kind, *args)
+                yield from archives.documents_of_members(file.path, file.form.kind, *args)
             else:
-                yield from forms.documents(file.path, file.form, *args)
+                yield from forms.documents_of_file(file.path, file.form, *args)
 
 
 def find(

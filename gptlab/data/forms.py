@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import markup, tables, text_files
+from gptlab.data import ebooks, markup, tables, text_files
 from gptlab.data.csv_tables import Dialect, csv_rows, find_dialect
 from gptlab.data.tables import JsonText, Row
 from gptlab.data.text_files import Reading, file_suffix, head_of_text
@@ -21,8 +21,8 @@ _JSON_LINES = (".jsonl", ".ndjson")
 class Form:
     """What a file is read as.
 
-    kind: "text", "html", "notebook", "subtitles", "json", "jsonl", "csv", "parquet", "zip" or
-    "tar". dialect: of a CSV file.
+    kind: "text", "html", "notebook", "subtitles", "epub", "docx", "json", "jsonl", "csv",
+    "parquet", "zip" or "tar". dialect: of a CSV file.
     """
 
     kind: str
@@ -43,7 +43,12 @@ class Form:
 def find_form(path: Path, reading: Reading, name: str = "") -> Form:
     """What a file is to be read as. Raises NotTextError if it holds no text."""
     name = name or display(path)
-    if kind := text_files.archive_kind(path, name):
+    kind = text_files.archive_kind(path, name)
+    if kind == "zip" and (book := ebooks.book_kind(path)):
+        if book == "docx":
+            ebooks.check_docx(name)
+        return Form(book)
+    if kind and file_suffix(path) not in text_files.FOREIGN_SUFFIXES:
         return Form(kind)
     if text_files.file_format(path) == "parquet":
         return Form("parquet")
@@ -124,6 +129,8 @@ _BLOCKS: dict[str, Callable[[Path, Reading, str], Iterator[str]]] = {
     "html": markup.html_blocks,
     "notebook": markup.notebook_blocks,
     "subtitles": markup.subtitle_blocks,
+    "epub": ebooks.epub_blocks,
+    "docx": ebooks.docx_blocks,
 }
 
 
@@ -139,7 +146,7 @@ def is_list_of_texts(path: Path, how: Reading) -> bool:
         return False
 
 
-def documents(
+def documents_of_file(
     path: Path, form: Form, reading: Reading, name: str, origin: str
 ) -> Iterator[Iterable[str]]:
     """Each document of a file as blocks of clean text.
@@ -147,7 +154,7 @@ def documents(
     name: of the file in messages. origin: its name in the record of where documents stood.
     """
     if form.kind in _BLOCKS:
-        reading.document = (origin, 1 if form.kind == "text" else 0)
+        reading.document = (origin, 1)
         blocks = _BLOCKS[form.kind](path, reading, name)
         if form.kind == "text":
             blocks = markup.watched(blocks, reading, name)

@@ -20,7 +20,7 @@ _HIDDEN = frozenset("script style template svg noscript".split())
 _HTML_SPACE = " \t\n\f\r"
 
 
-class _TextOfHtml(HTMLParser):
+class TextOfHtml(HTMLParser):
     """Collects in `pieces` the text of the HTML that it is fed."""
 
     def __init__(self, reading: Reading):
@@ -85,7 +85,7 @@ class _TextOfHtml(HTMLParser):
 def html_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     """The text of an HTML page, without tags, scripts and styles; entities are letters."""
     reading.counts["HTML pages read without their tags"] += 1
-    parser = _TextOfHtml(reading)
+    parser = TextOfHtml(reading)
     for block in text_blocks(path, reading, name):
         parser.feed(block)
         yield "".join(parser.pieces)

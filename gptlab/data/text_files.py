@@ -49,7 +49,7 @@ _FOREIGN = (
     (b"\x7fELF", "a program"),
     (b"SQLite format 3", "an SQLite database"),
 )
-_FOREIGN_SUFFIXES = {
+FOREIGN_SUFFIXES = {
     ".pdf": "a PDF",
     ".doc": "a Word document",
     ".docx": "a Word document",
@@ -82,8 +82,8 @@ class NotTextError(DataError):
         self.what = what
         name = path if isinstance(path, str) else display(path)
         super().__init__(
-            f"{name} is {what}, but gptlab reads plain text, HTML, notebooks, subtitles, JSON, "
-            "CSV and Parquet, also in .zip, .tar, .gz, .bz2, .xz and .zst",
+            f"{name} is {what}, but gptlab reads plain text, HTML, notebooks, subtitles, EPUB, "
+            "JSON, CSV and Parquet, also in .zip, .tar, .gz, .bz2, .xz and .zst",
             cure,
             sep="; ",
         )
@@ -174,8 +174,8 @@ def file_format(path: Path) -> str:
     Raises NotTextError for formats that are known but not read, such as PDF.
     """
     suffix = file_suffix(path)
-    if suffix in _FOREIGN_SUFFIXES:
-        raise NotTextError(path, _FOREIGN_SUFFIXES[suffix])
+    if suffix in FOREIGN_SUFFIXES:
+        raise NotTextError(path, FOREIGN_SUFFIXES[suffix])
     return _TABLES.get(suffix, "text")
 
 
@@ -204,14 +204,11 @@ def head_of_text(
 
 
 def archive_kind(path: Path, name: str = "") -> str | None:
-    """ "zip" or "tar" (as it is or compressed) by a file's first bytes, or None.
-
-    A zip with a foreign suffix, such as .docx, is no archive of texts.
-    """
+    """ "zip" or "tar" (as it is or compressed) by a file's first bytes, or None."""
     name = name or display(path)
     with open(path, "rb") as raw:
         if raw.read(4) in (b"PK\x03\x04", b"PK\x05\x06"):
-            return None if file_suffix(path) in _FOREIGN_SUFFIXES else "zip"
+            return "zip"
         raw.seek(0)
         return "tar" if _read(decompressed(raw, name), name, 512)[257:262] == b"ustar" else None
 

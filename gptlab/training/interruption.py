@@ -1,17 +1,17 @@
-"""Ctrl-C and the signals of schedulers: finish the step, save, say how to go on."""
+"""Remember Ctrl-C and the signals of schedulers until the step is finished and saved."""
 
 import signal
 import threading
 
-# 128 + the signal's number, as shells have it (SIGUSR1's is 10 on Linux, another elsewhere);
+# 128 + the signal's number, as in shells (SIGUSR1 is 10 on Linux, another number elsewhere);
 # clusters send SIGUSR1 some time before they take a machine away
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
 
 
 class Interruption:
-    """While active, the first of these signals is remembered; a second one leaves at once.
+    """While active, remembers the first of these signals; a second one stops at once.
 
-    Leaving at once is a KeyboardInterrupt: a file being written is dropped, the one before stays.
+    It raises KeyboardInterrupt: a file that is being written is dropped, the former one stays.
     """
 
     def __init__(self):

@@ -159,7 +159,7 @@ def test_damaged_archives_are_refused_by_name(tmp_path):
 )
 def test_a_zip_that_is_another_document_is_no_archive_of_texts(tmp_path, member, what):
     with pytest.raises(NotTextError, match=what):
-        read(write_zip(tmp_path / "x", {member: b"<a/>", "word/document.xml": b"<b/>"}))
+        read(write_zip(tmp_path / "x", {member: b"<a/>", "xl/workbook.xml": b"<b/>"}))
 
 
 def test_an_archive_in_a_folder_is_read_with_the_texts_beside_it(tmp_path):

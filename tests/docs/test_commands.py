@@ -9,6 +9,7 @@ test does not have.
 
 import csv
 import gzip
+import html
 import importlib.util
 import io
 import json
@@ -17,6 +18,7 @@ import shlex
 import shutil
 import string
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,7 +212,7 @@ class Page:
         printed = capsys.readouterr()
         if output:
             Path(output).write_text(printed.out, encoding="utf-8")
-        if code == 2 and "Nobody is at a terminal to be asked: " in printed.err:
+        if code == 2 and "needs a terminal: " in printed.err:
             return None  # it asks, which tests/cli proves at a terminal, and says what to pass
         command = argv[0] if name == "gpt.py" and argv else ""
         assert code in (0, ALSO_FINE.get(command, 0)), f"exit code {code}: {printed.err.strip()}"
@@ -240,7 +242,9 @@ class Page:
         column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
-            if word.endswith((".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet")):
+            if word.endswith(
+                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip")
+            ):
                 write_text(Path(word.replace("*", "one")), column)
             elif reads_folders and word.endswith("/"):
                 write_text(Path(word, "monday.txt"), column)
@@ -281,6 +285,12 @@ def write_text(path: Path, column: str) -> None:
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.table({"title": lines, column: lines}), path)
+    elif path.suffix == ".html":
+        body = "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
+        path.write_text(f"<!doctype html>\n{body}", encoding="utf-8")
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("one.txt", text)
     else:
         path.write_text(text, encoding="utf-8")
 
