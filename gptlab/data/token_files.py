@@ -350,7 +350,9 @@ def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer |
     except ConfigError as error:
         if vocab_size is not None:  # a vocabulary of something else than characters
             return None
-        raise DataError(error.problem, "add --vocab_size N, without text then", sep="; ") from None
+        raise DataError(
+            error.problem, "add --vocab_size N, for a model that writes no text", sep="; "
+        ) from None
 
 
 def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:
