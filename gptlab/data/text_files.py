@@ -5,12 +5,16 @@
 
 import bz2
 import codecs
+import contextlib
+import errno
 import fnmatch
 import gzip
 import io
 import json
 import lzma
 import re
+import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -203,6 +207,33 @@ def archive_kind(path: Path, name: str = "") -> str | None:
             return "zip"
         raw.seek(0)
         return "tar" if _read(decompressed(raw, name), name, 512)[257:262] == b"ustar" else None
+
+
+# What the modules that unpack files raise for damage, beside an OSError.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+)
+
+
+@contextlib.contextmanager
+def naming_damage(name: str, what: str, cure: str = "fetch it again") -> Iterator[None]:
+    """Turn the errors of a damaged file into a DataError: `name` is `what`."""
+    try:
+        yield
+    except (*_DAMAGE, OSError) as error:
+        # gzip and bz2 raise an OSError without a number, zipfile seeks to places that are none
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} is {what} ({reason})", cure, sep="; ") from None
 
 
 def utf8_kind(path: Path, name: str = "") -> str:
