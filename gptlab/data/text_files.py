@@ -199,6 +199,12 @@ def head_of_text(
         return "", is_whole
 
 
+def first_bytes(path: Path, size: int) -> bytes:
+    """The first bytes of a file as they lie on the disk."""
+    with open(path, "rb") as raw:
+        return raw.read(size)
+
+
 def archive_kind(path: Path, name: str = "") -> str | None:
     """ "zip" or "tar" (as it is or compressed) by a file's first bytes, or None."""
     name = name or display(path)
@@ -358,6 +364,8 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
         (name,) = names
         row = row[name]
         place = f"{place}, field {name!r},"
+    if isinstance(row, list):
+        row = _text_of_pieces(row)
     if row is None:
         reading.counts["rows without text skipped"] += 1
         return None
@@ -368,6 +376,16 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
         "name a field of text with --column",
         sep="; ",
     )
+
+
+def _text_of_pieces(value: list) -> object:
+    """The text of a list of pieces, strings and {"text": ...} for what is formatted, as Telegram
+    exports it; any other list as it is."""
+    pieces = [piece.get("text") if isinstance(piece, dict) else piece for piece in value]
+    is_formatted = any(isinstance(piece, dict) for piece in value)
+    if is_formatted and all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    return value
 
 
 def text_columns(fields: list[str], column: str | None, place: str) -> list[str]:
