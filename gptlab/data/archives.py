@@ -3,12 +3,10 @@
 Nothing is written under a member's name, and no more than one member lies unpacked at a time.
 """
 
-import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,16 +25,7 @@ _FOREIGN_MEMBERS = (
     ("META-INF/MANIFEST.MF", "a Java archive"),
     ("AndroidManifest.xml", "an Android package"),
 )
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-)
+_DAMAGED = "a damaged archive"
 # A member that unpacks to more than this, at more than this ratio, is a bomb and no text.
 _BOMB_BYTES, _BOMB_RATIO = 1 << 28, 200
 
@@ -55,11 +44,8 @@ def check_archive(path: Path, kind: str, name: str) -> None:
     """Raise NotTextError for a zip that is another kind of document, DataError for damage."""
     if kind != "zip":
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-    except _DAMAGE as error:
-        raise _damaged(name, error) from None
+    with text_files.naming_damage(name, _DAMAGED), zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
     for member, what in _FOREIGN_MEMBERS:
         if member in names:
             raise NotTextError(name, what)
@@ -90,8 +76,6 @@ def documents_of_members(
                     form = _unpacked(member, copy, shown, reading)
                 except NotTextError as error:
                     left_out.append(f"{member.name} ({error.what})")
-                except _DAMAGE as error:
-                    raise _damaged(shown, error) from None
                 if form is not None:
                     read += 1
                     reading.counts["members of archives read"] += 1
@@ -119,7 +103,11 @@ def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form
     """
     if member.content is None:
         raise NotTextError(shown, member.why_not)
-    with member.content as source, open(copy, "wb") as target:
+    with (
+        text_files.naming_damage(shown, _DAMAGED),
+        member.content as source,
+        open(copy, "wb") as target,
+    ):
         shutil.copyfileobj(source, target, text_files.BLOCK_BYTES)
     if not copy.stat().st_size:
         return None
@@ -131,10 +119,8 @@ def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form
 
 def _members(path: Path, kind: str, name: str) -> Iterator[_Member]:
     """The members that may hold text, in the order of the archive."""
-    try:
+    with text_files.naming_damage(name, _DAMAGED):
         yield from _zip_members(path) if kind == "zip" else _tar_members(path, name)
-    except _DAMAGE as error:
-        raise _damaged(name, error) from None
 
 
 def _zip_members(path: Path) -> Iterator[_Member]:
@@ -173,8 +159,3 @@ def _tar_members(path: Path, name: str) -> Iterator[_Member]:
 def _is_hidden(member: str) -> bool:
     parts = PurePosixPath(member).parts
     return "__MACOSX" in parts or any(part.startswith(".") and part != "." for part in parts)
-
-
-def _damaged(name: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"{name} is a damaged archive ({reason})", "fetch it again", sep="; ")

@@ -123,8 +123,13 @@ def _attempt(physical: list[str], delimiter: str, is_whole: bool, reading: Readi
     plain = [cells for cells in first if any(cell.strip() for cell in cells)]
     text = "\n".join(physical)
     skips_space = bool(delimiter) and text.count(f'{delimiter} "') > text.count(f'{delimiter}"')
-    escape = "\\" if text.count('\\"') > text.count('""') else None
-    quoted, for_it, against = _quoted(physical, delimiter, is_whole, skips_space, escape)
+    escape = None
+    quoted, for_it, against = _quoted(physical, delimiter, is_whole, skips_space, None)
+    inside = rf'\\"[^"\n{re.escape(delimiter)}]'  # a field may end in a backslash
+    if against and re.search(inside, text):
+        with_escape = _quoted(physical, delimiter, is_whole, skips_space, "\\")
+        if with_escape[2] < against:
+            escape, (quoted, for_it, against) = "\\", with_escape
     quoting = for_it > against if delimiter == "\t" else for_it >= against
     if reading.quoting != "auto":
         quoting = reading.quoting == "yes"

@@ -2,27 +2,26 @@
 
 import posixpath
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from gptlab.data.markup import TextOfHtml
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.text_files import NotTextError, Reading, naming_damage
 from gptlab.errors import DataError
 from gptlab.files import display
 
 _LARGEST_MEMBER = 1 << 28  # bytes; a chapter is a fraction of that
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_CURE = "save it as plain text first"
 
 
 def book_kind(path: Path) -> str | None:
     """ "epub" or "docx" by the content of a zip file, or None for another one."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with naming_damage("", ""), zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except _DAMAGE:
+    except DataError:
         return None
     if "META-INF/container.xml" in names:
         return "epub"
@@ -32,31 +31,32 @@ def book_kind(path: Path) -> str | None:
 def epub_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     """The text of the chapters of an e-book, in their order, an empty line between them."""
     name = name or display(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names, began = set(archive.namelist()), False
-            for chapter in _chapters(archive):
-                if chapter not in names:
-                    reading.counts["chapters of e-books that are missing"] += 1
-                    continue
-                parser = TextOfHtml(reading)
-                parser.feed(_member(archive, chapter).decode("utf-8-sig", "replace"))
-                parser.close()
-                text = "".join(parser.pieces).replace("\0", "").strip("\n")
-                if text:
-                    yield ("\n\n" if began else "") + text
-                    began = True
-            yield "\n" * began
-    except (*_DAMAGE, AttributeError, KeyError, ElementTree.ParseError) as error:
-        raise _damaged(name, "e-book", error) from None
+    with naming_damage(name, "no readable e-book", _CURE), zipfile.ZipFile(path) as archive:
+        names, began = set(archive.namelist()), False
+        for chapter in _chapters(archive):
+            if chapter not in names:
+                reading.counts["chapters of e-books that are missing"] += 1
+                continue
+            parser = TextOfHtml(reading)
+            parser.feed(_member(archive, chapter).decode("utf-8-sig", "replace"))
+            parser.close()
+            text = "".join(parser.pieces).replace("\0", "").strip("\n")
+            if text:
+                yield ("\n\n" if began else "") + text
+                began = True
+        yield "\n" * began
     reading.counts["e-books read as the text of their chapters"] += 1
 
 
 def _chapters(archive: zipfile.ZipFile) -> list[str]:
     """The members with the text of an e-book, in the order of reading (EPUB 3.3, section 5)."""
-    container = ElementTree.fromstring(_member(archive, "META-INF/container.xml"))
-    package = container.find(".//{*}rootfile").attrib["full-path"]
-    content = ElementTree.fromstring(_member(archive, package))
+    try:
+        container = ElementTree.fromstring(_member(archive, "META-INF/container.xml"))
+        rootfile = container.find(".//{*}rootfile")
+        package = "" if rootfile is None else rootfile.get("full-path", "")
+        content = ElementTree.fromstring(_member(archive, package))
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
     items = {item.get("id"): item.get("href", "") for item in content.iterfind(".//{*}item")}
     folder = posixpath.dirname(package)
     found = [items[ref.get("idref")] for ref in content.iterfind(".//{*}itemref")]
@@ -88,7 +88,8 @@ def docx_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
             else:
                 yield part.text + "\n"
     except Exception as error:  # the package and lxml raise errors of many kinds
-        raise _damaged(name, "Word file", error) from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} is no readable Word file ({reason})", _CURE, sep="; ") from None
     reading.counts["Word files read as their paragraphs"] += 1
 
 
@@ -105,10 +106,3 @@ def check_docx(name: str) -> None:
         import docx  # noqa: F401
     except ImportError:
         raise no_docx(name) from None
-
-
-def _damaged(name: str, what: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return DataError(
-        f"{name} is not a readable {what} ({reason})", "save it as plain text first", sep="; "
-    )

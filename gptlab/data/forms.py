@@ -50,11 +50,9 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
         return Form(book)
     if kind and file_suffix(path) not in text_files.FOREIGN_SUFFIXES:
         return Form(kind)
-    if text_files.file_format(path) == "parquet":
+    if text_files.file_format(path) == "parquet" or text_files.first_bytes(path, 4) == b"PAR1":
         return Form("parquet")
     head, is_whole = head_of_text(path, reading.encoding, name, _HEAD_BYTES)
-    if head.startswith("PAR1"):
-        return Form("parquet")
     suffix = file_suffix(path)
     if suffix in (".csv", ".tsv", ".tab") or reading.delimiter != "auto":
         return Form("csv", find_dialect(head, is_whole, suffix, reading))
@@ -157,7 +155,7 @@ def documents_of_file(
         reading.document = (origin, 1)
         blocks = _BLOCKS[form.kind](path, reading, name)
         if form.kind == "text":
-            blocks = markup.watched(blocks, reading, name)
+            blocks = markup.watched(markup.noticed_xml(blocks, reading), reading, name)
         yield text_files.clean(blocks, reading)
         return
     if form.kind == "csv":

@@ -167,7 +167,18 @@ def subtitle_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[st
 _LONG_LINE = 1_000  # characters
 _LONG_LINES = re.compile(rf"[^\n]{{{_LONG_LINE},}}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_-]{400,}")
+_BASE64_LINES = re.compile(r"(?:^[A-Za-z0-9+/]{60,76}\n){15,}", re.MULTILINE)
 _MOST_NAMED = 3  # lines of one file
+
+
+def noticed_xml(blocks: Iterator[str], reading: Reading) -> Iterator[str]:
+    """The same blocks; a text that begins as XML is counted."""
+    is_first = True
+    for block in blocks:
+        if is_first and block.lstrip().startswith("<?xml"):
+            reading.counts["XML files read as they are, with their tags"] += 1
+        is_first = False
+        yield block
 
 
 def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]:
@@ -175,7 +186,8 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
     line, found = 1, []
     for block in blocks:
         counted = 0
-        for match in _LONG_LINES.finditer(block):
+        matches = [*_LONG_LINES.finditer(block), *_BASE64_LINES.finditer(block)]
+        for match in sorted(matches, key=lambda match: match.start()):
             if what := _machine_made(match[0]):
                 line += block.count("\n", counted, match.start())
                 counted = match.start()
@@ -193,9 +205,9 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
 
 def _machine_made(line: str) -> str:
     """What a long line looks like, if no person wrote it: "base64", "minified code" or ""."""
-    start = line[:20_000]
+    start = line[:20_000].replace("\n", "")
     longest = max(map(len, _BASE64.findall(start)), default=0)
-    if longest > len(start) / 2 and len(set(start)) > 20:
+    if longest > len(start) / 2 and len(set(start)) > 30:
         return "base64"
     marks = sum(map(start.count, "{}();=,:[]<>"))
     spaces = start.count(" ")

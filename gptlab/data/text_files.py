@@ -5,11 +5,15 @@
 
 import bz2
 import codecs
+import contextlib
+import errno
 import fnmatch
 import gzip
 import io
 import lzma
 import re
+import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -203,6 +207,12 @@ def head_of_text(
         return "", is_whole
 
 
+def first_bytes(path: Path, size: int) -> bytes:
+    """The first bytes of a file as they lie on the disk."""
+    with open(path, "rb") as raw:
+        return raw.read(size)
+
+
 def archive_kind(path: Path, name: str = "") -> str | None:
     """ "zip" or "tar" (as it is or compressed) by a file's first bytes, or None."""
     name = name or display(path)
@@ -211,6 +221,33 @@ def archive_kind(path: Path, name: str = "") -> str | None:
             return "zip"
         raw.seek(0)
         return "tar" if _read(decompressed(raw, name), name, 512)[257:262] == b"ustar" else None
+
+
+# What the modules that unpack files raise for damage, beside an OSError.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+)
+
+
+@contextlib.contextmanager
+def naming_damage(name: str, what: str, cure: str = "fetch it again") -> Iterator[None]:
+    """Turn the errors of a damaged file into a DataError: `name` is `what`."""
+    try:
+        yield
+    except (*_DAMAGE, OSError) as error:
+        # gzip and bz2 raise an OSError without a number, zipfile seeks to places that are none
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} is {what} ({reason})", cure, sep="; ") from None
 
 
 def utf8_kind(path: Path, name: str = "") -> str:
@@ -338,6 +375,8 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
         (name,) = names
         row = row[name]
         place = f"{place}, field {name!r},"
+    if isinstance(row, list):
+        row = _text_of_pieces(row)
     if row is None:
         reading.counts["rows without text skipped"] += 1
         return None
@@ -359,6 +398,16 @@ def _conversation_of_row(place: str, row: dict, reading: Reading) -> FoundConver
         fields = ", ".join(map(str, list(row)[:20]))
         raise NoConversationError(f"{place} has no messages: its fields are {fields}")
     return found
+
+
+def _text_of_pieces(value: list) -> object:
+    """The text of a list of pieces, strings and {"text": ...} for what is formatted, as Telegram
+    exports it; any other list as it is."""
+    pieces = [piece.get("text") if isinstance(piece, dict) else piece for piece in value]
+    is_formatted = any(isinstance(piece, dict) for piece in value)
+    if is_formatted and all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    return value
 
 
 def text_columns(fields: list[str], column: str | None, place: str) -> list[str]:

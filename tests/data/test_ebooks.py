@@ -61,7 +61,7 @@ def test_an_ebook_is_its_chapters_in_the_order_of_reading(tmp_path, name):
     ],
 )
 def test_a_damaged_ebook_is_refused_by_name(tmp_path, changed):
-    with pytest.raises(DataError, match=r"x\.epub is not a readable e-book"):
+    with pytest.raises(DataError, match=r"x\.epub is no readable e-book"):
         read(write_book(tmp_path / "x.epub", **changed))
 
 

@@ -132,3 +132,18 @@ def test_long_lines_of_people_are_not_named(write):
     prose = "It was the best of times, it was the worst of times; (so they say). " * 100
     text = "\n".join([prose, "日本語の文章は空白を使わない。" * 300, "ภาษาไทย" * 500, "-" * 5000])
     assert read(write("x.txt", text))[1:] == ({}, [])
+
+
+def test_base64_in_short_lines_is_named_and_letters_of_genes_are_not(write):
+    noise = base64.encodebytes(random.Random(0).randbytes(9000)).decode()
+    _, counts, notes = read(write("mail.txt", f"Subject: x\n\n{noise}\n--end\n"))
+    assert counts["lines that look like base64"] == 1 and "in line 3 (base64)" in notes[0]
+    genes = "".join(random.Random(0).choices("ACGT", k=6000))
+    fasta = ">seq\n" + "\n".join(genes[i : i + 60] for i in range(0, 6000, 60)) + "\n"
+    assert read(write("genes.fa", fasta))[1:] == ({}, [])
+
+
+def test_xml_is_said_to_keep_its_tags(write):
+    text = '<?xml version="1.0"?>\n<pages><page>words</page></pages>\n'
+    texts, counts, _ = read(write("x.xml", text))
+    assert texts == [text] and counts == {"XML files read as they are, with their tags": 1}

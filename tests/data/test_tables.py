@@ -193,3 +193,26 @@ def test_a_field_of_a_pattern_that_is_not_there_is_named(write):
     with pytest.raises(DataError, match="no field 'x'"):
         read(path, column="title,x")
     assert read(write("y.json", '[{"a,b": "c"}]'), column="a,b")[0] == ["c"]
+
+
+def test_an_export_of_telegram_is_its_messages(write):
+    pieces = ["see ", {"type": "link", "text": "here"}, "!"]
+    messages = [{"id": i, "type": "message", "text": "plain"} for i in range(200)]
+    messages[1]["text"], messages[2]["text"] = pieces, ["one", "two"]
+    export = {"name": "x", "type": "personal_chat", "id": 1, "messages": messages}
+    texts, counts, _ = read(write("result.json", json.dumps(export)))
+    assert texts[:3] == ["plain", "see here!", "plain"] and counts["odd rows skipped"] == 1
+
+
+def test_parquet_is_known_by_its_first_bytes(write):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = write("x.bin", b"")
+    parquet.write_table(pyarrow.Table.from_pylist([{"text": "a"}, {"text": "b"}]), path)
+    assert read(path)[0] == ["a", "b"]
+
+
+def test_a_table_in_utf16_from_a_spreadsheet_is_read(write):
+    path = write("x.csv", 'id\ttext\r\n1\t"a, ""b"""\r\n2\tc\r\n'.encode("utf-16"))
+    assert read(path)[0] == ['a, "b"', "c"]

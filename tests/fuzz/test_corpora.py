@@ -28,6 +28,17 @@ def _zip() -> bytes:
     return content.getvalue()
 
 
+def _epub() -> bytes:
+    rootfile = b'<container><rootfiles><rootfile full-path="a.opf"/></rootfiles></container>'
+    package = b'<package><item id="a" href="a.xhtml"/><itemref idref="a"/></package>'
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("META-INF/container.xml"), rootfile)
+        archive.writestr(zipfile.ZipInfo("a.opf"), package)
+        archive.writestr(zipfile.ZipInfo("a.xhtml"), b"<html><p>to <b>be</b></p></html>")
+    return content.getvalue()
+
+
 def _tar() -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -47,6 +58,7 @@ FILES = {
     "odd.srt": b"1\n00:00:01,000 --> 00:00:02,000\nto <i>be</i>\n\n",
     "odd.vtt": b"WEBVTT\n\n00:01.000 --> 00:02.000\nto be\n",
     "odd.zip": _zip(),
+    "odd.epub": _epub(),
     "odd.tar": _tar(),
     "odd.tar.gz": gzip.compress(_tar(), mtime=0),
     "odd.txt": TEXT,
