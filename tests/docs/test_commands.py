@@ -243,7 +243,7 @@ class Page:
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
             if word.endswith(
-                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip")
+                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
             ):
                 write_text(Path(word.replace("*", "one")), column)
             elif reads_folders and word.endswith("/"):
@@ -288,6 +288,13 @@ def write_text(path: Path, column: str) -> None:
     elif path.suffix == ".html":
         body = "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
         path.write_text(f"<!doctype html>\n{body}", encoding="utf-8")
+    elif path.suffix == ".epub":
+        with zipfile.ZipFile(path, "w") as archive:
+            rootfile = '<rootfiles><rootfile full-path="a.opf"/></rootfiles>'
+            archive.writestr("META-INF/container.xml", f"<container>{rootfile}</container>")
+            chapter = '<item id="a" href="a.xhtml"/><itemref idref="a"/>'
+            archive.writestr("a.opf", f"<package>{chapter}</package>")
+            archive.writestr("a.xhtml", f"<html><pre>{html.escape(text)}</pre></html>")
     elif path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("one.txt", text)
