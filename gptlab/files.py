@@ -51,9 +51,14 @@ def display(path: AnyPath) -> str:
     """The shortest way to write a path: relative to the working directory when it lies below."""
     path = Path(path)
     try:
-        return str(path.resolve().relative_to(Path.cwd().resolve())) or "."
+        return printable(path.resolve().relative_to(Path.cwd().resolve())) or "."
     except ValueError:
-        return str(path)
+        return printable(path)
+
+
+def printable(path: AnyPath) -> str:
+    """A path for messages and records; bytes of a name that are not UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace") if os.name != "nt" else str(path)
 
 
 def quoted(word: str) -> str:

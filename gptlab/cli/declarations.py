@@ -72,9 +72,13 @@ _ALL = (
         words="[TEXT ...]",
         script="prepare.py",
         module="gptlab.cli.commands.prepare",
-        options=(PREPARING, LISTING),
+        options=(PREPARING, "PreviewOptions", LISTING),
         positionals=(
-            ("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME"),
+            (
+                "sources",
+                "*",
+                "a corpus' name, files, a folder, a glob, - for a pipe, or hf:OWNER/NAME",
+            ),
         ),
         summary="Reads text, learns or reuses a vocabulary, and writes data/NAME for training.",
         example="""\
@@ -84,6 +88,7 @@ python prepare.py books/ --tokenizer bpe           every text below a folder
 python prepare.py posts.jsonl --column body        one document per row of a table
 python prepare.py names.txt --document line        one document per line
 python prepare.py train.txt --val valid.txt        a validation text of your own
+python prepare.py posts.csv --show                 its first documents, before anything is written
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
 python prepare.py --list                           what is prepared already
 """,

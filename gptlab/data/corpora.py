@@ -1,24 +1,26 @@
 """Sources of text: a corpus by name, files, folders, globs, tables, and `hf:` streams."""
 
+import contextlib
+import dataclasses
 import glob
 import hashlib
 import os
 import re
+import shutil
+import sys
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from gptlab.data import hub, shakespeare, text_files
+from gptlab.data import archives, forms, hub, shakespeare, text_files
+from gptlab.data.forms import Form
 from gptlab.data.text_files import NotTextError, Reading
-from gptlab.errors import DataError
-from gptlab.files import display, sha256_file
-
-_ROWS = {
-    "jsonl": text_files.jsonl_rows,
-    "csv": text_files.csv_rows,
-    "parquet": text_files.parquet_rows,
-}
+from gptlab.errors import ConfigError, DataError
+from gptlab.files import display, printable, sha256_file
 
 # The corpora known by name, each with its description for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
@@ -26,13 +28,20 @@ KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a p
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file; format: as returned by `text_files.file_format`."""
+    """One input file and the form that it was found to have; name: for messages."""
 
     path: Path
-    format: str
+    form: Form
     bytes: int
     mtime_ns: int
     sha256: str
+    name: str
+    is_pipe: bool = False
+
+    @property
+    def origin(self) -> str:
+        """What names it in records: its full path, or "stdin" and the like for a pipe."""
+        return self.name if self.is_pipe else printable(self.path.resolve())
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Source:
         """SHA-256 over the content of the input; for a stream, over its name."""
         digest = hashlib.sha256((self.hub_name or "").encode())
         for file in self.files:
-            digest.update(f"{file.format}:{file.sha256}\n".encode())
+            digest.update(f"{file.form.key}:{file.sha256}\n".encode())
         return digest.hexdigest()
 
     def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
@@ -71,13 +80,11 @@ class Source:
                 yield text_files.clean([text], reading)
                 reading.progress(len(text))
         for file in self.files:
-            if file.format == "text":
-                reading.document = (str(file.path.resolve()), 1)
-                yield text_files.clean(text_files.text_blocks(file.path, reading), reading)
-                continue
-            rows = _ROWS[file.format](file.path, reading)
-            for text in text_files.documents_of_rows(rows, reading):
-                yield text_files.clean([text], reading)
+            args = reading, file.name, file.origin
+            if file.form.kind in ("zip", "tar"):
+                yield from archives.documents_of_members(file.path, file.form.kind, *args)
+            else:
+                yield from forms.documents_of_file(file.path, file.form, *args)
 
 
 def find(
@@ -85,17 +92,23 @@ def find(
     encoding: str | None,
     note: Callable[[str], None],
     progress: Callable[[int], None] = lambda _: None,
+    how: Reading | None = None,
 ) -> Source:
     """The source that these words of a command line name; progress is called with bytes hashed.
 
-    note: called with each message for the user. Raises DataError for a source that does not exist
-    or holds no text, DownloadError for one that cannot be downloaded.
+    note: called with each message for the user. how: how the files are to be read; its options
+    decide what forms they are found to have. Raises DataError for a source that does not exist or
+    holds no text, ConfigError for an option that has no effect on it, DownloadError for one that
+    cannot be downloaded.
     """
+    how = how or Reading(encoding)
     words = list(words) or ["shakespeare"]
     if words == ["shakespeare"] and not Path("shakespeare").exists():
         path = shakespeare.shakespeare_file(note)
         label = shakespeare.name_source(path)
-        return Source("shakespeare", "shakespeare", label, (_source_file(path, "text", progress),))
+        return Source(
+            "shakespeare", "shakespeare", label, (_source_file(path, Form("text"), progress),)
+        )
     if len(words) == 1 and words[0].startswith("hf:"):
         name = hub.HubName.parse(words[0])
         return Source(name.short, words[0], f"{words[0]}, streamed", hub_name=words[0])
@@ -103,33 +116,62 @@ def find(
         raise DataError(
             "An hf: name cannot be combined with other sources", "prepare it by itself", sep="; "
         )
-    paths, alone = _paths(words), len(words) == 1 and Path(words[0]).is_file()
-    files, left_out, seen = [], [], set()
-    for path in paths:
+    with contextlib.ExitStack() as copies:
+        found = _Found(note, copies, how)
+        for word in words:
+            found.add(word)
+        source = _source(words, found, note, progress, how)
+        weakref.finalize(source, copies.pop_all().close)  # the copies last as long as the source
+    return source
+
+
+def _source(
+    words: list[str],
+    found: "_Found",
+    note: Callable[[str], None],
+    progress: Callable[[int], None],
+    how: Reading,
+) -> Source:
+    """The source that these files are, each looked into."""
+    alone = len(words) == 1 and not found.folders
+    files, left_out, seen = [], found.left_out, set()
+    for path in found.paths:
         if path.resolve() in seen:
             continue
         seen.add(path.resolve())
+        pipe = found.pipes.get(path)
+        name = pipe or display(path)
         try:
-            kind = text_files.file_format(path)
-            text_files.check_is_text(path, encoding)
+            form = forms.find_form(path, how, name)
+            if form.kind in ("zip", "tar"):
+                archives.check_archive(path, form.kind, name)
         except NotTextError as error:
             if alone:
                 raise
-            left_out.append(f"{display(path)} ({error.what})")
+            left_out.append(f"{name} ({error.what})")
             continue
-        files.append(_source_file(path, kind, progress))
+        files.append(_source_file(path, form, progress, name, pipe is not None))
     if not files:
-        what = ", ".join(words)
+        what = ", ".join(map(printable, words))
         raise DataError(
-            f"{what} holds no text: " + (f"only {_some(left_out)}." if left_out else "it is empty.")
+            f"{what} holds no text: "
+            + (f"only {text_files.some(left_out)}." if left_out else "it is empty.")
         )
     if left_out:
-        note(f"Left out {len(left_out)} of {len(paths)} files (not text): {_some(left_out)}.")
-    files.sort(key=lambda file: (file.sha256, file.format))
+        total = len(found.paths) + found.broken
+        note(f"Left out {len(left_out)} of {total} files (not text): {text_files.some(left_out)}.")
+    files = _read_as_they_are(files, how, note)
+    files.sort(key=lambda file: (file.sha256, file.form.key))
+    _check_options(files, how)
+    _say_forms(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
-    identity = "\n".join(sorted(str(Path(word).resolve()) for word in words))
+    identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
+    if found.pipes:  # what comes through a pipe is known by its content only
+        identity = "\n".join(sorted(f"a pipe, {file.sha256[:16]}" for file in files))
     label = display(words[0]) if len(words) == 1 else f"{len(files)} files"
-    if len(words) == 1 and len(files) > 1:
+    if len(words) == 1 and found.pipes:
+        label = files[0].name
+    elif len(words) == 1 and len(files) > 1:
         label += f" ({len(files):,} files)"
     if len(files) == 1 and files[0].sha256 == shakespeare.TINY_SHA256:
         # the same text under another name: keep a copy, so that "shakespeare" needs no network
@@ -138,43 +180,210 @@ def find(
     return Source(_derived_name(words), identity, label, tuple(files), counts=counts)
 
 
-def _paths(words: Sequence[str]) -> list[Path]:
-    """The files that the words name: a file, all files below a folder, or the matches of a glob."""
-    paths = []
-    for word in words:
+class _Found:
+    """The files that words name: a file, all files below a folder, the matches of a glob, a pipe.
+
+    pipes: {copy of what came through a pipe: its name}; the copies are removed with `copies`.
+    """
+
+    def __init__(self, note: Callable[[str], None], copies: contextlib.ExitStack, how: Reading):
+        self.paths: list[Path] = []
+        self.left_out: list[str] = []
+        self.pipes: dict[Path, str] = {}
+        self.folders = 0
+        self.broken = 0
+        self._note, self._copies, self._how = note, copies, how
+        self._folders_seen: set[tuple[int, int]] = set()
+        self._links_seen: set[tuple[int, int]] = set()
+
+    def add(self, word: str) -> None:
+        """Add what a word names; raises DataError where it names nothing."""
         path = Path(word).expanduser()
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
-                paths += [Path(folder) / name for name in names if not name.startswith(".")]
+        if word == "-":
+            if sys.stdin is not None and sys.stdin.isatty():
+                self._note("Type or paste the text; Ctrl-D on a line of its own ends it.")
+            self._add_pipe(getattr(sys.stdin, "buffer", None), "stdin")
+        elif path.is_dir():
+            self.folders += 1
+            self._add_folder(path)
+        elif path.is_file():
+            self.paths.append(path)
         elif path.exists():
-            paths.append(path)
+            with open(path, "rb") as file:
+                self._add_pipe(file, "stdin" if word == "/dev/stdin" else "pipe")
         elif glob.has_magic(word):
+            self.folders += 1
             found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
             if not found:
                 raise DataError(
-                    f"No file matches {word}", "check the pattern and the folder", sep="; "
+                    f"No file matches {printable(word)}",
+                    "check the pattern and the folder",
+                    sep="; ",
                 )
-            paths += found
+            self.paths += [p for p in found if not self._how.excludes(p.as_posix())]
         else:
             raise DataError(
-                f"{word} does not exist",
+                f"{printable(word)} does not exist",
                 "name a text file, a folder, a pattern such as 'books/*.txt', a .jsonl, .csv or "
-                f".parquet file, hf:OWNER/NAME, or one of the known corpora ({', '.join(KNOWN)})",
+                ".parquet file, - for standard input, hf:OWNER/NAME, or one of the known corpora "
+                f"({', '.join(KNOWN)})",
             )
-    return [path for path in paths if path.is_file()]
+
+    def _add_pipe(self, file: IO[bytes] | None, name: str) -> None:
+        if file is None:
+            raise DataError("- is standard input, which is closed", "name a file instead", sep="; ")
+        folder = tempfile.mkdtemp(prefix="gptlab-")
+        self._copies.callback(shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / name
+        with open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy, text_files.BLOCK_BYTES)
+        self.paths.append(path)
+        self.pipes[path] = name
+
+    def _add_folder(self, top: Path) -> None:
+        hidden, linked, twice = 0, [], 0
+        for folder, folders, names in os.walk(top, onerror=_raise, followlinks=True):
+            is_new = _identity(Path(folder)) not in self._folders_seen
+            self._folders_seen.add(_identity(Path(folder)))
+            followed = []
+            for name in sorted(folders) if is_new else []:
+                below = Path(folder) / name
+                if self._how.excludes(below.relative_to(top).as_posix()):
+                    continue
+                if name.startswith("."):
+                    hidden += 1
+                elif not below.is_symlink():
+                    followed.append(name)
+                elif _identity(below) in self._folders_seen | self._links_seen:
+                    twice += 1
+                else:
+                    self._links_seen.add(_identity(below))
+                    linked.append(_shown_link(below))
+                    followed.append(name)
+            folders[:] = followed
+            for name in names if is_new else []:
+                path = Path(folder) / name
+                if self._how.excludes(path.relative_to(top).as_posix()):
+                    continue
+                if name.startswith("."):
+                    hidden += 1
+                elif path.is_file():
+                    self.paths.append(path)
+                else:
+                    self.broken += 1
+                    what = "a broken link" if path.is_symlink() else "no regular file"
+                    self.left_out.append(f"{_shown_link(path)} ({what})")
+        if hidden:
+            self._note(f"Left out what is hidden (names that begin with a dot): {hidden:,}.")
+        if linked:
+            self._note(f"Followed links to folders: {text_files.some(linked)}.")
+        if twice:
+            self._note(f"Left out links to folders that are read anyway: {twice:,}.")
 
 
-def _source_file(path: Path, kind: str, progress: Callable[[int], None]) -> SourceFile:
-    stat = path.stat()
-    return SourceFile(path, kind, stat.st_size, stat.st_mtime_ns, sha256_file(path, progress))
+def _identity(folder: Path) -> tuple[int, int]:
+    """What two names of one folder have in common."""
+    stat = folder.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else (0, hash(folder.resolve()))
+
+
+def _shown_link(path: Path) -> str:
+    """A link as `display` writes paths, without following it."""
+    return str(Path(display(path.parent)) / printable(path.name))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _read_as_they_are(
+    files: list[SourceFile], how: Reading, note: Callable[[str], None]
+) -> list[SourceFile]:
+    """The files; JSON among texts that is no list of texts (of programs) becomes text."""
+    if how.column is not None or all(file.form.is_table for file in files):
+        return files
+    changed, names = [], []
+    for file in files:
+        if file.form.kind == "json" and not forms.is_list_of_texts(file.path, how):
+            names.append(file.name)
+            file = dataclasses.replace(file, form=Form("text"))
+        changed.append(file)
+    if names:
+        note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
+    return changed
+
+
+def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
+    """Raise ConfigError for an option on how to read files that has no effect on any of these."""
+    _check_encoding(files, how.encoding)
+    kinds = {file.form.kind for file in files}
+    if how.exclude and not how.counts["files and folders left out by --exclude"]:
+        if not kinds & {"zip", "tar"}:
+            raise ConfigError("exclude has no effect: no file has such a name", "leave it out")
+    if kinds & {"zip", "tar"}:  # their members show it only when they are read
+        return
+    one = files[0].name + (" and others" if len(files) > 1 else "")
+    found = "plain text" if kinds == {"text"} else " and ".join(sorted(kinds))
+    if how.column is not None and not any(file.form.is_table for file in files):
+        raise ConfigError(f"column has no effect: {one} is read as {found}", "leave it out")
+    given = [n for n in ("header", "delimiter", "quoting") if getattr(how, n) != "auto"]
+    if given and "csv" not in kinds:
+        raise ConfigError(
+            f"{given[0]} is for CSV and TSV files: {one} is read as {found}", "leave it out"
+        )
+
+
+def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
+    """Raise ConfigError for an encoding that would only damage what is valid UTF-8."""
+    if encoding is None or not text_files.is_foreign_to_utf8(encoding):
+        return
+    kinds = {}
+    for file in files:
+        if file.form.kind not in ("parquet", "zip", "tar"):
+            kinds.setdefault(text_files.utf8_kind(file.path, file.name), file.name)
+    if "utf-8" in kinds and "other" not in kinds:
+        raise ConfigError(
+            f"encoding {encoding} would damage {kinds['utf-8']}, which is valid UTF-8",
+            "leave it out",
+        )
+
+
+def _say_forms(files: Sequence[SourceFile], note: Callable[[str], None]) -> None:
+    """Say how the content of CSV files was understood, each way once."""
+    ways: dict[str, list[SourceFile]] = {}
+    for file in files:
+        if file.form.dialect is not None:
+            ways.setdefault(str(file.form.dialect), []).append(file)
+    for way, found in ways.items():
+        one = found[0].name
+        many = f" and others ({len(found):,} files)" if len(found) > 1 else ""
+        note(f"Read {one}{many} as {way}. --delimiter, --header and --quoting change that.")
+
+
+def _source_file(
+    path: Path,
+    form: Form,
+    progress: Callable[[int], None],
+    name: str = "",
+    is_pipe: bool = False,
+) -> SourceFile:
+    stat, digest = path.stat(), sha256_file(path, progress)
+    name = name or display(path)
+    return SourceFile(path, form, stat.st_size, stat.st_mtime_ns, digest, name, is_pipe)
 
 
 def _derived_name(words: Sequence[str]) -> str:
     """A dataset's default name: the file's stem or the folder's name."""
-    if len(words) == 1 and not glob.has_magic(words[0]):
-        path = Path(words[0]).expanduser().resolve()
-        return dataset_name(path.name.split(".")[0] if path.is_file() else path.name)
+    if len(words) == 1:
+        path = Path(words[0]).expanduser()
+        if path.is_file():
+            return dataset_name(path.resolve().name.split(".")[0])
+        if path.is_dir():
+            return dataset_name(path.resolve().name)
+        if words[0] in ("-", "/dev/stdin"):
+            return "stdin"
+        if path.exists():
+            return "pipe"
     plain = [re.split(r"[*?\[]", word)[0] for word in words]
     folder = os.path.commonpath([os.path.abspath(word or ".") for word in plain])
     return dataset_name(Path(folder if os.path.isdir(folder) else os.path.dirname(folder)).name)
@@ -183,7 +392,3 @@ def _derived_name(words: Sequence[str]) -> str:
 def dataset_name(word: str) -> str:
     """A word turned into a folder name: letters, digits, `-`, `_` and `.`, not hidden."""
     return re.sub(r"[^\w.-]+", "_", word).strip("._") or "text"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

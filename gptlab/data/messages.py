@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from gptlab.errors import DataError
 
 ROLES = ("system", "user", "assistant", "tool")
-# The share of the rows that may be no conversations; these are skipped and counted.
-MAX_BAD_ROWS = 0.01
 WANTED_FORM = (
     'a row is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": '
     '"..."}]}, {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": '
@@ -48,6 +46,9 @@ _KEPT = ("name", "tool_call_id", "weight")  # of a message, as they are
 class NoConversationError(DataError):
     """A row that is no conversation; up to a share of the rows these are skipped and counted."""
 
+    def __init__(self, problem: str, fix: str = WANTED_FORM):
+        super().__init__(problem, fix, sep="; ")
+
 
 @dataclass
 class FoundConversation:
@@ -57,7 +58,7 @@ class FoundConversation:
     {field of a message that is not read: how often}.
     """
 
-    messages: list[dict]
+    messages: list[dict]  # [] for a conversation of an export in which nothing was said
     form: str
     tools: list = field(default_factory=list)
     roles: Counter = field(default_factory=Counter)
@@ -71,13 +72,11 @@ class FoundConversation:
 
 @dataclass
 class ConversationCounts:
-    """What was read as conversations, and which rows were skipped."""
+    """What was read as conversations."""
 
     forms: Counter = field(default_factory=Counter)
     roles: Counter = field(default_factory=Counter)
     left_out: Counter = field(default_factory=Counter)
-    skipped: int = 0
-    first_skipped: NoConversationError | None = None
 
     def add(self, found: FoundConversation) -> None:
         """Count a conversation that was read."""
@@ -85,30 +84,8 @@ class ConversationCounts:
         self.roles += found.roles
         self.left_out += found.left_out
 
-    def skip(self, error: NoConversationError) -> None:
-        """Count a row that is no conversation."""
-        self.skipped += 1
-        self.first_skipped = self.first_skipped or error
-
-    def check(self) -> None:
-        """Raise DataError if more rows than MAX_BAD_ROWS are no conversations."""
-        rows = self.forms.total() + self.skipped
-        if self.skipped <= MAX_BAD_ROWS * rows:
-            return
-        which = "the only row" if rows == 1 else f"{self.skipped:,} of {rows:,} rows"
-        verb = "is no conversation" if self.skipped == 1 else "are no conversations"
-        first = self.first_skipped
-        raise DataError(
-            f"{which[0].upper()}{which[1:]} {verb} that can be used, which is more than "
-            f"{MAX_BAD_ROWS:.0%}: {'first, ' if self.skipped > 1 else ''}{first.problem}",
-            first.fix or WANTED_FORM,
-            sep="; ",
-        )
-
-    def sentences(self) -> list[str]:
+    def __str__(self) -> str:
         """What to tell the user: forms, roles and omissions with their counts."""
-        if not self.forms:
-            return []
         said = ["Conversations: " + ", ".join(f"{n:,} {w}" for w, n in self.forms.items())]
         renamed = [
             f"{name!r} as {role} ({number:,})"
@@ -120,14 +97,7 @@ class ConversationCounts:
         if self.left_out:
             fields = (f"{name} ({number:,})" for name, number in self.left_out.items())
             said.append("fields of messages left out: " + ", ".join(fields))
-        found = ["; ".join(said) + "."]
-        if self.skipped:
-            number = "1 row" if self.skipped == 1 else f"{self.skipped:,} rows"
-            found.append(
-                f"Skipped {number} of {self.forms.total() + self.skipped:,} that cannot be used "
-                f"as conversations: first, {self.first_skipped.problem}."
-            )
-        return found
+        return "; ".join(said) + "."
 
 
 # Which columns ------------------------------------------------------------------------------------
@@ -145,7 +115,8 @@ def conversation_columns(fields: Iterable[str], column: str | None) -> list[str]
             return [found[0], *(name for name in _MORE if name in fields)]
     if pair := _pair(fields, column):
         return [*pair, *(name for name in _MORE if name in fields)]
-    return ["mapping"] if column is None and "mapping" in fields else []
+    is_export = column is None and "mapping" in fields
+    return [name for name in ("mapping", "current_node") if is_export and name in fields]
 
 
 def conversation_of(
@@ -173,10 +144,16 @@ def conversation_of(
         return _question_and_answer(row, pair, read)
     if column is None and isinstance(row.get("mapping"), dict):
         read.messages(_of_tree(row["mapping"], row.get("current_node")))
-        if not read.read:
-            raise NoConversationError(f"{place} has no messages with text")
         return read.found({}, "of ChatGPT's export")
     return None
+
+
+def is_message(value) -> bool:
+    """Whether a value is a message of a conversation: a known role with a text."""
+    if not isinstance(value, dict) or not any(key in value for key in _TEXT_KEYS):
+        return False
+    roles = [value[key] for key in _ROLE_KEYS if key in value]
+    return any(isinstance(role, str) and role.strip().lower() in _ROLE_NAMES for role in roles)
 
 
 def _form_of(name: str, messages: list) -> str:
@@ -256,6 +233,8 @@ def _of_tree(nodes: dict, newest) -> list[dict]:
             content, author = message.get("content"), message.get("author")
             parts = content.get("parts") if isinstance(content, dict) else None
             role = author.get("role") if isinstance(author, dict) else None
+            if isinstance(content, dict) and not parts:
+                parts = [content.get("text")]  # code that runs, and what it printed
             # the export holds hidden system messages and a tool's pictures as messages without text
             texts = [part for part in parts or [] if isinstance(part, str) and part.strip()]
             if texts:
@@ -302,6 +281,8 @@ class _Reader:
         message = {key: value for key, value in message.items() if value is not None}
         role_key = next((key for key in _ROLE_KEYS if key in message), "role")
         text_key = next((key for key in _TEXT_KEYS if key in message), "content")
+        if role_key == "sender" and isinstance(message.get("text"), str):
+            text_key = "text"  # Claude's export has the same as parts in its content
         name = message.get(role_key)
         role = _ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
@@ -318,7 +299,7 @@ class _Reader:
             {"role": role, "content": content, **kept, **({"tool_calls": calls} if calls else {})}
         )
         self._roles[name, role] += 1
-        known = {role_key, text_key, "tool_calls", "function_call", "refusal", *_KEPT}
+        known = {role_key, *_TEXT_KEYS, "tool_calls", "function_call", "refusal", *_KEPT}
         self._left_out.update(key for key, value in message.items() if key not in known and value)
 
     def _lines(self, text: str) -> str:

@@ -47,6 +47,9 @@ OUR_FILES = {
     documents.FILE,
 }
 
+_NEW_OPTIONS = {"header", "delimiter", "quoting", "max_bad_rows", "exclude"}
+_PREVIEW_CHARACTERS = 2_000
+
 # progress(stage, units done since the last call, total units or None)
 Progress = Callable[[str, int, int | None], None]
 
@@ -76,7 +79,11 @@ class PrepareOptions:
         "there are many",
     ] = "auto"
     seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
-    column: Annotated[str | None, "field of a table that holds the text (default: text)"] = None
+    column: Annotated[
+        str | None,
+        "field of a table that holds the text (default: text); several as title,body or in a "
+        'pattern such as "{title}\\n{body}"',
+    ] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
     document: Annotated[
         Literal["file", "row", "line", "paragraph"] | None,
@@ -97,6 +104,23 @@ class PrepareOptions:
     ] = "cut"
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
+    header: Annotated[
+        Literal["auto", "yes", "no"], "whether the first row of a CSV file holds names of fields"
+    ] = "auto"
+    delimiter: Annotated[
+        str,
+        "of a CSV file: comma, semicolon, tab, bar, another character, none (one column) or auto",
+    ] = "auto"
+    quoting: Annotated[
+        Literal["auto", "yes", "no"],
+        "whether quotation marks enclose fields of a CSV file; no: they are letters",
+    ] = "auto"
+    max_bad_rows: Annotated[
+        str, "share of a table's rows to skip at most where they cannot be read"
+    ] = "1%"
+    exclude: Annotated[
+        str | None, "leave out files and folders of these names, such as node_modules,*.min.js"
+    ] = None
 
     @property
     def unit(self) -> Unit:
@@ -145,7 +169,8 @@ def prepare(
     def hashed(size: int) -> None:
         progress("hashing", size, None)
 
-    source = find(words, options.encoding, say, hashed)
+    reading = _reading(options, say)
+    source = find(words, options.encoding, say, hashed, reading)
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
@@ -157,11 +182,66 @@ def prepare(
     if existing is not None:
         return Prepared(existing, True, notes)
     with _temporary_folder(folder) as temporary:
-        meta = _build(temporary, name, source, parts, options, progress, say)
+        meta = _build(temporary, name, source, parts, options, reading, progress, say)
         meta["fingerprint"] = fingerprint
         write_json(temporary / "meta.json", meta)
         _put_in_place(temporary, folder)
     return Prepared(open_dataset(folder), False, notes)
+
+
+def first_documents(
+    sources: Sequence[str],
+    options: PrepareOptions,
+    most: int,
+    note: Callable[[str], None],
+) -> tuple[list[tuple[str, str]], bool]:
+    """([(place, beginning of its text) of each of the first documents], whether they are all).
+
+    Reads them as `prepare` does, raises what it raises, and writes nothing.
+    """
+    _check(options)
+    reading = _reading(options, note)
+    source = find(list(sources), options.encoding, note, how=reading)
+    found: list[tuple[str, str]] = []
+    intake = Intake(source, reading, options.unit, options.cleaning, Changes())
+    for document in intake.documents():
+        if len(found) == most:
+            return found, False
+        text = ""
+        for block in document:
+            if len(text) < _PREVIEW_CHARACTERS:
+                text += block[:_PREVIEW_CHARACTERS]
+        if text.strip():
+            found.append((reading.document[0], text))
+    return found, True
+
+
+def _reading(options: PrepareOptions, say: Callable[[str], None]) -> Reading:
+    """How the files are to be read."""
+    return Reading(
+        options.encoding,
+        options.keep_line_endings,
+        options.column,
+        header=options.header,
+        delimiter=options.delimiter,
+        quoting=options.quoting,
+        max_bad_rows=_share(options.max_bad_rows),
+        exclude=tuple(filter(None, map(str.strip, (options.exclude or "").split(",")))),
+        note=say,
+    )
+
+
+def _share(word: str) -> float:
+    """A share such as "1%" or "0.01" as a number from 0 to 1. Raises ConfigError."""
+    try:
+        share = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+    except ValueError:
+        share = -1
+    if not 0 <= share <= 1:
+        raise ConfigError(
+            f"max_bad_rows cannot be {word!r}", "it is a share such as 1% or 0.01, or 0 for none"
+        )
+    return share
 
 
 def _build(
@@ -170,19 +250,16 @@ def _build(
     source: Source,
     parts: Parts,
     options: PrepareOptions,
+    reading: Reading,
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict:
     """Write the token files and the tokenizer into `folder`; return the content of meta.json."""
     sizes = [size for size in (parts.train.bytes, options.max_bytes) if size]
     total = min(sizes) + (parts.val.bytes or 0 if parts.val else 0) if sizes else None
-    reading = Reading(
-        options.encoding,
-        options.keep_line_endings,
-        options.column,
-        source.counts + Counter({"files left out because of their names": parts.left_out}),
-        lambda n: progress("reading", n, total),
-    )
+    reading.counts.update(source.counts)
+    reading.counts["files left out because of their names"] += parts.left_out
+    reading.progress = lambda n: progress("reading", n, total)
     tokenizer = ready_tokenizer(options.tokenizer)
     if tokenizer:
         reading.fits = _FitsTemplate(options.tokenizer, tokenizer)
@@ -201,8 +278,7 @@ def _build(
         is_chat = reading.conversations > 0
         if is_chat:
             _check_conversations(store, reading, options)
-            for sentence in reading.chats.sentences():
-                say(sentence)
+            say(str(reading.chats))
         for what, number in reading.counts.items():
             if number:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
@@ -236,7 +312,6 @@ def _build(
         template = None
         if is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-            reading.counts["rows skipped that are no conversation"] += reading.chats.skipped
         written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
         compared, bits = {}, {}  # none for conversations, whose loss covers only a part
@@ -339,8 +414,8 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
             "Conversations need the tokenizer and the chat template of the model to be trained",
-            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read one field as "
-            "plain text with --column",
+            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read their fields "
+            'as plain text with --column FIELD or --column "{FIELD}\\n{FIELD}"',
         )
     if options.split == "tail":
         raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")
@@ -514,6 +589,9 @@ def _options_that_matter(options: PrepareOptions) -> dict:
     """The options that the token files depend on."""
     values = dataclasses.asdict(options)
     del values["dataset"], values["overwrite"]
+    for field in dataclasses.fields(options):  # what older releases did not have
+        if field.name in _NEW_OPTIONS and values[field.name] == field.default:
+            del values[field.name]
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
@@ -531,7 +609,7 @@ def _describe_source(source: Source, parts: Parts) -> dict:
     val = parts.val.files if parts.val else ()
     files = [
         {
-            "path": str(file.path.resolve()),
+            "path": file.origin,
             "bytes": file.bytes,
             "mtime_ns": file.mtime_ns,
             "sha256": file.sha256,
@@ -594,9 +672,9 @@ def _existing(
         say(f"{source.label} has changed since it was prepared: preparing it again.")
     old, new = meta.get("options") or {}, _options_that_matter(options)
     changed = [
-        f"{key} {old.get(key)} -> {value}"
-        for key, value in new.items()
-        if (old.get(key) or None) != (value or None)
+        f"{key} {old.get(key)} -> {new.get(key)}"
+        for key in {**old, **new}
+        if (old.get(key) or None) != (new.get(key) or None)
     ]
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")

@@ -100,7 +100,36 @@ def test_the_help_opens_with_a_line_to_copy(capsys):
     assert capsys.readouterr().out.startswith("python prepare.py")
 
 
+def test_the_first_documents_are_shown_and_nothing_is_written(write, run, home):
+    write("x.csv", "title,body\n" + "".join(f'T{i},"one\ntwo"\n' for i in range(20)))
+    code, out, err = run("x.csv", "--column", "title,body", "--show")
+    assert code == 0 and "Read x.csv as comma-separated, with the header title, body" in err
+    assert "Document 1 (x.csv line 3):\n  | T0\n  | one\n  | two\nDocument 2" in out
+    assert "Document 3" in out and "Document 4" not in out and "More documents follow." in out
+    write("hamlet.txt")
+    code, out, _ = run("hamlet.txt", "--show")
+    assert code == 0 and "further characters)" in out and "These are all." in out
+    assert not (home / "data").exists()
+
+
+def test_options_of_tables_reach_the_preparation(write, run, home):
+    rows = [f"{i};row number {i}" for i in range(300)]
+    rows[3] = "3;a;b"
+    write("x.csv", "\n".join(rows))
+    options = "--header no --delimiter semicolon --quoting no --column 2 --max_bad_rows 0.5%"
+    code, out, err = run("x.csv", *options.split())
+    assert code == 0 and "299 documents" in out and "Odd rows skipped: 1." in err
+    assert "x.csv line 4 has 3 fields where the table has 2" in err
+    code, _, err = run("x.csv", *options.replace("0.5%", "0").split(), "--overwrite")
+    assert code == 2 and "line 4 has 3 fields" in err
+    code, _, err = run("x.csv", "--max_bad_rows", "many")
+    assert code == 2 and "max_bad_rows cannot be 'many'" in err
+
+
 BAD = {
+    "no table": (["hamlet.txt", "--column", "text"], "column has no effect"),
+    "no csv": (["hamlet.txt", "--header", "no"], "header is for CSV and TSV files"),
+    "no name": (["hamlet.txt", "--exclude", "x"], "exclude has no effect"),
     "missing": (["nope.txt"], "nope.txt does not exist"),
     "empty": (["empty.txt"], "empty.txt holds no text"),
     "blank": (["blank.txt"], "blank.txt holds no text"),

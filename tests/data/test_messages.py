@@ -1,6 +1,7 @@
 """Conversations in every form that people keep them in: what is written is what is read."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gptlab.data import text_files
+from gptlab.data.corpora import find
 from gptlab.data.messages import NoConversationError, conversation_of
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.text_files import Reading
@@ -76,9 +77,46 @@ def test_chatgpts_export_is_the_branch_that_ends_in_the_newest_message(turns):
         nodes[f"other{number}"] = {"message": node, "parent": parent}  # a retry that was left
         parent = f"n{number}"
     row = {"title": "x", "mapping": nodes, "current_node": parent}
-    wanted = [m for m in messages(turns) if m["content"].strip()]
-    if wanted:
-        assert read(row) == wanted
+    assert read(row) == [m for m in messages(turns) if m["content"].strip()]
+
+
+def test_a_conversation_of_an_export_without_text_is_counted_and_not_odd(home, tokenizer):
+    def exported(n):
+        def node(role, parent, **content):
+            return {"parent": parent, "message": {"author": {"role": role}, "content": content}}
+
+        return {
+            "title": f"talk {n}",
+            "mapping": {
+                "a": node("user", None, parts=[f"question {n}"]),
+                "b": node("assistant", "a", content_type="code", text=f"answer {n}"),
+            },
+        }
+
+    rows = [exported(n) for n in range(20)]
+    rows[::4] = [{"title": "", "mapping": {"a": {"parent": None, "message": None}}}] * 5
+    write_rows(home / "conversations.json", rows)
+    made = prepare("conversations.json", tokenizer)
+    assert "Conversations without text skipped: 5." in made.notes
+    assert "Conversations: 15 of ChatGPT's export." in made.notes
+    assert learned(made.dataset).count("answer") == 15
+
+
+def test_what_a_message_of_claudes_export_holds_beside_its_text_is_counted(home, tokenizer):
+    def said(sender, text):
+        parts = [{"type": "tool_use", "name": "x"}, {"type": "text", "text": text}]
+        return {"sender": sender, "text": text, "content": parts, "attachments": [{"id": 1}]}
+
+    rows = [
+        {
+            "uuid": "x",
+            "chat_messages": [said("human", f"question {n}"), said("assistant", f"a {n}")],
+        }
+        for n in range(20)
+    ]
+    write_rows(home / "conversations.json", rows)
+    made = prepare("conversations.json", tokenizer)
+    assert any("messages left out: attachments (40)." in note for note in made.notes)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +228,9 @@ def test_a_row_that_cannot_be_a_conversation_says_where_and_why(row, problem):
 
 
 def write_rows(path, rows):
-    if path.suffix == ".jsonl":
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    elif path.suffix in (".jsonl", ".txt"):
         path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     elif path.suffix == ".csv":
         with open(path, "w", newline="", encoding="utf-8") as file:
@@ -207,15 +247,11 @@ def write_rows(path, rows):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-ROWS_OF = {
-    ".jsonl": text_files.jsonl_rows,
-    ".csv": text_files.csv_rows,
-    ".parquet": text_files.parquet_rows,
-}
+SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".txt")  # .txt: JSON Lines under that name
 
 
 @given(
-    st.sampled_from(sorted(ROWS_OF)),
+    st.sampled_from(SUFFIXES),
     st.sampled_from([*sorted(NAMES), "pairs"]),
     st.lists(TURNS, min_size=1, max_size=5),
 )
@@ -233,7 +269,8 @@ def test_every_kind_of_file_gives_the_conversations_that_were_written(
     path = tmp_path / f"rows{suffix}"
     write_rows(path, rows)
     reading = Reading()
-    found = list(text_files.documents_of_rows(ROWS_OF[suffix](path, reading), reading))
+    source = find([str(path)], None, lambda _: None)
+    found = ["".join(blocks) for blocks in source.documents(reading)]
     assert [json.loads(text) for text in found] == [messages(turns) for turns in talks]
     assert reading.conversations == sum(reading.chats.forms.values()) == len(talks)
     assert sum(reading.chats.roles.values()) == sum(2 * len(turns) for turns in talks)
@@ -251,7 +288,7 @@ def learned(dataset):
     return dataset.tokenizer.decode(ids, keep_special=True)
 
 
-@pytest.mark.parametrize("suffix", sorted(ROWS_OF))
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_sharegpt_is_a_chat_dataset_and_its_roles_are_said_in_one_line(home, tokenizer, suffix):
     rows = [written("ShareGPT", [(f"question {n}", f"answer {n}")], None) for n in range(300)]
     write_rows(home / f"sharegpt{suffix}", rows)
@@ -306,27 +343,31 @@ def test_a_few_rows_that_are_no_conversations_are_skipped_counted_and_named(home
         rows[number] = {"messages": None, "id": number}
     write_rows(home / "talk.jsonl", rows)
     made = prepare("talk.jsonl", tokenizer)
-    assert any(
-        "Skipped 3 rows of 300" in note and "talk.jsonl line 150 has no messages" in note
-        for note in made.notes
-    )
+    assert (
+        "Skipped, of 300 rows: talk.jsonl line 150 has no messages: its fields are messages, id "
+        "and 2 other rows."
+    ) in made.notes
     meta = made.dataset.meta
     assert meta["train_documents"] + meta["val_documents"] == 297
-    assert meta["counts"]["rows skipped that are no conversation"] == 3
+    assert meta["counts"]["odd rows skipped"] == 3
     rows[202] = rows[201]
     write_rows(home / "more.jsonl", rows)
-    with pytest.raises(
-        DataError, match=r"4 of 300 rows .* more than 1%: first, more.jsonl line 150"
-    ):
+    with pytest.raises(DataError) as caught:
         prepare("more.jsonl", tokenizer)
+    assert "more.jsonl line 150 has no messages" in str(caught.value)
+    assert "and 3 other rows of 300" in str(caught.value)
+    way = re.search(r"or skip such rows with --max_bad_rows (\S+?)\.?$", str(caught.value))[1]
     assert not (home / "data" / "more").exists()
+    followed = dataclasses.replace(tokenizer, max_bad_rows=way)
+    assert prepare("more.jsonl", followed).dataset.meta["documents"] == 296
 
 
 def test_a_file_of_nothing_but_such_rows_is_refused_with_the_form_that_is_wanted(home, tokenizer):
     write_rows(home / "bad.jsonl", [{"messages": [{"content": 1}]}] * 20)
     with pytest.raises(DataError) as caught:
         prepare("bad.jsonl", tokenizer)
-    assert "20 of 20 rows" in str(caught.value) and "the roles are" in str(caught.value)
+    assert "bad.jsonl line 1, message 1, has the role None" in str(caught.value)
+    assert "the roles are" in str(caught.value)
     write_rows(home / "empty.jsonl", [{"messages": []}] * 20)
     with pytest.raises(DataError, match=re.escape('a row is {"messages": [{"role": "user"')):
         prepare("empty.jsonl", tokenizer)

@@ -218,7 +218,7 @@ def test_an_empty_or_blank_text_is_refused_and_leaves_nothing(write, home, conte
 def test_a_failure_in_any_stage_leaves_nothing_and_the_former_dataset_untouched(write, home):
     write("x.jsonl", "\n".join(json.dumps({"text": f"row {i}"}) for i in range(100)))
     before = bins(prepare("x.jsonl").dataset)
-    write("x.jsonl", "\n".join([*['{"text": "row"}'] * 100, "broken"]))
+    write("x.jsonl", "\n".join([*['{"text": "row"}'] * 100, "broken", "broken"]))
     with pytest.raises(DataError, match="line 101"):
         prepare("x.jsonl")
     write("x.jsonl", "\n".join(json.dumps({"text": f"new row {i}"}) for i in range(100)))

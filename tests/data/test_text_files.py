@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data import text_files
+from gptlab.data.csv_tables import csv_rows
+from gptlab.data.tables import jsonl_rows, parquet_rows
 from gptlab.data.text_files import (
     NotTextError,
     Reading,
     check_is_text,
     clean,
-    csv_rows,
     documents_of_rows,
     file_format,
-    jsonl_rows,
-    parquet_rows,
     text_blocks,
 )
 from gptlab.errors import ConfigError, DataError
@@ -254,7 +253,7 @@ def test_csv_without_the_field_lists_its_header(write):
     with pytest.raises(DataError, match=r"no field 'text': its fields are id, body"):
         read_rows(csv_rows, write("x.csv", "id,body\n1,one\n"))
     with pytest.raises(DataError, match=r"x\.csv line 2 is not valid CSV"):
-        read_rows(csv_rows, write("x.csv", 'text\n"never closed\n'))
+        read_rows(csv_rows, write("x.csv", 'text\n"never closed\n'), quoting="yes")
 
 
 def test_parquet_gives_every_text_back(tmp_path):

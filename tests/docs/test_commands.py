@@ -9,6 +9,7 @@ test does not have.
 
 import csv
 import gzip
+import html
 import importlib.util
 import io
 import json
@@ -17,6 +18,7 @@ import shlex
 import shutil
 import string
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -243,7 +245,9 @@ class Page:
         column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
-            if word.endswith((".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet")):
+            if word.endswith(
+                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
+            ):
                 write_text(Path(word.replace("*", "one")), column)
             elif reads_folders and word.endswith("/"):
                 write_text(Path(word, "monday.txt"), column)
@@ -284,6 +288,19 @@ def write_text(path: Path, column: str) -> None:
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.table({"title": lines, column: lines}), path)
+    elif path.suffix == ".html":
+        body = "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
+        path.write_text(f"<!doctype html>\n{body}", encoding="utf-8")
+    elif path.suffix == ".epub":
+        with zipfile.ZipFile(path, "w") as archive:
+            rootfile = '<rootfiles><rootfile full-path="a.opf"/></rootfiles>'
+            archive.writestr("META-INF/container.xml", f"<container>{rootfile}</container>")
+            chapter = '<item id="a" href="a.xhtml"/><itemref idref="a"/>'
+            archive.writestr("a.opf", f"<package>{chapter}</package>")
+            archive.writestr("a.xhtml", f"<html><pre>{html.escape(text)}</pre></html>")
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("one.txt", text)
     else:
         path.write_text(text, encoding="utf-8")
 

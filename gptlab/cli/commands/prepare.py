@@ -7,9 +7,11 @@ from typing import Annotated
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
-from gptlab.data.prepare import Prepared, PrepareOptions, prepare
+from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
 from gptlab.data.token_files import list_datasets
 from gptlab.files import data_home, display
+
+_SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
 
 def main(argv: list[str]) -> int:
@@ -19,6 +21,9 @@ def main(argv: list[str]) -> int:
         print(listing())
         return 0
     sources = overrides.pop("sources", None) or ["shakespeare"]
+    if overrides.pop("show", False):
+        print(preview(sources, PrepareOptions(**overrides)))
+        return 0
     prepare_sources(sources, PrepareOptions(**overrides))
     return 0
 
@@ -29,6 +34,33 @@ def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = Non
         done = prepare(sources, options, bars.progress, bars.note)
     print(_summary(done))
     return done
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """Looking first"""
+
+    show: Annotated[
+        bool, "show the first three documents as they will be read, and write nothing"
+    ] = False
+
+
+def preview(sources: Sequence[str], options: PrepareOptions) -> str:
+    """The first three documents of a source as they will be read, with notes on stderr."""
+    with Bars() as bars:
+        first, is_all = first_documents(sources, options, 3, bars.note)
+    parts = []
+    for number, (place, text) in enumerate(first, 1):
+        shown = text[:_SHOWN_CHARACTERS].split("\n")[:_SHOWN_LINES]
+        rest = len(text) - len("\n".join(shown))
+        parts.append(f"Document {number} ({display(place)}):")
+        parts += [f"  | {line}" for line in shown]
+        if rest > 0:
+            more = " or more" if len(text) > _SHOWN_CHARACTERS else ""
+            parts.append(f"  ({rest:,}{more} further characters)")
+    parts.append("These are all." if is_all else "More documents follow.")
+    parts.append("Nothing is written yet: the same command without --show prepares the text.")
+    return "\n".join(parts)
 
 
 @dataclass(frozen=True)

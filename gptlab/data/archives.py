@@ -1,0 +1,161 @@
+"""Members of zip and tar archives as documents, one after the other through a temporary file.
+
+Nothing is written under a member's name, and no more than one member lies unpacked at a time.
+"""
+
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from gptlab.data import forms, text_files
+from gptlab.data.forms import Form
+from gptlab.data.text_files import NotTextError, Reading
+from gptlab.errors import DataError
+from gptlab.files import printable
+
+# What is in a zip that is no archive of texts: (name of a member, what it is then).
+_FOREIGN_MEMBERS = (
+    ("[Content_Types].xml", "an Office document"),
+    ("META-INF/manifest.xml", "an OpenDocument file"),
+    ("META-INF/MANIFEST.MF", "a Java archive"),
+    ("AndroidManifest.xml", "an Android package"),
+)
+_DAMAGED = "a damaged archive"
+# A member that unpacks to more than this, at more than this ratio, is a bomb and no text.
+_BOMB_BYTES, _BOMB_RATIO = 1 << 28, 200
+
+
+@dataclass(frozen=True)
+class _Member:
+    """name: in the archive. packed: its bytes there. content: None where it cannot be read."""
+
+    name: str
+    packed: int
+    content: IO[bytes] | None
+    why_not: str = ""
+
+
+def check_archive(path: Path, kind: str, name: str) -> None:
+    """Raise NotTextError for a zip that is another kind of document, DataError for damage."""
+    if kind != "zip":
+        return
+    with text_files.naming_damage(name, _DAMAGED), zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    for member, what in _FOREIGN_MEMBERS:
+        if member in names:
+            raise NotTextError(name, what)
+
+
+def documents_of_members(
+    path: Path, kind: str, reading: Reading, name: str, origin: str
+) -> Iterator[Iterable[str]]:
+    """Each document of each member of an archive; says which members are left out.
+
+    name, origin: of the archive, as in `forms.documents_of_file`. Raises DataError for damage
+    and for an archive without any text.
+    """
+    read, left_out, ways = 0, [], set()
+    progress = reading.progress
+    reading.progress = lambda _: None  # counts what is unpacked; the archive is what is measured
+    try:
+        for member in _members(path, kind, name):
+            if reading.excludes(member.name):
+                continue
+            shown, form = f"{name}/{member.name}", None  # no member's name is used as a path
+            with tempfile.TemporaryDirectory(
+                prefix="gptlab-", ignore_cleanup_errors=True
+            ) as inside:
+                suffixes = "".join(PurePosixPath(member.name).suffixes[-2:])
+                copy = Path(inside) / f"member{suffixes[-40:]}"
+                try:
+                    form = _unpacked(member, copy, shown, reading)
+                except NotTextError as error:
+                    left_out.append(f"{member.name} ({error.what})")
+                if form is not None:
+                    read += 1
+                    reading.counts["members of archives read"] += 1
+                    if form.dialect is not None and str(form.dialect) not in ways:
+                        ways.add(str(form.dialect))
+                        reading.note(f"Read {shown} as {form.dialect}.")
+                    yield from forms.documents_of_file(
+                        copy, form, reading, shown, f"{origin}/{member.name}"
+                    )
+            progress(member.packed)
+    finally:
+        reading.progress = progress
+    some = text_files.some(left_out)
+    if not read:
+        raise DataError(f"{name} holds no text: " + (f"only {some}." if some else "it is empty."))
+    if left_out:
+        reading.counts["members of archives left out that are not text"] += len(left_out)
+        reading.note(f"Left out of {name}: {some}.")
+
+
+def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form | None:
+    """Write the member to `copy` and say what it is; None for an empty one.
+
+    Raises NotTextError for a member that cannot be read as text.
+    """
+    if member.content is None:
+        raise NotTextError(shown, member.why_not)
+    with (
+        text_files.naming_damage(shown, _DAMAGED),
+        member.content as source,
+        open(copy, "wb") as target,
+    ):
+        shutil.copyfileobj(source, target, text_files.BLOCK_BYTES)
+    if not copy.stat().st_size:
+        return None
+    form = forms.find_form(copy, reading, shown)
+    if form.kind in ("zip", "tar"):
+        raise NotTextError(shown, "an archive inside an archive")
+    return form
+
+
+def _members(path: Path, kind: str, name: str) -> Iterator[_Member]:
+    """The members that may hold text, in the order of the archive."""
+    with text_files.naming_damage(name, _DAMAGED):
+        yield from _zip_members(path) if kind == "zip" else _tar_members(path, name)
+
+
+def _zip_members(path: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.is_dir() or _is_hidden(info.filename):
+                continue
+            packed, why_not = info.compress_size, ""
+            if info.flag_bits & 1:
+                why_not = "encrypted with a password"
+            elif info.file_size > _BOMB_BYTES and info.file_size > _BOMB_RATIO * max(1, packed):
+                why_not = f"{info.file_size / 1e9:.1f} GB packed into {packed:,} bytes"
+            elif info.external_attr >> 28 == 0xA:  # as Unix writes it
+                why_not = "a link"
+            content = None if why_not else archive.open(info)
+            yield _Member(printable(info.filename), packed, content, why_not)
+
+
+def _tar_members(path: Path, name: str) -> Iterator[_Member]:
+    with open(path, "rb") as raw:
+        before = 0
+        with tarfile.open(
+            fileobj=text_files.decompressed(raw, name), mode="r|", errorlevel=1
+        ) as archive:
+            for info in archive:
+                if info.isdir() or _is_hidden(info.name):
+                    continue
+                packed, before = raw.tell() - before, raw.tell()
+                content = archive.extractfile(info) if info.isreg() else None
+                why_not = (
+                    "" if content else "a link" if info.issym() or info.islnk() else "a device"
+                )
+                yield _Member(printable(info.name), packed, content, why_not)
+
+
+def _is_hidden(member: str) -> bool:
+    parts = PurePosixPath(member).parts
+    return "__MACOSX" in parts or any(part.startswith(".") and part != "." for part in parts)
