@@ -494,7 +494,6 @@ def _read(
             origins[start] = reading.document
         if store.bytes > limit - 4:  # the next character may not fit
             break
-    reading.chats.check()
     if not before:  # a validation text may be one document without any separator
         intake.check()
     if store.documents == before:
