@@ -17,6 +17,7 @@ from gptlab.files import display
 
 HEAD_BYTES = 1 << 18
 MANY_LINE_ENDS = 100
+_LARGEST_FIELD = 1 << 26  # characters: a mark that is never closed needs no more memory
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _UNIT_SEPARATOR = "\x1f"  # stands for "no delimiter" where the csv module needs one
 _KNOWN_NAMES = frozenset(
@@ -179,7 +180,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _reader(source: Iterator[str], delimiter: str, skips_space: bool, escape: str | None):
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(_LARGEST_FIELD)
     return csv.reader(
         source,
         delimiter=delimiter or _UNIT_SEPARATOR,

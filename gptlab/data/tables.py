@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from gptlab.data.messages import conversation_columns, is_message
 from gptlab.data.text_files import Reading, lines, text_blocks, text_columns
@@ -98,7 +99,8 @@ def json_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
     """(place, value) of each row of a JSON file.
 
     The rows are the elements of the list that the file holds; or of the longest list of objects in
-    the one object that it holds; or the values that stand one after the other.
+    the one object that it holds, or all its values if these are objects; or the values that stand
+    one after the other.
     """
     name = name or display(path)
     text = JsonText(text_blocks(path, reading, name), name)
@@ -113,10 +115,15 @@ def json_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
             line = text.line
             yield f"{name} line {line:,}", text.value()
         return
-    reading.note(f"{name} holds one object: the rows are those of its field {field!r}.")
+    which = "are its values" if field is True else f"are those of its field {field!r}"
+    reading.note(f"{name} holds one object: the rows {which}.")
     text.take("{")
     for key in _keys(text):
-        if key == field:
+        if field is True:
+            text.peek()
+            line = text.line
+            yield f"{name} line {line:,}", text.value()
+        elif key == field:
             yield from _elements(text, name)
         else:
             text.value()
@@ -154,27 +161,32 @@ def _keys(text: JsonText) -> Iterator[str]:
             raise text.error("Expecting ',' or '}'")
 
 
-def _field_of_rows(path: Path, reading: Reading, name: str) -> str | None:
+def _field_of_rows(path: Path, reading: Reading, name: str) -> str | Literal[True] | None:
     """The field of a file's one object whose list is the longest list of rows; None if none is.
 
-    A list of messages, each with a role, is no table but one conversation.
+    True for an object of objects, as pandas writes a table with its index. A list of messages, each
+    with a role, is no table but one conversation.
     """
     silent = Reading(reading.encoding)
     text = JsonText(text_blocks(path, silent, name), name)
     sizes: dict[str, int] = {}
+    values, objects = 0, 0
     if not text.take("{"):
         return None
     for key in _keys(text):
+        values += 1
         if text.peek() != "[":
-            text.value()
+            objects += isinstance(text.value(), dict)
             continue
         rows = 0
         for _, value in _elements(text, name):
             rows += isinstance(value, dict) and not is_message(value)
         if rows:
             sizes[key] = rows
-    if text.peek() or not sizes:
+    if text.peek():
         return None
+    if not sizes:
+        return True if objects == values > 1 else None
     return max(sizes, key=lambda key: sizes[key])
 
 

@@ -225,7 +225,7 @@ def test_a_name_that_is_not_utf8_is_shown_with_a_mark(home):
             assert shown.encode()
         assert reading.document[0].endswith("caf\ufffd.txt")
     (home / name).write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match="n/caf\ufffd\\.txt is not UTF-8"):
+    with pytest.raises(DataError, match=r"n/caf\ufffd\.txt is not UTF-8"):
         documents(look("n")[0])
 
 

@@ -179,3 +179,14 @@ def test_what_the_csv_module_writes_with_a_known_header_is_read(tmp_path_factory
         writer.writerows([["id", "text"], *rows])
     texts, _, _ = read(path, max_bad_rows=1)
     assert texts == [text for _, text in rows]
+
+
+def test_a_mark_that_is_never_closed_needs_little_memory(write, monkeypatch):
+    monkeypatch.setattr("gptlab.data.csv_tables._LARGEST_FIELD", 10_000)
+    rows = [f'"row {i}"' for i in range(20_000)] + ['"loose', *["plain"] * 5_000]
+    path = write("x.csv", "text\n" + "\n".join(rows))
+    with pytest.raises(DataError, match=r"x\.csv line 20,002 is not valid CSV"):
+        read(path)
+    texts, counts, _ = read(path, max_bad_rows=1)
+    assert texts[:20_000] == [f"row {i}" for i in range(20_000)]
+    assert len(texts) + counts["odd rows skipped"] == len(rows)

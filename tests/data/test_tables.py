@@ -44,6 +44,8 @@ LAYOUTS = {
     "indented objects": "\n".join(json.dumps(row, indent=1) for row in ROWS),
     "an object with a list": json.dumps({"version": 1, "tags": ["a"], "data": ROWS}),
     "an indented object with a list": json.dumps({"data": ROWS, "x": [1] * 9}, indent=2),
+    "an object of objects": json.dumps({str(i): row for i, row in enumerate(ROWS)}),
+    "a list under no name": json.dumps({"": ROWS}),
     "a list of texts": json.dumps([row["text"] for row in ROWS]),
     "with a mark": "\ufeff" + json.dumps(ROWS),
 }
