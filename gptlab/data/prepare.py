@@ -64,8 +64,8 @@ class PrepareOptions:
     ] = None
     val: Annotated[
         str | None,
-        "a file or folder to validate on (default: a folder's own valid file, else a share of the "
-        "text); none: train on all files of a folder",
+        "a file or folder to validate on (default: a file named valid beside one named train, else "
+        "a share of the text); none: train on all files",
     ] = None
     val_fraction: Annotated[float, "share of the text to keep for validation"] = 0.1
     split: Annotated[
