@@ -188,7 +188,7 @@ def _build(
         first_val = store.documents
         if parts.val:
             whole = dataclasses.replace(options, max_bytes=None)
-            _read(store, parts.val, reading, whole, changed)
+            origins |= _read(store, parts.val, reading, whole, changed)
             reading.counts["validation documents that are in the training text too"] += (
                 store.repeated_after(first_val)
             )
@@ -208,7 +208,10 @@ def _build(
         for sentence in remarks(found, options.separator):
             say(sentence)
         if tokenizer and (unknown := unknown_characters(found, tokenizer)):
-            raise unknown_in_text(unknown, tokenizer)
+            first, start, lines = store.first_of(unknown)
+            unknown = Counter({first: unknown[first]}) | unknown
+            place = documents.place_of(origins[start], lines) if start in origins else ""
+            raise unknown_in_text(unknown, tokenizer, str(place))
         if parts.val:
             train, val = store.split_at(first_val)
             how, splits = "file", {"train": train, "val": val}
