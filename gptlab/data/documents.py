@@ -97,7 +97,12 @@ def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
 def _place(origins: list[Origin], document: int, lines: int) -> Place:
     if document >= len(origins):
         return Place(f"document {document + 1:,}", lines + 1)
-    name, line = origins[document]
+    return place_of(origins[document], lines)
+
+
+def place_of(origin: Origin, lines: int) -> Place:
+    """The place so many lines after the beginning of a document."""
+    name, line = origin
     return Place(display(name), line + lines) if line else Place(name, None)
 
 

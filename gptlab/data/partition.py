@@ -1,4 +1,4 @@
-"""Which files train and which validate: a file of the user's own, or a folder's usual names."""
+"""Which files train and which validate: a file of the user's own, or what the usual names say."""
 
 import dataclasses
 import re
@@ -43,12 +43,12 @@ def divide(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Parts:
     """The parts of the source that `words` name. val: a file or folder that validates, "none", or
-    None: then a folder with train, valid and test files of its own is taken at its word.
+    None: then files that are named train, valid and test are taken as such.
 
     note: called with each message for the user. Raises DataError for a validation text that does
     not exist, or that leaves nothing to train on.
     """
-    roles = _roles(words, source)
+    roles = _roles(words, source, note if val is None else lambda _: None)
     if val == NONE:
         if not roles:
             raise ConfigError(
@@ -64,7 +64,7 @@ def divide(
     chosen = {file.path.resolve() for file in own.files} if own else set()
     others = [file for file in source.files if file.path.resolve() not in chosen]
     left_out = [file for file in others if roles.get(file.path) in ("test", "")]
-    train = [file for file in others if file not in left_out]
+    train = [file for file in others if roles.get(file.path) not in ("test", "")]
     if source.files and not train:
         raise DataError(
             f"{name} is all the text that there is, so nothing is left to train on",
@@ -73,7 +73,7 @@ def divide(
         )
     if own is None and (named := [file for file in train if roles.get(file.path) == "val"]):
         own, name = _of(source, named), _named(named)
-        train = [file for file in train if file not in named]
+        train = [file for file in train if roles.get(file.path) != "val"]
     if roles:
         note(_said(roles, train, name, left_out))
     return Parts(_of(source, train) if source.files else source, own, len(left_out), name)
@@ -83,25 +83,31 @@ def _of(source: Source, files: Sequence[SourceFile]) -> Source:
     return dataclasses.replace(source, files=tuple(files))
 
 
-def _roles(words: Sequence[str], source: Source) -> dict[Path, str]:
-    """{file: "train", "val", "test" or ""} of a folder whose files are all named so, but for a
-    README and the like; {} for any other source."""
+def _roles(words: Sequence[str], source: Source, note: Callable[[str], None]) -> dict[Path, str]:
+    """{file: "train", "val", "test" or ""} of files that are all named so, but for a README and
+    the like; {} for any other source. note: called where only some of the files are named so."""
     folder = Path(words[0]).expanduser() if len(words) == 1 else None
-    if folder is None or not folder.is_dir():
-        return {}
-    found = {}
+    found, others = {}, []
     for file in source.files:
-        if not file.path.is_relative_to(folder):
-            return {}
-        first, *below = file.path.relative_to(folder).parts
+        below = folder is not None and file.path.is_relative_to(folder)
+        parts = file.path.relative_to(folder).parts if below else ()
         match = _NAME.fullmatch(file.path.name)
-        name = first.lower() if below else ""
-        role = _ROLES.get(name) or (_ROLES[match[1].lower()] if match else "")
+        role = _ROLES.get(parts[0].lower()) if len(parts) > 1 else None
+        role = role or (_ROLES[match[1].lower()] if match else "")
         if not role and not _BESIDE.match(file.path.name):
-            return {}
+            others.append(file)
         found[file.path] = role
     kinds = set(found.values())
-    return found if "train" in kinds and kinds & {"val", "test"} else {}
+    if "train" not in kinds or not kinds & {"val", "test"}:
+        return {}
+    if others:
+        named = [file for file in source.files if found[file.path] in ("val", "test")]
+        note(
+            f"All files are taken, {_named(named)} too, because others have no such names "
+            f"({_named(others)}); --val FILE validates on a file of its own."
+        )
+        return {}
+    return found
 
 
 def _said(roles: dict, train: list[SourceFile], name: str, left_out: list[SourceFile]) -> str:

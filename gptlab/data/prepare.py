@@ -69,8 +69,8 @@ class PrepareOptions:
     ] = None
     val: Annotated[
         str | None,
-        "a file or folder to validate on (default: a folder's own valid file, else a share of the "
-        "text); none: train on all files of a folder",
+        "a file or folder to validate on (default: a file named valid beside one named train, else "
+        "a share of the text); none: train on all files",
     ] = None
     val_fraction: Annotated[float, "share of the text to keep for validation"] = 0.1
     split: Annotated[
@@ -269,7 +269,7 @@ def _build(
         first_val = store.documents
         if parts.val:
             whole = dataclasses.replace(options, max_bytes=None)
-            _read(store, parts.val, reading, whole, changed)
+            origins |= _read(store, parts.val, reading, whole, changed)
             reading.counts["validation documents that are in the training text too"] += (
                 store.repeated_after(first_val)
             )
@@ -290,7 +290,10 @@ def _build(
         for sentence in remarks(found, options.separator):
             say(sentence)
         if tokenizer and (unknown := unknown_characters(found, tokenizer)):
-            raise unknown_in_text(unknown, tokenizer)
+            first, start, lines = store.first_of(unknown)
+            unknown = Counter({first: unknown[first]}) | unknown
+            place = documents.place_of(origins[start], lines) if start in origins else ""
+            raise unknown_in_text(unknown, tokenizer, str(place))
         if parts.val:
             train, val = store.split_at(first_val)
             how, splits = "file", {"train": train, "val": val}

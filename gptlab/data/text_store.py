@@ -5,6 +5,7 @@ Splitting, training a tokenizer, encoding and measuring baselines then read it p
 a dataset is prepared, this needs disk space of the size of the text.
 """
 
+import bisect
 import codecs
 import hashlib
 import re
@@ -117,8 +118,27 @@ class TextStore:
     def texts(self) -> Iterator[str]:
         """The whole text in pieces, whatever the documents."""
         whole = Split(np.array([0]), np.array([self.bytes]), np.array([False]))
-        for text, _ in self.pieces(whole):
+        for text, _ in self.pieces(whole, PIECE_BYTES):
             yield text
+
+    def first_of(self, characters: Iterable[str]) -> tuple[str, int, int]:
+        """The first of these characters that occurs, with the first byte of its document and the
+        number of line ends between them."""
+        pattern = re.compile(f"[{re.escape(''.join(characters))}]")
+        starts = np.cumsum(np.frombuffer(self._sizes, np.int64))[:-1].tolist()
+        offset = start = lines = 0
+        for text in self.texts():
+            match = pattern.search(text)
+            before = (text[: match.start()] if match else text).encode()
+            passed = bisect.bisect_right(starts, offset + len(before))
+            if passed and starts[passed - 1] > start:
+                start = starts[passed - 1]
+                lines = -before.count(b"\n", 0, max(0, start - offset))
+            lines += before.count(b"\n")
+            offset += len(before)
+            if match:
+                return match[0], start, lines
+        raise ValueError("none of these characters occurs")
 
     def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
         """The training and the validation part.

@@ -178,7 +178,9 @@ class CharTokenizer(Tokenizer):
         if ids.max(initial=0) == self.vocab_size:
             unknown = np.flatnonzero(ids == self.vocab_size)
             characters = Counter(text[i] for i in unknown)
-            raise unknown_in_text(characters, self, text, int(unknown[0]))
+            position = int(unknown[0])
+            place, pair = f"position {position:,} of the text", text[max(0, position - 1) :][:2]
+            raise unknown_in_text(characters, self, place, [pair])
         return ids
 
 
@@ -555,15 +557,15 @@ def _byte_of_character() -> dict[str, int]:
 
 
 def unknown_in_text(
-    characters: Counter, tokenizer: "CharTokenizer", text: str = "", position: int | None = None
+    characters: Counter, tokenizer: "CharTokenizer", place: str, letters: Sequence[str] = ()
 ) -> TokenizerError:
     """The refusal of a text whose characters a tokenizer lacks, each with its count.
 
-    text, position: the text and the place of the first of them, where it is short enough to say.
+    characters: the first of the text comes first. place: of that one, "" if it is unknown.
+    letters: what they are part of, such as a letter with a mark.
     """
     named = [f"{c!r} (U+{ord(c):04X})" for c in characters]
-    if position is not None:
-        named[0] += f" at position {position:,} of the text"
+    named[0] += f" at {place}" if place else ""
     named = [
         name if number == 1 else f"{name}, {number:,} times"
         for name, number in zip(named, characters.values(), strict=True)
@@ -576,8 +578,7 @@ def unknown_in_text(
     )
     fix = "leave {} out, or prepare the text with --tokenizer bpe, which can encode any text"
     fix = fix.format("it" if len(characters) == 1 else "them")
-    pairs = [] if position is None else [text[max(0, position - 1) : position + 1]]
-    if spelling := _other_spelling([*characters, *pairs], tokenizer):
+    if spelling := _other_spelling([*characters, *letters], tokenizer):
         fix = f"{spelling}; else {fix}"
     return TokenizerError(problem, fix, sep="; ")
 

@@ -77,6 +77,8 @@ def test_a_file_of_the_folder_itself_can_be_named(write):
         write(f"books/{name}.txt", text)
     everything = prepare("books")  # one file has a name of its own: names mean nothing
     assert everything.dataset.meta["documents"] == 4
+    said = next(note for note in everything.notes if note.startswith("All files are taken"))
+    assert "books/valid.txt" in said and "books/notes.txt" in said and "--val FILE" in said
     train, val = parts(prepare("books", PrepareOptions(val="books/test.txt")).dataset)
     assert val == TEST and len(train) == len(TRAIN + VALID + "notes\n")
 
@@ -120,3 +122,12 @@ def test_a_validation_text_that_cannot_be_is_refused_and_leaves_nothing(
     with pytest.raises(error, match=sentence):
         prepare("train.txt", PrepareOptions(**options))
     assert not list((home / "data").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("words", [["train.txt", "valid.txt", "test.txt"], ["*.txt"]])
+def test_files_that_are_named_one_by_one_are_what_their_names_say(write, words):
+    for name, text in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        write(f"{name}.txt", text)
+    done = prepare(words, PrepareOptions(dataset="wiki"))
+    assert parts(done.dataset) == (TRAIN, VALID)
+    assert any("test.txt left out (test text)" in note for note in done.notes)

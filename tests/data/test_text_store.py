@@ -234,3 +234,18 @@ def test_a_sample_is_all_of_a_short_text_and_evenly_spread_of_a_long_one(tmp_pat
     gaps = np.diff(places)
     assert places[0] == 0 and gaps.min() > 0.99 * gaps.max()
     assert places[-1] > 79_000
+
+
+def test_the_first_of_some_characters_is_found_with_its_document_and_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("gptlab.data.text_store.PIECE_BYTES", 20)
+    rng = random.Random(3)
+    for _ in range(200):
+        documents = ["".join(rng.choices("ab é\n", k=rng.randint(1, 60))) + "x" for _ in range(6)]
+        number, place = rng.randrange(6), rng.randint(0, 60)
+        document = documents[number]
+        documents[number] = document[:place] + "?" + document[place:]
+        documents[5] += "!"
+        store = stored(tmp_path, documents)
+        start = sum(len(each.encode()) for each in documents[:number])
+        lines = documents[number].partition("?")[0].count("\n")
+        assert store.first_of("!?") == ("?", start, lines)
