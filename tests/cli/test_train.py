@@ -291,6 +291,30 @@ def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(
     assert Run(tmp_path / "run").records()[-1]["step"] == state["step"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
+def test_a_closed_terminal_finishes_the_step_and_saves(tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    ours, terminal = pty.openpty()
+    words = (*SMALL, "--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # the terminal of this session
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while b"loss" not in shown:
+        shown += os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.wait(timeout=300) == 129
+    state = read_checkpoint(tmp_path / "run" / "ckpt.pt")
+    assert state["step"] >= 1 and Run(tmp_path / "run").records()[-1]["step"] == state["step"]
+
+
 def test_a_second_ctrl_c_leaves_at_once_and_the_checkpoint_is_whole(tmp_path):
     assert command("--quiet") == 0
     before = (tmp_path / "run" / "ckpt.pt").read_bytes()
