@@ -295,15 +295,17 @@ def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(
 def test_a_closed_terminal_finishes_the_step_and_saves(tmp_path):
     import fcntl
     import pty
+    import struct
     import termios
 
     ours, terminal = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     words = (*SMALL, "--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
-        stdin=terminal, stdout=terminal, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # the terminal of this session
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # it hears of the terminal's end
     )  # fmt: skip
     os.close(terminal)
     shown = b""
