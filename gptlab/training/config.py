@@ -33,7 +33,10 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
-    resume: Annotated[bool, "continue the run in out_dir"] = False
+    resume: Annotated[
+        bool | Literal["auto"],
+        "continue the run in out_dir; auto = or start it where there is none",
+    ] = False
     anneal: Annotated[
         int, "with resume, schedule wsd: let the rate decay over so many steps, and end; 0 = off"
     ] = 0
@@ -48,6 +51,9 @@ class RunOptions:
 
 # the sequences of a micro-batch that batch_size "auto" stands for until it is fitted to the memory
 AUTO_BATCH_SIZE = 32
+# options that say how long a run is; they exclude each other
+LENGTHS = ("max_iters", "minutes", "epochs")
+MOST_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,9 @@ class BatchOptions:
     ] = None
     minutes: Annotated[
         float | None, "instead of max_iters: as many steps as fit into this time"
+    ] = None
+    epochs: Annotated[
+        float | None, "instead of max_iters: as many steps as read the training text so many times"
     ] = None
     max_minutes: Annotated[
         float, "save and stop before this start takes longer; resume continues; 0 = no limit"
@@ -264,7 +273,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "learning_rate", "lora_alpha")
+    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha")
     not_negative = (
         "weight_decay",
         "grad_clip",
@@ -295,6 +304,8 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(f"{name} is {value}", "it cannot be negative")
         if name in fractions and not 0 <= value < 1:
             raise ConfigError(f"{name} is {value}", "it must be at least 0 and below 1")
+    if (config.batch.epochs or 0) > MOST_EPOCHS:
+        raise ConfigError(f"epochs is {config.batch.epochs:g}", f"the most is {MOST_EPOCHS:,}")
     if not 0 < config.schedule.decay_fraction <= 1:
         raise ConfigError(
             f"decay_fraction is {config.schedule.decay_fraction}",
@@ -399,16 +410,16 @@ def layer(
 ) -> Overrides:
     """Put the layers over each other: a preset's values lie below both the recipe's and these.
 
-    max_iters and minutes exclude each other: the later layer wins, both in one is refused.
+    max_iters, minutes and epochs exclude each other: the later layer wins, two in one are refused.
     """
     recipe, command_line = dict(recipe or {}), dict(command_line or {})
     for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
-        if overrides.get("max_iters") is not None and overrides.get("minutes") is not None:
-            raise ConfigError(f"{where} says both max_iters and minutes", "say one of the two")
-    if command_line.get("max_iters") is not None:
-        recipe.pop("minutes", None)
-    if command_line.get("minutes") is not None:
-        recipe.pop("max_iters", None)
+        named = [name for name in LENGTHS if overrides.get(name) is not None]
+        if len(named) > 1:
+            raise ConfigError(f"{where} says both {named[0]} and {named[1]}", "say one of the two")
+    if any(command_line.get(name) is not None for name in LENGTHS):
+        for name in LENGTHS:
+            recipe.pop(name, None)
     name = command_line.get("model_preset", recipe.get("model_preset", ""))
     layers = [(recipe, recipe_name), (command_line, "command line")]
     if name and name != "auto":

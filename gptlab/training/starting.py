@@ -54,6 +54,9 @@ def prepare_training(
     """
     run = Run(new_run_folder(overrides, recipe_name))
     stored = None  # the checkpoint of an earlier start
+    if overrides.values.get("resume") == "auto":
+        values = {**overrides.values, "resume": run.exists()}
+        overrides = Overrides(values, overrides.sources)
     if overrides.values.get("resume"):
         stored = run.load()
         resuming.check_complete(stored, run)
@@ -62,6 +65,11 @@ def prepare_training(
         run.check_free()
     report, choice = choose_device(overrides, parallel, stored)
     parallel.begin(choice.device)
+    if parallel.any(stored is not None) != (stored is not None,):
+        raise RunError(
+            f"Another process found a run in {display(run.folder)}, and this one did not",
+            "let all processes see the same folder",
+        )
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
     dataset = open_dataset(

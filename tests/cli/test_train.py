@@ -243,6 +243,29 @@ def test_the_hardware_is_shown_as_text_and_as_json(capsys):
     assert json.loads(capsys.readouterr().out)["devices"][-1]["kind"] == "cpu"
 
 
+def test_one_command_starts_a_run_continues_it_and_is_content_when_it_is_finished(capsys, tmp_path):
+    stops = (*SMALL, "--resume", "auto", "--max_minutes=1e-6")
+    for step in (1, 2):  # a job that is cut short and put back in the queue
+        assert run_command("train", stops) == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == step
+    for words in (("--resume=auto",), ("--resume", "auto")):
+        assert command(*words, "--quiet", "--max_minutes=0") == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 4
+    assert command("--resume", "auto") == 0
+    assert "This run is finished" in capsys.readouterr().out
+    assert run_command("train", ["--out_dir=other", "--resume"]) == 2  # this keeps its meaning
+    assert "There is no run to resume in other" in capsys.readouterr().err
+
+
+def test_a_recipe_may_start_or_continue(tmp_path, capsys):
+    words = [word for word in SMALL if "out_dir" not in word]
+    recipe = tmp_path / "job.py"
+    recipe.write_text('resume = "auto"\nout_dir = "run"\nmax_minutes = 1e-6\n', encoding="utf-8")
+    for step in (1, 2, 3):
+        assert run_command("train", [f"--config={recipe}", *words, "--quiet"]) == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == step
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
