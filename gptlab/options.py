@@ -192,6 +192,24 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+class _Once(argparse.Action):
+    """Stores a value; ConfigError where the option was given before, which would be ignored."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        value = self.const if self.nargs == 0 else values
+        if hasattr(namespace, self.dest):
+            both = f"{_shown(getattr(namespace, self.dest))} and {_shown(value)}"
+            shown = "" if self.nargs == 0 else f" ({both})"
+            raise ConfigError(f"--{self.dest} is given twice{shown}", "say it once")
+        setattr(namespace, self.dest, value)
+
+
 def parse_command_line(
     argv: Sequence[str],
     classes: Sequence[type],
@@ -206,8 +224,8 @@ def parse_command_line(
     classes: the dataclasses whose options this command takes; the help shows one group for each.
     example: shown first by --help. positionals: (name, nargs, sentence) of words without an option
     name. `--batch-size 8`, `--batch_size=8` and `--batch_size 8` are the same; a tuple option may
-    be given several times. `--help` prints and exits with 0. Raises ConfigError for an unknown
-    name (with the nearest real one) or a value that does not fit.
+    be given several times, any other only once. `--help` prints and exits with 0. Raises
+    ConfigError for an unknown name (with the nearest real one) or a value that does not fit.
     """
     options = options_of(*classes)
     width = min(100, shutil.get_terminal_size().columns)
@@ -255,14 +273,16 @@ def _add_option(group: argparse._ArgumentGroup, option: Option, flag_only: bool)
 
     help_text = f"{option.help} {describe_default(option)}".replace("%", "%%")
     if option.type is bool and not option.words and flag_only:
-        group.add_argument(f"--{option.name}", action="store_true", help=help_text)
+        group.add_argument(f"--{option.name}", action=_Once, nargs=0, const=True, help=help_text)
         return
     metavar = "|".join(str(c) for c in option.choices) or {
         bool: "BOOL",
         int: "N",
         float: "X",
     }.get(option.type, option.name.rsplit("_", 1)[-1].upper())
-    extra: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
+    extra: dict[str, Any] = {"action": _Once}
+    if option.type is bool:
+        extra |= {"nargs": "?", "const": True}
     if option.type is tuple:
         extra = {"action": "append"}
     group.add_argument(f"--{option.name}", type=convert, metavar=metavar, help=help_text, **extra)

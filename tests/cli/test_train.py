@@ -51,8 +51,14 @@ def surroundings(data, tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(deterministic)
 
 
+def small_with(*words):
+    """The words of SMALL without those that others replace, and these others."""
+    given = {word.split("=")[0].replace("-", "_") for word in words}
+    return [w for w in SMALL if w.split("=")[0].replace("-", "_") not in given] + list(words)
+
+
 def command(*words):
-    return run_command("train", [*SMALL, *words])
+    return run_command("train", small_with(*words))
 
 
 # Spellings ----------------------------------------------------------------------------------------
@@ -303,7 +309,8 @@ def test_help_opens_with_an_example_and_does_not_load_torch():
 
 
 def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(tmp_path):
-    process = start(*SMALL, "--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    words = small_with("--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    process = start(*words)
     read_until(process, "step 1/1000000")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
@@ -323,7 +330,7 @@ def test_a_closed_terminal_finishes_the_step_and_saves(tmp_path):
 
     ours, terminal = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    words = (*SMALL, "--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    words = small_with("--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
