@@ -16,7 +16,15 @@ from packaging.requirements import Requirement
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
 from gptlab.errors import DataError, GPTLabError
-from gptlab.files import display, explain_error, in_bytes, nearest_existing, sha256_file
+from gptlab.files import (
+    as_installed,
+    display,
+    explain_error,
+    in_bytes,
+    nearest_existing,
+    quoted,
+    sha256_file,
+)
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.disk_space import checkpoint_bytes
@@ -34,6 +42,9 @@ class Check:
     ok: bool
     detail: str
     fix: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "fix", as_installed(self.fix))
 
 
 # Packages -----------------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ def check_dataset(
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
                     f"{display(path)} has changed since it was prepared",
-                    f"prepare it again (python prepare.py ... --dataset {dataset.name})",
+                    f"prepare it again (python prepare.py ... --dataset {quoted(dataset.name)})",
                 )
     except (DataError, OSError) as error:
         found = explain_error(error)
@@ -204,7 +215,7 @@ def check_run(folder: Path) -> Iterator[Check]:
             f"run {run.folder.name}",
             False,
             f"{display(run.folder)} has no checkpoint",
-            f"train there: python train.py --out_dir {display(run.folder)}",
+            f"train there: python train.py --out_dir {quoted(display(run.folder))}",
         )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
@@ -218,7 +229,7 @@ def check_run(folder: Path) -> Iterator[Check]:
 
 
 def _checkpoint_fix(run: Run, path: Path) -> str:
-    here = display(run.folder)
+    here = quoted(display(run.folder))
     if path == run.checkpoint and run.previous.exists():
         return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
     if path == run.best and run.checkpoint.exists():

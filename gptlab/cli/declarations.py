@@ -39,8 +39,10 @@ class Command(NamedTuple):
 
     @property
     def program(self) -> str:
-        """What is written before its options: `train.py`, `gpt.py plan`."""
-        return self.script or f"gpt.py {self.name}"
+        """What is written before its options: `train.py`, `gpt.py plan`, or `gptlab plan`."""
+        from gptlab.files import as_installed
+
+        return as_installed(self.script or f"gpt.py {self.name}")
 
     def option_classes(self) -> list[type]:
         """The dataclasses whose options it takes."""
@@ -53,14 +55,15 @@ class Command(NamedTuple):
 
     def parse(self, argv: Sequence[str]) -> dict:
         """The options and positionals of a command line, by name; see `parse_command_line`."""
+        from gptlab.files import as_installed
         from gptlab.options import parse_command_line
 
         return parse_command_line(
             argv,
             self.option_classes(),
             prog=self.program,
-            summary=self.summary,
-            example=self.example,
+            summary=as_installed(self.summary),
+            example=as_installed(self.example),
             positionals=self.positionals,
         )
 

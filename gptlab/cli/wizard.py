@@ -20,7 +20,7 @@ from gptlab.cli.ui.recipe_builder import (
 )
 from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import display, out_home
+from gptlab.files import display, out_home, quoted
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
@@ -415,7 +415,7 @@ def _dataset_choice(name: str, meta: dict | None) -> MenuItem:
     if meta is None:
         refusal = (
             f"{name} has no readable meta.json, so its vocabulary is unknown: train it with "
-            f"{program('train.py')} --dataset {name} --vocab_size N."
+            f"{program('train.py')} --dataset {quoted(name)} --vocab_size N."
         )
     return MenuItem(name, name, size_of(meta), refusal)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
-from gptlab.files import AnyPath, display
+from gptlab.files import AnyPath, display, has_scripts
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_option
@@ -378,14 +378,36 @@ class Overrides:
     sources: dict[str, str]
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with gptlab, by name: config/ beside the scripts, or in the package."""
+    package = Path(__file__).resolve().parent.parent
+    folder = package.parent / "config" if has_scripts() else package / "config"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def find_recipe(word: AnyPath) -> Path:
+    """The file that `word` names: a path, or a shipped recipe's name. Raises ConfigError."""
+    path = Path(word).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.parent in (Path(), Path("config")) and path.suffix in ("", ".py"):
+        if path.stem in shipped:
+            return shipped[path.stem]
+    raise ConfigError(
+        f"There is no recipe {display(path)}",
+        f"check the path after --config, or name one that is shipped: {', '.join(shipped)}",
+    )
+
+
 def read_recipe(path: AnyPath) -> dict[str, Any]:
     """The options that a recipe assigns, each of its own type. A recipe is Python, and is run.
 
+    path: of a file, or the name of a shipped recipe.
+
     Names that begin with an underscore are its own business. Raises ConfigError.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"There is no recipe {display(path)}", "check the path after --config")
+    path = find_recipe(path)
     namespace = {"__name__": "recipe", "__file__": str(path)}
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)

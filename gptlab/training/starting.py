@@ -1,5 +1,6 @@
 """From options to a training that can begin, or go on: device, data, decisions, state."""
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -12,7 +13,7 @@ from gptlab.data.token_files import open_dataset
 from gptlab.errors import RunError
 from gptlab.files import display, out_home
 from gptlab.interop.read.models import local_checkpoint
-from gptlab.runs import Run, load_checkpoint
+from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
@@ -53,6 +54,12 @@ def prepare_training(
     started: time.perf_counter() of when the process began; a budget in minutes counts from there.
     """
     run = Run(new_run_folder(overrides, recipe_name))
+    if (
+        overrides.values.get("resume") is True and not run.exists()
+    ):  # named as everywhere: lab is out/lab
+        with contextlib.suppress(RunError):
+            found = Run(find_run(str(overrides.values.get("out_dir") or run.folder)))
+            run = found if found.exists() else run
     stored = None  # the checkpoint of an earlier start
     if overrides.values.get("resume") == "auto":
         values = {**overrides.values, "resume": run.exists()}

@@ -10,7 +10,7 @@ from gptlab.cli.ui.command_line import command_to_try, program
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
-from gptlab.files import data_home, display, out_home
+from gptlab.files import data_home, display, out_home, quoted
 from gptlab.runs import Run, find_run, list_runs
 from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
 
@@ -159,10 +159,8 @@ def examine_run(folder: Path) -> int:
     if not findings:
         console.print("  The curve shows no trouble.", style="green")
         if run.state == "interrupted":
-            console.print(
-                Text(f"  {program('train.py')} --out_dir {display(folder)} --resume  goes on."),
-                soft_wrap=True,
-            )
+            command = f"{program('train.py')} --out_dir {quoted(display(folder))} --resume"
+            console.print(Text(f"  {command}  goes on."), soft_wrap=True)
     console.print()
     damaged = 0
     if Run(folder).exists():
