@@ -39,10 +39,8 @@ class Command(NamedTuple):
 
     @property
     def program(self) -> str:
-        """What is written before its options: `train.py`, `gpt.py plan`, or `gptlab plan`."""
-        from gptlab.files import as_installed
-
-        return as_installed(self.script or f"gpt.py {self.name}")
+        """What is written before its options: `train.py`, `gpt.py plan`."""
+        return self.script or f"gpt.py {self.name}"
 
     def option_classes(self) -> list[type]:
         """The dataclasses whose options it takes."""
@@ -62,9 +60,10 @@ class Command(NamedTuple):
             argv,
             self.option_classes(),
             prog=self.program,
-            summary=as_installed(self.summary),
-            example=as_installed(self.example),
+            summary=self.summary,
+            example=self.example,
             positionals=self.positionals,
+            wording=as_installed,
         )
 
 

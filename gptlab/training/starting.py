@@ -54,9 +54,8 @@ def prepare_training(
     started: time.perf_counter() of when the process began; a budget in minutes counts from there.
     """
     run = Run(new_run_folder(overrides, recipe_name))
-    if (
-        overrides.values.get("resume") is True and not run.exists()
-    ):  # named as everywhere: lab is out/lab
+    if overrides.values.get("resume") is True and not run.exists():
+        # a run is named as everywhere: lab is out/lab
         with contextlib.suppress(RunError):
             found = Run(find_run(str(overrides.values.get("out_dir") or run.folder)))
             run = found if found.exists() else run

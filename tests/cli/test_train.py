@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.files import quoted
 from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
@@ -261,6 +263,46 @@ def test_one_command_starts_a_run_continues_it_and_is_content_when_it_is_finishe
     assert "This run is finished" in capsys.readouterr().out
     assert run_command("train", ["--out_dir=other", "--resume"]) == 2  # this keeps its meaning
     assert "There is no run to resume in other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("my diary's.txt", ("is text", "prepare it first", "python prepare.py {}")),
+        ("tiny", ("is a prepared dataset", "python train.py --dataset tiny")),
+        ("quick_test", ("is a recipe", "python train.py --config quick_test")),
+        ("nothing", ("'nothing' belongs to no option",)),
+    ],
+)
+def test_a_word_without_an_option_is_answered_with_the_command(tmp_path, capsys, word, parts):
+    (tmp_path / "my diary's.txt").write_text("text", encoding="utf-8")
+    assert run_command("train", [word]) == 2
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part.format(quoted("my diary's.txt")) in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my diary's.txt"]
+
+
+def test_a_text_named_as_a_dataset_is_answered_with_the_command_that_prepares_it(tmp_path, capsys):
+    (tmp_path / "a b.txt").write_text("text", encoding="utf-8")
+    assert command("--dataset", "a b.txt") == 2
+    assert f"prepare it first: `python prepare.py {quoted('a b.txt')}`" in capsys.readouterr().err
+
+
+def test_a_run_below_out_is_continued_by_its_name_alone(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    shutil.copytree(data / "data", tmp_path / "data")
+    assert command("--quiet", "--out_dir=out/lab", "--max_minutes=1e-6") == 0
+    assert run_command("train", ["--out_dir=lab", "--resume", "--max_minutes=0", "--quiet"]) == 0
+    assert read_checkpoint(tmp_path / "out" / "lab" / "ckpt.pt")["step"] == 4
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_shipped_recipe_is_found_by_its_name(tmp_path, capsys):
+    for word in ("quick_test", "config/quick_test.py"):
+        assert command("--config", word, "--dry_run", "--quiet") == 0
+    assert command("--config", "quick") == 2
+    assert "one that is shipped: " in (said := capsys.readouterr().err) and "quick_test" in said
 
 
 def test_a_recipe_may_start_or_continue(tmp_path, capsys):
