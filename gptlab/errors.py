@@ -1,14 +1,14 @@
 """Every error that a user can cause, as one tree.
 
-GPTLabError                 exit code 2, one sentence: the problem, and what fixes it
+GPTLabError                 exit code 2, one sentence: the problem and the fix
 ├── ConfigError             an unknown option, a bad value, an impossible combination
 ├── DataError               a corpus, a prepared dataset or a token file
-│   └── TokenizerError      a vocabulary, or text that a vocabulary cannot spell
+│   └── TokenizerError      a vocabulary, or text that it cannot encode
 ├── CheckpointError         a checkpoint that is missing, damaged, foreign or of another version
 ├── RunError                a run directory: taken, locked, finished
 ├── HardwareError           a device or a precision that this machine does not have
-├── GenerationError         a prompt or a sampling setting
-├── DownloadError           something that only the network has
+├── GenerationError         a prompt or a sampling option
+├── DownloadError           a file that cannot be downloaded
 └── TrainingError           exit code 1: the training itself went wrong (loss not finite)
 """
 
@@ -31,8 +31,8 @@ __all__ = [
 class GPTLabError(Exception):
     """Base of all errors that a user can cause; `str(error)` is the sentence to show.
 
-    problem: what is wrong, without a full stop. fix: what to do about it, "" where the problem says
-    it all. sep: what joins them in the sentence. All three survive pickling.
+    problem: what is wrong, without a full stop. fix: what to do about it, "" where the problem
+    already shows it. sep: joins them in the sentence. All three survive pickling.
     """
 
     exit_code = 2
@@ -41,7 +41,7 @@ class GPTLabError(Exception):
         super().__init__(problem, fix)
         self.problem, self.fix, self.sep = problem.removesuffix("."), fix.removesuffix("."), sep
 
-    def __reduce__(self):  # without the constructor: a class below may take other arguments
+    def __reduce__(self):  # without the constructor: a subclass may take other arguments
         return copyreg.__newobj__, (type(self), *self.args), vars(self)
 
     def __str__(self) -> str:
@@ -54,11 +54,11 @@ class ConfigError(GPTLabError):
 
 
 class DataError(GPTLabError):
-    """A corpus that cannot be read, or a prepared dataset that is missing or does not fit."""
+    """A corpus that cannot be read, or a prepared dataset that is missing or unsuitable."""
 
 
 class TokenizerError(DataError):
-    """A vocabulary that does not fit, or text that it cannot spell."""
+    """A vocabulary that does not fit, or text that it cannot encode."""
 
 
 class CheckpointError(GPTLabError):
@@ -66,19 +66,19 @@ class CheckpointError(GPTLabError):
 
 
 class RunError(GPTLabError):
-    """A run directory that is already used, locked by another process, or finished."""
+    """A run directory that is in use, locked by another process, or finished."""
 
 
 class HardwareError(GPTLabError):
-    """A device or precision that was asked for and that this machine does not have."""
+    """A requested device or precision that this machine does not have."""
 
 
 class GenerationError(GPTLabError):
-    """A prompt or a sampling setting that cannot be used."""
+    """A prompt or a sampling option that cannot be used."""
 
 
 class DownloadError(GPTLabError):
-    """Something that only the network has, and the network is not there."""
+    """A file that cannot be downloaded."""
 
 
 class TrainingError(GPTLabError):

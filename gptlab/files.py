@@ -1,4 +1,4 @@
-"""Where files live, and how they are written: a kill or a full disk leaves no half of one."""
+"""The places of files, and how to write them: a kill or a full disk leaves no half-written file."""
 
 import contextlib
 import errno
@@ -41,7 +41,7 @@ def out_home() -> Path:
 
 
 def nearest_existing(folder: AnyPath) -> Path:
-    """A folder, or the nearest of those above it that is there."""
+    """The folder itself, or its nearest parent that exists."""
     folder = Path(folder).absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -58,7 +58,7 @@ def display(path: AnyPath) -> str:
 
 
 def quoted(word: str) -> str:
-    """A word of a command line in the quotes that this system's shell needs, if it needs any."""
+    """A word of a command line, quoted where this system's shell needs it."""
     if os.name == "nt":
         import subprocess
 
@@ -82,7 +82,7 @@ def as_installed(text: str) -> str:
 
 
 def in_bytes(size: float) -> str:
-    """A number of bytes as a person says it: 900 B, 1.1 MB, 12 GB (powers of 1000)."""
+    """A number of bytes in words: 900 B, 1.1 MB, 12 GB (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5 or unit == "GB":
             break
@@ -91,7 +91,7 @@ def in_bytes(size: float) -> str:
 
 
 def sync_folder(folder: AnyPath) -> None:
-    """Make a rename inside `folder` survive a power cut, where the file system can promise that."""
+    """Make a rename inside `folder` survive a power cut, where the file system supports that."""
     if os.name == "nt":
         return
     with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
@@ -107,8 +107,8 @@ def atomic_write(path: AnyPath, mode: str = "wb") -> Iterator[IO[Any]]:
     """Yield a file that takes the name `path` only when the block ends without an error.
 
     Temporary name in the same folder, fsync, rename, fsync of the folder. After an error the
-    temporary file is removed and a former `path` is untouched; an OSError of the writing names
-    `path`. Text is UTF-8 with `\\n`.
+    temporary file is removed and a former `path` is untouched; an OSError names `path`. Text is
+    UTF-8 with `\\n`.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -129,9 +129,9 @@ def atomic_write(path: AnyPath, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def remove_folder(folder: AnyPath) -> None:
-    """Delete a folder with all that is in it, or the link that stands for one.
+    """Delete a folder with everything in it, or a link to a folder.
 
-    It loses its name first, so an interruption leaves no half of it under that name.
+    It is renamed first, so an interruption leaves no half-deleted folder under that name.
     """
     folder = Path(folder)
     if folder.is_symlink():
@@ -184,7 +184,7 @@ def sha256_file(path: AnyPath, progress: Callable[[int], object] | None = None) 
 
 
 def explain_error(error: GPTLabError | OSError) -> GPTLabError:
-    """An error of the file system with its problem and fix; one of ours as it is."""
+    """A file system error as a GPTLabError with problem and fix; a GPTLabError is unchanged."""
     if isinstance(error, GPTLabError):
         return error
     has_name = isinstance(error.filename, (str, bytes, os.PathLike)) and error.filename
@@ -193,8 +193,8 @@ def explain_error(error: GPTLabError | OSError) -> GPTLabError:
         where = f" while writing {name}" if has_name else ""
         return GPTLabError(
             f"The disk is full{where}",
-            "free some space or choose another place with --out_dir or GPTLAB_HOME; files that "
-            "were complete before are untouched",
+            "free some space or choose another place with --out_dir or GPTLAB_HOME; complete files "
+            "are untouched",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return GPTLabError(
@@ -204,7 +204,7 @@ def explain_error(error: GPTLabError | OSError) -> GPTLabError:
     if isinstance(error, FileNotFoundError):
         return GPTLabError(f"{name} does not exist", "check the spelling of the path")
     if isinstance(error, IsADirectoryError):
-        return GPTLabError(f"{name} is a folder, and a file is needed there.")
+        return GPTLabError(f"{name} is a folder, but a file is needed there.")
     if isinstance(error, NotADirectoryError):
         return GPTLabError(f"{name} lies below something that is a file, not a folder.")
     reason = error.strerror or str(error) or type(error).__name__

@@ -1,11 +1,11 @@
-"""Options declared once: a dataclass field with its type, default and sentence is an option.
+"""Declare options once: a dataclass field with its type, default and sentence is an option.
 
     @dataclass(frozen=True)
     class SampleOptions:
         \"\"\"Sampling\"\"\"
         top_k: Annotated[int, "keep the k likeliest tokens; 0 switches it off"] = 200
 
-From such classes come the command line, the checks of a recipe's values and the reference page.
+The command line, the checks of a recipe's values and the reference page follow from such classes.
 A value that is not set is absent from the dicts here, so that layers can be merged.
 """
 
@@ -42,7 +42,7 @@ class Option:
 
 
 def options_of(*classes: type) -> dict[str, Option]:
-    """The options that these dataclasses declare, by name; a field without a sentence is none."""
+    """The options of these dataclasses, by name; a field without a sentence is not an option."""
     options: dict[str, Option] = {}
     for owner in classes:
         hints = typing.get_type_hints(owner, include_extras=True)
@@ -78,7 +78,7 @@ def _read_type(kind: Any, default: object) -> tuple[type, bool, tuple[Any, ...],
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, or None."""
+    """The known name that is closest to `name`, or None."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return close[0] if close else None
 
@@ -86,8 +86,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 def coerce(option: Option, value: Any) -> Any:
     """`value` (a word of the command line, or a value of a recipe) as the option's own type.
 
-    "1e3" is an int where an int is wanted, 1 a float where a float is, "false" a bool. Raises
-    ConfigError with the option's name and what would fit.
+    "1e3" becomes an int for an int option, 1 a float for a float option, "false" a bool. Raises
+    ConfigError with the option's name and the expected type.
     """
     word = value.strip().lower() if isinstance(value, str) else None
     is_text = option.type is str and not option.choices
@@ -116,10 +116,10 @@ def coerce(option: Option, value: Any) -> Any:
 
 
 def _shown(value: object) -> str:
-    """A value as Python writes it, on one line and not much longer than a name."""
+    """A value's repr on one line, shortened to about 50 characters."""
     try:
         text = " ".join(repr(value)[:200].split())
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # repr refuses numbers of more than 4,300 digits
         text = f"a {type(value).__name__} as long as that"
     return text if len(text) <= 60 else f"{text[:50]}..."
 
@@ -181,7 +181,7 @@ _CONVERSIONS: dict[type, Callable[[Any], Any]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaint is an error of ours instead of a usage dump."""
+    """An ArgumentParser that raises a ConfigError instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -250,12 +250,12 @@ def parse_command_line(
         _add_option(group, option, wording, flag_only=bool(positionals))
     end = argv.index("--") if "--" in argv else len(argv)
     words = [*map(_with_underscores, argv[:end]), *argv[end:]]
-    parsed, unknown = parser.parse_known_args(words)
+    given, unknown = parser.parse_known_args(words)
     if unknown:
         raise _unknown_word(unknown[0], options, prog)
     return {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(parsed).items()
+        for name, value in vars(given).items()
     }
 
 
@@ -276,7 +276,7 @@ def _add_option(
     def convert(word: str) -> Any:
         if option.type is tuple:
             return word  # one of several
-        return coerce(option, word)  # its ConfigError passes through argparse as it is
+        return coerce(option, word)  # argparse lets its ConfigError pass
 
     help_text = wording(f"{option.help} {describe_default(option)}").replace("%", "%%")
     if option.type is bool and not option.words and flag_only:
@@ -314,6 +314,6 @@ def _unknown_word(word: str, options: dict[str, Option], prog: str) -> ConfigErr
 
 
 def unknown_option(shown: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is no option, with the nearest one that is."""
+    """The error for an unknown option, with the nearest real one."""
     close = nearest(name, known)
     return ConfigError(f"Unknown option {shown}", f"did you mean {close}?" if close else "")

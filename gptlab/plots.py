@@ -6,7 +6,9 @@ from gptlab.files import atomic_write
 
 INK, MUTED, GRID = "#1b1f24", "#6e7781", "#e4e7eb"
 TRAIN, VALIDATION, AVERAGED = "#9db4d0", "#d1495b", "#2a9d8f"
-WORST_SHOWN = 1.15  # times the highest loss that matters: an outlier must not flatten the curve
+WORST_SHOWN = (
+    1.15  # times the first loss or the highest baseline: outliers do not flatten the curve
+)
 
 
 def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]) -> None:
@@ -43,7 +45,7 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
         shown = [level for level in levels.values() if level < highest * WORST_SHOWN]
         bottom = min([lowest, *shown])
         top = min(highest, max([points[0][1], *shown]) * WORST_SHOWN)
-        margin = 0.07 * (top - bottom) + 1e-3  # room for a number below the lowest point
+        margin = 0.07 * (top - bottom) + 1e-3  # space for a number below the lowest point
         axes.set_ylim(bottom - margin, top + margin / 3)
         right = max(step for step, _ in points)
         axes.set_xlim(0, max(1, right))
@@ -51,7 +53,7 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
             if level not in shown:
                 continue
             axes.axhline(level, color=MUTED, lw=0.9, ls=(0, (4, 3)))
-            above = level > min(shown)  # the lowest name goes below its line, where there is room
+            above = level > min(shown)  # the lowest label goes below its line, into free space
             axes.annotate(
                 label, (right, level), xytext=(-4, 3 if above else -3), textcoords="offset points",
                 ha="right", va="bottom" if above else "top", fontsize=8.5, color=MUTED,

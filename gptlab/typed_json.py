@@ -1,6 +1,6 @@
-"""The types of what stands in JSON files: content of another form is refused with its field.
+"""Read JSON files as typed dicts: other content is refused, with the name of the field.
 
-Forms are TypedDicts: a file of another release may have fields beyond them, which stay as they are.
+Forms are TypedDicts: a file of another release may have more fields, which stay as they are.
 """
 
 import sys
@@ -18,7 +18,7 @@ Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info
 
 
 def misfit(value, form) -> str:
-    """What keeps a value of JSON from being of a form, with the place in it; "" for nothing."""
+    """Why a JSON value does not have a form, with the place; "" if it has."""
     try:
         msgspec.convert(value, form)
     except (ValueError, RecursionError) as error:  # a lone surrogate as well
@@ -27,10 +27,10 @@ def misfit(value, form) -> str:
 
 
 def read_form(path, kind: str, form: type[Form], error: type[GPTLabError], fix: str) -> Form:
-    """The content of a JSON file of gptlab, checked; a field that is null is one that is missing.
+    """The checked content of a JSON file of gptlab; a null field counts as missing.
 
-    kind: a key of FORMAT_VERSIONS. Raises `error`, with what to do (fix), for a file that is
-    damaged or of another version, FileNotFoundError for one that is not there.
+    kind: a key of FORMAT_VERSIONS. Raises `error`, with `fix`, for a file that is damaged or of a
+    newer version, FileNotFoundError for one that does not exist.
     """
     try:
         content = read_json(path)

@@ -205,7 +205,7 @@ def test_the_hash_is_that_of_the_whole_file(tmp_path, size):
         (errno.EPERM, "No permission for a.txt: change its permissions"),
         (errno.EROFS, "No permission for a.txt: change its permissions"),
         (errno.ENOENT, "a.txt does not exist: check the spelling of the path."),
-        (errno.EISDIR, "a.txt is a folder, and a file is needed there."),
+        (errno.EISDIR, "a.txt is a folder, but a file is needed there."),
         (errno.ENOTDIR, "a.txt lies below something that is a file, not a folder."),
         (errno.EIO, f"a.txt: {os.strerror(errno.EIO)}."),
     ],

@@ -1,7 +1,7 @@
-"""The text of a step: its windows with the loss of each token, the hardest first.
+"""Find the text of a step: its windows with the loss of each token, the hardest first.
 
-The data order is a pure function of (seed, sequence number), so a training need not record what it
-read. The losses are those of an existing checkpoint, not of the model at that step.
+The data order is a pure function of (seed, sequence number), so a training does not record what it
+reads. The losses are those of an existing checkpoint, not of the model at that step.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from gptlab.inference.evaluate import token_losses
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training.provenance import read_trace
 
-PASS_TOKENS = 8192  # of a forward pass, about
+PASS_TOKENS = 8192  # about the size of a forward pass
 MOST_PLACES = 6  # documents of one window that are named
 
 
@@ -30,8 +30,9 @@ MOST_PLACES = 6  # documents of one window that are named
 class Window:
     """A sequence of the step.
 
-    start: of its first token in train.bin. tokens: block_size + 1 ids, the first only context;
-    losses: of the others, in nats. places: where it begins, and each document that begins in it.
+    start: position of its first token in train.bin. tokens: block_size + 1 ids, the first only as
+    context. losses: of the others, in nats. places: its beginning, and each document that begins
+    in it.
     """
 
     sequence: int
@@ -50,8 +51,8 @@ class Window:
 class Blame:
     """What a step trained on. windows: the hardest of its `count` sequences from `first` on.
 
-    loss: the checkpoint's mean over all of them; record: what the run has of this step, or of the
-    nearest one that it has any of; its numbers may be None.
+    loss: the checkpoint's mean over all of them. record: the run's record of this step, or of the
+    nearest recorded one; its numbers may be None.
     """
 
     step: int
@@ -94,8 +95,8 @@ def blame(
     """The windows of a step of the run in `folder`, and their losses.
 
     checkpoint: "best" or "ckpt"; None takes best.pt, else ckpt.pt. progress: called with "reading",
-    sequences done since the last call, and of how many. Raises ConfigError for a step that the run
-    has not taken, RunError for a dataset that is another one now, DataError for one that is gone.
+    sequences done since the last call, and their total. Raises ConfigError for a step that the run
+    has not taken, RunError for a dataset that has changed, DataError for one that is gone.
     """
     run = Run(folder)
     records = [record for record in run.records() if record["step"] > 0]
@@ -105,20 +106,20 @@ def blame(
     if not 1 <= step <= last:
         raise ConfigError(
             f"--step {step} is out of range: {display(run.folder)} has taken {last:,} steps, so "
-            f"say one from 1 to {last}."
+            f"choose one from 1 to {last}."
         )
     path = {"best": run.best, "ckpt": run.checkpoint, None: run.folder}[checkpoint]
     device = _device(device)
     loaded = load_checkpoint(path, device)
     settings = (loaded.content.get("train_config") or {}).get("resolved")
     if not isinstance(settings, dict):
-        raise CheckpointError(f"{display(loaded.path)} does not tell what it was trained on.")
+        raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
     dataset = open_dataset(settings["dataset"], settings["vocab_size"])
     if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
-            "holds now, so the text behind a step is gone",
-            "prepare it again as it was",
+            "now holds, so the text behind a step is gone",
+            "prepare it again as before",
         )
     batch = settings["batch_size"] * settings["gradient_accumulation_steps"]
     first, count = sequences_of(records, batch, step)
@@ -147,9 +148,9 @@ def blame(
 def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, int]:
     """(first sequence, how many) of a step, from the records and the batch of the last start.
 
-    A roll-back records which sequences it left out. A resume may have changed the batch between two
-    records: then the step where it did follows from the batches before and after it. Raises
-    RunError where that does not come out.
+    A roll-back records the sequences that it skipped. A resume may have changed the batch between
+    two records: then the batches before and after determine at which step. Raises RunError where
+    they do not.
     """
     reached = {0: 0} | {r["step"]: r["sequences_seen"] for r in records if "sequences_seen" in r}
     left = dict(reached)  # sequences passed when the step after this one began
@@ -164,7 +165,7 @@ def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, i
         return left[before] + (step - 1 - before) * batch, batch
 
     def batch_up_to(i: int) -> int | None:
-        """Sequences of a step before the i-th known one, 0 and one past the last are borders."""
+        """Sequences of a step before the i-th known one; i runs from 0 to one past the last."""
         if i == len(known):
             return batch
         return (reached[known[i]] - left[known[i - 1]]) // (known[i] - known[i - 1]) if i else None
@@ -182,13 +183,13 @@ def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, i
                 return left[before] + (step - 1 - before) * earlier, earlier
             return reached[after] - (after - step + 1) * later, later
     raise RunError(
-        f"The batch changed between steps {before} and {after}, and the records do not tell where",
+        f"The batch changed between steps {before} and {after}, but the records do not show where",
         "name a step outside of them",
     )
 
 
 def _nearest_record(run: Run, records: Sequence[dict], step: int) -> dict | None:
-    """The loss and the gradient norm that were recorded at the step, or nearest to it."""
+    """The record with loss and gradient norm of the step, or of the nearest recorded one."""
     traced = [
         {name: float.fromhex(r[name]) for name in ("loss", "grad_norm")} | {"step": r["step"]}
         for r in read_trace(run)
@@ -200,7 +201,7 @@ def _nearest_record(run: Run, records: Sequence[dict], step: int) -> dict | None
 
 def _device(request: str) -> str:
     untried = hardware.choose(hardware.detect(only=""), request, "float32")
-    if untried.device == "cpu":  # where nothing needs to be tried
+    if untried.device == "cpu":  # which needs no trials
         return "cpu"
     choice = hardware.choose(hardware.detect(), request, "float32")
     if not hardware.attention_is_causal(choice.device, "float32"):
@@ -238,7 +239,7 @@ def _with_places(dataset: Dataset, windows: list[Window]) -> list[Window]:
 
 
 def pieces(window: Window, tokenizer) -> list[Piece]:
-    """A window as text in pieces, each of one token, or of several that share a letter.
+    """A window as text in pieces, each of one token, or of several that share a character.
 
     Without a tokenizer each piece is the token's id.
     """
@@ -255,7 +256,7 @@ def pieces(window: Window, tokenizer) -> list[Piece]:
             known = [value for value in held if value is not None]
             shown.append(Piece(text, max(known, default=None), is_end))
             held = []
-    if held:  # half a letter at the end
+    if held:  # an incomplete character at the end
         shown.append(Piece("\ufffd", max((v for v in held if v is not None), default=None)))
     return shown
 

@@ -1,6 +1,6 @@
 """Statistics of a prepared dataset: counts, frequent tokens, excerpts, repetitions (no torch).
 
-All functions read the token files piece by piece, so a large dataset needs little memory.
+All functions read the token files in pieces, so a large dataset needs little memory.
 """
 
 import hashlib
@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptlab.data.token_files import Dataset
+from gptlab.data.token_files import SCAN_TOKENS, Dataset
 
-_SCAN_TOKENS = 1 << 22
-PASSAGE_BYTES = 64  # of a validation passage that is looked for in the training text, at least
+PASSAGE_BYTES = 64  # least size of a validation passage to look for in the training text
 MOST_PASSAGES = 1 << 20
-DISTINCT_TOKENS = 6  # fewer make no passage: rulers, empty lines
+DISTINCT_TOKENS = 6  # a passage has at least these; rulers and empty lines have fewer
 
 Progress = Callable[[int], None]  # called with tokens read
 
@@ -82,7 +81,7 @@ def excerpts(dataset: Dataset, number: int, tokens: int, seed: int = 0) -> list[
 def count_documents(dataset: Dataset, progress: Progress = lambda n: None) -> Documents | None:
     """Documents and their repetitions, over both parts; None without an end-of-text id.
 
-    A document that the split cuts in two counts as one, and so does text without any mark.
+    A document that the split cuts in two counts as one, and so does text without any end mark.
     """
     eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
     if eot is None:
@@ -116,7 +115,7 @@ def _document_digests(dataset: Dataset, eot: int, progress: Progress) -> Iterato
 def find_overlap(dataset: Dataset, progress: Progress = lambda n: None) -> Overlap:
     """Validation passages that occur verbatim anywhere in the training text.
 
-    The validation text is cut into passages of 64 bytes or more; each is looked for at every place
+    The validation text is cut into passages of 64 bytes or more. Each is searched at every position
     of the training text, by 64-bit hashes of windows (Karp & Rabin 1987).
     """
     length = _passage_length(dataset)
@@ -136,13 +135,13 @@ def find_overlap(dataset: Dataset, progress: Progress = lambda n: None) -> Overl
     wanted = np.unique(hashes[counts])
     met = np.zeros(len(wanted), bool)
     train = dataset.train
-    for start in range(0, len(train) - length + 1, _SCAN_TOKENS):
-        piece = np.asarray(train[start : start + _SCAN_TOKENS + length - 1])
+    for start in range(0, len(train) - length + 1, SCAN_TOKENS):
+        piece = np.asarray(train[start : start + SCAN_TOKENS + length - 1])
         found = window_hashes(piece[None], length)[0]
         place = np.minimum(np.searchsorted(wanted, found), max(0, len(wanted) - 1))
         if len(wanted):
             met[place[wanted[place] == found]] = True
-        progress(min(_SCAN_TOKENS, len(train) - start))
+        progress(min(SCAN_TOKENS, len(train) - start))
     is_found = counts & np.isin(hashes, wanted[met])
     example = None
     if is_found.any():
@@ -154,7 +153,7 @@ def find_overlap(dataset: Dataset, progress: Progress = lambda n: None) -> Overl
 def window_hashes(ids: np.ndarray, length: int) -> np.ndarray:
     """A hash of every window of `length` (a power of two) tokens: [n, T] -> uint64 [n, T-length+1].
 
-    By doubling: the hash of a window is mixed from those of its two halves.
+    By doubling: the hash of a window combines those of its two halves.
     """
     values = _mix(ids.astype(np.uint64) + np.uint64(1))
     width = 1
@@ -186,7 +185,7 @@ def _pieces(dataset: Dataset, progress: Progress) -> Iterator[np.ndarray]:
     """The ids of both parts, in order."""
     for split in ("train", "val"):
         tokens = getattr(dataset, split)
-        for start in range(0, len(tokens), _SCAN_TOKENS):
-            ids = np.asarray(tokens[start : start + _SCAN_TOKENS])
+        for start in range(0, len(tokens), SCAN_TOKENS):
+            ids = np.asarray(tokens[start : start + SCAN_TOKENS])
             progress(len(ids))
             yield ids

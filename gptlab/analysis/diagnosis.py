@@ -1,7 +1,7 @@
 """Diagnose a run from its curves: the problem, its numbers, and one command to try (no torch).
 
-Reads metrics.jsonl and config.py. Each rule is a function of a `RunRecord` that returns a Finding
-or None. The thresholds are rules of thumb, checked on runs that were made bad on purpose.
+It reads metrics.jsonl and config.py. Each rule is a function of a `RunRecord` that returns a
+Finding or None. The thresholds are rules of thumb, checked on runs that are bad on purpose.
 """
 
 import itertools
@@ -20,9 +20,9 @@ from gptlab.training.units import TextUnits
 NO_RATE = 1e-7  # a thousand steps at this rate move a weight by less than its initial noise
 HIGH_RATE = 2e-2  # no model here learns well from it
 WAITING = 0.2  # share of the time that reading text may take
-STEEP = 0.12  # share of the loss that the second half of the steps took away: not nearly done
+STEEP = 0.12  # a run is far too short if the second half of its steps lowers the loss by this share
 NOISY = 0.06  # standard deviation of a batch's loss, as a share of the loss
-AT_LEVEL = 0.97  # of the unigrams' loss: no better than counting
+AT_LEVEL = 0.97  # of the unigram baseline's loss: no better than counting
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """finished, interrupted, running, or imported: then nothing was trained here yet."""
+        """finished, interrupted, running, or imported (not yet trained here)."""
         if self.is_running:
             return "running"
         if not self.records and not (self.folder / "ckpt.pt").exists():
@@ -95,7 +95,7 @@ class Finding:
     name: str
     sentence: str
     options: dict
-    continues: bool = False  # the command resumes this run, otherwise it begins another
+    continues: bool = False  # the command resumes this run; otherwise it starts a new one
 
 
 def read_run(folder) -> RunRecord:
@@ -110,8 +110,8 @@ def read_run(folder) -> RunRecord:
     try:
         settings = read_run_recipe(run.recipe).values
     except (OSError, UnicodeDecodeError, ConfigError):
-        settings = {}  # the records speak for themselves, with less to say
-    # the text may be gone: then there are no baselines to compare with
+        settings = {}  # the records alone still show much
+    # the dataset may be gone: then there are no baselines to compare with
     meta = find_meta(settings.get("dataset", ""))
     return RunRecord(run.folder, records, settings, TextUnits(meta).levels(), run.is_running())
 
@@ -120,7 +120,7 @@ def diagnose(run: RunRecord) -> list[Finding]:
     """The problems that the records show, the most serious first; empty if there are none."""
     if not run.training:
         return []
-    for rule in (rate_too_high, no_rate):  # after these nothing else means anything
+    for rule in (rate_too_high, no_rate):  # these make every other finding meaningless
         if finding := rule(run):
             return [finding]
     if not run.losses:
@@ -158,7 +158,7 @@ def no_rate(run: RunRecord) -> Finding | None:
 
 
 def rate_too_high(run: RunRecord) -> Finding | None:
-    """Non-finite losses, a loss that rose above its start, or a high rate that learned nothing."""
+    """Non-finite losses, a loss that rose above its start, or a high rate without progress."""
     rate = run.settings.get("learning_rate") or max(r["learning_rate"] for r in run.training)
     broken = [r["step"] for r in run.training if r.get("loss") is None]
     skipped = max((r.get("skipped_steps") or 0 for r in run.training), default=0)
@@ -176,9 +176,11 @@ def rate_too_high(run: RunRecord) -> Finding | None:
     elif losses and max(smooth[1:], default=0) > 1.1 * losses[0]:
         reason = f"the loss rose from {losses[0]:.2f} at the start to {max(losses):.2f}"
     elif peak := _climb(smooth, _noise(losses)):
-        reason = f"the training loss rose again, from {peak[0]:.2f} to {peak[1]:.2f}, and stayed up"
+        reason = (
+            f"the training loss rose again, from {peak[0]:.2f} to {peak[1]:.2f}, and stayed there"
+        )
     else:
-        # half-way between the unigram and the 5-gram level, or as far below the uniform baseline
+        # half-way between the unigram and the 5-gram level, or about as far below the first loss
         known = [run.levels[name] for name in ("unigram", "5-gram") if name in run.levels]
         bar = statistics.mean(known) if len(known) == 2 else 0.65 * losses[0]
         if rate >= HIGH_RATE and run.best and run.best[1] > bar:
@@ -265,7 +267,7 @@ def decay_too_short(run: RunRecord) -> Finding | None:
         return Finding(
             "decay too short",
             f"The learning rate never came down: it ended at {final:.2g}, and the highest was "
-            f"{highest:.2g}; a decay to min_lr gains the last few hundredths of the loss.",
+            f"{highest:.2g}; a decay to min_lr lowers the loss by the last few hundredths.",
             {"lr_decay_iters": run.step}
             | ({"decay_fraction": 0.3} if run.settings.get("schedule") == "wsd" else {}),
         )
@@ -274,14 +276,14 @@ def decay_too_short(run: RunRecord) -> Finding | None:
     if reached is None:
         return None
     began = max(step for step, rate in rates if rate >= 0.95 * highest)
-    at_floor, end = _loss_near(run, reached), _loss_near(run, run.step)
-    share, gain = (run.step - reached) / run.step, at_floor - end
+    at_lowest, end = _loss_near(run, reached), _loss_near(run, run.step)
+    share, gain = (run.step - reached) / run.step, at_lowest - end
     if share > 0.4 or (share > 0.25 and gain < 0.03 * end):
         return Finding(
             "decay too short",
-            f"The decay was too short: the rate reached its floor {final:.2g} at step {reached} of "
-            f"{run.step}, and {share:.0%} of the steps only brought the loss from {at_floor:.3f} "
-            f"to {end:.3f}.",
+            f"The decay was too short: the rate reached its minimum {final:.2g} at step {reached} "
+            f"of {run.step}, and the last {share:.0%} of the steps only brought the loss from "
+            f"{at_lowest:.3f} to {end:.3f}.",
             {"lr_decay_iters": run.step},
         )
     before = _loss_near(run, began)
@@ -298,7 +300,7 @@ def decay_too_short(run: RunRecord) -> Finding | None:
 
 
 def batch_too_small(run: RunRecord) -> Finding | None:
-    """The losses of single batches vary widely: each step follows only a few lines of text."""
+    """The losses of single batches vary widely, because each step sees only a few lines of text."""
     half = [loss for step, loss in run.losses if step > run.step / 2]
     if len(half) < 8:
         return None
@@ -317,7 +319,7 @@ def batch_too_small(run: RunRecord) -> Finding | None:
 
 
 def stuck_at_unigrams(run: RunRecord) -> Finding | None:
-    """No better than counting single tokens."""
+    """A loss no lower than that of counting single tokens."""
     level = run.levels.get("unigram")
     if not level or not run.best or run.best[1] < AT_LEVEL * level:
         return None
@@ -339,7 +341,7 @@ def stuck_at_unigrams(run: RunRecord) -> Finding | None:
 
 
 def summary(run: RunRecord) -> list[str]:
-    """The course of the run in a few lines, with or without problems."""
+    """The course of the run in a few lines."""
     lines = [f"{run.state.capitalize()} after step {run.step:,}"]
     total = run.settings.get("max_iters")
     lines[0] += f" of {total:,}." if total else "."

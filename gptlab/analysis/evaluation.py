@@ -1,7 +1,7 @@
-"""How well a model predicts a text that it never saw, in units that any two models share.
+"""Measure how well a model predicts a text that it never saw, in units that all models share.
 
 Bits per byte count the bytes of the text itself, so a model with another tokenizer, or a
-compressor, is measured by the same yardstick.
+compressor, has the same unit.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss of one model on one text. data: the text in words; bytes: of what was predicted."""
+    """The loss of one model on one text. data: the text's name; bytes: of the predicted text."""
 
     model: str
     step: int
@@ -47,12 +47,12 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the loss: of how many equally likely tokens the model is unsure."""
+        """Exponential of the loss: the number of equally likely tokens that is as uncertain."""
         return math.exp(min(self.measured.loss, 700.0))
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits that the model needs for a byte of the text."""
+        """Bits that the model needs per byte of the text."""
         return bits_per_byte(self.measured.loss, self.measured.tokens, self.bytes)
 
     def to_dict(self) -> dict:
@@ -80,9 +80,9 @@ class Evaluation:
 
 
 def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
-    """The model that a word means, and its run: a run, a checkpoint, a Hugging Face folder, GGUF.
+    """Open a run, a checkpoint, a Hugging Face folder or a GGUF file: (model, its run or None).
 
-    Nothing is written: what is no run is imported into memory only. Raises a GPTLabError.
+    Nothing is written: other formats are imported into memory only. Raises a GPTLabError.
     """
     path = Path(word).expanduser()
     if not path.is_file():
@@ -96,7 +96,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
     if not is_foreign:
         raise CheckpointError(
-            f"{word!r} is no model that is here",
+            f"No model found at {word!r}",
             "name a run (its directory, or its name under out/), a checkpoint, a Hugging Face "
             "folder or a .gguf file",
         )
@@ -115,7 +115,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A text as ids. counted: bool [n], the tokens of the text itself; bytes: of these."""
+    """A text as ids. loss_mask: bool [n], the tokens of the text itself; bytes: of these."""
 
     label: str
     sha256: str
@@ -124,11 +124,16 @@ class HeldOut:
     bytes: int
 
 
+def begin_id(tokenizer) -> int | None:
+    """The id before a text: the begin token, else the end of text, if there is one."""
+    return tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+
 def read_text(word: str, tokenizer, name: str) -> HeldOut:
     """A file, folder or glob (as prepare.py reads it) as ids of a tokenizer, in memory.
 
-    Every document stands behind the mark that begins a text, which is seen and does not count;
-    where the vocabulary has none, its first token does not. name: of the model, for errors.
+    The token that begins a text precedes every document: the model sees it, but it is no target.
+    Without such a token, a document's first token is no target. name: of the model, for errors.
     """
     if tokenizer is None:
         raise CheckpointError(
@@ -136,7 +141,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
             "evaluate it on a dataset of such ids with --dataset",
         )
     source = find([word], None, lambda sentence: None)
-    begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    begin = begin_id(tokenizer)
     ids, loss_mask, size = [], [], 0
     for document in source.documents(Reading()):
         text = "".join(document)
@@ -171,8 +176,8 @@ def evaluate_text(
 ) -> Evaluation:
     """Measure a model on a text file, all of it or its first max_tokens.
 
-    stride: tokens from one window to the next; without it windows lie side by side, and the first
-    tokens of each have little before them. Raises ConfigError, DataError.
+    stride: tokens from one window to the next; by default windows lie side by side, and the first
+    tokens of each have little context. Raises ConfigError, DataError.
     """
     name = display(checkpoint.path)
     text = read_text(word, checkpoint.tokenizer, name)
@@ -204,26 +209,26 @@ def evaluate_dataset(
 ) -> Evaluation:
     """Measure a model on the validation part of a prepared dataset.
 
-    max_tokens: about so many, in windows spread evenly as while training. Raises ConfigError for
-    another tokenizer than the model's, or a dataset that does not tell its size in bytes.
+    max_tokens: about so many, in evenly spread windows as during training. Raises ConfigError for
+    another tokenizer than the model's, or a dataset that does not record its size in bytes.
     """
     dataset = open_dataset(name)
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
-            f"{dataset.name} was prepared with another tokenizer than {display(checkpoint.path)} "
-            "has",
+            f"{dataset.name} was prepared with another tokenizer than that of "
+            f"{display(checkpoint.path)}",
             "name the text itself with --data, which any model can read",
         )
     if dataset.vocab_size > checkpoint.model.config.vocab_size:
         raise ConfigError(
-            f"{dataset.name} has {dataset.vocab_size:,} ids and {display(checkpoint.path)} knows "
+            f"{dataset.name} has {dataset.vocab_size:,} ids, but {display(checkpoint.path)} has "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
     part = "val" if dataset.val_loss_mask is None else "val_counted"
     size = (dataset.meta or {}).get(f"{part}_bytes")
     if not size:
-        raise ConfigError(f"{dataset.name} does not tell the bytes of its text", "use --data FILE")
+        raise ConfigError(f"{dataset.name} does not record its size in bytes", "use --data FILE")
     block_size, stride = _window(checkpoint, block_size, stride)
     if max_tokens is None:
         windows = sliding_windows(len(dataset.val), block_size, stride)
@@ -251,7 +256,7 @@ def _window(checkpoint: Checkpoint, block_size: int | None, stride: int | None):
     longest = checkpoint.model.config.block_size
     block_size = longest if block_size is None else block_size
     if min(block_size, stride or 1) < 1 or stride == 0:
-        raise ConfigError("block_size and stride are numbers of tokens", "say 1 or more")
+        raise ConfigError("block_size and stride are numbers of tokens", "use 1 or more")
     if block_size > longest:
         raise ConfigError(
             f"block_size {block_size} is longer than the window of {longest} that "

@@ -1,6 +1,6 @@
-"""Checks that a run will work here, each with what to do where it would not.
+"""Check that a run will work here; each failed check has a fix.
 
-Each check is a function that returns a Check and raises nothing for what it looks for. torch is
+Each check is a function that returns a Check and does not raise for what it looks for. torch is
 imported inside, so that a missing torch is a finding and not a traceback.
 """
 
@@ -14,7 +14,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
-from gptlab.data.token_files import DTYPES, VERIFY_BYTES, check_ids, open_dataset
+from gptlab.data.token_files import (
+    DTYPES,
+    SCAN_TOKENS,
+    VERIFY_BYTES,
+    check_ids,
+    open_dataset,
+    prepare_again,
+)
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import (
     as_installed,
@@ -30,13 +37,12 @@ from gptlab.training.config import TrainConfig
 from gptlab.training.disk_space import checkpoint_bytes
 from gptlab.training.memory import memory_warning
 
-SPACE_TO_SPARE = 100_000_000  # bytes beside the checkpoints: records, pictures, other programs
-_SCAN_TOKENS = 1 << 22
+SPACE_TO_SPARE = 100_000_000  # bytes besides the checkpoints: records, pictures, other programs
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and what was found. fix: what to do, "" where nothing is wrong."""
+    """A check and its result. fix: what to do, "" where nothing is wrong."""
 
     name: str
     ok: bool
@@ -61,15 +67,15 @@ def check_versions(requirements: list[Requirement]) -> Check:
             wrong.append(f"{name} is missing")
             continue
         if not tested.contains(found, prereleases=True):
-            wrong.append(f"{name} is {found}, and {tested} was tested")
-    fix = "install what was tested: pip install -r requirements.txt"
+            wrong.append(f"{name} is {found}, but {tested} was tested")
+    fix = "install the tested releases: pip install -r requirements.txt"
     if wrong:
         return Check("packages", False, "; ".join(wrong), fix)
     return Check("packages", True, f"{len(requirements)} packages, all of the tested releases")
 
 
 def read_requirements() -> list[Requirement]:
-    """What gptlab needs: requirements.txt, else the installed metadata without its extras."""
+    """The requirements of gptlab: requirements.txt, else the installed metadata without extras."""
     path = Path(__file__).resolve().parents[2] / "requirements.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -133,7 +139,7 @@ def check_device(choice, device, config: TrainConfig | None) -> Check:
 
 
 def check_attention(choice, head_dim: int = 64) -> Check:
-    """Whether fused attention is right on this device: no position sees what comes after it."""
+    """Whether fused attention is right on this device: no position sees later ones."""
     from gptlab.hardware import attention_is_causal
 
     try:
@@ -154,7 +160,7 @@ def check_attention(choice, head_dim: int = 64) -> Check:
 
 
 def check_compiler(device, wanted: bool = True) -> Check:
-    """Whether torch.compile finds its tools; training works without, and longer runs are slower."""
+    """Whether torch.compile finds its tools; without it training works, but takes longer."""
     support = device.compile
     if support.available or not wanted or device.kind == "mps":
         return Check("torch.compile", True, support.reason if wanted else "not wanted")
@@ -162,11 +168,11 @@ def check_compiler(device, wanted: bool = True) -> Check:
         "torch.compile",
         False,
         f"{support.reason}, so training is not compiled and long runs are slower",
-        f"{support.fix}, or say --compile_model false",
+        f"{support.fix}, or use --compile_model false",
     )
 
 
-# Files of ours ------------------------------------------------------------------------------------
+# Datasets and runs --------------------------------------------------------------------------------
 
 
 def check_dataset(
@@ -181,14 +187,14 @@ def check_dataset(
         recorded = (dataset.meta or {}).get("sha256") or {}
         for split in ("train", "val"):
             path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
-            for start in range(0, len(tokens), _SCAN_TOKENS):
-                check_ids(tokens[start : start + _SCAN_TOKENS], dataset.vocab_size, path, start)
-            if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just compared it
+            for start in range(0, len(tokens), SCAN_TOKENS):
+                check_ids(tokens[start : start + SCAN_TOKENS], dataset.vocab_size, path, start)
+            if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just checked it
                 continue
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
                     f"{display(path)} has changed since it was prepared",
-                    f"prepare it again (python prepare.py ... --dataset {quoted(dataset.name)})",
+                    prepare_again(dataset.name),
                 )
     except (DataError, OSError) as error:
         found = explain_error(error)
@@ -206,7 +212,7 @@ def dataset_bytes(meta: dict | None) -> int:
 
 
 def check_run(folder: Path) -> Iterator[Check]:
-    """Each checkpoint of a run: is it whole, ours, and are its weights numbers?"""
+    """Whether each checkpoint of a run is complete, and its weights are finite."""
     run = Run(folder)
     files = (run.checkpoint, run.previous, run.best, *run.kept_checkpoints())
     paths = [path for path in files if path.exists()]
@@ -215,7 +221,7 @@ def check_run(folder: Path) -> Iterator[Check]:
             f"run {run.folder.name}",
             False,
             f"{display(run.folder)} has no checkpoint",
-            f"train there: python train.py --out_dir {quoted(display(run.folder))}",
+            f"train it: python train.py --out_dir {quoted(display(run.folder))}",
         )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
@@ -233,7 +239,7 @@ def _checkpoint_fix(run: Run, path: Path) -> str:
     if path == run.checkpoint and run.previous.exists():
         return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
     if path == run.best and run.checkpoint.exists():
-        return f"delete {display(path)}: sample.py takes ckpt.pt then"
+        return f"delete {display(path)}: then sample.py uses ckpt.pt"
     if path == run.previous:
         return f"delete {display(path)}: ckpt.pt is the newer one"
     return f"copy it from a backup, or train again: python train.py --out_dir {here} --overwrite"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gptlab.analysis.evaluation import begin_id
 from gptlab.checkpoints import Checkpoint
 from gptlab.errors import ConfigError, DataError
 from gptlab.inference.config import SamplingConfig
@@ -17,7 +18,7 @@ from gptlab.inference.evaluate import measure_tokens, sliding_windows
 from gptlab.inference.generator import Generator
 
 ROWS = 8  # texts that share a forward pass
-MOST_TOKENS = 256  # of an answer, where the task does not say
+MOST_TOKENS = 256  # of an answer, where the task sets no limit
 
 
 def evaluate_tasks(
@@ -28,8 +29,8 @@ def evaluate_tasks(
 ) -> dict[str, dict[str, float]]:
     """{task: {metric: value}} of tasks by their names in lm-eval, or paths of .yaml files.
 
-    limit: examples of each task, at most. Raises ConfigError without the package, DataError for a
-    task that is not known or whose data cannot be had.
+    limit: at most this many examples per task. Raises ConfigError without the package, DataError
+    for a task that is unknown or whose data is not available.
     """
     try:
         import lm_eval
@@ -51,7 +52,7 @@ def evaluate_tasks(
             bootstrap_iters=0,
             log_samples=False,
         )
-    except Exception as error:  # whatever the package and its sources of data raise
+    except Exception as error:  # the package and its data sources raise errors of many kinds
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise DataError(
             f"lm-eval cannot run {', '.join(names)} ({type(error).__name__}: {reason})."
@@ -93,8 +94,8 @@ def harness_model(checkpoint: Checkpoint, progress=lambda stage, advance, total:
 def scores(checkpoint: Checkpoint, pairs, progress) -> list[tuple[float, bool]]:
     """(log-probability in nats, whether it is the likeliest text) of each (context, continuation).
 
-    A text longer than the window loses its beginning. Spaces at the end of a context belong to
-    what follows, as the tokens of a whole text have them.
+    A text longer than the window loses its beginning. Spaces at the end of a context belong to the
+    continuation, as in the tokens of a whole text.
     """
     encoded = [_encode_pair(checkpoint, *pair) for pair in pairs]
     order = sorted(range(len(encoded)), key=lambda n: -len(encoded[n][0]))
@@ -108,7 +109,7 @@ def scores(checkpoint: Checkpoint, pairs, progress) -> list[tuple[float, bool]]:
             rows = np.zeros((len(part), max(1, length)), dtype=np.int64)
             for row, n in zip(rows, part, strict=True):
                 ids = encoded[n][0]
-                row[: len(ids) - 1] = ids[:-1]  # padded behind, which nothing before can see
+                row[: len(ids) - 1] = ids[:-1]  # padded at the end, which no earlier token sees
             hidden = model.features(torch.from_numpy(rows).to(device))  # [b, T, C]
             for row, n in enumerate(part):
                 ids, own = encoded[n]
@@ -122,7 +123,7 @@ def scores(checkpoint: Checkpoint, pairs, progress) -> list[tuple[float, bool]]:
 
 
 def _encode_pair(checkpoint: Checkpoint, context: str, continuation: str) -> tuple[list[int], int]:
-    """(ids of both, at most a window and its last target; how many are the continuation's)."""
+    """(ids of both, at most a window and its last target; how many belong to the continuation)."""
     tokenizer, window = checkpoint.tokenizer, checkpoint.model.config.block_size
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
@@ -139,14 +140,13 @@ def _encode_pair(checkpoint: Checkpoint, context: str, continuation: str) -> tup
 
 
 def _begin(checkpoint: Checkpoint) -> list[int]:
-    """The ids before a text: the begin token or the end of text, if there is one."""
-    tokenizer = checkpoint.tokenizer
-    begin = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    """The ids before a text, at most one."""
+    begin = begin_id(checkpoint.tokenizer)
     return [] if begin is None else [begin]
 
 
 def log_likelihood(checkpoint: Checkpoint, text: str) -> float:
-    """Log-probability of a whole text in nats, window after window."""
+    """Log-probability of a whole text in nats, summed over its windows."""
     ids = np.array([*_begin(checkpoint), *checkpoint.tokenizer.encode(text)], dtype=np.int64)
     if len(ids) < 2:
         return 0.0
@@ -168,6 +168,6 @@ def answer(checkpoint: Checkpoint, context: str, settings: dict) -> str:
         seed=0,
         stop=tuple(word for word in until if word),
     )
-    room = max(1, checkpoint.model.config.block_size - config.max_tokens)
-    ids = checkpoint.tokenizer.encode(context)[-room:]
+    longest = max(1, checkpoint.model.config.block_size - config.max_tokens)
+    ids = checkpoint.tokenizer.encode(context)[-longest:]
     return Generator(checkpoint.model, checkpoint.tokenizer).generate([ids], config)[0].text

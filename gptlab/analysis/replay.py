@@ -1,7 +1,7 @@
-"""The beginning of a run, done again: bitwise equal, or the first thing that differs and why.
+"""Repeat the first steps of a run: bitwise equal, or the first difference and its cause.
 
-A run records what it rests on and what its first steps came to (training/provenance.py). Here the
-same steps are taken again from the recorded options, in a temporary folder, and compared.
+A run records what it depends on and the results of its first steps (training/provenance.py). Here
+the same steps are taken again from the recorded options, in a temporary folder, and compared.
 """
 
 import itertools
@@ -52,7 +52,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it. steps: taken and compared; digested: steps whose weights were compared.
+    """The result. steps: taken and compared; digested: steps whose weights were compared.
 
     changes: what is different now, as (what, before, after); code: its changed places;
     unread_code: changed files whose former text is gone.
@@ -70,16 +70,15 @@ class Replay:
 def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: None) -> Replay:
     """Take the first steps of a run again, at most as many as it recorded, and compare.
 
-    Nothing of the run is touched. progress: called with each step done. Raises RunError for a run
-    without records of its beginning, and whatever keeps its training from starting.
+    The run is not changed. progress: called with each step done. Raises RunError for a run without
+    records of its first steps, and the errors of a training that cannot start.
     """
     run = Run(folder)
     recorded, trace = read_provenance(run), read_trace(run)
     trace = list(itertools.takewhile(lambda r: r["step"] <= steps, trace))
     if [record["step"] for record in trace] != list(range(len(trace))) or len(trace) < 2:
         raise RunError(
-            f"{display(run.trace)} holds no record of a first step: there is nothing to compare "
-            "with."
+            f"{display(run.trace)} has no record of a first step: there is nothing to compare with."
         )
     began, parallel = time.perf_counter(), Parallel()
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
@@ -94,7 +93,7 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
             raise RunError(
                 f"{display(run.folder)} was trained on {device} in {dtype}, which this machine "
                 "does not have",
-                "replay it where it was made",
+                "replay it on the machine where it was trained",
             ) from None
         finally:
             parallel.end()
@@ -117,7 +116,7 @@ def _overrides(recorded: dict, out_dir: str) -> Overrides:
 
 
 def _steps(setup: Setup, state: TrainState) -> Iterator[dict]:
-    """The records of the steps, as `Trace` writes them, for as long as they are asked for."""
+    """The records of the steps, as `Trace` writes them, without an end."""
     yield {"step": 0, "weights": digests(state.model)}
     while True:
         result = train_step(setup, state)
@@ -134,10 +133,10 @@ def _steps(setup: Setup, state: TrainState) -> Iterator[dict]:
 def _compare(trace: list[dict], records: Iterator[dict], progress):
     """(the first difference or None, steps whose weights were compared, steps taken).
 
-    Goes on after a difference until its weights can be named.
+    After a difference it continues to the next step with recorded weights.
     """
     difference, digested, done = None, [], 0
-    for before, after in zip(trace, records, strict=False):  # the second one has no end
+    for before, after in zip(trace, records, strict=False):  # records have no end
         done = after["step"]
         progress(done)
         difference = difference or _differs(before, after)

@@ -76,7 +76,7 @@ def _read_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--demo", action="store_true", help="install, train for minutes, sample")
-    what.add_argument("--test", action="store_true", help="install, run pytest with the rest")
+    what.add_argument("--test", action="store_true", help="install, run pytest with other words")
     parser.add_argument("--yes", action="store_true", help="prepare the data without asking")
     options, rest = parser.parse_known_args(argv)
     rest = rest[1:] if rest[:1] == ["--"] else rest
@@ -356,7 +356,7 @@ def demo(python: Path) -> int:
     code = script(python, [*SAMPLE, *out_dir])
     if code == 0:
         more = " ".join(["python", "sample.py", *out_dir, "--interactive"])
-        say(f"That was your own model. Let it write more:\n  {ACTIVATE}\n  {more}")
+        say(f"That was your own model. It can write more:\n  {ACTIVATE}\n  {more}")
     return code
 
 

@@ -1,7 +1,7 @@
-"""The commands, each declared once: menu, command line, help and reference follow from this.
+"""Declare each command once: menu, command line, help and reference follow from this.
 
-Modules and classes of options are named, not imported, and a Command is a NamedTuple: the menu
-takes 0.05 s, of which dataclasses alone would take 0.01 s, and the commands 0.1 s more.
+Modules and option classes are named, not imported, and a Command is a NamedTuple, because the menu
+takes only 0.05 s: dataclasses would add 0.01 s, and the commands 0.1 s.
 """
 
 import importlib
@@ -18,11 +18,11 @@ class Command(NamedTuple):
     """One command: `python gpt.py NAME`, or a script of its own.
 
     sentence: what it does, in the menu and the reference. summary, example: its help.
-    module: its `main(argv)` runs it. options: dataclasses of options, or tuples of them, as
-    MODULE:NAME; a bare NAME is in `module`. positionals: as `parse_command_line` takes them.
-    words: what is written behind the name, for the reference. script: the root script that runs
-    it. asking: the module that runs it where it has no argument, with questions at a terminal.
-    in_menu: whether the menu lists it.
+    module: its `main(argv)` runs the command. options: dataclasses of options, or tuples of them,
+    as MODULE:NAME; a bare NAME is in `module`. positionals: as `parse_command_line` takes them.
+    words: its arguments, for the reference. script: the root script that runs it. asking: the
+    module that runs it without arguments, with questions at a terminal. in_menu: whether the menu
+    lists it.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Command(NamedTuple):
 
     @property
     def program(self) -> str:
-        """What is written before its options: `train.py`, `gpt.py plan`."""
+        """The words before its options: `train.py`, `gpt.py plan`."""
         return self.script or f"gpt.py {self.name}"
 
     def option_classes(self) -> list[type]:
@@ -78,7 +78,7 @@ _ALL = (
         positionals=(
             ("sources", "*", "a corpus' name, files, a folder, a glob, or hf:OWNER/NAME"),
         ),
-        summary="Reads text, learns or takes a vocabulary, and writes data/NAME for training.",
+        summary="Reads text, learns or reuses a vocabulary, and writes data/NAME for training.",
         example="""\
 python prepare.py                                  the default corpus, Shakespeare
 python prepare.py my_text.txt                      a text of your own
@@ -97,9 +97,9 @@ python prepare.py --list                           what is prepared already
         asking="gptlab.cli.wizard",
         options=(STARTING, TRAINING),
         summary="""\
-Train a model on a prepared dataset (python prepare.py). Options lie over the recipe of --config,
-the recipe over the preset, the preset over the defaults, which are shown in brackets. Ctrl-C
-finishes the step, saves, and prints the command that continues.""",
+Train a model on a prepared dataset (python prepare.py). Options override the recipe of --config,
+which overrides the preset, which overrides the defaults, shown in brackets. Ctrl-C finishes the
+step, saves, and prints the command that continues.""",
         example="""\
 python train.py --config config/shakespeare_char.py
 python train.py --dataset mytext --model_preset tiny --minutes 10
@@ -113,16 +113,16 @@ python train.py --out_dir out/mytext --resume""",
         asking="gptlab.cli.commands.generate",
         options=("SampleOptions", "SamplingConfig"),
         summary="""\
-Writes the prompt and what the model makes of it to stdout, notes to stderr. The first note says
-which checkpoint it is. A prompt from a file or from standard input is taken as it is, its final
-newline included; only a byte-order mark is removed, and line ends become \\n as in preparation.""",
+Writes the prompt and the model's continuation to stdout, notes to stderr. The first note names the
+checkpoint. A prompt from a file or from standard input is used unchanged, with its final newline;
+only a byte-order mark is removed, and line ends become \\n as in preparation.""",
         example="""\
 Examples:
   python sample.py --prompt "ROMEO:"                 the newest run continues a prompt
   python sample.py --out_dir out/mine --num_samples 3 --seed 1
   python sample.py --temperature 0 --stop "END"      always the likeliest token, up to a word
-  python sample.py --interactive                     one prompt after the other
-  python sample.py --chat --out_dir out/smollm2-135m talk with a chat model; it remembers
+  python sample.py --interactive                     one prompt after another
+  python sample.py --chat --out_dir out/smollm2-135m chat with a model; it remembers
   printf 'Once upon' | python sample.py              the prompt from standard input
 """,
     ),
@@ -132,8 +132,8 @@ Examples:
         module="gptlab.cli.commands.info",
         options=("InfoOptions",),
         summary="""\
-Show the environment, the prepared datasets and the runs. With --runs also the disk that each run
-takes, and at a terminal runs can be renamed and deleted.""",
+Show the environment, the prepared datasets and the runs. With --runs, show all runs with their disk
+use; at a terminal they can be renamed and deleted.""",
         example="""\
 python gpt.py info
 python gpt.py info --runs
@@ -148,8 +148,8 @@ python gpt.py info --delete shakespeare_3""",
         options=(LISTING, PREPARING, "ViewOptions"),
         positionals=(("names", "*", "a text to prepare, or a prepared dataset to view or delete"),),
         summary="""\
-Without any word, asks at a terminal. `prepare` and `add` take the options below; the word may be
-left out before a text.""",
+Without arguments, it asks at a terminal. `prepare` and `add` take the options below; `prepare` may
+be left out before a text.""",
         example="""\
 Examples:
   python gpt.py dataset list                         what is prepared
@@ -161,15 +161,15 @@ Examples:
     ),
     Command(
         name="doctor",
-        sentence="check that a run will work, or what a run's curve shows",
+        sentence="check that a run will work, or diagnose a run's curve",
         words="[RUN]",
         module="gptlab.cli.commands.doctor",
         options=(STARTING, TRAINING),
         summary="""\
 Without a run: checks packages, write access, disk space, device, attention, compiler, prepared
-datasets and checkpoints, and says how to mend what fails; it takes the options of train.py, and
-checks for that training. With a run first: reads what it recorded, says what its curve shows, and
-names one command to try. Exit code 1 when something was found.""",
+datasets and checkpoints, and shows how to fix what fails; with the options of train.py, it checks
+that training. With a run as the first word: reads its records, diagnoses its curve, and suggests
+one command. Exit code 1 when something was found.""",
         example="""\
 python gpt.py doctor
 python gpt.py doctor --config config/shakespeare_char.py
@@ -177,10 +177,10 @@ python gpt.py doctor out/mytext""",
     ),
     Command(
         name="hardware",
-        sentence="show what this machine has and what is recommended",
+        sentence="show this machine's devices and the recommended one",
         module="gptlab.cli.commands.hardware",
         options=("HardwareOptions",),
-        summary="Show this machine's devices, the precisions they are fast in, and what is chosen.",
+        summary="Show this machine's devices, their fast precisions, and the recommended choice.",
         example="python gpt.py hardware",
     ),
     Command(
@@ -190,9 +190,9 @@ python gpt.py doctor out/mytext""",
         module="gptlab.cli.commands.config",
         options=("ShowOptions", TRAINING),
         summary="""\
-Without a word: make a recipe by questions, at a terminal.
-show FILE|RUN [--option ...]: every option's value and where it is from: default, preset, recipe,
-command line, or what it was resolved to here and why.
+Without arguments: ask questions at a terminal and write a recipe.
+show FILE|RUN [--option ...]: every option's value and its source: default, preset, recipe, command
+line, or the reason for the value that it resolves to here.
 diff A B: the options in which two recipes or runs differ.""",
         example="""\
 python gpt.py config show config/shakespeare_char.py --max_iters 50
@@ -201,14 +201,14 @@ python gpt.py config diff config/shakespeare_char.py config/speedrun.py""",
     ),
     Command(
         name="plan",
-        sentence="what a training takes: memory, time and money",
+        sentence="estimate what a training takes: memory, time and money",
         words="[RUN|RECIPE]",
         module="gptlab.cli.commands.plan",
         options=("PlanOptions", TRAINING),
         summary="""\
-plan [RUN|RECIPE] [--option ...]: what a training amounts to: parameters, FLOPs, memory, the largest
-batch that fits, time here and on rented GPUs, and the tokens that a model of this size is worth.
-Takes the options of train.py. Nothing is trained.""",
+plan [RUN|RECIPE] [--option ...]: estimate parameters, FLOPs, memory, the largest batch that fits,
+time here and on rented GPUs, and the best number of tokens for a model of this size. It takes the
+options of train.py. Nothing is trained.""",
         example="""\
 python gpt.py plan --model_preset gpt2
 python gpt.py plan --config config/shakespeare_char.py --measure
@@ -223,8 +223,8 @@ python gpt.py plan out/shakespeare_char --max_iters 20000""",
         positionals=(("runs", "*", "run directories, or names under out/ [the newest]"),),
         summary="""\
 Write one or several runs as one HTML file that needs no network: loss curves with baselines, speed,
-samples as they improved, configuration with sources, data, hardware and the exact commands.
-Several runs are laid over each other, against tokens and against time.""",
+samples over time, configuration with sources, data, hardware and the exact commands. Several runs
+are compared in one chart, by tokens and by time.""",
         example="""\
 python gpt.py report out/shakespeare_char
 python gpt.py report out/a out/b out/c --output compared.html""",
@@ -238,38 +238,38 @@ python gpt.py report out/a out/b out/c --output compared.html""",
         positionals=(("run", "?", "a run directory, or a name under out/ [the newest]"),),
         summary="""\
 Show what a step trained on: its sequences with the loss of each token, the hardest first, and the
-file and line that they come from. No run records what it reads: the order of the text follows from
-its seed. The losses are those of the checkpoint, the model as it is now.""",
+file and line that they come from. A run does not record what it reads, because the order follows
+from its seed. The losses are those of the checkpoint, not of the model at that step.""",
         example="""\
 python gpt.py blame out/shakespeare_char --step 480
 python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html""",
     ),
     Command(
         name="replay",
-        sentence="take the first steps of a run again, and compare bit by bit",
+        sentence="repeat the first steps of a run and compare them bit by bit",
         words="[RUN]",
         module="gptlab.cli.commands.replay",
         options=("ReplayOptions",),
         positionals=(("run", "?", "a run directory, or a name under out/ [the newest]"),),
         summary="""\
-Take the first steps of a run again, from the options that it recorded and in a temporary folder,
-and say that they are bitwise equal, or name the first step and tensor that differ, and what has
-changed since: versions, threads, processor, options, data, and the lines of gptlab's own code. Exit
-code 1 when something differs.""",
+Repeat the first steps of a run, with its recorded options and in a temporary folder. Report that
+they are bitwise equal, or name the first step and tensor that differ, and what has changed since:
+versions, threads, processor, options, data, and lines of gptlab's own code. Exit code 1 when
+something differs.""",
         example="""\
 python gpt.py replay out/shakespeare_char
 python gpt.py replay out/shakespeare_char --steps 10""",
     ),
     Command(
         name="import",
-        sentence="make a run of a model from elsewhere",
+        sentence="turn a model from elsewhere into a run",
         words="MODEL",
         module="gptlab.cli.commands.import_model",
         options=("ImportOptions",),
         positionals=(("model", None, "a path, smollm2-135m, gpt2, or hf:OWNER/NAME"),),
         summary="""\
-Make a run directory of a model from elsewhere, with its tokenizer: sample.py, train.py --init_from
-and export take it like one that was trained here. Nothing of a file is ever run as code.""",
+Turn a model from elsewhere, with its tokenizer, into a run directory: sample.py, train.py
+--init_from and export use it like one that was trained here. Code in a file is never executed.""",
         example="""\
 python gpt.py import smollm2-135m                  a small pretrained model, 93 MB
 python gpt.py import folder_of_transformers/       Llama, Qwen2, Qwen3 or GPT-2, safetensors
@@ -287,9 +287,9 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
             ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
         ),
         summary="""\
-Measure a model on a text: loss, perplexity and bits per byte, and the loss by how much text stands
-before a token in the window. Bits per byte count the text's own bytes, so models with different
-tokenizers can be compared. A run keeps the result, and gpt.py report shows it.""",
+Measure a model on a text: loss, perplexity and bits per byte, and the loss by position in the
+window. Bits per byte count the text's own bytes, so models with different tokenizers can be
+compared. A run keeps the result, and gpt.py report shows it.""",
         example="""\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
@@ -298,7 +298,7 @@ python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
     ),
     Command(
         name="export",
-        sentence="write a run in the files of other programs",
+        sentence="write a run in the format of another program",
         words="[RUN]",
         module="gptlab.cli.commands.export",
         options=("ExportOptions",),
@@ -306,8 +306,8 @@ python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
         summary="""\
 Write a run for other programs, its tokenizer included: a folder that transformers opens
 (AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
-that llama.cpp runs, or one page in which a small model writes in any browser, offline. A setting
-that the format does not have is refused by name.""",
+that llama.cpp runs, or one page in which a small model writes in any browser, offline. An option
+of the model that the format lacks is refused by name.""",
         example="""\
 python gpt.py export out/shakespeare_char --format hf --output my_model
 python gpt.py export out/shakespeare_char --format gguf --quantize q8_0

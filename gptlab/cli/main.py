@@ -1,4 +1,4 @@
-"""The menu, and how a command is run: an error becomes one sentence and an exit code."""
+"""Show the menu and run commands: an error becomes one sentence and an exit code."""
 
 import importlib
 import logging
@@ -14,7 +14,7 @@ MENU = """\
 python gpt.py train
 
 gptlab trains GPT models from your own text. The command above asks six questions,
-trains, and shows what the model writes; Enter takes every default.
+trains, and shows a text by the model. Press Enter for each default.
 
 commands:
 {commands}
@@ -37,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
-    """Run one command. Errors that a user can cause end as one sentence on stderr and 2.
+    """Run one command. A user's error prints one sentence on stderr and returns 2.
 
-    name: of the command, or of the script that runs it. may_ask: without any argument, a command
-    that can ask questions does.
+    name: of the command, or of the script that runs it. may_ask: a command without arguments may
+    ask questions.
     """
-    # Threads that wait for each other spin before they sleep. On a machine that does other things
-    # as well, libgomp's long spinning made training 3 to 7 times slower; on an idle one a short
-    # one costs 8% for the smallest models. It counts when torch is imported, so before that.
+    # Threads that wait for each other spin before they sleep. On a busy machine libgomp's long
+    # spinning made training 3 to 7 times slower; on an idle one, a short spin costs 8% for the
+    # smallest models. The variable must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     configure_output()
     scripts = {c.script.removesuffix(".py"): c for c in COMMANDS.values() if c.script}
@@ -62,7 +62,7 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
         code = importlib.import_module(command.asking if asks else command.module).main(argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (GPTLabError, OSError) as error:
@@ -80,7 +80,7 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
 
 
 def complain(sentence: str) -> None:
-    """Print an error to stderr; of several processes of one training, only the first does."""
+    """Print an error to stderr; among the processes of one training, only the first does."""
     if os.environ.get("RANK", "0") == "0":
         sentence = as_installed(sentence).replace("\n", " ")  # a name may contain one
         print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
@@ -101,7 +101,7 @@ class _Sentences(logging.Handler):
 
 
 def configure_output() -> None:
-    """UTF-8 whatever the locale says, and warnings of this package as plain sentences."""
+    """Use UTF-8 in any locale, and print warnings of this package as plain sentences."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")

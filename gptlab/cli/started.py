@@ -1,4 +1,4 @@
-"""When this process started: what a time budget counts from. cli/main.py loads it first."""
+"""The start time of this process, from which a time budget counts. cli/main.py loads it first."""
 
 import time
 

@@ -1,7 +1,7 @@
 """`python gpt.py train` without options: six questions, then a training.
 
-Every answer ends in options of train.py. What is printed at the end is a command with all of them,
-and the training runs by the same options, so that the command does the same again.
+Every answer becomes options of train.py. At the end it prints a command with all of them; the
+training uses the same options, so that the command repeats it.
 """
 
 from pathlib import Path
@@ -29,12 +29,12 @@ from gptlab.training.config import LENGTHS, layer, plan_numbers
 from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import TextSize
 
-# options of the model that a plan begins with; the others follow from it, or were changed
+# options of the model that a plan starts from; the others are derived, or the user changed them
 ARCHITECTURE = {
     "model_preset", "block_size", "n_layer", "n_head", "n_embd", "qk_norm", "tie_weights",
     "init_projection",
 }  # fmt: skip
-# answered by questions of their own, or belonging to one start only
+# they have questions of their own, or belong to one start only
 NOT_CHANGED_HERE = {
     "dataset", "device", "model_preset", "init_from", "out_dir", "resume", "overwrite", "dry_run",
     "vocab_size", "quiet",
@@ -46,7 +46,7 @@ SHAKESPEARE = "prepare Shakespeare"
 def main(argv: list[str]) -> int:
     """Ask and train; the exit code."""
     questions.refuse_without_terminal(
-        f"write {program('gpt.py')} train --dataset shakespeare --minutes 3, or other options "
+        f"run {program('gpt.py')} train --dataset shakespeare --minutes 3, or use other options "
         f"({program('train.py')} --help)"
     )
     wizard = Wizard(questions.open_console())
@@ -66,7 +66,7 @@ class Wizard:
         self.model: dict | None = None  # options of the model; None: fitted to text and time
         self.changed: dict = {}
         self.plan: Proposal | None = None
-        self._unchanged: Proposal | None = None  # the plan before single settings were changed
+        self._unchanged: Proposal | None = None  # the plan before single options were changed
         self.action = "start"
         self.recipe: Path | None = None
         self._planner: Planner | None = None
@@ -114,7 +114,7 @@ class Wizard:
             self._say(f"{self.machine.choice.reason}.")
 
     def ask_dataset(self) -> None:
-        """Which text: a prepared one, Shakespeare, or one's own."""
+        """Which text: a prepared one, Shakespeare, or the user's own."""
         while True:
             prepared = list_datasets()
             choices = [_dataset_choice(name, meta) for name, meta in prepared]
@@ -130,10 +130,10 @@ class Wizard:
                 if questions.attempt(self.console, lambda answer=answer: self._take_text(answer)):
                     return
             except Back:
-                continue  # from the question for a path to this one
+                continue  # back from the question for a path
 
     def _take_text(self, answer: str) -> bool:
-        """Prepare and open the text; its errors are the caller's to show."""
+        """Prepare and open the text; the caller shows its errors."""
         if answer == OWN_TEXT:
             dataset = ask_for_text(self.console)
         elif answer == SHAKESPEARE:
@@ -149,11 +149,11 @@ class Wizard:
     # 3: size
 
     def ask_size(self) -> None:
-        """Which model: fitted, a preset, or its three numbers."""
+        """Which model: fitted, a preset, or layers, heads and width."""
         smallest = suggest.architecture(suggest.SMALLEST, self.text)
         refusal = suggest.refusal_of(smallest, self.text, self.machine)
-        refusal = refusal and f"No model can be trained here: {refusal}; b chooses another device."
-        words = "what fits this text and the time that you choose next"
+        refusal = refusal and f"No model can be trained here: {refusal}; go back with b."
+        words = "suits this text and the time that you choose next"
         choices = [MenuItem("fit", "fit", words, refusal)]
         fits = [name for name in suggest.PRESET_SIZES if not self._refusal(name)]
         for name in suggest.PRESET_SIZES:
@@ -164,7 +164,7 @@ class Wizard:
             if refusal:
                 instead = f"the largest preset that fits is {fits[-1]}" if fits else "take fit"
                 refusal = f"{name} cannot be trained here: {refusal}; {instead}."
-            words = f"{in_millions(size)} parameters, {in_gigabytes(needed)} of memory at least"
+            words = f"{in_millions(size)} parameters, at least {in_gigabytes(needed)} of memory"
             choices.append(MenuItem(name, name, words + ", does not fit" * bool(refusal), refusal))
         choices.append(MenuItem("custom", "custom", "layers, heads and width of your own"))
         while True:
@@ -185,7 +185,7 @@ class Wizard:
         return suggest.refusal_of(options, self.text, self.machine)
 
     def _ask_shape(self) -> dict:
-        """Layers, heads and width, each checked as it is typed."""
+        """Layers, heads and width, each checked when it is typed."""
         shape = {}
 
         def layers():
@@ -233,14 +233,14 @@ class Wizard:
     # 4: length
 
     def ask_length(self) -> None:
-        """How long, with the time that this very model takes here."""
+        """How long, with the time that this model takes here."""
         try:
             plans = {name: self._plan_of(name) for name in suggest.LENGTHS}
-        except (GPTLabError, OSError) as error:  # it ran out of memory all the same
+        except (GPTLabError, OSError) as error:  # for example, out of memory despite the estimate
             questions.show_error(self.console, error)
             raise Back from None
         choices = [MenuItem(name, name, _length_words(plan)) for name, plan in plans.items()]
-        choices.append(MenuItem("minutes", "minutes", "as long as you say"))
+        choices.append(MenuItem("minutes", "minutes", "a time that you type"))
         while True:
             answer = questions.select(
                 self.console, "4/6  How long?", choices, 1, explanations.LENGTH
@@ -276,12 +276,12 @@ class Wizard:
     # 5 and 6: summary and start
 
     def ask_changes(self) -> None:
-        """Show what the answers come to; take changes of single settings."""
+        """Show the plan; take changes of single options."""
         while True:
             self._show_summary()
             changes = questions.ask(
                 self.console,
-                "5/6  Anything to change? Enter goes on; NAME VALUE changes one setting.",
+                "5/6  Anything to change? Press Enter to go on, or type NAME VALUE.",
                 self._read_changes,
                 "",
                 explanations.SUMMARY,
@@ -295,7 +295,7 @@ class Wizard:
         changes = parse_assignments(line)
         for name in changes:
             if name in NOT_CHANGED_HERE:
-                raise ConfigError(f"{name} is not changed here: b goes back to earlier questions.")
+                raise ConfigError(f"{name} cannot be changed here: go back with b.")
         if not changes:
             return False
         overrides = {**self.changed, **changes}
@@ -320,7 +320,7 @@ class Wizard:
         self.console.print(table)
 
     def summary(self) -> dict[str, str]:
-        """What the plan amounts to, label -> words."""
+        """The plan as label -> words."""
         config, text = self.plan.config, self.text
         numbers = plan_numbers(config, text.train_tokens)
         model = config.model
@@ -328,7 +328,7 @@ class Wizard:
         free_words = f", {in_gigabytes(free)} are free" if free is not None else ""
         ratio = numbers["tokens"] / numbers["parameters"]
         chinchilla = f"{ratio:.2g} (Chinchilla's rule of thumb is {CHINCHILLA}: " + (
-            "a longer training would help)" if ratio < 10 else "well spent)"
+            "a longer training would help)" if ratio < 10 else "a good use of the time)"
         )
         compiled = ", compiled" if config.machine.compile_model else ""
         return {
@@ -364,8 +364,8 @@ class Wizard:
             "6/6  Start now?",
             [
                 MenuItem("start", "start", f"train now, about {_duration(self.plan.seconds)}"),
-                MenuItem("recipe", "recipe", "save the settings in config/ and leave"),
-                MenuItem("both", "both", "save them, then train"),
+                MenuItem("recipe", "recipe", "save the options in config/ and leave"),
+                MenuItem("both", "both", "save the options, then train"),
                 MenuItem("leave", "leave", "only show the command"),
             ],
             0,
@@ -375,7 +375,7 @@ class Wizard:
             self.recipe = ask_recipe_name(self.console, self.dataset.name)
 
     def do(self) -> int:
-        """Save, say the command, and train, as was answered; the exit code."""
+        """Save, show the command, and train, as the answers require; the exit code."""
         folder = fresh_folder(out_home() / self.dataset.name)
         options = self.plan.options
         if self.recipe is not None:
@@ -383,7 +383,7 @@ class Wizard:
             portable = {name: value for name, value in options.items() if name not in machine}
             title = f"A training on {self.dataset.name}, from the wizard's questions."
             write_recipe(self.recipe, portable, title)
-            self._say(f"Wrote the recipe {display(self.recipe)}; with it nothing is asked:")
+            self._say(f"Wrote the recipe {display(self.recipe)}. It trains without questions:")
             self._say(command_line("train.py", {"config": display(self.recipe)}))
         starts = self.action in ("start", "both")
         again = _next_folder(folder) if starts else folder
@@ -403,7 +403,7 @@ class Wizard:
 
 
 def _next_folder(folder: Path) -> Path:
-    """The folder that will be fresh when `folder` is taken."""
+    """The first free folder once `folder` is taken."""
     name, _, number = folder.name.rpartition("_")
     if name and number.isdigit():
         return fresh_folder(folder.with_name(f"{name}_{int(number) + 1}"))

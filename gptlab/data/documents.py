@@ -1,8 +1,8 @@
-"""Which document, and which line of it, a token of the training text comes from.
+"""Find the document, and the line of it, that a token of the training text comes from.
 
-A prepared dataset records in `documents.json` where its first documents stood. Documents are told
-apart by the end-of-text ids between them, and lines are counted in the tokens, so no position is
-stored; a dataset without the record has numbered documents instead of named ones.
+A prepared dataset records in `documents.json` where its first documents come from. End-of-text ids
+separate documents, and lines are counted in the tokens, so no position is stored. Without the
+record, documents have numbers instead of names.
 """
 
 import contextlib
@@ -14,21 +14,21 @@ from typing import TypedDict
 import numpy as np
 
 from gptlab.data.text_files import NotTextError, file_format
-from gptlab.data.token_files import Dataset
+from gptlab.data.token_files import SCAN_TOKENS, Dataset
 from gptlab.errors import DataError
 from gptlab.files import FORMAT_VERSIONS, display, write_json
 from gptlab.typed_json import Count, read_form
 
 FILE = "documents.json"
-MOST_DOCUMENTS = 50_000  # that are named: about 3 MB
-_SCAN_TOKENS = 1 << 22
+MOST_DOCUMENTS = 50_000  # that are recorded: about 3 MB
+
 
 # (name of the file, or of the row of a table; line at which the text begins, 0 for a row)
 Origin = tuple[str, Count]
 
 
 class Origins(TypedDict):
-    """The content of documents.json: of the documents of the training part, in their order."""
+    """The content of documents.json: the origins of the training part's documents, in order."""
 
     format_version: int
     train: list[Origin]
@@ -36,7 +36,7 @@ class Origins(TypedDict):
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the source. line: from 1 on, None where lines say nothing (a row of a table)."""
+    """A place in the source. line: from 1 on, None where there are no lines (a row of a table)."""
 
     name: str
     line: int | None
@@ -46,13 +46,13 @@ class Place:
 
 
 def write_origins(folder: Path, origins: Sequence[Origin]) -> None:
-    """Record where the documents of the training part stood, in their order there."""
+    """Record where the documents of the training part come from, in their order there."""
     content = {"format_version": FORMAT_VERSIONS["documents"], "train": origins[:MOST_DOCUMENTS]}
     write_json(folder / FILE, content)
 
 
 def read_origins(dataset: Dataset) -> list[Origin]:
-    """What was recorded; [] where nothing was. A single text file is known without a record."""
+    """The recorded origins, [] for none. A single text file is known without a record."""
     meta, path = dataset.meta or {}, dataset.folder / FILE
     if path.exists():
         fix = "delete it, it is not needed"
@@ -66,9 +66,9 @@ def read_origins(dataset: Dataset) -> list[Origin]:
 
 
 def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
-    """The source of the tokens at these positions of the training text; None where it is unknown.
+    """The source of the tokens at these positions of the training text; None if unknown.
 
-    Reads the token file up to the last of them once, in pieces.
+    Reads the token file once, in pieces, up to the last position.
     """
     eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
     is_one = (dataset.meta or {}).get("documents") == 1
@@ -79,17 +79,17 @@ def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
     line_ends = np.array(
         [dataset.tokenizer.token_bytes(i).count(b"\n") for i in range(dataset.vocab_size)]
     )
-    found, document, counted, lines = {}, -1, 0, 0
+    found, document, reached, lines = {}, -1, 0, 0
     for position in sorted(set(positions)):
         now = int(np.searchsorted(ends, position))  # an end-of-text id belongs to its document
         if now != document:
             document, lines = now, 0
-            counted = int(ends[now - 1]) + 1 if now else 0
+            reached = int(ends[now - 1]) + 1 if now else 0
         lines += sum(
-            int(line_ends[dataset.train[i : min(position, i + _SCAN_TOKENS)]].sum())
-            for i in range(counted, position, _SCAN_TOKENS)
+            int(line_ends[dataset.train[i : min(position, i + SCAN_TOKENS)]].sum())
+            for i in range(reached, position, SCAN_TOKENS)
         )
-        counted = position
+        reached = position
         found[position] = _place(origins, document, lines)
     return [found[position] for position in positions]
 
@@ -102,9 +102,9 @@ def _place(origins: list[Origin], document: int, lines: int) -> Place:
 
 
 def _positions_of(ids: np.ndarray, wanted: int, end: int) -> np.ndarray:
-    """Where an id stands before `end`: int64, ascending."""
+    """The positions of an id before `end`: int64, ascending."""
     found = [
-        start + np.flatnonzero(ids[start : min(end, start + _SCAN_TOKENS)] == wanted)
-        for start in range(0, end, _SCAN_TOKENS)
+        start + np.flatnonzero(ids[start : min(end, start + SCAN_TOKENS)] == wanted)
+        for start in range(0, end, SCAN_TOKENS)
     ]
     return np.concatenate(found) if found else np.empty(0, np.int64)

@@ -72,9 +72,9 @@ def from_url(url: str, sha256: str) -> bytes:
 
 def _go_on(url: str, content: bytearray) -> bool:
     """Append the rest of `url` to `content`; True if it is complete."""
-    asked = {"Range": f"bytes={len(content)}-"} if content else {}
+    headers = {"Range": f"bytes={len(content)}-"} if content else {}
     with urllib.request.urlopen(
-        urllib.request.Request(url, headers=asked), timeout=TIMEOUT_S
+        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
     ) as response:
         if response.status != 206:  # no support for ranges: the server sends the whole file
             content.clear()

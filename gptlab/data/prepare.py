@@ -1,6 +1,6 @@
-"""From a corpus to a dataset: read, split, learn a vocabulary, encode, measure baselines, rename.
+"""Turn a corpus into a dataset: read, split, learn a vocabulary, encode, measure baselines, rename.
 
-Everything is written into a hidden folder beside the dataset and renamed when it is complete. A
+Everything is written into a hidden folder next to the dataset, which is renamed when complete. A
 failure or Ctrl-C leaves nothing behind and an existing dataset untouched.
 """
 
@@ -37,7 +37,7 @@ from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
 PREPARATION_VERSION = 1
-_OUR_FILES = {
+OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     documents.FILE,
 }
@@ -50,9 +50,9 @@ Progress = Callable[[str, int, int | None], None]
 class PrepareOptions:
     """Preparing"""
 
-    dataset: Annotated[str | None, "name of the dataset (default: that of the file or folder)"] = (
-        None
-    )
+    dataset: Annotated[
+        str | None, "name of the dataset (default: the name of the file or folder)"
+    ] = None
     tokenizer: Annotated[
         str, "auto, char, bpe (trained here), gpt2, or the path of a run, model or tokenizer.json"
     ] = "auto"
@@ -161,7 +161,7 @@ def _build(
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
         written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
         progress("baselines", 0, None)
-        bits = {}  # conversations: the loss covers only a part of the text, so no baselines
+        bits = {}  # none for conversations, whose loss covers only a part of the text
         if not is_chat:
             bits = baselines.measure_baselines(
                 store.sample(train, baselines.TRAIN_BYTES), store.sample(val, baselines.VAL_BYTES)
@@ -235,7 +235,7 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
         )
     if options.tokenizer in ("auto", "char", "bpe"):
         raise ConfigError(
-            "Conversations need the tokenizer and the chat template of the model that they are for",
+            "Conversations need the tokenizer and the chat template of the model to be trained",
             "name it with --tokenizer (a run, a folder of a model, or gpt2)",
         )
     if options.split == "tail":
@@ -309,8 +309,8 @@ def _split(
 ) -> tuple[str, dict[str, Split]]:
     """("tail" or "document", the "train" and the "val" part).
 
-    auto splits by documents if that comes close to the wanted fraction. A few documents, or
-    documents of very unequal sizes, do not.
+    auto splits by documents if that comes close to the requested fraction, which it does not for a
+    few documents, or documents of very unequal sizes.
     """
     how = "document" if is_chat else options.split
     if how == "auto":
@@ -373,13 +373,13 @@ def _existing(
     fingerprint: str,
     say: Callable[[str], None],
 ) -> Dataset | None:
-    """The existing dataset, if preparing again would give the same; else None.
+    """The existing dataset, if preparing again would give the same one; else None.
 
     Raises DataError if the folder holds something that must not be replaced.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    strange = sorted(set(os.listdir(folder)) - _OUR_FILES) if folder.is_dir() else [folder.name]
+    strange = sorted(set(os.listdir(folder)) - OUR_FILES) if folder.is_dir() else [folder.name]
     if strange:
         raise DataError(
             f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",

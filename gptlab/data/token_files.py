@@ -1,7 +1,7 @@
 """A prepared dataset on disk: `train.bin`, `val.bin`, `meta.json`, `tokenizer.json`.
 
 The `.bin` files are headerless little-endian uint16 or uint32 ids, memory-mapped (the layout of
-nanoGPT, whose files work as they are). `meta.json` says everything else.
+nanoGPT, whose files work as they are). `meta.json` describes the rest.
 """
 
 import functools
@@ -21,16 +21,15 @@ from gptlab.typed_json import Count, Number, read_form
 logger = logging.getLogger(__name__)
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
-# Files up to this size are read through at every opening to be sure of their content, larger ones
-# in so many evenly spread blocks.
+# Files up to this size are hashed at every opening; of larger ones only evenly spread blocks are.
 VERIFY_BYTES = 1 << 30
 SAMPLED_BLOCKS = 64
 SAMPLED_BLOCK_BYTES = 1 << 20
-_SCAN_TOKENS = 1 << 22
+SCAN_TOKENS = 1 << 22  # of a large file that are held in memory at once
 
 
 class MetaFile(TypedDict):
-    """A file that the text came from, as it was then."""
+    """A file that the text came from, at the time of preparation."""
 
     path: str
     bytes: Count
@@ -49,7 +48,7 @@ class MetaSource(TypedDict, total=False):
 
 
 class _Sizes(TypedDict):
-    """What no meta.json lacks."""
+    """The required fields of meta.json."""
 
     format_version: int
     dtype: str
@@ -130,7 +129,7 @@ def list_datasets() -> list[tuple[str, Meta | None]]:
 def read_meta(folder: Path) -> Meta:
     """The meta.json of a dataset. DataError for one that is damaged or of a newer version."""
     folder = Path(folder)
-    return read_form(folder / "meta.json", "dataset", Meta, DataError, _prepare_again(folder.name))
+    return read_form(folder / "meta.json", "dataset", Meta, DataError, prepare_again(folder.name))
 
 
 def find_meta(name_or_path) -> Meta | None:
@@ -142,7 +141,7 @@ def find_meta(name_or_path) -> Meta | None:
 
 
 def dataset_folder(name_or_path) -> Path:
-    """Where a dataset lies: a name under `data/`, else a path to a folder."""
+    """The folder of a dataset: a name under `data/`, else a path."""
     word = str(name_or_path)
     named = data_home() / word
     if Path(word).name == word and (named.is_dir() or not Path(word).is_dir()):
@@ -153,7 +152,7 @@ def dataset_folder(name_or_path) -> Path:
 def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
     """Open a prepared dataset by its name under `data/` or by its folder.
 
-    vocab_size: needed for a folder of token files without meta.json, and then assumed. Raises
+    vocab_size: required, and trusted, for a folder of token files without meta.json. Raises
     DataError for a dataset that is missing, damaged, changed since it was prepared, or that holds
     an id outside its vocabulary.
     """
@@ -167,8 +166,8 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
     known = meta["vocab_size"]
     if vocab_size is not None and vocab_size < known:
         raise DataError(
-            f"{display(folder)} was prepared with a vocabulary of {known:,} ids, which a model "
-            f"with vocab_size {vocab_size:,} has no room for",
+            f"{display(folder)} was prepared with a vocabulary of {known:,} ids, too many for a "
+            f"model with vocab_size {vocab_size:,}",
             "leave vocab_size out",
             sep="; ",
         )
@@ -186,7 +185,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
             raise DataError(
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
                 "were made with",
-                _prepare_again(name),
+                prepare_again(name),
                 sep="; ",
             )
     changed = _changed_source(meta)
@@ -214,7 +213,7 @@ def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
             f"{display(path)} holds the id {int(ids[position])} at position "
             f"{offset + position:,}, outside the vocabulary of {vocab_size:,} ids (0 to "
             f"{vocab_size - 1:,})",
-            "prepare it again, or say the vocab_size that it was made with",
+            "prepare it again, or give the vocab_size that it was made with",
             sep="; ",
         )
 
@@ -224,13 +223,13 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     dtype = DTYPES[meta["dtype"]]
     tokens = meta[f"{split}_tokens"]
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
     size = path.stat().st_size
     if size != tokens * dtype.itemsize:
         raise DataError(
             f"{display(path)} has {size:,} bytes where its meta.json says "
             f"{tokens * dtype.itemsize:,}",
-            _prepare_again(folder.name),
+            prepare_again(folder.name),
             sep="; ",
         )
     recorded = (meta.get("sha256") or {}).get(path.name)
@@ -244,22 +243,22 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     if now != recorded:
         raise DataError(
             f"{display(path)} has changed since it was prepared",
-            _prepare_again(folder.name),
+            prepare_again(folder.name),
             sep="; ",
         )
     return _map(path, dtype)
 
 
 def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
-    """Which tokens of a split count: a byte for each, 0 or 1."""
+    """The loss mask of a split: bool, from a byte per token, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", _prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
     size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
     is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
     if size != meta[f"{split}_tokens"] or not is_same:
         raise DataError(
-            f"{display(path)} does not fit {split}.bin", _prepare_again(folder.name), sep="; "
+            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name), sep="; "
         )
     return _map(path, np.dtype(np.uint8)).view(bool)
 
@@ -276,7 +275,7 @@ def sampled_sha256(path: Path) -> str:
 
 
 def _changed_source(meta: Meta) -> Path | None:
-    """The first file that the text came from and that is there with another content now."""
+    """The first source file whose content has changed since."""
     for file in (meta.get("source") or {}).get("files") or []:
         path = Path(file["path"])
         try:
@@ -287,22 +286,22 @@ def _changed_source(meta: Meta) -> Path | None:
                 if sha256_file(path) != file["sha256"]:
                     return path
         except OSError:
-            continue  # gone or unreadable: what was prepared stands by itself
+            continue  # gone or unreadable: the prepared files do not need it
     return None
 
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
-    """A folder of token files made elsewhere: the vocabulary is the caller's word."""
+    """A folder of token files made elsewhere; the caller gives the vocabulary."""
     if vocab_size is None:
         raise DataError(
             f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
             "unknown",
-            "say --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2)",
+            "add --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2)",
             sep="; ",
         )
     dtype_name = token_dtype(vocab_size)
     logger.warning(
-        "%s has no meta.json: its files are taken for little-endian %s ids of a vocabulary of %s.",
+        "%s has no meta.json: its files are read as little-endian %s ids of a vocabulary of %s.",
         display(folder),
         dtype_name,
         f"{vocab_size:,}",
@@ -316,8 +315,8 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
             )
         if path.stat().st_size % dtype.itemsize:
             raise DataError(
-                f"{display(path)} has {path.stat().st_size:,} bytes, which is no whole number of "
-                f"{dtype_name} ids."
+                f"{display(path)} has {path.stat().st_size:,} bytes, which is not a whole "
+                f"number of {dtype_name} ids."
             )
         _scan(path, dtype, vocab_size)
         splits.append(_map(path, dtype))
@@ -328,7 +327,7 @@ def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:
     """`check_ids` over a whole file, in memory of a few megabytes."""
     with open(path, "rb") as file:
         offset = 0
-        while (ids := np.fromfile(file, dtype, _SCAN_TOKENS)).size:
+        while (ids := np.fromfile(file, dtype, SCAN_TOKENS)).size:
             check_ids(ids, vocab_size, path, offset)
             offset += ids.size
 
@@ -339,7 +338,8 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r")
 
 
-def _prepare_again(name: str) -> str:
+def prepare_again(name: str) -> str:
+    """The fix for a dataset whose files are damaged or missing."""
     return f"prepare it again (python prepare.py ... --dataset {quoted(name)})"
 
 
@@ -356,9 +356,9 @@ def _missing(word: str, folder: Path) -> DataError:
         command = f"python prepare.py YOUR_TEXT.txt --dataset {quoted(word)}"
     else:
         command = "python prepare.py YOUR_TEXT.txt"
-    there = f"there is {', '.join(names)}" if names else "nothing is prepared yet"
+    there = f"prepared here: {', '.join(names)}" if names else "nothing is prepared yet"
     return DataError(
-        f"No prepared dataset {word!r} ({display(folder)} has no train.bin): {there}",
+        f"No prepared dataset {word!r} ({display(folder)} has no train.bin; {there})",
         f"`{command}` prepares one",
         sep="; ",
     )

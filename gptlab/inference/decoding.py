@@ -1,6 +1,6 @@
-"""Rows of tokens that grow, with their keys and values cached: what the next token may be.
+"""Decode rows of tokens with a KV cache: the logits of each row's next token.
 
-Sampling and beam search both stand on this. It knows nothing of text.
+Sampling and beam search build on this. It handles tokens only, not text.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from gptlab.inference.speculation import PromptLookup
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT
 
-# what one more token in a step of torch takes, as a share of a step of one token; on a GPU a step
-# waits for the memory and for its calls, whatever the number of tokens
+# the time of one more token in a step of torch, as a share of a step of one token; on a GPU a step
+# waits for memory and for kernel launches, whatever the number of tokens
 COST_ON_CPU, COST_ON_GPU = 0.35, 0.05
 
 
 @contextlib.contextmanager
 def evaluating(model: torch.nn.Module):
-    """The model in evaluation mode (no dropout), and afterwards in the mode that it was in."""
+    """Put the model into evaluation mode (no dropout), and afterwards back into its former mode."""
     was_training = model.training
     model.eval()
     try:
@@ -32,12 +32,12 @@ class Decoder:
     """A batch of rows with a KV cache: `logits` [B, V] are those of the token after each row.
 
     A row sees at most block_size tokens. When one more is needed it keeps its last block_size // 2,
-    which are cached anew from position 0: each token is then computed at most twice, so long
-    texts take linear time. The same rule as in `GPT.generate`. native: what takes the steps of a
-    few rows instead of torch. guesses: up to so many tokens that the text of a single row suggests
-    are computed along with a step (`speculation.PromptLookup`). Where the row goes on with them
-    their logits are there already; else they are forgotten. So a text is what it is without them:
-    to the bit with native, within float32 rounding in torch.
+    which are cached again from position 0: each token is computed at most twice, so long texts take
+    linear time. `GPT.generate` has the same rule. native: takes the steps of a few rows instead of
+    torch. drafts: up to so many draft tokens, which the text of a single row suggests, are computed
+    along with a step (`speculation.PromptLookup`). Where the row continues with them, their logits
+    are there already; otherwise they are dropped. So the text is the same as without them: to the
+    bit with native, within float32 rounding in torch.
     """
 
     @torch.inference_mode()
@@ -52,10 +52,10 @@ class Decoder:
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         # in 16 bits the likeliest tokens are often equal within rounding, which depends on how many
-        # tokens torch computes at once: a guess would change the text
+        # tokens torch computes at once: a draft would change the text
         self.drafts = drafts if native or torch.finfo(self.dtype).bits >= 32 else 0
         self.lookup = None
-        self.ahead = []  # (token, logits [1, V] behind it) of guesses that may come true
+        self.ahead = []  # (token, logits [1, V] after it) of draft tokens not yet accepted
         self.contexts = [list(prompt[-model.config.block_size :]) for prompt in prompts]
         self.cache, hidden = self._prefill(self.contexts)
         last = torch.tensor([len(context) - 1 for context in self.contexts], device=self.device)
@@ -82,13 +82,13 @@ class Decoder:
             context.append(token)
         if accepted:
             _, self.logits = self.ahead.pop(0)
-            self.cache.advance(1)  # over the slot in which the guess lies
+            self.cache.advance(1)  # over the slot of the draft token
             return
         room = self.model.config.block_size - self.cache.lengths[0] - 1
         draft = lookup.draft(room) if lookup else []
         logits = self._step([[token, *draft] for token in tokens])
         self.logits = logits[:, 0]
-        if draft:  # a row holds what was chosen: a wrong guess will be written over
+        if draft:  # a row holds chosen tokens only: a rejected draft is overwritten
             self.cache.advance(-len(draft))
             self.ahead = [(token, logits[:, n]) for n, token in enumerate(draft, start=1)]
 
@@ -100,7 +100,7 @@ class Decoder:
         return self.model.unembed(self.model.features(piece, cache=self.cache))
 
     def _lookup_of(self, tokens: list[int]) -> PromptLookup | None:
-        """What guesses behind these next tokens; None where nothing does."""
+        """The source of draft tokens after these next tokens; None without drafts."""
         if not self.drafts or len(tokens) > 1:
             return None
         if self.lookup is None:
@@ -113,7 +113,7 @@ class Decoder:
         return self.lookup
 
     def _slide_full_rows(self) -> None:
-        """Let full rows keep so many tokens that with the next one they hold block_size // 2."""
+        """Shorten full rows, so that with the next token they hold block_size // 2."""
         block_size = self.model.config.block_size
         full = [row for row, length in enumerate(self.cache.lengths) if length == block_size]
         if not full:
@@ -132,7 +132,7 @@ class Decoder:
 
     @torch.inference_mode()
     def select(self, rows: list[int]) -> None:
-        """Let row i become a copy of row `rows[i]`: drop rows, repeat them, change their order."""
+        """Make row i a copy of row `rows[i]`: drop rows, repeat them, change their order."""
         if rows == list(range(len(self.contexts))):
             return
         self.lookup, self.ahead = None, []

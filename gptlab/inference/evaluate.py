@@ -1,4 +1,4 @@
-"""The loss of a model on held-out tokens: the same windows every time, so runs can be compared."""
+"""The loss of a model on held-out tokens, in the same windows every time, to compare runs."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from gptlab.errors import DataError
 from gptlab.inference.decoding import evaluating
 
-LOGITS = 1 << 24  # that are in memory at once: 64 MB in float32
-PASS_TOKENS = 8192  # of a forward pass, about
+LOGITS = 1 << 24  # held in memory at once: 64 MB in float32
+PASS_TOKENS = 8192  # about the size of a forward pass
 
 
 def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = None) -> np.ndarray:
-    """Where the windows of an evaluation start: int64 [W], ascending, none overlapping another.
+    """The starts of an evaluation's windows: int64 [W], ascending, without overlap.
 
     A window at w predicts tokens w + 1 to w + block_size from those before them in the window.
     Without max_tokens the windows tile the split: each token but the first is predicted exactly
@@ -36,7 +36,7 @@ def evaluation_windows(n_tokens: int, block_size: int, max_tokens: int | None = 
 
 
 def check_loss_mask(loss_mask: np.ndarray | None, windows: np.ndarray, block_size: int) -> None:
-    """DataError where no token of these windows counts as a target."""
+    """Raise DataError if the loss mask leaves no target in these windows."""
     if loss_mask is None or any(loss_mask[w + 1 : w + block_size + 1].any() for w in windows):
         return
     raise DataError(
@@ -54,8 +54,8 @@ def read_windows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and targets of the windows at `starts`, int64 [rows, block_size] each.
 
-    What lies beyond the end of the data, rows beyond the windows, and tokens that `counted` (bool,
-    as long as data) leaves out have targets of -1.
+    Targets are -1 beyond the end of the data, in rows beyond the windows, and where loss_mask
+    (bool, as long as data) is False.
     """
     inputs = np.zeros((rows, block_size), dtype=np.int64)
     targets = np.full((rows, block_size), -1, dtype=np.int64)
@@ -106,7 +106,7 @@ def window_losses(
             places.append(place)
             if progress:
                 progress(len(starts))
-    for place, losses in zip(places, found, strict=True):  # after all, not to wait in between
+    for place, losses in zip(places, found, strict=True):  # reading waits for the device: once
         sums[place] = losses.cpu().numpy()
     return sums, counts
 
@@ -130,7 +130,7 @@ def bits_per_byte(loss: float, tokens: int, n_bytes: int) -> float:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Losses of tokens, summed by position: what follows p tokens of the window is at p - 1.
+    """Losses of tokens, summed by position: the token after p tokens of a window is at p - 1.
 
     sums: nats, float64 [block_size]; counts: int64 [block_size].
     """
@@ -164,8 +164,8 @@ class TokenLoss:
 def sliding_windows(n_tokens: int, block_size: int, stride: int) -> list[tuple[int, int]]:
     """(start, targets that earlier windows have predicted) of windows `stride` tokens apart.
 
-    Each token but the first is predicted once; with a stride below block_size by the first window
-    that has it, behind at least block_size - stride others (but those of the first window).
+    Each token but the first is predicted once. With a stride below block_size the first window that
+    holds it predicts it, after at least block_size - stride others (except in the first window).
     """
     windows, start, end = [], 0, 0
     while end < n_tokens - 1:
@@ -188,8 +188,9 @@ def measure_tokens(
 ) -> TokenLoss:
     """The loss of each token of `windows` (as `sliding_windows` has them), by its position.
 
-    ids: int [n]. counted: bool [n], which tokens count; without it all do. progress(windows, in
-    all) is called after each batch with those that came. Raises DataError when nothing counts.
+    ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are.
+    progress(windows, total) is called after each batch with its number of windows. Raises DataError
+    without a target.
     """
     device = next(model.parameters()).device
     rows = max(1, PASS_TOKENS // block_size)

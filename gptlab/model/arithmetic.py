@@ -8,11 +8,11 @@ from gptlab.model.config import GPTConfig
 
 @dataclass(frozen=True)
 class Trained:
-    """What of a model a training changes: all of it, unless something is said here.
+    """The part of a model that a training changes; by default all of it.
 
-    freeze_layers: above 0 the embeddings (and a head tied to them) and the first so many blocks
-    stay as they are. lora_rank: above 0 only adapters of this rank are trained (Hu et al. 2021),
-    beside the projections `lora_targets` of every block that is not frozen.
+    freeze_layers: above 0, the embeddings (and a head tied to them) and this many of the first
+    blocks are frozen. lora_rank: above 0, only adapters of this rank are trained (Hu et al. 2021),
+    at the projections `lora_targets` of every block that is not frozen.
     """
 
     freeze_layers: int = 0
@@ -29,9 +29,9 @@ def count_parameters(config: GPTConfig) -> int:
 
 
 def parameters_by_component(config: GPTConfig) -> dict[str, int]:
-    """Parameters by what they do, the blocks' summed over all blocks.
+    """Parameters by component, summed over all blocks.
 
-    With tied weights the output head has none of its own; biases belong to their component.
+    Tied weights count as token embedding only; biases belong to their component.
     """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
@@ -55,7 +55,7 @@ def parameters_by_component(config: GPTConfig) -> dict[str, int]:
 
 
 def matrix_parameters(config: GPTConfig) -> int:
-    """Parameters that take part in a matrix product for every token (embeddings only look up)."""
+    """Parameters that take part in a matrix product for every token (embeddings are look-ups)."""
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
     mlp = config.intermediate_size * (3 if config.use_swiglu else 2)
@@ -73,7 +73,7 @@ def projections(config: GPTConfig) -> dict[str, tuple[int, int]]:
 
 
 def trained_parameters(config: GPTConfig, trained: Trained = ALL) -> int:
-    """Number of parameters that get gradients; adapters are beside those of the model."""
+    """Number of parameters that get gradients; adapters are not among the model's own."""
     blocks = config.n_layer - trained.freeze_layers
     if trained.lora_rank:
         sizes = projections(config)
@@ -100,8 +100,8 @@ def flops_per_token(config: GPTConfig, length: int | None = None, trained: Train
 
     6 per matrix parameter (Kaplan et al. 2020) and, for causal attention, 6 * heads * head_dim *
     length (half of the full square, Chowdhery et al. 2022, appendix B). A forward pass alone is a
-    third of it. Of these 6, 2 are the gradient of a weight, which a frozen one does not have, and 2
-    are the gradient of what goes in, which frozen blocks at the beginning do not need.
+    third of it. Of these 6, 2 are for the gradient of a weight, which a frozen one lacks, and 2 for
+    the gradient of the input, which frozen blocks at the beginning do not need.
     """
     length = length or config.block_size
     live = without_frozen_blocks(config, trained)
@@ -126,8 +126,8 @@ def kv_cache_bytes(config: GPTConfig, batch_size: int = 1, bytes_per_value: int 
 def loss_chunk_rows(tokens: int, vocab_size: int) -> int:
     """Rows of logits that the loss of `tokens` tokens holds at once: about 64 MB in float32.
 
-    Never more than 16 chunks: each adds a pass over the gradient of the output head. A power of two
-    otherwise, so that the chunks of a batch are of one shape.
+    At most 16 chunks, because each adds a pass over the gradient of the output head. Otherwise a
+    power of two, so that the chunks of a batch have one shape.
     """
     rows = max(1, (1 << 24) // vocab_size)
     return max(1 << (rows.bit_length() - 1), -(-tokens // 16))

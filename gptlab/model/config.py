@@ -1,6 +1,7 @@
 """The architecture of a model as plain numbers (no torch), and the presets."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,10 +17,10 @@ FILLED_IN: Any = None  # the default of a field whose value construction fills i
 class GPTConfig:
     """Model.
 
-    Every setting of the transformer. With these it is exactly a Llama (the defaults), a Qwen3
+    Every setting of the transformer. It can be exactly a Llama (the defaults), a Qwen3
     (`qk_norm`), a GPT-2 (`position_encoding="learned", use_rms_norm=False, use_swiglu=False,
-    activation="gelu_tanh", bias=True`) or the classic small GPT. Values that follow from others
-    (None until said) are filled in at construction, so a built config holds numbers only.
+    activation="gelu_tanh", bias=True`) or the classic small GPT. Values that follow from others are
+    None until construction fills them in, so a built config holds numbers only.
     Raises ConfigError for a combination that cannot be built.
     """
 
@@ -28,7 +29,7 @@ class GPTConfig:
     n_layer: Annotated[int, "number of transformer blocks"] = 6
     n_head: Annotated[int, "number of attention heads [6]"] = FILLED_IN
     n_kv_head: Annotated[
-        int, "key/value heads shared by the heads, 1 = multi-query [n_head; 3 with neither]"
+        int, "key/value heads shared by the heads, 1 = multi-query [n_head; 3 if that is unset]"
     ] = FILLED_IN
     n_embd: Annotated[int, "width: channels of the residual stream"] = 384
     mlp_ratio: Annotated[float, "MLP size relative to n_embd (SwiGLU: times 2/3, rounded)"] = 4.0
@@ -132,7 +133,7 @@ class GPTConfig:
             )
         if self.use_swiglu and self.activation is not None:
             raise ConfigError(
-                f"activation {self.activation} has no place in a SwiGLU MLP: add --use_swiglu "
+                f"activation {self.activation} has no effect in a SwiGLU MLP: add --use_swiglu "
                 "false, or leave activation out."
             )
         if self.tie_weights and self.init_projection == "zero":
@@ -143,10 +144,9 @@ class GPTConfig:
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout} must be at least 0 and below 1.")
         for name in ("mlp_ratio", "rope_theta", "norm_eps", "init_std"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}: it must be finite and above 0."
-                )
+            value = getattr(self, name)
+            if not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{name} is {value}: it must be finite and above 0.")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain types: what a checkpoint stores."""
@@ -178,7 +178,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of a preset; ConfigError lists the presets when there is none of that name."""
+    """The settings of a preset. Raises ConfigError, with all names, for an unknown one."""
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.")
     return dict(PRESETS[name])

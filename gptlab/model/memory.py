@@ -15,16 +15,16 @@ from gptlab.model.arithmetic import (
 )
 from gptlab.model.config import GPTConfig
 
-TIGHT = 0.9  # of the free memory: what needs more does not fit
+TIGHT = 0.9  # share of the free memory that a training may need to fit
 
-# Beside its tensors a training process on a CPU holds code that the first step touches, and what
-# the allocator cannot use again: glibc keeps freed blocks (`building.keep_freed_memory`) in one
-# heap, which lies in pieces after a few steps. As measured on Linux, with models of 0.8M to 124M
+# Besides its tensors a training process on a CPU holds code that the first step loads, and memory
+# that the allocator cannot reuse: glibc keeps freed blocks (`building.keep_freed_memory`) in one
+# heap, which is fragmented after a few steps. Measured on Linux, with models of 0.8M to 124M
 # parameters and steps of 64 to 72,000 tokens, within 17%; one process takes up to a fifth more than
 # the next.
 LIBRARIES = 16_000_000
 FRAGMENTATION = 0.7  # of the activations
-REUSED = 0.7  # of the room of activations by the gradients that come while these go
+REUSED = 0.7  # share of freed activations' memory that gradients of the same step can reuse
 # what a process holds on a GPU before the first tensor, and what its allocator leaves unused
 GPU_CONTEXT = 600_000_000
 GPU_FRAGMENTATION = 0.1
@@ -90,9 +90,9 @@ def training_memory(
 def process_memory(tensors: TrainingMemory, kind: str, micro_batches: int) -> dict[str, int]:
     """Bytes at the worst moment of a training process, by what they hold; the sum is the peak.
 
-    kind: of the device, "cpu" or another. In a step of a single micro-batch the gradients come
-    while the activations go, so that the smaller of the two needs no room of its own; in the heap
-    of a CPU some of that room lies in pieces that are too small.
+    kind: of the device, "cpu" or another. In a step of a single micro-batch gradients are created
+    while activations are freed, so the smaller of the two needs no memory of its own; in the heap
+    of a CPU some of the freed pieces are too small for that.
     """
     rows = dataclasses.asdict(tensors)
     working = tensors.activations + tensors.loss
@@ -108,19 +108,19 @@ def process_memory(tensors: TrainingMemory, kind: str, micro_batches: int) -> di
 
 
 def fits(needed: int, free: int | None) -> bool:
-    """Whether `needed` bytes leave something of `free`; None: the device does not tell."""
+    """Whether `needed` bytes fit into `free` with a margin; None: the device does not report it."""
     return free is None or needed <= TIGHT * free
 
 
 def _norm_activations(config: GPTConfig, channels: int, rms: bool) -> int:
-    """Values per token that the backward pass of a norm and of what reads its output needs."""
+    """Values per token that the backward passes of a norm and of its reader need."""
     return channels * (3 if rms else 2)  # input, RMSNorm's input over its mean, output
 
 
 def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
     """Values per token that the backward pass of one block needs.
 
-    With adapters: the input of each, as of a weight that is trained, and A's output.
+    With adapters: the input of each, as of a trained weight, and the output of its matrix A.
     """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim

@@ -1,7 +1,7 @@
 """The same training on well-known GPUs: does it fit, how long does it take, what does it cost.
 
-No GPU is asked: the peaks are the data sheets' (`hardware.trials.PEAK_TFLOPS`), the prices are one
-cloud's list, and the share of the peak is assumed.
+Nothing is measured: the peaks come from data sheets (`hardware.trials.PEAK_TFLOPS`), the prices
+from one cloud's list, and the share of the peak is an assumption.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ class Gpu:
 
 
 # On-demand list prices in US dollars per GPU and hour, as price collections quote them for RunPod
-# (T4: Google Cloud, without the machine around it), rounded. For the same card clouds ask from half
-# to three times as much, and prices move within weeks: a guide to the order of magnitude.
+# (T4: Google Cloud, without the rest of the machine), rounded. For the same card other clouds
+# charge from half to three times as much, and prices change within weeks: a guide to the order of
+# magnitude.
 GPUS = (
     Gpu("T4", "Tesla T4", 16 * GIB, 0.35, "2025"),
     Gpu("L4", "NVIDIA L4", 24 * GIB, 0.44, "2026-03"),
@@ -38,16 +39,16 @@ GPUS = (
 )
 
 # The share of the peak (model FLOPs utilisation, Chowdhery et al. 2022) that training is assumed to
-# reach, here and on a GPU. GPT-2's size reaches about 40% of an A100 compiled. Narrow models do not
-# fill a GPU: nanoGPT's three minutes for its 384-channel run on an A100 are about 10%.
+# reach, here and on a GPU. A compiled model of GPT-2's size reaches about 40% on an A100. Narrow
+# models do not fill a GPU: nanoGPT's three minutes for its 384-channel run on an A100 are some 10%.
 SHARE_OF_PEAK = 0.4
-FULL_WIDTH = 768  # n_embd from which that holds; below, the share falls with its square
+FULL_WIDTH = 768  # n_embd from which this holds; below it, the share falls with the width's square
 LEAST_SHARE = 0.005
 
 
 @dataclass(frozen=True)
 class GpuEstimate:
-    """A training on one GPU. batch_size: the largest micro-batch that fits up to the one wanted."""
+    """A training on one GPU. batch_size: the run's, or the largest smaller one that fits."""
 
     name: str
     memory: int
@@ -66,10 +67,10 @@ def assumed_share(config: GPTConfig) -> float:
 
 
 def estimate(gpu: Gpu, config: GPTConfig, tokens: float, batch_size: int) -> GpuEstimate:
-    """The time and the cost of training on `tokens` tokens.
+    """The time and the cost of a training on this GPU.
 
-    tokens: those of the training, and a third of those of its evaluations, which only go forward.
-    batch_size: what fits, from `plan.largest_batch_size`.
+    tokens: of the training, plus a third of those of its evaluations, which have no backward pass.
+    batch_size: what fits, from `training.memory.largest_batch_size`.
     """
     dtype = "bfloat16"
     peak = listed_peak_flops(gpu.product, dtype)

@@ -1,7 +1,7 @@
-"""The arithmetic of a training before it starts: parameters, FLOPs, memory, time, cost.
+"""The plan of a training before it starts: parameters, FLOPs, memory, time, cost.
 
-6 FLOPs per parameter and token (Kaplan et al. 2020), those of attention and the share of the peak
-(Chowdhery et al. 2022), 20 tokens per parameter (Hoffmann et al. 2022).
+Sources: 6 FLOPs per parameter and token (Kaplan et al. 2020), FLOPs of attention and the share of
+the peak (Chowdhery et al. 2022), 20 tokens per parameter (Hoffmann et al. 2022).
 """
 
 import dataclasses
@@ -49,10 +49,10 @@ from gptlab.training.resolving import (
 
 GPT2_VOCABULARY = 50257
 MEASURE_SECONDS = 3.0
-# tokens per parameter with which a training's FLOPs are spent best (Hoffmann et al. 2022)
+# tokens per parameter that make the best use of a training's FLOPs (Hoffmann et al. 2022)
 CHINCHILLA = 20
-# reading a text up to four times is nearly as good as new text, and beyond sixteen times hardly
-# anything is gained (Muennighoff et al. 2023)
+# reading a text up to four times is nearly as good as new text; after sixteen times there is hardly
+# any gain (Muennighoff et al. 2023)
 AS_GOOD_AS_NEW, WORN_OUT = 4, 16
 
 
@@ -60,11 +60,11 @@ AS_GOOD_AS_NEW, WORN_OUT = 4, 16
 
 
 def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
-    """What is known of the text: from the prepared dataset, or assumed where there is none.
+    """The sizes of the text: of the prepared dataset, or assumed where there is none.
 
     vocab_size: of a run or a model, which may have more rows than the dataset's tokenizer has ids,
-    or whose dataset may be gone. Raises DataError for a dataset that was named on the command line
-    and is not there.
+    or whose dataset may be gone. Raises DataError for a dataset that the command line names and
+    that does not exist.
     """
     name = overrides.values.get("dataset")
     wants_gpt2 = overrides.values.get("model_preset", "").startswith("gpt2")
@@ -74,10 +74,10 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
         if found:
             return dataclasses.replace(found, vocab_size=vocab_size or found.vocab_size)
     if name and not vocab_size and overrides.sources["dataset"] == "command line":
-        open_dataset(name)  # says what is missing, and which command prepares it
+        open_dataset(name)  # its error names what is missing, and the command that prepares it
     missing = f"{name} is not prepared" if name else "no dataset was named"
     if wanted:
-        return TextSize(wanted, None, None, f"as vocab_size says; {missing}")
+        return TextSize(wanted, None, None, f"set by vocab_size; {missing}")
     if wants_gpt2:
         return TextSize(GPT2_VOCABULARY, None, None, f"GPT-2's own; {missing}")
     assumed = GPTConfig.vocab_size
@@ -87,8 +87,8 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
 def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     """The overrides with the architecture of the model that init_from names, and its vocabulary.
 
-    The vocabulary is None where no model is named, or a run took its architecture over already.
-    Raises ConfigError where that model is not on this machine.
+    The vocabulary is None where no model is named, or a run has already adopted its architecture.
+    Raises ConfigError for a model that is not on this machine.
     """
     word = overrides.values.get("init_from", "scratch")
     if word == "scratch" or any(
@@ -98,8 +98,7 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     path = present_checkpoint(word)
     if path is None:
         raise ConfigError(
-            f"The model that init_from {word} names is not here yet, and its sizes are those of "
-            "the plan",
+            f"The model that init_from {word} names is not here yet, and the plan needs its sizes",
             f"get it with python gpt.py import {quoted(word)}",
         )
     model = load_checkpoint(path).model.config
@@ -141,7 +140,7 @@ class Machine:
 
     @classmethod
     def of(cls, report: hardware.Hardware, choice: hardware.Choice, note: str = "") -> "Machine":
-        """The machine with its peak (looked up, or tried in tenths of a second)."""
+        """The machine with its peak (looked up, or measured in tenths of a second)."""
         return cls(report, choice, hardware.peak_flops(choice.device, choice.dtype).value, note)
 
     @property
@@ -155,7 +154,7 @@ class Machine:
         return self.device.memory_free
 
     def estimate(self, config: TrainConfig) -> Measurements:
-        """What a measurement would find, if every FLOP ran at the usual share of the peak."""
+        """The times at which every FLOP runs at the usual share of the peak."""
         token = config.flops_per_token / (SHARE_OF_PEAK * self.peak)
         return Measurements(
             step=config.tokens_per_step * token, eval_token=token / 3, save=saving_seconds(config)
@@ -164,9 +163,9 @@ class Machine:
     def measure(
         self, config: TrainConfig, started: float, seconds: float = MEASURE_SECONDS
     ) -> Measurements:
-        """The times of a few steps of this very model. HardwareError when memory runs out.
+        """The times of a few steps of this model. HardwareError when memory runs out.
 
-        started: time.perf_counter() of when the process began. seconds: what it may take.
+        started: time.perf_counter() when the process began. seconds: what it may take.
         """
         from gptlab.training import building, measuring
 
@@ -176,7 +175,7 @@ class Machine:
 
 
 def this_machine(overrides: Overrides) -> Machine:
-    """Look at this machine (seconds); what it lacks is noted and replaced by what it has."""
+    """Detect this machine (takes seconds); a device that it lacks is noted and replaced."""
     report = hardware.detect()
     device, dtype = overrides.values.get("device", "auto"), overrides.values.get("dtype", "auto")
     note = ""
@@ -195,18 +194,18 @@ def resolve_here(
     times: Callable[[TrainConfig], Measurements],
     decided: Mapping[str, Any] | None = None,
 ) -> tuple[Resolved, Measurements]:
-    """The configuration as training here would resolve it, and the times that this stands on.
+    """The configuration as training here would resolve it, and the times behind it.
 
-    times: `machine.estimate`, or what measures a few steps of a model (`machine.measure`). decided:
-    what a run resolved already, which stands. Raises ConfigError.
+    times: `machine.estimate`, or a function that measures a few steps (`machine.measure`). decided:
+    values that a run has resolved and keeps. Raises ConfigError.
     """
     if text.train_tokens is None and overrides.values.get("model_preset") == "auto":
         raise ConfigError(
-            "model_preset auto is sized from the text, and there is none",
+            "model_preset auto is sized from the text, but there is no text",
             "name a prepared one with --dataset",
         )
     choice = machine.choice
-    if machine.note:  # what was asked for is not here
+    if machine.note:  # the device that the overrides name is not here
         values = {**overrides.values, "device": choice.device, "dtype": choice.dtype}
         overrides = Overrides(values, overrides.sources)
     situation = situation_of(machine.report, choice, text, decided=decided)
@@ -228,15 +227,15 @@ def expected_seconds(config: TrainConfig, measured: Measurements) -> float:
 def expected_overfitting(epochs: float, early_stopping: bool) -> str:
     """What reading a text this many times does to the model, in a sentence."""
     if epochs <= 1:
-        return "No part of the text is read twice, so nothing can be learned by heart."
+        return "No part of the text is read twice, so the model cannot memorise it."
     if epochs <= AS_GOOD_AS_NEW:
         return "Up to 4 readings are nearly as good as new text: expect little overfitting."
     if epochs <= WORN_OUT:
         return (
-            "Some of it will be learned by heart; dropout delays that, and best.pt keeps the "
+            "The model will memorise some of it; dropout delays that, and best.pt keeps the "
             "weights from the best point."
         )
-    stop = "stops at that turn by itself" if early_stopping else "goes on, and best.pt keeps it"
+    stop = "then stops by itself" if early_stopping else "goes on, and best.pt keeps the best point"
     return (
         "Expect overfitting: after some time the validation loss turns and rises. The training "
         f"{stop}; more text, or a shorter training, would use the time better."
@@ -255,7 +254,7 @@ class Plan:
     device: str
     description: str
     parameters: dict[str, int]
-    trained: int  # parameters that get gradients; adapters are beside those of the model
+    trained: int  # parameters that get gradients; adapters are not among the model's own
     flops_per_token: float
     memory: dict[str, int]
     free: int | None
@@ -290,7 +289,7 @@ class Plan:
 
     @property
     def optimal_tokens(self) -> int:
-        """Tokens with which this model's FLOPs are spent best (Hoffmann et al. 2022)."""
+        """Tokens that make the best use of this model's FLOPs (Hoffmann et al. 2022)."""
         return CHINCHILLA * self.total_parameters
 
     @property
@@ -360,11 +359,11 @@ def make_plan(
 ) -> Plan:
     """The plan of a training on this machine. Raises ConfigError.
 
-    decided: what a run resolved already, which stands. measure: time a few steps here, else the
-    times follow from the FLOPs. started: as of `Machine.measure`.
+    decided: values that a run has resolved and keeps. measure: time a few steps here; otherwise the
+    times follow from the FLOPs. started: as in `Machine.measure`.
     """
-    find = (lambda config: machine.measure(config, started)) if measure else machine.estimate
-    resolved, times = resolve_here(overrides, text, machine, find, decided)
+    times_of = (lambda config: machine.measure(config, started)) if measure else machine.estimate
+    resolved, times = resolve_here(overrides, text, machine, times_of, decided)
     config, kind, free = resolved.config, machine.device.kind, machine.free
     memory = step_memory(config, kind)
     largest = None if free is None else largest_batch_size(config, kind, free)
@@ -406,10 +405,10 @@ def make_plan(
 
 def _parameters(model: GPTConfig) -> dict[str, int]:
     """The module's parameters by what they do; those that no formula knows are "other"."""
-    from gptlab.model.building import module_parameters  # needs torch
+    from gptlab.model.building import parameter_shapes  # needs torch
 
     parts = parameters_by_component(model)
-    other = module_parameters(model) - sum(parts.values())
+    other = sum(map(math.prod, parameter_shapes(model).values())) - sum(parts.values())
     return {**parts, "other": other} if other else parts
 
 
@@ -419,7 +418,7 @@ def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
     # a forward pass is a third of a step
     evaluated = evaluations * resolved_value(config.evaluation.eval_tokens) / 3
     tokens = iters * config.tokens_per_step + evaluated
-    half = config.replace(dtype="bfloat16")  # two bytes an activation, whichever the half
+    half = config.replace(dtype="bfloat16")  # two bytes per activation, as in float16
     return [
         gpus.estimate(
             gpu,
@@ -432,7 +431,7 @@ def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """What the numbers mean, where they say something."""
+    """Sentences about the numbers that matter."""
     notes, config = [], plan.config
     ratio = plan.tokens / plan.total_parameters
     if not fits(plan.needed, plan.free):
@@ -440,12 +439,12 @@ def _notes(plan: Plan) -> list[str]:
             f"This does not fit into the memory that is free here: {smaller_options(config)} needs "
             "less and trains on the same tokens per step."
         )
-    rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # then the text is the limit
-    is_new = config.run.init_from == "scratch"  # a pretrained model has read before
+    rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # the text is the limit
+    is_new = config.run.init_from == "scratch"  # a pretrained model has read other text
     if ratio < CHINCHILLA / 2 and not rereads and is_new:
         notes.append(
             f"{ratio:.2g} tokens per parameter are few: in the same time a smaller model, trained "
-            f"on more tokens, would reach a lower loss (about {CHINCHILLA} is the best use of "
+            f"on more tokens, would reach a lower loss (about {CHINCHILLA} make the best use of "
             "compute)."
         )
     elif ratio > 2 * CHINCHILLA:

@@ -1,4 +1,4 @@
-"""From a model and a length to all options of a training, with its time on this machine."""
+"""Propose all options of a training for a model and a length, with the time on this machine."""
 
 import dataclasses
 import time
@@ -19,7 +19,7 @@ MEASURE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Proposal:
-    """A training as options by their flat names, resolved, with its expected seconds."""
+    """A training: options by their flat names, the resolved configuration, expected seconds."""
 
     options: dict[str, Any]
     config: TrainConfig
@@ -29,7 +29,7 @@ class Proposal:
 class Planner:
     """Proposes trainings on one text and one device; each model is measured once.
 
-    note: called with what takes seconds, before it is done.
+    note: called with a sentence before work that takes seconds.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Planner:
         self._measured: dict[tuple[object, ...], Measurements] = {}
 
     def fitted_model(self, seconds: float) -> dict[str, Any]:
-        """Options of the model that this text, this time and this machine are enough for."""
+        """Options of the largest model that suits this text, time and machine."""
         size = suggest.fitting_size(self.text, seconds, self.machine)
         return suggest.architecture(size, self.text)
 
@@ -56,10 +56,10 @@ class Planner:
         epochs: float | None = None,
         changed: Mapping[str, Any] | None = None,
     ) -> Proposal:
-        """All options of a training of this model for so many steps, minutes or epochs.
+        """All options of a training of this model for some steps, minutes or epochs.
 
-        changed: options that a person set, over everything that follows from the rest. Raises
-        ConfigError for what cannot be, HardwareError when memory runs out.
+        changed: options that the user set; they override everything derived. Raises ConfigError for
+        an impossible combination, HardwareError when memory runs out.
         """
         changed = {name: value for name, value in (changed or {}).items() if name not in LENGTHS}
         length = {"max_iters": max_iters, "minutes": minutes, "epochs": epochs}
@@ -76,7 +76,7 @@ class Planner:
         epochs = plan_numbers(draft.config, or_endless(self.text.train_tokens))["epochs"]
         options |= suggest.regularisation(epochs)
         options |= {
-            # a person who watches sees the text improve, at every second evaluation
+            # a sample at every second evaluation shows how the text improves
             "sample_interval": 2 * resolved_value(draft.config.evaluation.eval_interval),
             "max_iters": draft.config.batch.max_iters,
             "seed": SEED,
@@ -90,12 +90,12 @@ class Planner:
         return Proposal(options, config, expected_seconds(config, times))
 
     def _machine_in(self, dtype: str) -> Machine:
-        """This machine with the precision that a person asks for. Raises HardwareError."""
+        """This machine with the precision that the user chose. Raises HardwareError."""
         choice = choose(self.machine.report, self.machine.choice.device, dtype)
         return dataclasses.replace(self.machine, choice=choice)
 
     def _measure(self, machine: Machine, config: TrainConfig) -> Measurements:
-        """Two seconds of this very model on this machine."""
+        """The times of this model on this machine, measured for two seconds."""
         key = (
             config.model,
             config.batch.batch_size,
@@ -107,11 +107,11 @@ class Planner:
             size = in_millions(count_parameters(config.model))
             self.note(f"Measuring a model of {size} parameters on this machine ...")
             found = machine.measure(config, time.perf_counter(), MEASURE_SECONDS)
-            # the time before the first step is spent already: the person sits in front of it
+            # the time before the first step has already passed during the questions
             self._measured[key] = dataclasses.replace(found, elapsed=0.0)
         return self._measured[key]
 
 
 def in_millions(number: int) -> str:
-    """A number of parameters as a person says it: 0.83M, 25M, 350M."""
+    """A number of parameters in words: 0.83M, 25M, 350M."""
     return f"{number / 1e6:.2g}M" if number < 99.5e6 else f"{number / 1e6:.0f}M"

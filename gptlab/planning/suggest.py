@@ -1,9 +1,10 @@
-"""What to train, for someone who does not know: sizes, lengths and settings that fit.
+"""Suggest what to train: sizes, lengths and settings that suit a text and a machine.
 
-The wizard asks these functions. They know the text's size, the machine's speed and its memory, and
-return options by their flat names, so that all that they decide can be written on a command line.
+The wizard calls these functions. They use the text's size, the machine's speed and its memory, and
+return options by their flat names, so that every decision can be written on a command line.
 """
 
+import bisect
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,10 @@ from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import SIZES_FROM_TEXT, TextSize, or_endless
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
-# name: (steps, seconds): the steps of a model that was chosen, or the time of one that is fitted
+# name: (steps, seconds): the steps for a chosen model, or the time for a fitted one
 LENGTHS = {"quick": (100, 60), "short": (500, 150), "medium": (2000, 900), "long": (10000, 3600)}
 
-# presets for larger texts: (train tokens from which they are worth it, name)
+# presets for larger texts: (train tokens from which they pay, name)
 _LARGER = ((10_000_000, "tiny"), (50_000_000, "small"), (200_000_000, "medium"))
 SMALLEST = f"{SIZES_FROM_TEXT[0][1]}x{SIZES_FROM_TEXT[0][3]}"
 MOST_DROPOUT = 0.2
@@ -37,20 +38,20 @@ def architecture(size: str, text: TextSize) -> dict[str, Any]:
 
 
 def custom_architecture(n_layer: int, n_head: int, n_embd: int, text: TextSize) -> dict[str, Any]:
-    """Options of a model of this shape; small vocabularies get a head of their own."""
+    """Options of a model of this shape; with a small vocabulary the output head is untied."""
     options: dict[str, Any] = {
         "n_layer": n_layer,
         "n_head": n_head,
         "n_embd": n_embd,
         "qk_norm": True,
     }
-    if text.vocab_size <= 512:  # a second matrix costs next to nothing then, and learns faster
+    if text.vocab_size <= 512:  # then a second matrix costs almost nothing, and learns faster
         options |= {"tie_weights": False, "init_projection": "zero"}
     return {**options, "block_size": text.block_size(128 if n_embd < 320 else 256)}
 
 
 def training_of(options: Mapping[str, Any], text: TextSize) -> TrainConfig:
-    """The training that these options describe, not resolved. Raises ConfigError."""
+    """The configuration that these options describe, not resolved. Raises ConfigError."""
     values = layer(command_line={**options, "vocab_size": text.vocab_size}).values
     return build({name: value for name, value in values.items() if name != "model_preset"})
 
@@ -61,7 +62,7 @@ def model_of(options: Mapping[str, Any], text: TextSize) -> GPTConfig:
 
 
 def fitting_size(text: TextSize, seconds: float, machine: Machine) -> str:
-    """The size that this text, this time and this machine are enough for."""
+    """The largest size that suits this text, time and machine."""
     chosen = SMALLEST
     sizes = [(needed, f"{layers}x{width}") for needed, layers, _, width in SIZES_FROM_TEXT]
     for needed, size in [*sizes, *_LARGER]:
@@ -102,7 +103,7 @@ def _sequences(options: Mapping[str, Any], text: TextSize, machine: Machine) -> 
     while tokens < 32768 and count_parameters(model) > 1200 * tokens:  # 2M, 5M, 10M, ...
         tokens *= 2
     if machine.choice.device != "cpu":
-        tokens *= 4  # an accelerator has its full speed only with more at once
+        tokens *= 4  # an accelerator needs larger batches for its full speed
     return max(1, tokens // model.block_size)
 
 
@@ -154,23 +155,30 @@ def refusal_of(options: Mapping[str, Any], text: TextSize, machine: Machine) -> 
     needed, free = least_memory(options, text, machine), machine.free
     if free is None or fits(needed, free):
         return ""
-    return f"that model needs at least {in_gigabytes(needed)} and {in_gigabytes(free)} are free"
+    needs = f"that model needs at least {in_gigabytes(needed)}"
+    return f"{needs}, but {in_gigabytes(free)} are free"
 
 
 def nearest_that_fits(shape: Mapping[str, int], text: TextSize, machine: Machine) -> str:
-    """What to take instead of a shape that does not fit: fewer layers, else a smaller width."""
-    n_layer, n_head, n_embd = shape["n_layer"], shape["n_head"], shape["n_embd"]
-    per_head = n_embd // n_head
+    """A shape instead of one that does not fit: fewer layers, else a smaller width."""
+    n_head, per_head = shape["n_head"], shape["n_embd"] // shape["n_head"]
     while n_head >= 1:
-        for layers in range(n_layer, 0, -1):
-            smaller = custom_architecture(layers, n_head, n_head * per_head, text)
-            if not refusal_of(smaller, text, machine):
-                width = f" and width {n_head * per_head} ({n_head} heads)" * (
-                    n_head < shape["n_head"]
-                )
-                return f"{layers} layers{width} would"
+        layers = _most_layers(shape["n_layer"], n_head, n_head * per_head, text, machine)
+        if layers:
+            width = f" and width {n_head * per_head} ({n_head} heads)" * (n_head < shape["n_head"])
+            return f"{layers} layers{width} would"
         n_head //= 2
     return "nothing of this kind would"
+
+
+def _most_layers(n_layer: int, n_head: int, n_embd: int, text: TextSize, machine: Machine) -> int:
+    """The most layers, up to n_layer, with which a model of this width fits; 0 for none."""
+
+    def is_refused(layers: int) -> bool:
+        return bool(refusal_of(custom_architecture(layers, n_head, n_embd, text), text, machine))
+
+    # memory grows with the layers; each check builds a model on the meta device, so use few
+    return bisect.bisect_left(range(1, n_layer + 1), True, key=is_refused)
 
 
 # Optimizer and regularisation ---------------------------------------------------------------------
@@ -180,7 +188,7 @@ def training(options: Mapping[str, Any], text: TextSize) -> dict[str, Any]:
     """Options of optimizer and schedule for a model of this size."""
     model = model_of(options, text)
     rate = 1e-2 if model.init_projection == "zero" else 5e-3
-    if model.n_embd > 256:  # wider models bear less
+    if model.n_embd > 256:  # wider models need lower rates
         rate = float(f"{5e-3 * 256 / model.n_embd:.1g}")
     return {
         "optimizer": "muon",
@@ -195,5 +203,6 @@ def regularisation(epochs: float) -> dict[str, Any]:
     """Options against overfitting, for a text that is read this many times."""
     if epochs < 2:
         return {"dropout": 0.0, "weight_decay": 0.0}
-    against = {"dropout": 0.1 if epochs < 10 else MOST_DROPOUT, "weight_decay": 0.1}
-    return against if epochs < 10 else {**against, "early_stopping": 3}
+    if epochs < 10:
+        return {"dropout": 0.1, "weight_decay": 0.1}
+    return {"dropout": MOST_DROPOUT, "weight_decay": 0.1, "early_stopping": 3}

@@ -1,4 +1,4 @@
-"""Building what trains: torch's settings, model, optimizers, batches, windows."""
+"""Build a training: torch's settings, model, optimizers, batches, windows."""
 
 import contextlib
 import ctypes
@@ -26,9 +26,9 @@ KEPT_BYTES = 1 << 30
 
 
 def settle_torch(device: str) -> None:
-    """What torch is told once in a process that trains on this device."""
+    """Configure torch, once, in a process that trains on this device."""
     if device.startswith("cuda"):
-        torch.set_float32_matmul_precision("high")  # TF32 in what stays float32
+        torch.set_float32_matmul_precision("high")  # TF32 where products stay float32
     if device == "cpu":
         keep_freed_memory()
         # as use_deterministic_algorithms, which would import the compiler for three seconds
@@ -37,23 +37,23 @@ def settle_torch(device: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the large blocks of one step for the next; elsewhere nothing happens.
+    """Make glibc keep the large blocks of one step for the next; without glibc, do nothing.
 
-    It would give them back to the system and get them anew, page by page and filled with zeros:
-    250,000 page faults, a fifth of a step at 10M parameters.
+    By default it returns them to the system and requests them again, page by page and filled with
+    zeros: 250,000 page faults, a fifth of a step at 10M parameters.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc: musl, macOS, Windows
         mallopt = ctypes.CDLL(None).mallopt
         trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         for option in (trim, mmap):
             if not mallopt(option, KEPT_BYTES):
-                mallopt(option, 32 << 20)  # older ones take no more
+                mallopt(option, 32 << 20)  # the most that older versions accept
 
 
 def build_state(
     resolved: Resolved, run: Run, parallel: Parallel, stored: dict | None, start: Checkpoint | None
 ) -> TrainState:
-    """Model, optimizers and the rest, wrapped in a fixed order and filled with what is stored."""
+    """Build the model and all that trains it, in a fixed order; restore what is stored."""
     config = resolved.config
     device = config.machine.device
     torch.manual_seed(config.run.seed)
@@ -74,14 +74,14 @@ def build_state(
 
 
 def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
-    """A model with what trains it, at step 0."""
+    """The state of a training of this model, at step 0."""
     device, dtype = config.machine.device, config.machine.dtype
     train_only(model, config.trained, config.finetune.lora_alpha)
     model.train()
     flat = config.flat()
     return TrainState(
         model=model,
-        # Newton-Schulz bears few digits, so it runs in the precision that this device is fast in
+        # Newton-Schulz tolerates low precision, so it runs in the one that is fast on this device
         optimizers=Optimizers(model, config, getattr(torch, dtype)),
         precision=MixedPrecision(device, dtype, use_scaler),
         ema=Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None,
@@ -91,7 +91,7 @@ def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
 
 
 def make_batches(config: TrainConfig, dataset: Dataset, parallel: Parallel) -> Batches:
-    """The training part of the dataset in this process's micro-batches."""
+    """The micro-batches of this process, from the dataset's training part."""
     return Batches(
         dataset.train,
         loss_mask=dataset.train_loss_mask,

@@ -1,4 +1,4 @@
-"""The time of this start: when it must stop, when a checkpoint is due, whether steps are slow."""
+"""The clock of one start: when it must stop, when a checkpoint is due, whether steps are slow."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 30  # torchrun gives its processes, from a signal to the kill
+GRACE_SECONDS = 30  # that torchrun gives its processes between a signal and the kill
 
 
 class Clock:
@@ -27,14 +27,14 @@ class Clock:
 
     @contextlib.contextmanager
     def timing_a_step(self):
-        """Around a step. One that outlasts torchrun's patience is warned about, once."""
+        """Time a step, and warn once about one that takes longer than torchrun waits."""
         began = time.perf_counter()
         yield
         self.step_seconds = time.perf_counter() - began
         if self.world_size > 1 and self.step_seconds > GRACE_SECONDS > self.slowest:
             logger.warning(
-                "A step takes %.0f s, and torchrun kills its processes %d s after a signal: use "
-                "--checkpoint_minutes, for what came after the last checkpoint is lost then.",
+                "A step takes %.0f s, but torchrun kills its processes %d s after a signal, which "
+                "loses the steps since the last checkpoint: use --checkpoint_minutes.",
                 self.step_seconds,
                 GRACE_SECONDS,
             )
@@ -42,7 +42,7 @@ class Clock:
 
     @contextlib.contextmanager
     def timing_a_save(self):
-        """Around the writing of a checkpoint."""
+        """Time the writing of a checkpoint."""
         began = time.perf_counter()
         yield
         self.last_save = time.perf_counter()
@@ -55,12 +55,12 @@ class Clock:
         return time.perf_counter() + self.step_seconds + self.save_seconds >= self.deadline
 
     def checkpoint_is_due(self, state: TrainState) -> bool:
-        """Whether a checkpoint belongs behind this step, by its number or by the clock."""
+        """Whether a checkpoint is due after this step, by its number or by the clock."""
         options = self.config.evaluation
         if evaluation_is_due(self.config, state):
             return True
         if options.checkpoint_interval and state.step % options.checkpoint_interval == 0:
             return True
-        is_logged = state.step % options.log_interval == 0  # only then the loss is looked at
+        is_logged = state.step % options.log_interval == 0  # only then is the loss checked
         minutes = (time.perf_counter() - self.last_save) / 60
         return is_logged and 0 < options.checkpoint_minutes <= minutes

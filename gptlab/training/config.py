@@ -3,7 +3,7 @@
     default < preset < recipe < command line
 
 Each layer is a dict of overrides. They are merged, then the dataclasses are built once.
-`resolving.resolve` turns every "auto" and None that is left into a value.
+`resolving.resolve` replaces every remaining "auto" and None by a value.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ class RunOptions:
         "continue the run in out_dir; auto = or start it where there is none",
     ] = False
     anneal: Annotated[
-        int, "with resume, schedule wsd: let the rate decay over so many steps, and end; 0 = off"
+        int, "with resume and schedule wsd: decay the learning rate over this many steps; 0 = off"
     ] = 0
     overwrite: Annotated[bool, "delete the run in out_dir first"] = False
-    seed: Annotated[int, "decides the weights, the data order and dropout"] = 1337
+    seed: Annotated[int, "determines the initial weights, the data order and dropout"] = 1337
     dry_run: Annotated[bool, "resolve, plan, take one step and stop; nothing is written"] = False
     quiet: Annotated[bool, "print warnings and errors only"] = False
     log_to: Annotated[
@@ -62,12 +62,10 @@ class BatchOptions:
 
     batch_size: Annotated[
         int | Literal["auto"],
-        "sequences of a micro-batch, on one device; auto = as many of a step's 32 x "
-        "gradient_accumulation_steps as fit in memory",
+        "sequences per micro-batch, on one device; auto = as many of a step's 32 x "
+        "gradient_accumulation_steps sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
-    gradient_accumulation_steps: Annotated[
-        int, "micro-batches of a step, counted over all processes"
-    ] = 1
+    gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
     max_iters: Annotated[
         int | None, "total number of optimizer steps, also after a resume [2000]"
     ] = None
@@ -78,7 +76,7 @@ class BatchOptions:
         float | None, "instead of max_iters: as many steps as read the training text so many times"
     ] = None
     max_minutes: Annotated[
-        float, "save and stop before this start takes longer; resume continues; 0 = no limit"
+        float, "save and stop before training takes longer than this; 0 = no limit"
     ] = 0.0
 
 
@@ -91,16 +89,16 @@ class OptimizerOptions:
         ", or ".join(entry.help for entry in OPTIMIZERS.values()),
     ] = "adamw"
     learning_rate: Annotated[float, "highest learning rate"] = 1e-3
-    weight_decay: Annotated[float, "decoupled decay of matrices"] = 0.1
+    weight_decay: Annotated[float, "decoupled weight decay, of matrices only"] = 0.1
     beta1: Annotated[float, "AdamW: decay of the mean of gradients"] = 0.9
     beta2: Annotated[float, "AdamW: decay of the mean of their squares"] = 0.95
     muon_momentum: Annotated[float, "Muon: decay of the mean of gradients"] = 0.95
-    grad_clip: Annotated[float, "largest norm of all gradients together; 0 = off"] = 1.0
+    grad_clip: Annotated[float, "maximum norm of all gradients together; 0 = off"] = 1.0
     ema_decay: Annotated[float, "also average the weights with this decay; 0 = off"] = 0.0
     spike_rollback: Annotated[
         float,
-        "go back to the last checkpoint, and past the text since, when the loss of a step lies so "
-        "many standard deviations above its running mean (say 6); 0 = off",
+        "when a step's loss is this many standard deviations above its running mean (try 6), go "
+        "back to the last checkpoint and skip the text since; 0 = off",
     ] = 0.0
 
 
@@ -124,16 +122,18 @@ class EvaluationOptions:
     """Evaluation and logging."""
 
     eval_interval: Annotated[
-        int | None, "steps between checkpoints with evaluation [a tenth of the run]"
+        int | None, "steps between evaluations, each with a checkpoint [a tenth of the run]"
     ] = None
-    checkpoint_interval: Annotated[int, "steps between checkpoints without one; 0 = none"] = 0
+    checkpoint_interval: Annotated[
+        int, "steps between checkpoints without an evaluation; 0 = none"
+    ] = 0
     checkpoint_minutes: Annotated[
-        float, "save also when the last checkpoint is so many minutes old; 0 = never"
+        float, "also save when the last checkpoint is this many minutes old; 0 = never"
     ] = 0.0
     keep_checkpoints: Annotated[
-        int, "keep the last so many checkpoints, named by their steps; 0 = only the newest two"
+        int, "recent checkpoints to keep, named by their steps; 0 = only the newest two"
     ] = 0
-    eval_tokens: Annotated[int | None, "validation tokens of an evaluation [up to 131072]"] = None
+    eval_tokens: Annotated[int | None, "validation tokens per evaluation [up to 131072]"] = None
     log_interval: Annotated[int, "steps between log records"] = 10
     early_stopping: Annotated[
         int, "stop after this many evaluations without a new lowest loss; 0 = never"
@@ -141,7 +141,7 @@ class EvaluationOptions:
     sample_interval: Annotated[
         int, "write a short sample at evaluations whose step is a multiple of this; 0 = never"
     ] = 0
-    sample_prompt: Annotated[str, "what these samples begin with"] = ""
+    sample_prompt: Annotated[str, "the prompt of these samples"] = ""
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,12 @@ class FinetuneOptions:
     lora_rank: Annotated[
         int, "train adapters of this rank beside frozen weights (Hu et al. 2021); 0 = off"
     ] = 0
-    lora_alpha: Annotated[float, "what an adapter adds counts lora_alpha / lora_rank times"] = 16.0
+    lora_alpha: Annotated[float, "adapter output is scaled by lora_alpha / lora_rank"] = 16.0
     lora_targets: Annotated[
-        str, "projections that get an adapter, with commas: q_proj, ..., down_proj; or all"
+        str, "projections that get an adapter, separated by commas: q_proj, ..., down_proj; or all"
     ] = "all"
     freeze_layers: Annotated[
-        int, "leave the embeddings and the first so many blocks as they are; 0 = none"
+        int, "freeze the embeddings and this many of the first blocks; 0 = none"
     ] = 0
 
 
@@ -197,9 +197,9 @@ class PresetOption:
 OPTION_CLASSES = (PresetOption, *GROUPS.values())  # as the help shows them
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
-# settings of the model that change nothing about its weights: a later start may change them
+# options of the model that do not affect its weights: a resume may change them
 CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing"})
-# these belong to one start, and neither to the run's recipe nor to its next start
+# options of a single start: neither the run's recipe nor a resume keeps them
 START_OPTIONS = frozenset({"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet"})
 
 
@@ -242,19 +242,19 @@ class TrainConfig:
 
     @property
     def trained(self) -> Trained:
-        """What of the model is trained."""
+        """The part of the model that is trained."""
         rank = self.finetune.lora_rank
         targets = _lora_targets(self) if rank else ()
         return Trained(self.finetune.freeze_layers, rank, targets)
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs of a training step for each of its tokens."""
+        """FLOPs of a training step per token."""
         return flops_per_token(self.model, trained=self.trained)
 
 
 def build(values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that says `values` (flat names) and is default elsewhere. ConfigError."""
+    """The configuration with `values` (flat names) and defaults elsewhere. Raises ConfigError."""
     groups: dict[str, Any] = {}
     for group, owner in GROUPS.items():
         names = [f.name for f in dataclasses.fields(owner) if f.name in values]
@@ -317,9 +317,9 @@ def _check(config: TrainConfig) -> None:
             f"min_lr {lowest:g} is above learning_rate {highest:g}", "lower min_lr, or leave it out"
         )
     if config.run.resume and config.run.overwrite:
-        raise ConfigError("resume continues a run and overwrite deletes it", "say one of the two")
+        raise ConfigError("resume continues a run and overwrite deletes it", "use one of the two")
     if config.run.anneal and not config.run.resume:
-        raise ConfigError("anneal ends a run that was begun", "say --resume as well")
+        raise ConfigError("anneal finishes an existing run", "add --resume")
     _check_finetuning(config)
 
 
@@ -328,12 +328,12 @@ def _check_finetuning(config: TrainConfig) -> None:
     for name in ("lora_rank", "freeze_layers"):
         if getattr(config.finetune, name) and config.run.init_from == "scratch":
             raise ConfigError(
-                f"{name} keeps what a model knows already, and this one begins from scratch",
-                "name a pretrained one with --init_from, or leave it out",
+                f"{name} builds on a pretrained model, but this run starts from scratch",
+                f"name the model with --init_from, or leave {name} out",
             )
     if layers >= config.model.n_layer:
         raise ConfigError(
-            f"freeze_layers {layers} leaves nothing to train of {config.model.n_layer} blocks",
+            f"freeze_layers {layers} leaves none of the {config.model.n_layer} blocks to train",
             f"use {config.model.n_layer - 1} or less",
         )
     if config.finetune.lora_rank:
@@ -349,7 +349,7 @@ def _lora_targets(config: TrainConfig) -> tuple[str, ...]:
     for name in names or [""]:
         if name not in known:
             raise ConfigError(
-                f"lora_targets {name!r} is no projection of this model",
+                f"lora_targets {name!r} is not a projection of this model",
                 f"choose from {', '.join(known)}, or all",
             )
     return tuple(name for name in known if name in names)
@@ -405,7 +405,7 @@ def read_recipe(path: AnyPath) -> dict[str, Any]:
 
     path: of a file, or the name of a shipped recipe.
 
-    Names that begin with an underscore are its own business. Raises ConfigError.
+    Names that begin with an underscore are ignored. Raises ConfigError.
     """
     path = find_recipe(path)
     namespace = {"__name__": "recipe", "__file__": str(path)}
@@ -415,14 +415,14 @@ def read_recipe(path: AnyPath) -> dict[str, Any]:
         raise ConfigError(
             f"The recipe {display(path)} cannot be run: {type(error).__name__}: {error}."
         ) from error
-    overrides = {}
+    options = {}
     for name, value in namespace.items():
         if name.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
             continue
         if name not in OPTIONS:
             raise unknown_option(f"{name} in {display(path)}", name, OPTIONS)
-        overrides[name] = coerce(OPTIONS[name], value)
-    return overrides
+        options[name] = coerce(OPTIONS[name], value)
+    return options
 
 
 def layer(
@@ -430,7 +430,7 @@ def layer(
     command_line: Mapping[str, Any] | None = None,
     recipe_name: str = "recipe",
 ) -> Overrides:
-    """Put the layers over each other: a preset's values lie below both the recipe's and these.
+    """Merge the layers: the command line overrides the recipe, which overrides the preset.
 
     max_iters, minutes and epochs exclude each other: the later layer wins, two in one are refused.
     """
@@ -438,7 +438,7 @@ def layer(
     for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
         named = [name for name in LENGTHS if overrides.get(name) is not None]
         if len(named) > 1:
-            raise ConfigError(f"{where} says both {named[0]} and {named[1]}", "say one of the two")
+            raise ConfigError(f"{where} sets both {named[0]} and {named[1]}", "set one of the two")
     if any(command_line.get(name) is not None for name in LENGTHS):
         for name in LENGTHS:
             recipe.pop(name, None)
@@ -448,13 +448,13 @@ def layer(
         layers.insert(0, (preset(name), f"preset {name}"))
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for overrides, where in layers:
-        if "n_head" in overrides and "n_kv_head" not in overrides:  # another number of heads
+    for options, where in layers:
+        if "n_head" in options and "n_kv_head" not in options:  # another number of heads
             values.pop("n_kv_head", None)
-        if overrides.get("use_swiglu") is True and "activation" not in overrides:
+        if options.get("use_swiglu") is True and "activation" not in options:
             values.pop("activation", None)
-        values.update(overrides)
-        sources.update(dict.fromkeys(overrides, where))
+        values.update(options)
+        sources.update(dict.fromkeys(options, where))
     return Overrides(values, sources)
 
 
@@ -462,7 +462,7 @@ def layer(
 
 
 def plan_numbers(config: TrainConfig, train_tokens: int) -> dict[str, float]:
-    """What a run amounts to: parameters, tokens of a step and of the run, epochs, FLOPs."""
+    """The size of a run: parameters, tokens of a step and of the run, epochs, FLOPs."""
     tokens = resolved_value(config.batch.max_iters) * config.tokens_per_step
     return {
         "parameters": count_parameters(config.model),

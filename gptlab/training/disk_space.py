@@ -1,4 +1,4 @@
-"""The disk that a run's checkpoints take, and the time that writing them takes."""
+"""The disk space of a run's checkpoints, and the time to write them."""
 
 import math
 import shutil
@@ -14,10 +14,10 @@ BYTES_PER_SECOND = 200e6
 
 
 def checkpoint_bytes(config: TrainConfig) -> int:
-    """The most bytes that a run's files take: two states and a third in the making, best.pt."""
+    """The most bytes that a run's files take: two states, a third being written, best.pt."""
     parameters = 4 * count_parameters(config.model)
     changed = 4 * trained_parameters(config.model, config.trained)
-    # rounded up: the share of a model that Muon takes varies, and the rest keeps two
+    # rounded up: Muon's share of a model varies, and the rest keeps two values
     moments = math.ceil(OPTIMIZERS[config.optimizer.optimizer].values_per_parameter)
     average = 1 if config.optimizer.ema_decay else 0
     adapters = 1 if config.finetune.lora_rank else 0
@@ -33,13 +33,13 @@ def refuse_full_disk(config: TrainConfig, folder: Path) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunError(
-            f"{display(existing)} has {in_bytes(free)} free and the checkpoints of this run take "
+            f"{display(existing)} has {in_bytes(free)} free, but the checkpoints of this run take "
             f"{in_bytes(needed)}",
             "free some space, or choose another disk with --out_dir",
         )
 
 
 def saving_seconds(config: TrainConfig) -> float:
-    """The time of writing the checkpoints once, on a disk of ordinary speed."""
+    """The time to write the checkpoints once, on a disk of ordinary speed."""
     values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
     return 4 * values / BYTES_PER_SECOND

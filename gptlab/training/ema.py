@@ -6,7 +6,7 @@ import torch
 class Ema:
     """An exponential average of the weights (Polyak & Juditsky 1992), kept in float32.
 
-    The average is corrected for its start: after t steps it weighs them with 1 - decay^t.
+    The average is corrected for its start: its divisor after t steps is 1 - decay^t.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float):
@@ -15,8 +15,8 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
-        """Take in the weights after step number `step` (from 0)."""
-        # the weight of the newest: 1 at the first step, then falling to 1 - decay
+        """Add the weights after step number `step` (from 0)."""
+        # the share of the newest: 1 at the first step, then falling to 1 - decay
         newest = (1 - self.decay) / (1 - self.decay ** (step + 1))
         weights = [parameter for _, parameter in _trained(model)]
         torch._foreach_lerp_(list(self.weights.values()), weights, newest)

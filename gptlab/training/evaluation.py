@@ -1,6 +1,6 @@
-"""Measuring while training: the validation loss, the best weights, a sample of what they write.
+"""Evaluate while training: the validation loss, the best weights, a sample of the model's text.
 
-Every process calls these functions at the same step, and all of them return the same.
+All processes call these functions at the same step, and all get the same result.
 """
 
 import logging
@@ -18,16 +18,16 @@ from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_BYTES = 240  # of a sample while training, about
+SAMPLE_BYTES = 240  # about the length of a sample while training
 
 
 def evaluation_is_due(config: TrainConfig, state: TrainState) -> bool:
-    """Whether a checkpoint with evaluation belongs behind this step."""
+    """Whether an evaluation and a checkpoint are due after this step."""
     return state.is_finished or state.step % config.evaluation.eval_interval == 0
 
 
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
-    """Measure the validation loss of raw and averaged weights, keep the best, and record both."""
+    """Measure the validation loss of raw and averaged weights, keep the best, record both."""
     loss, averaged = validation_loss(setup, state, metrics), None
     if state.ema is not None:
         state.ema.swap(state.model)
@@ -42,8 +42,8 @@ def evaluate(setup: Setup, state: TrainState, metrics) -> None:
 def validation_loss(setup: Setup, state: TrainState, metrics) -> float:
     """Mean loss of the evaluation's windows, in nats per unmasked target.
 
-    Each process takes its share of the batches of windows. The windows' losses are added in their
-    order in float64, so any number of processes that hold the same weights finds the same number.
+    Each process takes its share of the batches of windows. The losses are added in window order
+    and in float64, so the result does not depend on the number of processes.
     """
     from tqdm import tqdm
 
@@ -98,10 +98,10 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
 
 
 def write_sample(setup: Setup, state: TrainState) -> str | None:
-    """What the model writes now, where sample_interval asks for it; it never ends a run.
+    """A sample of the model's text, at the steps of sample_interval; a failure never ends a run.
 
-    Its random numbers are its own (the seed decides them): with and without samples a run is the
-    same, and two samples differ because the model does.
+    It draws its own random numbers from the run's seed: samples do not change a run, and two
+    samples differ only because the model does.
     """
     options = setup.config.evaluation
     if setup.dataset.tokenizer is None or not options.sample_interval:
@@ -112,7 +112,7 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
     sampling = SamplingConfig(max_tokens=tokens, seed=setup.config.run.seed)
 
     def write() -> tuple[str | None, str]:
-        """(text, why there is none): a failure is an answer too, so all processes go on."""
+        """(text, why there is none): a failure is returned too, so all processes continue."""
         try:
             with setup.uncompiled():
                 generator = Generator(state.model, setup.dataset.tokenizer)
@@ -122,19 +122,19 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
 
     text, failure = setup.parallel.from_first(write)
     if text is None and setup.parallel.is_first:
-        logger.warning("There is no sample at step %d (%s).", state.step, failure)
+        logger.warning("No sample at step %d (%s).", state.step, failure)
     return text
 
 
 def is_overfitting(setup: Setup, state: TrainState, metrics) -> bool:
-    """Whether early_stopping says that enough evaluations brought no new lowest loss."""
+    """Whether early_stopping evaluations have passed without a new lowest loss."""
     patience = setup.config.evaluation.early_stopping
     since = (state.step - state.best_step) // setup.config.evaluation.eval_interval
     if not patience or since < patience or state.is_finished:
         return False
     metrics.say(
         f"Stopping early: {since} evaluations since step {state.best_step} brought no lower "
-        "validation loss, so the model now learns the training text by heart. best.pt has the "
-        "weights from before that turn."
+        "validation loss, so the model now memorises the training text. best.pt has the weights "
+        f"of step {state.best_step}."
     )
     return True

@@ -20,8 +20,8 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
         is_free = option in CHANGEABLE_MODEL_OPTIONS or option == "block_size"
         if not is_free and overrides.values.get(option, value) != value:
             raise ConfigError(
-                f"{option} {overrides.values[option]!r} is not what init_from {name} has "
-                f"({value!r})",
+                f"{option} {overrides.values[option]!r} differs from {value!r}, which init_from "
+                f"{name} has",
                 f"leave {option} out",
             )
     sources = {**dict.fromkeys(stored, f"init_from {name}"), **overrides.sources}

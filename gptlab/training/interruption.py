@@ -1,4 +1,4 @@
-"""Ctrl-C, a closed terminal and the signals of schedulers: finish the step, save, tell the rest."""
+"""Remember Ctrl-C, a closed terminal and the signals of schedulers until the run is saved."""
 
 import contextlib
 import os

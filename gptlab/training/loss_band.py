@@ -1,8 +1,8 @@
-"""The band in which the loss of a step usually lies."""
+"""The usual range of a step's loss; a spike lies above it."""
 
 import math
 
-BAND_STEPS = 50  # over which the loss has its mean and its deviation, and before which none spikes
+BAND_STEPS = 50  # window of the mean and the deviation; earlier steps are never spikes
 
 
 class LossBand:
@@ -12,13 +12,13 @@ class LossBand:
         self.mean, self.variance, self.steps = mean, variance, steps
 
     def deviations(self, loss: float) -> float:
-        """How many standard deviations `loss` lies above the mean; 0 while that is not known."""
+        """How many standard deviations `loss` lies above the mean; 0 in the first BAND_STEPS."""
         if self.steps < BAND_STEPS:
             return 0.0
         return (loss - self.mean) / max(1e-3, math.sqrt(self.variance))
 
     def add(self, loss: float) -> None:
-        """Take the loss of one more step into the band (West 1979, exponentially weighted)."""
+        """Add the loss of one more step (West 1979, exponentially weighted)."""
         self.steps += 1
         weight = max(1 / BAND_STEPS, 1 / self.steps)
         away = loss - self.mean
@@ -26,5 +26,5 @@ class LossBand:
         self.variance = (1 - weight) * (self.variance + weight * away * away)
 
     def state(self) -> list:
-        """What `LossBand(*state)` is made from again."""
+        """The arguments of `LossBand(*state)`, which restores this band."""
         return [self.mean, self.variance, self.steps]

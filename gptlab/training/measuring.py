@@ -1,4 +1,4 @@
-"""Rehearsals: steps of the very model on random tokens, to be timed or to see whether they fit."""
+"""Rehearsals: steps of the model on random tokens, to time them or to see whether they fit."""
 
 import dataclasses
 import logging
@@ -31,7 +31,7 @@ MEASURE_SECONDS = 3.0
 def rehearsal(
     config: TrainConfig, choice, sequences: int, micro_batches: int = 1
 ) -> tuple[Setup, TrainState]:
-    """A training of random weights on random tokens, alone: `sequences` in each micro-batch."""
+    """A training of random weights on random tokens: `sequences` in each micro-batch."""
     torch.manual_seed(0)
     model = GPT(config.model).to(choice.device)
     setup = random_setup(config, sequences, micro_batches)
@@ -39,7 +39,7 @@ def rehearsal(
 
 
 def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) -> Setup:
-    """Steps on random tokens, alone in this process: `sequences` in each micro-batch."""
+    """Steps on random tokens, in this process alone: `sequences` in each micro-batch."""
     config = config.replace(batch_size=sequences, gradient_accumulation_steps=micro_batches)
     block_size, vocab_size = config.model.block_size, config.model.vocab_size
     tokens = np.random.default_rng(0).integers(vocab_size, size=(2 * sequences + 2) * block_size)
@@ -58,13 +58,13 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
 def measure(
     config: TrainConfig, choice, world_size: int, started: float, seconds: float = MEASURE_SECONDS
 ) -> Measurements:
-    """Time a few steps of this very model for some seconds, on a copy with random tokens.
+    """Time a few steps of this model for some seconds, with random weights and tokens.
 
     started: time.perf_counter() when the process began.
     """
     device = choice.device
     own = -(-config.sequences_per_step // world_size)
-    # no more than about a second a pass, however large the model and the batch are
+    # at most about a second per pass, however large the model and the batch are
     peak = hardware.peak_flops(device, choice.dtype).value
     affordable = peak / (config.flops_per_token * config.model.block_size)
     sequences = max(1, min(config.batch.batch_size, own, int(affordable)))
@@ -82,7 +82,7 @@ def measure(
         if time.perf_counter() > end + 2 * seconds and len(steps) > 1:
             break
     step = _median(steps[1:])  # the first warms up
-    if own > sequences:  # so many passes share one update
+    if own > sequences:  # several passes share one update
         update = _median([timed(lambda: _update(state)) for _ in range(3)])
         step = update + max(0.0, step - update) * own / sequences
     tokens = next(setup.batches.micro_batches(0))
@@ -112,39 +112,39 @@ def _median(values: list[float]) -> float:
 
 
 def fit_micro_batch(config: TrainConfig, choice, free: int | None, parallel: Parallel) -> int:
-    """The largest micro-batch that fits on this device, in one process of those that train."""
+    """The largest micro-batch that fits on this device, in each of the processes that train."""
     kind = choice.device.partition(":")[0]
     if kind == "cpu" and free is not None:
         free //= parallel.local_size  # the processes of a machine share its memory
 
     def attempt(sequences: int) -> None:
-        if kind != "cpu":  # which swaps, or kills, instead of saying that memory is out
+        if kind != "cpu":  # which swaps, or kills the process, instead of raising an error
             train_step(*rehearsal(config, choice, sequences))
 
     return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
 
 
 class NoUpdate:
-    """Stands where optimizers do, and leaves the weights as they are."""
+    """Takes the place of the optimizers and leaves the weights as they are."""
 
     optimizers = ()
 
     def set_learning_rate(self, rate: float) -> None:
-        """Nothing learns."""
+        """Do nothing."""
 
     def step(self, found_inf: torch.Tensor) -> None:
-        """Nothing changes."""
+        """Do nothing."""
 
     def zero_grad(self) -> None:
-        """The caller drops the gradients."""
+        """Do nothing: the caller drops the gradients."""
 
 
 def compile_if_wanted(setup: Setup, state: TrainState, say: Callable[[str], None]) -> None:
-    """Compile the blocks and prove them on a step's shapes; where that fails, stay eager."""
+    """Compile the blocks and try them on a step's shapes; after a failure, stay eager."""
     machine = setup.config.machine
     if not machine.compile_model:
         return
-    if machine.device == "cpu":  # two threads gave other weights in each run without it
+    if machine.device == "cpu":  # otherwise two threads give other weights in each run
         torch.use_deterministic_algorithms(True)
     trial = dataclasses.replace(
         state,

@@ -1,4 +1,4 @@
-"""What a run needs in memory: before it starts, and when it turned out too much."""
+"""The memory that a run needs: checked before it starts, explained when it runs out."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from gptlab.model.memory import TrainingMemory, fits, process_memory, training_m
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.table import OPTIMIZERS
 
-MOST_SEQUENCES = 1 << 16  # of a micro-batch that is looked for
+MOST_SEQUENCES = 1 << 16  # in a micro-batch
 
 
 def _tensors(config: TrainConfig) -> TrainingMemory:
@@ -46,7 +46,7 @@ def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
 
 
 def memory_needed(config: TrainConfig) -> int:
-    """Bytes at the worst moment of a training process on the device that the run is resolved to."""
+    """Bytes at the worst moment of a training process, on the device of a resolved run."""
     return sum(step_memory(config, config.machine.device.partition(":")[0]).values())
 
 
@@ -79,9 +79,9 @@ def fitting_batch_size(
 ) -> int:
     """The largest divisor of the step's sequences that fits, by formula and then by trial.
 
-    world_size: processes among which the sequences are shared out. attempt: runs a micro-batch of
-    so many sequences, and may raise torch.OutOfMemoryError. Where not even one sequence fits, 1:
-    training then says what would.
+    world_size: processes that share the sequences. attempt: runs a micro-batch of so many
+    sequences, and may raise torch.OutOfMemoryError. Returns 1 where not even one sequence fits:
+    training then explains what would.
     """
     import torch
 
@@ -112,17 +112,17 @@ def smaller_options(config: TrainConfig) -> str:
 
 
 def in_gigabytes(size: float) -> str:
-    """Bytes as GB with two digits that matter."""
+    """Bytes as GB with two significant digits."""
     return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
 def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | None:
-    """What to say when the plan does not fit into `free` bytes, else None."""
+    """The warning for a run that does not fit into `free` bytes, else None."""
     needed = memory_needed(config)
     if fits(needed, free):
         return None
     return HardwareError(
-        f"This run needs about {in_gigabytes(needed)} and {config.machine.device} has "
+        f"This run needs about {in_gigabytes(needed)}, but {config.machine.device} has "
         f"{in_gigabytes(free)} free: it may run out of memory",
         f"{smaller_options(config)} needs less and trains on the same tokens per step",
         sep="; ",
@@ -131,7 +131,7 @@ def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | Non
 
 @contextlib.contextmanager
 def explained_out_of_memory(config: TrainConfig):
-    """Turn running out of memory into a HardwareError with the numbers and what to write."""
+    """Turn running out of memory into a HardwareError with the numbers and options that help."""
     import torch
 
     try:
@@ -150,6 +150,6 @@ def explained_out_of_memory(config: TrainConfig):
             f"{in_gigabytes(needed)} ({in_gigabytes(need.weights + need.gradients)} weights "
             f"and gradients, {in_gigabytes(need.optimizer)} optimizer, "
             f"{in_gigabytes(need.activations + need.loss)} activations)",
-            f"the same training in less memory is {smaller_options(config)}",
+            f"to train the same in less memory, use {smaller_options(config)}",
             sep="; ",
         ) from error

@@ -1,4 +1,4 @@
-"""What a training says of itself: its plan, how to continue it, what it reached. Lines of text."""
+"""The messages of a training: its plan, how to continue it, and what it reached."""
 
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
@@ -12,7 +12,7 @@ ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 
 
 def plan_lines(setup: Setup, state: TrainState) -> list[str]:
-    """What is about to happen."""
+    """What the training is about to do."""
     config = setup.config
     numbers = plan_numbers(config, len(setup.dataset.train))
     model, machine = config.model, config.machine
@@ -44,12 +44,12 @@ def _what_is_trained(config: TrainConfig) -> str:
         return ""
     count = f"{trained_parameters(config.model, config.trained):,}"
     if config.trained.lora_rank:
-        return f"; trained are adapters of rank {config.trained.lora_rank}, {count} parameters"
-    return f"; trained are {count} of them, after the first {config.trained.freeze_layers} layers"
+        return f"; training adapters of rank {config.trained.lora_rank}, {count} parameters"
+    return f"; training {count} of them, after the first {config.trained.freeze_layers} layers"
 
 
 def finished_line(state: TrainState) -> str:
-    """What to do with a run that has nothing left to do."""
+    """How to continue a finished run."""
     return (
         f"This run is finished: all {state.step} steps are done. Continue it with a larger "
         f"total, for example --max_iters {2 * state.step}."
@@ -63,13 +63,13 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
     lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
     if setup.config.schedule.schedule == "wsd" and state.step < decay_start(setup.config):
         steps = max(1, round(ANNEAL_SHARE * state.step))
-        lines.append("or end it here as a finished model, with only the decay of its rate:")
+        lines.append("or finish the model now, with only the decay of the learning rate:")
         lines.append(f"{command} --anneal {steps}")
     return lines
 
 
 def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
-    """What the run reached, what that means, and the command that samples from it."""
+    """What the run reached, how that compares, and the command that samples from it."""
     best_loss, best_step, units = state.best_val_loss, state.best_step, setup.units
     lines = [f"Lowest validation loss {metrics.in_words(best_loss)} at step {best_step}."]
     bits = units.bits_per_byte(best_loss)
@@ -77,10 +77,10 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
         beaten = [label for label, level in units.baselines.items() if bits < level]
         unbeaten = [label for label in units.baselines if label not in beaten]
         levels = ", ".join(f"{label} {level:.3f}" for label, level in units.baselines.items())
-        verdict = f"better than {' and '.join(beaten)}" if beaten else "better than none of them"
+        verdict = f"beats {' and '.join(beaten)}" if beaten else "beats none of them"
         if unbeaten and beaten:
-            verdict += f", not yet than {' and '.join(unbeaten)}"
-        lines.append(f"Baselines in bits/byte: {levels}: the model is {verdict}.")
+            verdict += f", but not yet {' and '.join(unbeaten)}"
+        lines.append(f"Baselines in bits/byte: {levels}. The model {verdict}.")
     if state.step - best_step >= 2 * setup.config.evaluation.eval_interval:
         lines.append(
             f"After step {best_step} the model overfitted: the training loss fell and the "

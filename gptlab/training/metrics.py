@@ -1,4 +1,4 @@
-"""What a run records and shows: one record a line in metrics.jsonl, and the same at a terminal."""
+"""Record a run in metrics.jsonl, one record per line, and show it at a terminal."""
 
 import contextlib
 import logging
@@ -18,9 +18,8 @@ LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 class Metrics:
     """Records and shows how a run goes. Only the first process writes and prints.
 
-    run: None where nothing is written. peak: FLOP/s of the device, or None when it is not known; a
-    measured step above it raises it, so that the share shown (MFU, Chowdhery et al. 2022) is never
-    above 100%.
+    run: None where nothing is written. peak: FLOP/s of the device, or None if unknown; a faster
+    step raises it, so that the share shown (MFU, Chowdhery et al. 2022) never exceeds 100%.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def paused(self):
-        """Around work that is not a step, so that tokens/s counts steps only."""
+        """Leave work that is not a step out of tokens/s."""
         before = time.perf_counter()
         yield
         self.last_time += time.perf_counter() - before
@@ -55,8 +54,8 @@ class Metrics:
     def step(self, state, result, reading: float) -> None:
         """After a step: show it, and record it at every log_interval.
 
-        state: TrainState. result: StepResult; reading its tensors waits for the device, so only
-        then. reading: seconds that went into reading text, so far.
+        state: TrainState. result: StepResult, whose tensors are read only then, because that waits
+        for the device. reading: seconds spent on reading text so far.
         """
         self.terminal.advance()
         step = state.step
@@ -90,13 +89,13 @@ class Metrics:
         self._show(step, loss)
 
     def rolled_back(self, step: int, spike: int, loss: float, sequences: tuple[int, int]) -> None:
-        """The loss jumped at step `spike`: the run stands at `step` again, past some sequences."""
+        """The loss jumped at step `spike`: the run goes back to `step` and skips sequences."""
         first, end = sequences
         back = {"spike_step": spike, "spike_loss": loss, "skipped_sequences": [first, end]}
         self._record({"step": step, "rolled_back": back})
         self.say(
-            f"The loss jumped to {loss:.3g} at step {spike}: back to the checkpoint of step {step},"
-            f" and past the {end - first:,} sequences since ({first:,} to {end - 1:,})."
+            f"The loss jumped to {loss:.3g} at step {spike}: going back to the checkpoint of step "
+            f"{step} and skipping the {end - first:,} sequences since ({first:,} to {end - 1:,})."
         )
         self.last_time, self.last_step = time.perf_counter(), step
         self.terminal.go_back(step)
@@ -159,7 +158,7 @@ class Metrics:
             self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
 
     def beside_baselines(self, loss: float) -> str:
-        """What simple programs reach on the same text, to stand beside a loss."""
+        """What simple programs reach on the same text, for comparison with a loss."""
         bits = self.units.bits_per_byte(loss)
         if bits is None or not self.units.baselines:
             return ""

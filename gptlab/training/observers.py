@@ -1,4 +1,4 @@
-"""What watches a training and is never stored with it."""
+"""The observers of a training, which a checkpoint never stores."""
 
 from dataclasses import dataclass
 
@@ -23,5 +23,5 @@ class Observers:
     picture: Picture
 
     def must_stop(self, state: TrainState) -> bool:
-        """Whether a signal came or the time is over; the last step has nothing left to stop."""
+        """Whether a signal came, or the time is over before the last step."""
         return bool(self.interruption.received) or self.clock.is_out_of_time(state)

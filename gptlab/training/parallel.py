@@ -1,4 +1,4 @@
-"""One process or many: who am I, how gradients are shared, and the order of wrapping a model."""
+"""One process or many: ranks, agreements, summed gradients, and compiled blocks."""
 
 import contextlib
 import datetime
@@ -13,8 +13,8 @@ from gptlab.errors import HardwareError
 
 logger = logging.getLogger(__name__)
 
-BUCKET_VALUES = 8 << 20  # gradients are summed over processes in pieces of so many values
-INIT_TIMEOUT = datetime.timedelta(minutes=3)  # also of a gradient's sum
+BUCKET_VALUES = 8 << 20  # gradients are summed over processes in pieces of this many values
+INIT_TIMEOUT = datetime.timedelta(minutes=3)  # also for the sum of a gradient
 WAIT_TIMEOUT = datetime.timedelta(hours=12)  # for the first process, which evaluates and measures
 
 
@@ -26,7 +26,7 @@ def choose_backend(device: str, windows: bool = os.name == "nt") -> str:
 
 
 class Parallel:
-    """This process among all that train the model together; plain python has world_size 1."""
+    """This process among those that train the model together; without torchrun it is alone."""
 
     def __init__(self):
         environment = os.environ
@@ -41,14 +41,14 @@ class Parallel:
 
     @classmethod
     def alone(cls, device: str) -> "Parallel":
-        """A process that trains by itself, whatever torchrun says."""
+        """A process that works alone, even under torchrun."""
         parallel = cls()
         parallel.world_size, parallel.rank, parallel.local_rank, parallel.local_size = 1, 0, 0, 1
         parallel.is_first, parallel.device = True, device
         return parallel
 
     def own_device(self, device: str) -> str:
-        """The device of this rank where all were told `device`: each takes one of its own."""
+        """The device of this rank when all ranks request `device`: each gets its own."""
         if self.world_size == 1 or device.partition(":")[0] not in ("auto", "cuda", "xpu", "gpu"):
             return device
         if device == "auto" and not (torch.cuda.is_available() or torch.xpu.is_available()):
@@ -57,7 +57,7 @@ class Parallel:
         return f"{kind}:{self.local_rank}"
 
     def begin(self, device: str) -> None:
-        """Meet the other processes; HardwareError when they do not come."""
+        """Connect to the other processes; HardwareError when that fails."""
         self.device = device
         if self.world_size == 1:
             return
@@ -73,11 +73,11 @@ class Parallel:
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
             raise HardwareError(
-                f"Process {self.rank} of {self.world_size} could not meet the others at {address} "
+                f"Process {self.rank} of {self.world_size} could not reach the others at {address} "
                 f"with {backend} ({str(error).splitlines()[0]}): start all of them with the same "
                 "torchrun command and check that the address can be reached."
             ) from error
-        # agreements go over the CPU, so that they never wait for a GPU
+        # processes agree over the CPU, so that they never wait for a GPU
         self._control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
 
     def end(self) -> None:
@@ -86,7 +86,7 @@ class Parallel:
             dist.destroy_process_group()
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether any process raises it; all must ask at the same point."""
+        """For each flag, whether any process raises it; all must call this at the same point."""
         if self.world_size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int64)
@@ -103,7 +103,7 @@ class Parallel:
         return total
 
     def merge(self, values: np.ndarray) -> np.ndarray:
-        """One array of what each process has a part of: the other parts are zero."""
+        """Combine the arrays of all processes, each zero outside that process's own part."""
         if self.world_size == 1:
             return values
         whole = torch.from_numpy(values.copy())
@@ -111,9 +111,9 @@ class Parallel:
         return whole.numpy()
 
     def from_first(self, make):
-        """What `make()` returns on the first process, on every process; its errors too.
+        """The result of `make()` on the first process, for every process; its errors too.
 
-        The others wait for it, hours if need be.
+        The other processes wait for it, for hours if necessary.
         """
         if self.world_size == 1:
             return make()
@@ -135,7 +135,7 @@ class Parallel:
 
     @contextlib.contextmanager
     def last_sync(self, is_last: bool):
-        """Around a micro-batch: while the last one's backward runs, finished gradients travel."""
+        """Around a micro-batch: the backward pass of the last one sends finished gradients."""
         if self._sync is not None and is_last:
             self._sync.start()
         yield
@@ -149,8 +149,8 @@ class Parallel:
 class GradientSum:
     """Sums gradients over processes in buckets, each as soon as the backward pass has filled it.
 
-    Li et al. 2020, PyTorch Distributed. In place, from outside: names of parameters stay as they
-    are. A process without a micro-batch of its own takes part with zeros.
+    Li et al. 2020, PyTorch Distributed. It works in place, from outside, so parameters keep their
+    names. A process without a micro-batch of its own takes part with zeros.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -206,15 +206,15 @@ class GradientSum:
 
 
 def compile_blocks(model: torch.nn.Module, try_step) -> str:
-    """Compile the blocks in place and prove it with `try_step()`; "" or the reason it cannot be.
+    """Compile the blocks in place and run `try_step()`; returns "", or why that failed.
 
-    Block by block, because equal blocks share one compilation. After a failure all is eager again.
+    Block by block, because equal blocks share one compilation. A failure leaves all blocks eager.
     """
     try:
         for block in model.blocks:
             block.compile()
         try_step()
-    except Exception as error:  # whatever a compiler can throw: training goes on without it
+    except Exception as error:  # compilers raise errors of many kinds; training works without
         for block in model.blocks:
             block._compiled_call_impl = None
         lines = [line for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""loss.png of a run while it trains."""
+"""Draw loss.png of a run while it trains."""
 
 import logging
 import time
@@ -9,14 +9,14 @@ from gptlab.training.setup import Setup
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.05  # of the time, at most: a short run has ten evaluations within seconds
+SHARE = 0.05  # of the time at most, because a short run has ten evaluations within seconds
 
 
 class Picture:
-    """Draws loss.png, seldom enough to cost little time."""
+    """Draws loss.png, rarely enough to take little time."""
 
     def __init__(self):
-        self.next = 0.0  # time.perf_counter() from which it may be drawn again
+        self.next = 0.0  # time.perf_counter() from which to draw again
 
     def draw_if_due(self, setup: Setup) -> None:
         """Draw, unless the last time was recent."""
@@ -24,7 +24,7 @@ class Picture:
             self.draw(setup)
 
     def draw(self, setup: Setup) -> None:
-        """Draw loss.png; a picture that cannot be drawn never ends a run."""
+        """Draw loss.png; a failure never ends a run."""
         if not setup.parallel.is_first:
             return
         begin = time.perf_counter()

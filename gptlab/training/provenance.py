@@ -1,8 +1,8 @@
-"""What a run rests on, written down at its start, so that its beginning can be done again.
+"""Record what a run depends on, at its start, so that its first steps can be repeated.
 
     provenance.json  versions, threads, machine, every option, hashes of the data and of the code
     source.zip       the text of that code, so that a later difference can be shown as a line
-    trace.jsonl      of the first steps the exact loss and gradient norm, and digests of the weights
+    trace.jsonl      exact loss and gradient norm of the first steps, and digests of the weights
 
 `python gpt.py replay` (analysis/replay.py) compares with them.
 """
@@ -26,9 +26,9 @@ from gptlab.training.config import START_OPTIONS
 from gptlab.typed_json import Count, read_form
 
 TRACED_STEPS = 50
-DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # steps after which the weights are digested; 0: at first
-# at most so many values are hashed, evenly spread: 20 to 60 ms for a model of any size, and what
-# differs in one weight is in all of them after a step or two
+DIGEST_STEPS = (0, 1, 2, 5, 10, 20, 50)  # the weights are digested after these; 0: initial weights
+# at most this many values are hashed, evenly spread: 20 to 60 ms for a model of any size, and a
+# difference in one weight reaches all of them within a step or two
 DIGESTED_VALUES = 1 << 22
 # the files that decide the numbers, below the package
 CODE = (
@@ -75,7 +75,7 @@ def source_texts() -> dict[str, str]:
 
 
 def describe(setup) -> Provenance:
-    """What the numbers of a training depend on, as plain values (the content of the file)."""
+    """What the numbers of a training depend on: the content of provenance.json."""
     dataset = setup.dataset
     return {
         "format_version": FORMAT_VERSIONS["provenance"],
@@ -123,13 +123,13 @@ def read_provenance(run: Run) -> Provenance:
         )
     except FileNotFoundError:
         raise RunError(
-            f"{display(run.folder)} has no provenance.json: it is no run, or an older gptlab made "
-            "it; train again to get a run that can be replayed."
+            f"{display(run.folder)} has no provenance.json: it is not a run, or an older gptlab "
+            "made it; train again to get a run that can be replayed."
         ) from None
 
 
 def read_trace(run: Run) -> list[TracedStep]:
-    """The records of trace.jsonl, by step; a line that is not whole is left out."""
+    """The records of trace.jsonl, by step; incomplete lines are left out."""
     return [
         record
         for record in read_records(run.trace, TracedStep)
@@ -138,7 +138,7 @@ def read_trace(run: Run) -> list[TracedStep]:
 
 
 def digests(model: torch.nn.Module) -> dict[str, str]:
-    """16 hex digits of the SHA-256 of each parameter, of large models' of evenly spread values."""
+    """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values."""
     parameters = dict(model.named_parameters())
     stride = -(-sum(weight.numel() for weight in parameters.values()) // DIGESTED_VALUES)
     found = {}
@@ -155,7 +155,7 @@ def exact(value) -> str:
 
 
 class Trace:
-    """Writes trace.jsonl while the first steps go by; a new one, or after them, does nothing."""
+    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them."""
 
     def __init__(self):
         self.run = None
@@ -163,7 +163,7 @@ class Trace:
         self.unread = []  # records whose numbers are still on the device
 
     def begin(self, setup, state) -> None:
-        """Write down what the run rests on; a resume goes on only under the same conditions."""
+        """Record what the run depends on; a resume goes on only under the same conditions."""
         proof.code_texts()  # as this process runs them, before anybody edits a file
         run, now = setup.run, json.loads(json.dumps(describe(setup)))
         if state.step == 0:
@@ -176,7 +176,7 @@ class Trace:
                 return  # all steps are traced, or none ever was
             with atomic_write(run.trace, "w") as file:
                 file.writelines(json.dumps(record) + "\n" for record in kept)
-            if not _began_like(run, now):  # what follows could not be done again in one go
+            if not _began_like(run, now):  # the next steps could not be repeated in one go
                 return
         self.run, self.last = run, TRACED_STEPS
         if state.step == 0:
@@ -188,7 +188,7 @@ class Trace:
         if state.step > self.last:
             return
         if state.sequences_seen != state.step * setup.config.sequences_per_step:
-            self.last = -1  # a roll-back left text out, which no replay would
+            self.last = -1  # a roll-back skipped text, which a replay does not
             return
         record = {"step": state.step, "loss": result.loss, "grad_norm": result.grad_norm}
         self._add(record, state.model)
@@ -201,7 +201,7 @@ class Trace:
         self.unread.append(record)
 
     def flush(self) -> None:
-        """Write what is not written yet; a checkpoint must not be ahead of the trace."""
+        """Write the pending records; a checkpoint must not be ahead of the trace."""
         if not self.unread:
             return
         with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
@@ -214,7 +214,7 @@ class Trace:
 def _began_like(run: Run, now: dict) -> bool:
     try:
         return read_provenance(run) == now
-    except RunError:  # a lost file must not keep a run from going on
+    except RunError:  # a lost file must not stop a run
         return False
 
 

@@ -1,4 +1,4 @@
-"""From the overrides to a configuration without any "auto" or None, with reasons (no torch)."""
+"""Resolve overrides to a configuration without any "auto" or None, with reasons (no torch)."""
 
 import dataclasses
 import math
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a short trial on this machine found; seconds."""
+    """Times in seconds that a short trial on this machine measured."""
 
-    elapsed: float = 0.0  # since the process started, when training may begin
+    elapsed: float = 0.0  # from the start of the process to the first step
     step: float = 0.0  # one optimizer step, eager
     eval_token: float = 0.0  # one token of an evaluation
     save: float = 0.0  # writing the checkpoints once
 
 
-# Compiling pays when it saves more than it costs; costs and gains as measured, see docs/HARDWARE.
+# Compiling pays when it saves more than it costs; docs/HARDWARE.md has the measurements.
 COMPILE_SECONDS = {"cpu": 45.0, "other": 60.0}
 COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
 MAX_EVAL_TOKENS = 131072
 EVALUATIONS = 10  # of a run without eval_interval
 EVAL_SHARE = 0.1  # of the training's FLOPs
 ENDLESS = 1 << 40  # tokens
-PLOT_SECONDS = 4.0  # of a run, for its pictures
+PLOT_SECONDS = 4.0  # that the plots of a run take
 
 # model_preset "auto": (train tokens needed, layers, heads, width), about 1 parameter per token for
-# the small texts that are read many times over, and never more than the tiny preset
+# small texts, which are read many times, and never more than the tiny preset
 SIZES_FROM_TEXT = (
     (0, 3, 3, 96),
     (100_000, 4, 4, 128),
@@ -44,7 +44,7 @@ SIZES_FROM_TEXT = (
 
 
 def size_from_text(train_tokens: int) -> dict[str, int]:
-    """The architecture that model_preset "auto" takes for a text of so many tokens."""
+    """The architecture that model_preset "auto" takes for a text of this many tokens."""
     n_layer, n_head, n_embd = [size[1:] for size in SIZES_FROM_TEXT if size[0] <= train_tokens][-1]
     return {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
 
@@ -56,7 +56,7 @@ def or_endless(tokens: int | None) -> int:
 
 @dataclass(frozen=True)
 class TextSize:
-    """The sizes of a text in tokens, and where they are from. None: not known."""
+    """The sizes of a text in tokens, and their source. None: unknown."""
 
     vocab_size: int
     train_tokens: int | None = None
@@ -74,25 +74,25 @@ class TextSize:
 
     def block_size(self, wanted: int) -> int:
         """The longest block_size up to `wanted` of which both parts hold one window. DataError."""
-        room = min(or_endless(self.train_tokens), or_endless(self.val_tokens)) - 1
-        if room < 8:
+        longest = min(or_endless(self.train_tokens), or_endless(self.val_tokens)) - 1
+        if longest < 8:
             raise DataError(
-                f"This text is too short to train on: its smaller part has {room + 1} tokens, and "
-                "a window of 8 needs 9",
-                "bring more text",
+                f"This text is too short to train on: its smaller part has {longest + 1} "
+                "tokens, and a window of 8 needs 9",
+                "add more text",
                 sep="; ",
             )
-        return wanted if wanted <= room else 1 << (room.bit_length() - 1)
+        return wanted if wanted <= longest else 1 << (longest.bit_length() - 1)
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What the values that are not set follow from, beside the overrides.
+    """What determines the values that the overrides do not set.
 
     choice: the device and precision. can_compile: whether torch.compile works there, and why.
     measurements: needed for `minutes`, and for compile_model "auto" to consider compiling.
-    decided: values of an earlier start of this run, which stand (a resume). fitting: the
-    micro-batch that batch_size "auto" comes to, a divisor of the step's sequences.
+    decided: values that an earlier start of this run chose and a resume keeps. fitting: the
+    micro-batch for batch_size "auto", a divisor of the step's sequences.
     """
 
     choice: Choice
@@ -110,9 +110,7 @@ def situation_of(
     choice: Choice,
     text: TextSize,
     *,
-    measurements: Measurements | None = None,
     decided: Mapping[str, Any] | None = None,
-    fitting: int | None = None,
 ) -> Situation:
     """The situation of a run on one device of a machine; an unknown text counts as endless."""
     support = report.device(choice.device).compile
@@ -122,9 +120,7 @@ def situation_of(
         or_endless(text.train_tokens),
         or_endless(text.val_tokens),
         (support.available, support.reason),
-        measurements,
-        decided,
-        fitting,
+        decided=decided,
     )
 
 
@@ -163,7 +159,7 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
         raise ConfigError(
             f"vocab_size {values['vocab_size']} does not fit the dataset, whose tokenizer has "
             f"{vocab_size} ids",
-            "leave vocab_size out, it belongs to the data",
+            "leave vocab_size out, the dataset determines it",
         )
     values["vocab_size"], reasons["vocab_size"] = vocab_size, "from the dataset"
     values["device"], values["dtype"] = choice.device, choice.dtype
@@ -173,7 +169,7 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
         sequences = build(values).sequences_per_step
         size = situation.fitting or AUTO_BATCH_SIZE
         values["batch_size"], values["gradient_accumulation_steps"] = size, sequences // size
-        reason = f"what fits of the {sequences} sequences of a step"
+        reason = f"the largest part of a step's {sequences} sequences that fits"
         reasons["batch_size"] = reasons["gradient_accumulation_steps"] = reason
     draft = build(values)
     kind = "cpu" if choice.device == "cpu" else "other"
@@ -194,7 +190,7 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
 
 
 def resolve_roughly(overrides: Overrides, situation: Situation) -> Resolved:
-    """The configuration before anything is measured; a time budget is taken at 1 s a step."""
+    """Resolve before anything is measured: a time budget counts 1 s per step."""
     anything = Measurements(step=1.0, eval_token=1e-4)
     return resolve(overrides, dataclasses.replace(situation, measurements=anything))
 
@@ -225,8 +221,9 @@ def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int)
     tokens = max(block, min(MAX_EVAL_TOKENS, val_tokens - 1, max(affordable, 4 * block)))
     if tokens >= val_tokens - 1:
         return tokens, "the whole validation split"
-    reason = "a tenth of the training" if tokens == affordable else "enough for two digits"
-    return tokens, reason
+    if tokens == affordable:
+        return tokens, "a tenth of the training"
+    return tokens, "enough for two digits of the loss"
 
 
 def _resolve_length(
@@ -238,7 +235,7 @@ def _resolve_length(
     val_tokens: int,
     decided_iters: int | None,
 ) -> None:
-    """Fill max_iters and compile_model, which depend on each other where there is a time budget."""
+    """Fill max_iters and compile_model, which depend on each other under a time budget."""
     cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]
     asked = draft.machine.compile_model
     available, why = can_compile
@@ -258,7 +255,7 @@ def _resolve_length(
         fill("max_iters", iters, f"{draft.batch.minutes:g} minutes at {measured.step:.3f} s a step")
         saving = cost * 2 if compiles else 0
     elif decided_iters is None:
-        raise ConfigError("minutes needs a measurement of this machine, and none was made.")
+        raise ConfigError("minutes needs a measurement of this machine, but none was made.")
     else:
         fill("max_iters", decided_iters, "as the run began")
     if asked == "auto":

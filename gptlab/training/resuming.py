@@ -1,4 +1,4 @@
-"""What a continued run keeps of its first start, and what may change."""
+"""What a resumed run keeps from its first start, and what may change."""
 
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.files import display
@@ -22,7 +22,7 @@ FIXED_OPTIONS = (
 
 
 def check_complete(stored: dict, run: Run) -> None:
-    """CheckpointError where a training state lacks a part of what a run writes."""
+    """CheckpointError for a training state that lacks something that a run writes."""
     parts = {
         "": ("step", "sequences_seen", "best_val_loss", "best_step", "skipped_steps", "ema",
              "scaler", "dataset", "train_config", "decided"),
@@ -40,7 +40,7 @@ def check_complete(stored: dict, run: Run) -> None:
 
 
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
-    """The overrides of the run's first start, under those of the command line now."""
+    """The overrides of the run's first start, with those of the command line on top."""
     began = stored["train_config"]
     fresh = {
         name: value
@@ -66,17 +66,17 @@ def _refuse_fixed(fresh: dict, began: dict) -> None:
     for name in FIXED_OPTIONS:
         before = began.get(name, configuration.OPTIONS[name].default)
         if name in fresh and fresh[name] != before:
-            instead = "say the total number of steps with --max_iters"
+            instead = "set the total number of steps with --max_iters"
             if name not in LENGTHS:
                 instead = "start a new run with another --out_dir"
             raise ConfigError(
-                f"{name} cannot change at a resume (the run began with {before!r}, now it says "
+                f"{name} cannot change at a resume (the run began with {before!r}, now it is "
                 f"{fresh[name]!r}): {instead}."
             )
 
 
 def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
-    """ConfigError where a recipe is given again and says something else than at the first start."""
+    """ConfigError for a recipe that differs from the one of the run's first start."""
     if not recipe:
         return
     values, sources = began["values"], began["sources"]
@@ -86,26 +86,26 @@ def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
             continue
         if recipe.get(name) != values.get(name):
             raise ConfigError(
-                f"The recipe says {name} = {recipe.get(name)!r} and the run began with "
+                f"The recipe has {name} = {recipe.get(name)!r}, but the run began with "
                 f"{values.get(name)!r}: leave --config out to continue the run as it is."
             )
 
 
 def annealing(stored: dict, fresh: dict) -> dict:
-    """The options with which a wsd run does nothing more than decay, from where it stands."""
+    """The options that let a wsd run decay from its current step on, and end."""
     before, step = stored["train_config"]["resolved"], stored["step"]
     if fresh.get("max_iters") is not None:
-        raise ConfigError("anneal and max_iters both say where the run ends: say one of the two.")
+        raise ConfigError("anneal and max_iters both set where the run ends: use one of the two.")
     if before["schedule"] != "wsd":
         raise ConfigError(
-            f"anneal continues a run of schedule wsd with its decay, and this one has "
+            f"anneal continues a run of schedule wsd with its decay, but this one has "
             f"{before['schedule']}, which decays all the time: continue it with --resume alone."
         )
     config = configuration.build({**before, "resume": False})
     if step < config.schedule.warmup_iters or step > decay_start(config):
-        phase = "still warms up" if step < config.schedule.warmup_iters else "decays already"
+        phase = "warming up" if step < config.schedule.warmup_iters else "already decaying"
         raise ConfigError(
-            f"This run {phase} at step {step}: continue it with --resume alone, without anneal."
+            f"This run is {phase} at step {step}: continue it with --resume alone, without anneal."
         )
     end = step + fresh["anneal"]
     return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}
@@ -117,7 +117,7 @@ def check_same_model(config: TrainConfig, stored: dict) -> None:
         before = stored["model_config"].get(name)
         if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
             raise ConfigError(
-                f"{name} cannot change at a resume (the run has {before!r}, now it says {value!r}):"
+                f"{name} cannot change at a resume (the run has {before!r}, now it is {value!r}):"
                 " start a new run with another --out_dir."
             )
 

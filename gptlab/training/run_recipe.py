@@ -12,7 +12,7 @@ from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides
 from gptlab.training.resolving import Resolved
 
 TITLE = "# The options set for this run. `python train.py --config THIS_FILE` repeats it."
-_FOLLOWED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")
+_DERIVED = re.compile(r"# (\w+) = (.*?)  \((.*)\)")
 _MACHINE = "# Machine: "
 
 
@@ -67,19 +67,19 @@ def read_run_recipe(path) -> RunRecipe:
     Raises ConfigError, with the line number, for a file that no run wrote.
     """
     path = Path(path)
-    overrides, followed, machine = Overrides({}, {}), Overrides({}, {}), ""
+    overrides, derived, machine = Overrides({}, {}), Overrides({}, {}), ""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{display(path)} is damaged ({error}): no run wrote it.") from None
     for number, line in enumerate(lines, 1):
-        comment = _FOLLOWED.fullmatch(line)
+        comment = _DERIVED.fullmatch(line)
         try:
             if line.startswith(_MACHINE):
                 machine = line.removeprefix(_MACHINE)
             elif comment and comment[1] in OPTIONS:
-                followed.values[comment[1]] = _value(comment[1], comment[2])
-                followed.sources[comment[1]] = comment[3]
+                derived.values[comment[1]] = _value(comment[1], comment[2])
+                derived.sources[comment[1]] = comment[3]
             elif line and not line.startswith("#"):
                 assignment, _, source = line.rpartition("  # ")
                 name, _, value = assignment.partition(" = ")
@@ -90,7 +90,7 @@ def read_run_recipe(path) -> RunRecipe:
                 f"Line {number} of {display(path)} was not written by a run: use the file as a "
                 "recipe, with --config."
             ) from None
-    values, sources = overrides.values | followed.values, overrides.sources | followed.sources
+    values, sources = overrides.values | derived.values, overrides.sources | derived.sources
     if not values:
         raise ConfigError(f"{display(path)} names no option: no run wrote it.")
     order = [name for name in ("model_preset", *OPTIONS) if name in values]

@@ -1,4 +1,4 @@
-"""Writing a training's checkpoint. Every process calls `save`; the first one writes."""
+"""Save a training. All processes call `save`; the first one writes."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def save(setup: Setup, state: TrainState, observers: Observers) -> None:
-    """Write the full training state, unless the loss has diverged. All processes fail or none."""
+    """Write the full training state, unless the loss diverged. All processes fail, or none."""
     if observers.stability.is_diverged:
         if setup.parallel.is_first:
             logger.warning("Step %d was not saved: its loss diverged.", state.step)

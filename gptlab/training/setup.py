@@ -1,4 +1,4 @@
-"""What a training rests on and does not change."""
+"""What stays fixed during a training."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class Setup:
     """A run, resolved and open: options, data, processes. A rehearsal has no dataset and no run.
 
     windows: starts of the evaluation's windows. chat_template: Jinja, of the dataset, else of the
-    model that init_from names. machine: this one in words. changes: options that differ from the
-    run's last start, as "name old -> new".
+    model that init_from names. machine: a description of this one. changes: options that differ
+    from the run's last start, as "name old -> new".
     """
 
     resolved: Resolved
@@ -42,19 +42,19 @@ class Setup:
         return self.resolved.config
 
     def seed_dropout(self, step: int, micro_batch: int) -> None:
-        """Let dropout's masks be a function of the seed, the step, the micro-batch and the rank."""
+        """Make dropout's masks a function of the seed, the step, the micro-batch and the rank."""
         if self.config.model.dropout:
             seed = mix(self.config.run.seed, step, micro_batch, self.parallel.rank) >> 1
             generator_of(self.config.machine.device).manual_seed(seed)
 
     def uncompiled(self):
-        """A context in which the model runs eager: other shapes would be compiled anew."""
+        """A context in which the model runs eagerly, because other shapes would be recompiled."""
         if self.config.machine.compile_model:
             return torch.compiler.set_stance("force_eager")
         return contextlib.nullcontext()
 
     def content(self) -> dict:
-        """What every checkpoint of the run holds beside the model and the state."""
+        """What every checkpoint of the run holds besides the model and the state."""
         return {
             "chat_template": self.chat_template,
             "dataset": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
@@ -67,5 +67,5 @@ class Setup:
 
 
 def generator_of(device: str):
-    """What dropout on this device draws from; seeding all devices would take a millisecond."""
+    """The generator of dropout on this device; seeding all devices would take a millisecond."""
     return torch.default_generator if device == "cpu" else torch.get_device_module(device)

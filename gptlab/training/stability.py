@@ -1,4 +1,4 @@
-"""Numbers that go wrong: steps that are skipped, a loss that diverges, spikes."""
+"""Detect skipped steps, a diverging loss and spikes, and roll back."""
 
 import logging
 import math
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BAD_IN_A_ROW = 5  # steps that were skipped or whose loss diverged
 MAX_BAD_WITH_SCALER = 30  # float16 begins with a large scale and halves it until it fits
-DIVERGED = 10  # times the loss of the uniform baseline: finite, and yet beyond recovery
-MAX_ROLL_BACKS = 10  # of one start
+DIVERGED = 10  # times the loss of the uniform baseline: finite, but beyond recovery
+MAX_ROLL_BACKS = 10  # per start
 
 
 class Stability:
@@ -26,22 +26,21 @@ class Stability:
 
     def __init__(self, metrics: Metrics):
         self.metrics = metrics
-        self.pending = []  # [skipped, diverged, loss] of steps not read from the device yet
+        self.pending = []  # [skipped, diverged, loss] of steps, not yet read from the device
         self.bad_in_a_row = 0  # steps that were skipped or whose loss diverged
-        self.is_diverged = False  # the loss of the newest step
-        self.roll_backs = 0  # of this start
+        self.is_diverged = False  # whether the loss of the newest step has
+        self.roll_backs = 0  # in this start
 
     def find_spike(self, setup: Setup, state: TrainState, result) -> float | None:
         """The loss of a step that left the band of `spike_rollback`, or None.
 
-        Numbers are read from an accelerator at log_interval only, because that waits for it.
-        Raises TrainingError when steps keep being skipped or the loss stays diverged.
+        Reading numbers waits for an accelerator, so that happens at log_interval only. Raises
+        TrainingError when steps keep being skipped or the loss stays diverged.
         """
         config = setup.config
         uniform_loss = math.log(max(2, config.model.vocab_size))
-        is_sane = result.loss < DIVERGED * uniform_loss  # false for nan
-        diverged = ~is_sane
-        if state.precision.scaler is None:  # whose scale is the usual reason for skipping
+        diverged = torch.isnan(result.loss) | (result.loss >= DIVERGED * uniform_loss)
+        if state.precision.scaler is None:  # with one, too large a scale is the usual reason
             diverged = diverged | (result.skipped > 0)
         self.pending.append(torch.stack((result.skipped, diverged.float(), result.loss)))
         is_logged = state.step % config.evaluation.log_interval == 0
@@ -63,7 +62,7 @@ class Stability:
         return spike
 
     def _give_up(self, setup, state, loss: float, was_skipped: bool, uniform_loss: float) -> None:
-        what = f"The loss is {loss:.3g} where the uniform baseline has {uniform_loss:.3g}"
+        what = f"The loss is {loss:.3g} (the uniform baseline has {uniform_loss:.3g})"
         if was_skipped:
             what = "The loss or its gradient is not finite"
         kept = "there is no checkpoint yet"
@@ -79,7 +78,7 @@ class Stability:
 
 
 def leaves_band(state: TrainState, loss: float, limit: float) -> bool:
-    """Whether a loss lies `limit` deviations above the band; one that does not joins the band."""
+    """Whether a loss lies `limit` deviations above the band; otherwise the band takes it in."""
     if not limit:
         return False
     if state.band is None:
@@ -92,10 +91,10 @@ def leaves_band(state: TrainState, loss: float, limit: float) -> bool:
 
 
 def roll_back(setup: Setup, state: TrainState, observers, loss: float) -> bool:
-    """Go back to the last checkpoint, and past the sequences since; False where there is none.
+    """Go back to the last checkpoint and skip the sequences since; False without a checkpoint.
 
     As Chowdhery et al. 2022 (PaLM, section 5.1) did by hand: the same text with other weights
-    seldom spikes, and other text with the same weights does not. loss: that of the spike.
+    seldom spikes, and other text with the same weights does not. loss: of the spike.
     """
     if not setup.parallel.from_first(setup.run.checkpoint.exists):
         logger.warning(

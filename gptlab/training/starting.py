@@ -1,4 +1,4 @@
-"""From options to a training that can begin, or go on: device, data, decisions, state."""
+"""Prepare a training from its options: device, data, decisions, state."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
-    """Where the run lives: out_dir, else out/ and the recipe's or the dataset's name."""
+    """The folder of the run: out_dir, else out/ and the recipe's or the dataset's name."""
     out_dir = overrides.values.get("out_dir")
     if out_dir:
         return Path(out_dir).expanduser()
@@ -49,9 +49,9 @@ def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
 def prepare_training(
     overrides: Overrides, parallel: Parallel, *, started: float, recipe_name: str = ""
 ) -> tuple[Setup, TrainState]:
-    """Everything up to step 0, or up to the step of the checkpoint. Raises GPTLabError.
+    """Prepare everything before the first step, of the run or of a resume. Raises GPTLabError.
 
-    started: time.perf_counter() of when the process began; a budget in minutes counts from there.
+    started: time.perf_counter() when the process began; a budget in minutes counts from there.
     """
     run = Run(new_run_folder(overrides, recipe_name))
     if overrides.values.get("resume") is True and not run.exists():
@@ -89,16 +89,16 @@ def prepare_training(
         overrides = with_model_of(start, overrides, dataset)
     if stored is not None and stored["dataset"]["fingerprint"] != dataset.fingerprint:
         raise RunError(
-            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} holds "
-            "now (or with another tokenizer): start a new run with another --out_dir, or prepare "
-            "the data as it was."
+            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} now "
+            "holds (or with another tokenizer): start a new run with another --out_dir, or prepare "
+            "the data as before."
         )
     resolved = decide(overrides, report, choice, dataset, parallel, started, stored, start)
     config = resolved.config
     if stored is not None:
         resuming.check_same_model(config, stored)
     if config.evaluation.sample_interval and dataset.tokenizer:
-        dataset.tokenizer.encode(config.evaluation.sample_prompt)  # raises, if it must
+        dataset.tokenizer.encode(config.evaluation.sample_prompt)  # raises TokenizerError
     with explained_out_of_memory(config):
         state = build_state(resolved, run, parallel, stored, start)
     template = (stored or (start.content if start else {})).get("chat_template")
@@ -119,13 +119,13 @@ def prepare_training(
 
 
 def choose_device(overrides: Overrides, parallel: Parallel, stored: dict | None):
-    """(hardware.Hardware, hardware.Choice): each process of a machine takes a device of its own."""
+    """(hardware.Hardware, hardware.Choice): each process of a machine gets its own device."""
     values = overrides.values
     request, dtype = parallel.own_device(values.get("device", "auto")), values.get("dtype", "auto")
     report = hardware.detect(request if parallel.world_size > 1 else None)
     choice = hardware.choose(report, request, dtype)
     if stored and dtype == "auto":
-        before = stored["decided"]  # on the same device the precision stays, unless it became slow
+        before = stored["decided"]  # the same device keeps its precision, unless that became slow
         if before["device"] == choice.device and before["dtype"] != choice.dtype:
             as_before = hardware.choose(report, request, before["dtype"])
             choice = choice if as_before.slow else as_before
@@ -133,17 +133,17 @@ def choose_device(overrides: Overrides, parallel: Parallel, stored: dict | None)
 
 
 def avoid_leaking_attention(choice) -> None:
-    """Leave fused attention where it lets a token see those behind it."""
+    """Switch fused attention off on a device where it lets a token see later ones."""
     if hardware.attention_is_causal(choice.device, choice.dtype):
         return
-    logger.warning("The fused attention of %s is wrong here: using plain.", choice.device)
+    logger.warning("Fused attention is wrong on %s: using plain attention.", choice.device)
     for kernel in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
 
 
 def decide(overrides, report, choice, dataset, parallel, started, stored, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
-    # a model's table may have more rows than its tokenizer has ids (GPT-2's 50,304)
+    # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
     text = TextSize.of(dataset, model.get("vocab_size"))
     situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)

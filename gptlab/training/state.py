@@ -1,4 +1,4 @@
-"""What a checkpoint of a training restores, and nothing else."""
+"""The state of a training: exactly what a checkpoint restores."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import MixedPrecision
 
-# what the first start decided holds at every later one, unless the command line overrides it
+# the first start decides these; every resume keeps them, unless the command line overrides them
 DECISIONS = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
 
 
 @dataclass
 class TrainState:
-    """Where a training stands: exactly what a checkpoint holds.
+    """The state of a training: exactly what a checkpoint holds.
 
     end: steps of the whole run. decisions: what the first start decided, by option. step:
     optimizer steps done. best_val_loss: nats per token, reached at best_step. band: None unless
@@ -43,7 +43,7 @@ class TrainState:
         return self.step >= self.end
 
     def content(self) -> dict:
-        """All but the model's weights, as a checkpoint holds it."""
+        """Everything but the model's weights, as a checkpoint holds it."""
         return {
             "step": self.step,
             "sequences_seen": self.sequences_seen,
@@ -59,7 +59,7 @@ class TrainState:
 
     @torch.no_grad()
     def restore(self, content: dict) -> None:
-        """Stand where `content` was saved; end, decisions and the model's weights stay.
+        """Restore everything but end, decisions and the model's weights.
 
         Raises CheckpointError for the state of another optimizer.
         """

@@ -1,11 +1,11 @@
-"""What a training shows at a terminal: lines, and a progress bar below them."""
+"""Show a training at a terminal: lines, and a progress bar below them."""
 
 import re
 import sys
 
 from tqdm import tqdm
 
-# what would ring, clear or recolour a terminal; an untrained model writes such characters
+# characters that ring, clear or recolour a terminal; an untrained model writes them
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -1,4 +1,4 @@
-"""Trackers that metrics are sent to as well: TensorBoard and Weights & Biases."""
+"""Send metrics to a tracker as well: TensorBoard or Weights & Biases."""
 
 import logging
 
@@ -8,7 +8,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_tracker(config: TrainConfig, folder):
-    """A callable that sends a record to TensorBoard or W&B, or None; a failure is a warning."""
+    """A function that sends a record to TensorBoard or W&B, or None; a failure is a warning."""
     if config.run.log_to == "none":
         return None
     try:

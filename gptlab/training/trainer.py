@@ -1,4 +1,4 @@
-"""A training from its options to its last words."""
+"""Run a training, from its options to its closing message."""
 
 import time
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def train(
     """Train a model: `train(dataset="shakespeare", max_iters=500)`.
 
     overrides: layered options (`training.config.layer`); keyword options are the same names as on
-    the command line. Returns where the run lies and how it ended. Raises GPTLabError.
+    the command line. Returns the run's folder and how it ended. Raises GPTLabError.
     """
     overrides = overrides or layer(command_line=options)
     started = started or time.perf_counter()
@@ -73,7 +73,7 @@ def train(
 
 
 def observe(setup: Setup, started: float) -> Observers:
-    """What watches this start. started: time.perf_counter() when the process began."""
+    """The observers of this start. started: time.perf_counter() when the process began."""
     config, parallel = setup.config, setup.parallel
     peak = None
     if parallel.is_first:
@@ -92,7 +92,7 @@ def observe(setup: Setup, started: float) -> Observers:
 
 
 def run(setup: Setup, state: TrainState, observers: Observers) -> int:
-    """Train as far as this start goes; the exit code."""
+    """Train until the end or until something stops this start; the exit code."""
     say = observers.metrics.say
     for line in messages.plan_lines(setup, state):
         say(line)
@@ -113,7 +113,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         compile_if_wanted(setup, state, say)
         setup.parallel.from_first(lambda: observers.trace.begin(setup, state))
         observers.metrics.begin(state.step, tracker)
-        # cut() forgot the evaluation of this step, or the break came before or during it
+        # cut() removed the evaluation of this step, or the run was interrupted before its end
         if state.step and (was_evaluated or evaluation_is_due(setup.config, state)):
             evaluate(setup, state, observers.metrics)
         observers.clock.last_save = time.perf_counter()
@@ -134,10 +134,10 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
 
 
 def show_finished(setup: Setup, state: TrainState, observers: Observers) -> None:
-    """Say that nothing is left to do; complete what a kill cut short."""
+    """Say that the run is finished; complete what a kill cut short."""
 
     def complete() -> None:
-        setup.run.begin(resume=True)  # a kill during the last picture leaves half of it
+        setup.run.begin(resume=True)  # removes the half picture that a kill left
         if not setup.run.plot.exists():
             observers.picture.draw(setup)
 
@@ -146,7 +146,7 @@ def show_finished(setup: Setup, state: TrainState, observers: Observers) -> None
 
 
 def open_run(setup: Setup, state: TrainState) -> None:
-    """Take the run's folder, forget what lies behind the checkpoint, and write the recipe."""
+    """Lock the run's folder, drop the records after the checkpoint, and write the recipe."""
     config, run = setup.config, setup.run
     refuse_full_disk(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)

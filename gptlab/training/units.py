@@ -1,4 +1,4 @@
-"""Units that people compare: bits per byte of a text, and durations."""
+"""Units for people: bits per byte of a text, and durations."""
 
 import math
 
@@ -6,7 +6,7 @@ BASELINES = {"5gram": "5-gram", "lzma": "lzma", "unigram": "unigram"}
 
 
 class TextUnits:
-    """The units of a dataset's text, which turn nats per token into bits per byte."""
+    """Converts between nats per token and bits per byte of a dataset's text."""
 
     def __init__(self, meta: dict | None):
         meta = meta or {}
@@ -35,7 +35,7 @@ class TextUnits:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 05 min."""
+    """Seconds in words: 42 s, 3 min 20 s, 2 h 05 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

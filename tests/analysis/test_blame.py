@@ -1,4 +1,4 @@
-"""The text behind a step: that which the model was trained on, and its losses, hardest first."""
+"""The text behind a step: what the model was trained on, and its losses, hardest first."""
 
 import math
 import random
@@ -141,7 +141,7 @@ def test_the_checkpoint_is_the_one_asked_for_and_best_by_default(train):
 
 @pytest.mark.parametrize("step", [0, -1, 13])
 def test_a_step_that_the_run_has_not_taken_is_refused(train, step):
-    with pytest.raises(ConfigError, match="has taken 12 steps, so say one from 1 to 12"):
+    with pytest.raises(ConfigError, match="has taken 12 steps, so choose one from 1 to 12"):
         blame(train(), step)
 
 
@@ -150,7 +150,7 @@ def test_data_that_are_gone_or_changed_are_a_sentence(train, tmp_path):
     book = tmp_path / "books" / "b3.txt"
     book.write_text(book.read_text().replace("the", "teh"), encoding="utf-8")
     prepare("books", PrepareOptions(tokenizer="char", split="document"))
-    with pytest.raises(RunError, match="trained on other data than data/books holds now"):
+    with pytest.raises(RunError, match="trained on other data than data/books now holds"):
         blame(folder, 1)
     shutil.rmtree(tmp_path / "data" / "books")
     with pytest.raises(DataError, match="No prepared dataset 'books'"):

@@ -85,7 +85,7 @@ def test_documents_are_the_same_however_the_file_is_cut(prepared, monkeypatch):
     texts = [sentences(20 + n % 7, n % 11) for n in range(40)]
     dataset = prepared(texts, split="document")
     whole = view.count_documents(dataset)
-    monkeypatch.setattr(view, "_SCAN_TOKENS", 13)
+    monkeypatch.setattr(view, "SCAN_TOKENS", 13)
     assert view.count_documents(dataset) == whole
     assert whole.total == 40 and whole.repeated == 40 - len(set(texts))
 
@@ -102,23 +102,23 @@ def test_text_without_a_tokenizer_has_no_documents_to_count():
 def brute_force(dataset, length):
     """Passages of the validation text that occur in the training text, by comparison."""
     train = bytes(np.asarray(dataset.train, "<u2").tobytes())
-    found = loss_mask = 0
+    found = passages = 0
     for row in range(len(dataset.val) // length):
         ids = dataset.val[row * length : (row + 1) * length]
         if len(set(ids.tolist())) < min(view.DISTINCT_TOKENS, length):
             continue
-        loss_mask += 1
+        passages += 1
         piece, place = np.asarray(ids, "<u2").tobytes(), -1
         while (place := train.find(piece, place + 1)) >= 0:
             if place % 2 == 0:
                 found += 1
                 break
-    return loss_mask, found
+    return passages, found
 
 
 @pytest.mark.parametrize("scan", [1 << 22, 101])
 def test_overlap_equals_the_brute_force_count_at_any_offset(monkeypatch, scan):
-    monkeypatch.setattr(view, "_SCAN_TOKENS", scan)
+    monkeypatch.setattr(view, "SCAN_TOKENS", scan)
     source = np.random.default_rng(3)
     train = source.integers(0, 1000, 3000)
     val = source.integers(0, 1000, 640)

@@ -21,17 +21,17 @@ RECORDED = json.loads(
 
 def recorded(name, **changes) -> RunRecord:
     """A recorded run as `read_run` would give it; changes: of its settings."""
-    told = RECORDED[name]
+    recorded = RECORDED[name]
     records = [
         {"step": step, "loss": loss, "learning_rate": rate, "skipped_steps": 0,
          "tokens_per_second": 1000.0, "data_share": 0.01}
-        for step, loss, rate in told["steps"]
-    ] + [{"step": step, "val_loss": loss} for step, loss in told["evaluations"]]  # fmt: skip
-    if "diverged" in told:
-        step, loss = told["diverged"]
+        for step, loss, rate in recorded["steps"]
+    ] + [{"step": step, "val_loss": loss} for step, loss in recorded["evaluations"]]  # fmt: skip
+    if "diverged" in recorded:
+        step, loss = recorded["diverged"]
         records.append({"step": step, "loss": loss, "diverged": True})
-    levels = changes.pop("levels", told["levels"])
-    return RunRecord(Path("out") / name, records, told["settings"] | changes, levels)
+    levels = changes.pop("levels", recorded["levels"])
+    return RunRecord(Path("out") / name, records, recorded["settings"] | changes, levels)
 
 
 def names(run):
@@ -60,7 +60,7 @@ def test_the_trouble_of_a_recorded_run_is_named_and_nothing_else(run, trouble):
     assert names(recorded(run)) == [trouble]
 
 
-def test_a_healthy_run_is_left_in_peace():
+def test_a_healthy_run_has_no_findings():
     assert diagnose(recorded("healthy")) == []
 
 
@@ -80,7 +80,7 @@ def test_the_four_bad_runs_are_named_without_the_text_that_they_were_trained_on(
     assert names(recorded(run, levels={})) == names(recorded(run))
 
 
-def test_the_cause_of_a_zero_rate_is_told_apart():
+def test_the_causes_of_a_zero_rate_are_distinguished():
     assert diagnose(recorded("rate_zero"))[0].options == {"lr_decay_iters": 200}
     assert diagnose(recorded("tiny_rate"))[0].options["learning_rate"] == 1e-3
     assert diagnose(recorded("endless_warmup"))[0].options == {"warmup_iters": 10}
@@ -95,7 +95,7 @@ def test_overfitting_says_the_step_of_the_turn_and_both_losses():
     assert more.options["dropout"] == pytest.approx(0.4)
 
 
-def test_a_wobble_of_the_last_evaluation_is_no_overfitting():
+def test_noise_in_the_last_evaluation_is_not_overfitting():
     run = recorded("healthy")
     last = run.evaluations[-1]
     run.records.append({"step": last[0] + 1, "val_loss": last[1] + 0.004})
@@ -120,7 +120,7 @@ def test_a_training_loss_that_climbs_and_stays_up_is_the_rate():
     for record in run.training[len(run.training) // 3 :]:
         record["loss"] = 3.0
     finding = diagnose(run)[0]
-    assert finding.name == "learning rate too high" and "stayed up" in finding.sentence
+    assert finding.name == "learning rate too high" and "stayed there" in finding.sentence
 
 
 def test_waiting_for_data_is_measured():

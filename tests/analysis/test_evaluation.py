@@ -89,7 +89,7 @@ def test_the_ranges_of_positions_double_and_hold_every_token(checkpoint, text):
 
 @pytest.mark.parametrize("n_tokens", [2, 3, 16, 17, 18, 40])
 @pytest.mark.parametrize("stride", [1, 5, 15, 16])
-def test_windows_predict_each_token_once_behind_enough_others(n_tokens, stride):
+def test_windows_predict_each_token_once_after_enough_others(n_tokens, stride):
     predicted = []
     for start, known in sliding_windows(n_tokens, BLOCK, stride):
         targets = range(start + 1, min(start + BLOCK, n_tokens - 1) + 1)
@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_transformers_on_the_exported_model(checkpoint, text
         assert found.measured.loss == pytest.approx(total / count, abs=1e-4)
 
 
-def test_documents_begin_anew_and_their_separators_do_not_count(checkpoint, home):
+def test_each_document_starts_a_new_context_and_separators_do_not_count(checkpoint, home):
     (home / "two.jsonl").write_text('{"text": "To be"}\n{"text": "or not"}\n', encoding="utf-8")
     found = evaluate_text(checkpoint, str(home / "two.jsonl"))
     tokenizer = checkpoint.tokenizer
@@ -176,8 +176,8 @@ def test_a_shorter_window_sees_less(checkpoint, text):
     [
         (dict(block_size=17), "use 16 or less"),
         (dict(stride=17), "use 16 or less"),
-        (dict(stride=0), "say 1 or more"),
-        (dict(block_size=0), "say 1 or more"),
+        (dict(stride=0), "use 1 or more"),
+        (dict(block_size=0), "use 1 or more"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(checkpoint, text, options, sentence):
@@ -189,7 +189,7 @@ def test_what_does_not_belong_together_is_refused(checkpoint, home, text):
     prepare(str(text), PrepareOptions(tokenizer="char"))
     with pytest.raises(ConfigError, match="another tokenizer"):
         evaluate_dataset(checkpoint, "held_out")
-    with pytest.raises(CheckpointError, match="is no model that is here"):
+    with pytest.raises(CheckpointError, match="No model found at"):
         open_model("nowhere")
     (home / "blank.txt").write_text("")
     with pytest.raises(DataError, match="no text"):

@@ -60,7 +60,7 @@ def test_releases_are_compared_as_pip_does(monkeypatch, version, wanted, fits):
     monkeypatch.setattr(importlib.metadata, "version", {"torch": version}.__getitem__)
     check = health.check_versions([Requirement(f"torch{wanted}")])
     assert check.ok is fits
-    assert fits or f"torch is {version}, and" in check.detail
+    assert fits or f"torch is {version}, but" in check.detail
 
 
 def test_this_environment_has_the_tested_releases_and_others_are_named():
@@ -100,7 +100,7 @@ def test_a_file_in_the_way_is_found(tmp_path):
     assert not check.ok and "file" in check.detail
 
 
-def test_disk_space_is_compared_with_the_checkpoints_of_this_very_model(tmp_path, monkeypatch):
+def test_disk_space_is_compared_with_the_checkpoints_of_this_model(tmp_path, monkeypatch):
     config = build({"n_layer": 2, "n_embd": 96, "n_head": 3, "max_iters": 10})
     parameters = count_parameters(config.model)
     assert health.checkpoint_bytes(config) == 4 * parameters * (3 * 3 + 1)
@@ -114,7 +114,7 @@ def test_disk_space_is_compared_with_the_checkpoints_of_this_very_model(tmp_path
         assert check.ok is ok and bool(check.fix) is not ok
 
 
-def test_a_checkpoint_is_no_larger_than_was_reckoned(tmp_path):
+def test_a_checkpoint_is_no_larger_than_estimated(tmp_path):
     import torch
 
     from gptlab.model.transformer import GPT
@@ -150,7 +150,7 @@ def device(available=True, reason="g++ is there", kind="cpu", fix="apt-get insta
 def test_a_missing_compiler_is_found_with_the_command_that_brings_it():
     check = health.check_compiler(device(False, "there is no C++ compiler here (g++)"))
     assert not check.ok and "no C++ compiler" in check.detail
-    assert check.fix == "apt-get install g++, or say --compile_model false"
+    assert check.fix == "apt-get install g++, or use --compile_model false"
     assert health.check_compiler(device()).ok
     assert health.check_compiler(device(False, "none"), wanted=False).ok
     assert health.check_compiler(device(False, "it is young", kind="mps")).ok  # nothing to mend

@@ -1,4 +1,4 @@
-"""The beginning of a run done again: equal, or the first step, tensor and line that differ."""
+"""The beginning of a run repeated: equal, or the first step, tensor and line that differ."""
 
 import hashlib
 import os

@@ -32,10 +32,10 @@ def test_a_failure_stops_nothing_and_is_the_exit_code(own_scripts, tmp_path, cap
     benchmarks = [own_scripts.Benchmark(name) for name in names]
     out = tmp_path / "out"
     assert own_scripts.run_all(benchmarks, {}, out, True, sys.executable) == 1
-    overrides = capfd.readouterr().out
-    assert "bad.py: failed (1)" in overrides
-    assert "absent.py: skipped. There is no benchmarks/absent.py here." in overrides
-    assert "good.py: done" in overrides and "Failed: bad.py." in overrides
+    printed = capfd.readouterr().out
+    assert "bad.py: failed (1)" in printed
+    assert "absent.py: skipped. There is no benchmarks/absent.py here." in printed
+    assert "good.py: done" in printed and "Failed: bad.py." in printed
     assert json.loads((out / "good.json").read_text())[0] == "--quick"
     page = (out / "benchmarks.md").read_text()
     assert page.index("## bad") < page.index("## absent") < page.index("## good")

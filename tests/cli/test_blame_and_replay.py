@@ -55,8 +55,8 @@ def test_blame_says_what_was_read_what_was_recorded_and_whose_losses_these_are(c
     assert main(["blame", "small", "--step", "4", "--top", "3"]) == 0
     out = capsys.readouterr().out
     assert "Step 4 of out/small trained on sequences 192 to 255 (32 tokens each) of books." in out
-    assert re.search(r"The run recorded then: loss \d\.\d+, gradient norm \d\.\d+\.", out)
-    assert re.search(r"those of out/small/best\.pt \(step 6\), the model now and not at that", out)
+    assert re.search(r"The run recorded at this step: loss \d\.\d+, gradient norm \d\.\d+\.", out)
+    assert re.search(r"those of out/small/best\.pt \(step 6\), not of the model at that step", out)
     headings = re.findall(r"^(\d)\. sequence \d+: \d\.\d+ nats per token, from books/", out, re.M)
     assert headings == ["1", "2", "3"]
     assert out.count("hardest: ") == 3
@@ -70,7 +70,7 @@ def test_a_step_without_a_record_says_so_and_the_newest_run_is_the_default(train
     finally:
         aside.rename(trace)
     out = capsys.readouterr().out
-    assert "recorded nothing of this very step; of step 2: loss " in out
+    assert "recorded nothing at this step; at step 2: loss " in out
     assert "out/small/ckpt.pt (step 6)" in out
 
 
@@ -90,7 +90,7 @@ def test_in_a_pipe_nothing_steers_a_terminal_and_at_one_tokens_have_colours(caps
     assert not re.search(r"\x1b\[[0-9;]*[34][0-7]", capsys.readouterr().out)
 
 
-def test_the_page_stands_alone_and_shows_text_as_text(trained, capsys):
+def test_the_page_needs_no_other_file_and_shows_text_as_text(trained, capsys):
     assert main(["blame", "small", "--step", "2", "--top", "64", "--html", "two.html"]) == 0
     assert "Wrote two.html" in capsys.readouterr().out
     page = (trained / "two.html").read_text(encoding="utf-8")
@@ -107,8 +107,8 @@ def test_the_page_stands_alone_and_shows_text_as_text(trained, capsys):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["small"], "blame needs a step: say which with --step N."),
-        (["small", "--step", "7"], "has taken 6 steps, so say one from 1 to 6."),
+        (["small"], "blame needs a step: choose one with --step N."),
+        (["small", "--step", "7"], "has taken 6 steps, so choose one from 1 to 6."),
         (["small", "--step", "1", "--top", "0"], "--top is 0: it must be at least 1."),
         (["none", "--step", "1"], "There is no run 'none'"),
         (["small", "--step", "1", "--html", "books"], "books is a folder: name a file"),
@@ -145,7 +145,7 @@ def test_an_equal_result_under_other_conditions_names_them(trained, capsys, monk
     assert out.startswith("The first step of out/small: bitwise equal, although:\n")
     assert f"  torch: 2.12.1 -> {torch.__version__}\n" in out
     threads = torch.get_num_threads()
-    assert f"  threads: 7 -> {threads} (OMP_NUM_THREADS=7 brings them back)\n" in out
+    assert f"  threads: 7 -> {threads} (OMP_NUM_THREADS=7 restores them)\n" in out
 
 
 def test_a_difference_ends_with_1_and_is_named(capsys, monkeypatch):
@@ -198,6 +198,6 @@ def test_changed_code_is_listed_by_file_the_model_first(trained, capsys):
         for path, content in kept.items():
             path.write_bytes(content)
     out = capsys.readouterr().out
-    first = f"  {model}:1: without `# gone` (and 1 more in this file)\n"
+    first = f"  {model}:1: removed `# gone` (and 1 more in this file)\n"
     assert first in out and f"  {batches}:" in out and "added `import time`" in out
     assert out.index(model) < out.index(batches)

@@ -10,6 +10,7 @@ import torch
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main, run_command
+from gptlab.cli.ui import questions
 from gptlab.data.batches import Batches
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import char_tokenizer
@@ -45,6 +46,13 @@ def dataset(home):
     char_tokenizer(ALPHABET).save(home / "tokenizer.json")
     assert run_command("prepare", ["talk.jsonl", "--tokenizer", "tokenizer.json"]) == 0
     return open_dataset("talk")
+
+
+def test_the_files_of_a_chat_dataset_are_known_when_it_is_deleted(dataset, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    monkeypatch.setattr(questions, "at_terminal", lambda: True)
+    assert run_command("dataset", ["delete", "talk"]) == 1
+    assert "which gptlab did not write" not in capsys.readouterr().out
 
 
 def train(**options):
@@ -89,7 +97,7 @@ def test_the_loss_of_training_and_of_validation_is_that_of_the_answers(dataset):
         assert record[name] == pytest.approx(total / count, abs=1e-4), name
 
 
-def test_an_evaluation_in_which_no_assistant_speaks_is_refused_before_the_training(dataset):
+def test_an_evaluation_without_an_assistant_turn_is_refused_before_training(dataset):
     with pytest.raises(DataError, match="use a larger --eval_tokens"):
         train(block_size=4, eval_tokens=4)
     assert not Run("out/talk").exists()
@@ -131,11 +139,13 @@ def test_the_template_travels_in_both_checkpoints_and_through_a_resume(dataset):
     ("words", "sentence"),
     [
         (["--chat", "--num_samples", "2"], "leave --num_samples out"),
-        (["--system", "Be brief."], "say --chat as well"),
+        (["--system", "Be brief."], "add --chat"),
         (["--chat", "--prompt", "a" * 100], "shorten it"),
     ],
 )
-def test_what_makes_no_talk_is_one_sentence(dataset, monkeypatch, capsys, words, sentence):
+def test_input_that_is_not_a_conversation_is_one_sentence(
+    dataset, monkeypatch, capsys, words, sentence
+):
     train(max_iters=1)
     code, out, err = say(monkeypatch, capsys, *words)
     assert code == 2 and sentence in err and not out

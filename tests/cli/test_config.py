@@ -65,7 +65,7 @@ def test_every_option_is_shown_with_its_source(capsys):
     assert rows["device"]["value"] == "cpu" and "no accelerator" in rows["device"]["source"]
 
 
-def test_the_table_is_plain_in_a_pipe_and_names_what_it_stands_on(capsys):
+def test_the_table_is_plain_in_a_pipe_and_names_its_basis(capsys):
     command.main(["show", "own.py"])
     out, err = capsys.readouterr()
     assert out.startswith("own.py\n") and "assumed; no dataset was named" in out
@@ -96,7 +96,7 @@ def test_what_differs_is_listed_and_nothing_else(capsys):
     out = capsys.readouterr().out
     assert "Different in 2 options, as set" in out and "0.002" in out
     command.main(["diff", "own.py", "own.py"])
-    assert capsys.readouterr().out == "own.py and own.py say the same.\n"
+    assert capsys.readouterr().out == "own.py and own.py have the same values.\n"
 
 
 def test_runs_are_compared_as_they_were_resolved(surroundings, capsys):
@@ -118,7 +118,7 @@ def test_runs_are_compared_as_they_were_resolved(surroundings, capsys):
         (["sho", "own.py"], "config cannot 'sho'"),
         (["show", "none.py"], r"no recipe none\.py"),
         (["show", "own.py", "--n_layr", "3"], "did you mean n_layer"),
-        (["--seed", "3"], "Say config show"),
+        (["--seed", "3"], "Use config show"),
     ],
 )
 def test_a_wrong_command_line_is_refused_with_what_to_say(words, sentence):

@@ -130,7 +130,7 @@ def test_markup_in_a_text_is_shown_as_it_is(home, capsys):
     assert ":smile:" in shown and "[link" in shown.replace("|", "")
 
 
-def test_validation_text_that_stands_in_the_training_text_is_a_warning(home, capsys):
+def test_validation_text_in_the_training_text_is_a_warning(home, capsys):
     text = "".join(LINES.format(n=n * 7919, m=n * n) for n in range(60))
     (home / "twice.txt").write_text(text * 2, encoding="utf-8")
     main(["dataset", "add", "twice.txt", "--tokenizer", "char"])

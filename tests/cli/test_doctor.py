@@ -112,7 +112,7 @@ def test_a_corrupt_checkpoint_is_found(words, capsys):
     assert "delete" in failures(capsys.readouterr().out)["mine/best.pt"]
 
 
-def test_the_plan_of_these_very_options_is_checked(words, capsys, monkeypatch):
+def test_the_plan_of_these_options_is_checked(words, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000_000))
     assert main(["doctor", "--dataset", "words", "--model_preset", "tiny"]) == 0
     capsys.readouterr()
@@ -233,7 +233,7 @@ def test_a_run_without_trouble_ends_with_0(recorded, capsys):
         run.append(record)
     assert main(["doctor", "calm"]) == 0
     shown = capsys.readouterr().out
-    assert "no trouble" in shown and "1.5500 at step 100" in shown
+    assert "no problem" in shown and "1.5500 at step 100" in shown
 
 
 def test_a_folder_without_records_is_a_sentence(home, capsys):

@@ -58,13 +58,13 @@ def test_a_checkpoint_and_a_folder_outside_are_evaluated_and_only_runs_written_t
     before = {path.name for path in (home / "hf").iterdir()}
     capsys.readouterr()
     assert evaluate("hf", "--data", "held_out.txt", "--json") == 0
-    peer = json.loads(capsys.readouterr().out)
-    assert peer["loss"] == pytest.approx(ours["loss"], abs=1e-6)
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["loss"] == pytest.approx(ours["loss"], abs=1e-6)
     assert {path.name for path in (home / "hf").iterdir()} == before
     assert len(run.evaluated()) == 1
 
 
-def test_a_new_start_forgets_the_evaluations_of_the_old_run(run):
+def test_a_new_run_removes_the_evaluations_of_the_old_one(run):
     assert evaluate("--data", "held_out.txt") == 0
     assert run.evaluations.exists()
     run.begin(overwrite=True)
@@ -85,7 +85,7 @@ def test_lines_that_no_evaluation_writes_are_left_out(run):
         (["out/run"], "--data FILE"),
         (["out/run", "--data", "a", "--dataset", "b"], "--data FILE"),
         (["out/run", "--data", "nothing.txt"], "nothing.txt does not exist"),
-        (["elsewhere", "--data", "held_out.txt"], "is no model that is here"),
+        (["elsewhere", "--data", "held_out.txt"], "No model found at"),
         (["out/run", "--data", "held_out.txt", "--max_tokens", "0"], "at least 1"),
         (["out/run", "--data", "held_out.txt", "--block_size", "9"], "use 8 or less"),
         (["out/run", "--dataset", "none"], "No prepared dataset"),

@@ -110,7 +110,7 @@ def test_devices_can_be_chosen_and_measured_one_after_the_other(fake_machine, ca
     monkeypatch.setattr(command, "measure_flops", lambda device, dtype: 2e12)
     assert command.main(["--interactive"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "does the multiplications" in shown and "'none' is none of these" in shown
+    assert "does the multiplications" in shown and "'none' is not one of the answers" in shown
     assert shown.count("Some CPU (CPU)") == 2
     assert "cpu multiplies matrices in float32 at 2 TFLOP/s" in shown
     assert "cpu multiplies matrices in float16" not in shown  # it cannot train in it

@@ -26,7 +26,7 @@ def hf_folder(home):
 def test_an_imported_model_is_sampled_and_exported_like_any_other(hf_folder, home, capsys):
     assert run_command("import", ["model"]) == 0
     captured = capsys.readouterr()
-    assert "out/model holds the model now" in captured.out
+    assert "The model is in out/model" in captured.out
     assert "sample.py --out_dir out/model --interactive" in captured.out
     assert captured.err == "Reading model.\nWriting out/model.\n"
     assert {p.name for p in (home / "out/model").iterdir()} == {

@@ -110,7 +110,7 @@ def test_a_run_that_a_living_process_holds_is_running_and_stays_so(make_run, cap
     assert run.checkpoint.exists() and not run.is_running()
 
 
-def test_looking_whether_a_run_is_alive_takes_no_lock(make_run):
+def test_checking_whether_a_run_is_alive_takes_no_lock(make_run):
     run = make_run("quiet")
     assert not run.is_running()
     assert not (run.folder / ".lock").exists()
@@ -176,7 +176,7 @@ def test_a_run_is_deleted_only_after_a_yes(make_run, home, at_terminal, capsys, 
     assert stays or list((home / "out").iterdir()) == []
 
 
-def test_the_questions_rename_and_delete_and_bear_wrong_answers(
+def test_the_questions_rename_and_delete_and_survive_wrong_answers(
     make_run, home, at_terminal, capsys
 ):
     make_run("first", age=60)

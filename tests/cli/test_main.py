@@ -153,7 +153,7 @@ def test_an_error_of_the_file_system_is_one_sentence(error, words, behaving, cap
     assert out == "" and err.count("\n") == 1 and words in err
 
 
-def test_ctrl_c_is_a_word_and_130(behaving, capsys):
+def test_ctrl_c_prints_one_word_and_returns_130(behaving, capsys):
     behaving(fail_with(KeyboardInterrupt()))
     assert run_command("train", []) == 130
     assert capsys.readouterr() == ("", "gptlab: Interrupted.\n")
@@ -190,7 +190,7 @@ def test_other_processes_of_a_training_keep_their_warnings_to_themselves(
     assert capsys.readouterr() == ("", "")
 
 
-def test_output_is_utf_8_whatever_the_locale_says(monkeypatch):
+def test_output_is_utf_8_in_any_locale(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     module.configure_output()

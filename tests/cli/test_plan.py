@@ -68,7 +68,7 @@ def test_json_has_the_same_numbers(capsys):
     assert sum(parts.values()) == total
 
 
-def test_a_recipe_is_planned_under_what_is_typed(tmp_path, capsys):
+def test_the_command_line_overrides_a_recipe_in_the_plan(tmp_path, capsys):
     recipe = tmp_path / "own.py"
     recipe.write_text("n_layer = 3\nn_head = 2\nn_embd = 32\nmax_iters = 7\n", encoding="utf-8")
     plans = []
@@ -94,7 +94,7 @@ def test_a_run_is_planned_as_it_was_resolved_although_its_text_is_gone(surroundi
     assert plan["model"]["vocab_size"] == 77
 
 
-def test_a_wish_that_this_machine_cannot_grant_is_noted_and_planned_otherwise(monkeypatch):
+def test_a_device_that_this_machine_lacks_is_noted_and_replaced_in_the_plan(monkeypatch):
     from gptlab import hardware
 
     report = planning.this_machine(None).report
@@ -138,7 +138,7 @@ def test_a_fine_tuning_is_planned_for_the_model_that_it_starts_from(surroundings
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["a", "b"], "plan takes one run or recipe, and these are 2"),
+        (["a", "b"], "plan takes one run or recipe, not 2"),
         (["a", "--config", "b.py"], "plan takes one run or recipe"),
         (["--batchsize", "3"], "did you mean batch_size"),
         (["nothing.py"], "no recipe nothing.py"),

@@ -84,7 +84,7 @@ def command(*words):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_every_usual_spelling_says_the_same(monkeypatch, words, name, value):
+def test_every_usual_spelling_means_the_same(monkeypatch, words, name, value):
     layered = []
     outcome = trainer.Outcome(Path("run"), 0, 0, 0.0)
     monkeypatch.setattr(trainer, "train", lambda layers, **_: layered.append(layers) or outcome)
@@ -94,7 +94,7 @@ def test_every_usual_spelling_says_the_same(monkeypatch, words, name, value):
     assert layered[0].sources[name] == "command line"
 
 
-def test_the_recipe_lies_below_the_command_line_and_names_the_run(tmp_path):
+def test_the_command_line_overrides_the_recipe_which_names_the_run(tmp_path):
     recipe = "\n".join(word.lstrip("-") for word in SMALL if "out_dir" not in word)
     for name in ("dataset", "device", "dtype"):
         value = next(w.split("=")[1] for w in SMALL if w.startswith(f"--{name}="))
@@ -178,7 +178,7 @@ def test_a_second_start_is_refused_with_the_three_ways_out(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit of file sizes here")
-def test_a_full_disk_is_a_sentence_and_what_was_complete_lives(tmp_path, capsys):
+def test_a_full_disk_is_one_sentence_and_complete_files_survive(tmp_path, capsys):
     assert command("--max_iters=2", "--quiet") == 0
     before = (tmp_path / "run" / "ckpt.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -345,7 +345,7 @@ def test_help_opens_with_an_example_and_does_not_load_torch():
         [sys.executable, "-c", code], text=True, encoding="utf-8", capture_output=True, cwd=ROOT
     )
     assert done.stdout.startswith("python train.py --config config/shakespeare_char.py\n")
-    for words in ("--batch_size", "sequences of a micro-batch", "[32]", "Learning-rate schedule"):
+    for words in ("--batch_size", "sequences per micro-batch", "[32]", "Learning-rate schedule"):
         assert words in done.stdout
     assert done.stderr == "set()\n" and done.returncode == 0
 

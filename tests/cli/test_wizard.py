@@ -123,10 +123,11 @@ def test_every_wrong_answer_is_asked_again(words, ask):
     )  # fmt: skip
     assert code == 0 and "Traceback" not in shown
     for sentence in (
-        "'two' is none of these", "nowhere.txt does not exist", "Something must be typed",
+        "'two' is not one of the answers", "nowhere.txt does not exist", "Please type an answer",
         "'x' is not a whole number", "must lie between 1 and 1,000", "33 does not divide",
         "'ten' is not a number", "did you mean dropout", "dropout needs a value",
-        "at least 0 and below 1", "dataset is not changed here", "no partner", "'maybe' is none",
+        "at least 0 and below 1", "dataset cannot be changed here", "not closed",
+        "'maybe' is not one",
     ):  # fmt: skip
         assert sentence in shown, sentence
     command = printed_command(ask.out)
@@ -178,7 +179,7 @@ def test_a_change_can_be_taken_back(words, ask):
     assert printed_command(ask.out) == unchanged
 
 
-def test_minutes_are_turned_into_steps_that_the_command_says(words, ask):
+def test_minutes_become_steps_in_the_command(words, ask):
     code, _ = ask("", "", *SMALL, "minutes", "0,1", "", "leave")
     command = printed_command(ask.out)
     assert code == 0 and int(command[command.index("--max_iters") + 1]) > 1
@@ -244,7 +245,7 @@ def test_without_a_terminal_it_says_what_to_write(home, monkeypatch, capsys, com
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main([command]) == 2
     error = capsys.readouterr().err
-    assert "write python" in error and ("--" in error or "dataset list" in error)
+    assert "a terminal: run python" in error and ("--" in error or "dataset list" in error)
     assert len(error.strip().splitlines()) == 1
 
 
@@ -263,7 +264,7 @@ def test_generate_asks_for_run_prompt_and_length(words, ask, monkeypatch, capsys
     text = shown.out[shown.out.index("--max_tokens 5") :].split("\n\n", 1)[1]
     # the space counts; the text is drawn anew each time, and may end early or with a newline
     assert text.startswith("the ") and len(text) <= len("the ") + 5 + 1
-    assert "--prompt 'the ' --max_tokens 5" in shown.out and "'nope' is none" in shown.out
+    assert "--prompt 'the ' --max_tokens 5" in shown.out and "'nope' is not one" in shown.out
 
 
 def test_generate_without_a_model_says_how_to_get_one(home, monkeypatch, capsys):
@@ -351,7 +352,7 @@ def test_ctrl_c_and_ctrl_d_leave_cleanly(terminal, tmp_path, argv, key, code):
     child.send(key)
     found, shown = ended(child)
     assert found == code
-    assert ("Interrupted." if code else "Nothing more was done.") in shown
+    assert ("Interrupted." if code else "Stopped.") in shown
 
 
 @pytest.mark.slow

@@ -49,11 +49,11 @@ def test_the_assistants_words_and_its_end_count_and_nothing_else(chat_tokenizer)
     template = ChatTemplate(CHATML, chat_tokenizer)
     found = template.encode(TALK)
     pieces, before = [], None
-    for token, loss_mask in zip(found.ids, found.loss_mask, strict=True):
-        if loss_mask != before:
+    for token, is_target in zip(found.ids, found.loss_mask, strict=True):
+        if is_target != before:
             pieces.append([])
         pieces[-1].append(token)
-        before = loss_mask
+        before = is_target
     texts = [spelled(chat_tokenizer, piece) for piece in pieces]
     assert texts[1::2] == ["I am  a small model.<|im_end|>", "<|im_end|> it is<|im_end|>"]
     assert texts[0].endswith("<|im_end|>\n<|im_start|>assistant\n") and texts[-1] == "\n"
@@ -99,7 +99,7 @@ def test_a_model_without_a_template_gets_the_plain_one():
         "User:\nHello, who are you?<|endoftext|>\nAssistant:\nI am  a small model.<|endoftext|>\n"
     )
     learned = [
-        token for token, loss_mask in zip(found.ids, found.loss_mask, strict=True) if loss_mask
+        token for token, is_target in zip(found.ids, found.loss_mask, strict=True) if is_target
     ]
     assert spelled(tokenizer, learned) == "I am  a small model.<|endoftext|>"
     assert template.end_id() == tokenizer.eot_id

@@ -57,7 +57,7 @@ def test_a_missing_dataset_lists_those_that_exist_and_the_command(home):
         open_dataset("shakespeare")
     write_token_files(home / "data" / "first", [1], [2])
     write_token_files(home / "data" / "second", [1], [2])
-    with pytest.raises(DataError, match=r"there is first, second.*--dataset nope"):
+    with pytest.raises(DataError, match=r"prepared here: first, second\).*--dataset nope"):
         open_dataset("nope")
 
 
@@ -80,7 +80,7 @@ def test_token_files_without_meta_open_with_a_given_vocabulary(home, caplog, dty
     assert dataset.train[:3].tolist() == [1, 2, 64] and len(dataset.val) == 20
     assert dataset.vocab_size == vocab_size and dataset.tokenizer is None
     assert "no meta.json" in caplog.text and f"{vocab_size:,}" in caplog.text
-    with pytest.raises(DataError, match="say --vocab_size"):
+    with pytest.raises(DataError, match="add --vocab_size"):
         open_dataset(folder)
 
 
@@ -194,7 +194,7 @@ def test_a_path_with_train_bin_alone_says_what_a_dataset_is(home):
 def test_half_an_id_is_noticed(home):
     folder = write_token_files(home / "data" / "y", [1, 2], [1])
     (folder / "val.bin").write_bytes(b"\x01\x00\x02")
-    with pytest.raises(DataError, match="3 bytes, which is no whole number of uint16 ids"):
+    with pytest.raises(DataError, match="3 bytes, which is not a whole number of uint16 ids"):
         open_dataset("y", 65)
 
 

@@ -172,11 +172,11 @@ def test_it_is_compiled_once_and_named_by_its_source(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     calls, run = [], subprocess.run
 
-    def loss_mask(*args, **options):
+    def recorded_run(*args, **options):
         calls.append(args)
         return run(*args, **options)
 
-    monkeypatch.setattr(native.subprocess, "run", loss_mask)
+    monkeypatch.setattr(native.subprocess, "run", recorded_run)
     native.library.cache_clear()
     try:
         for _ in range(2):

@@ -17,6 +17,7 @@ from gptlab.model.arithmetic import (
     kv_cache_bytes,
     matrix_parameters,
 )
+from gptlab.model.building import module_parameters
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.memory import training_memory
@@ -50,6 +51,24 @@ def test_the_parameters_are_those_of_the_module(bias, position_encoding):
 def test_the_parameters_of_a_preset_are_those_of_the_module(name):
     config = GPTConfig(**PRESETS[name])
     assert count_parameters(config) == every_parameter(config)
+
+
+@pytest.mark.parametrize("n_layer", [1, 3, 9])
+def test_the_module_is_counted_with_what_an_edit_added_to_it(n_layer, monkeypatch):
+    before = transformer.Block.__init__
+
+    def with_scale(block, config, layer):
+        before(block, config, layer)
+        block.scale = torch.nn.Parameter(torch.ones(config.n_embd))
+
+    config = GPTConfig(**SMALL | dict(n_layer=n_layer))
+    module_parameters.cache_clear()
+    assert module_parameters(config) == count_parameters(config)
+    module_parameters.cache_clear()
+    monkeypatch.setattr(transformer.Block, "__init__", with_scale)
+    assert module_parameters(config) == every_parameter(config)
+    assert module_parameters(config) == count_parameters(config) + n_layer * config.n_embd
+    module_parameters.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gptlab.errors import CheckpointError, ConfigError
 from gptlab.inference import native
 from gptlab.inference.native import NativeDecoder
 from gptlab.interop.write.export import export
-from gptlab.model import arithmetic, proof, transformer
+from gptlab.model import arithmetic, memory, proof, transformer
 from gptlab.model import config as settings
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import provenance
@@ -300,7 +300,7 @@ def test_a_new_activation_costs_two_edits_and_what_lacks_it_says_so(
         torch.manual_seed(0)
         model = transformer.GPT(config).eval()
         assert arithmetic.count_parameters(config) == sum(p.numel() for p in model.parameters())
-        assert arithmetic.training_memory(config, 2).total > 0
+        assert memory.training_memory(config, 2).total > 0
         assert NativeDecoder.of(model) is None and "it has the activation silu" in caplog.text
         run = Run(home / "out" / "run")
         run.begin()

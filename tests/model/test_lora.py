@@ -171,7 +171,7 @@ def test_the_flops_are_those_of_the_products_that_are_left(config, trained):
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         model(tokens[:, :-1], tokens[:, 1:])[1].backward()
     counts = {str(n): c for n, c in counter.get_flop_counts()["Global"].items()}
-    loss_mask = sum(c for n, c in counts.items() if "mm" in n and "bmm" not in n)
+    matrix_flops = sum(c for n, c in counts.items() if "mm" in n and "bmm" not in n)
     formula = flops_per_token(config, trained=trained) * tokens[:, 1:].numel()
     live = config.n_layer - trained.freeze_layers
     attention = (2 * config.n_layer + 4 * live) * config.n_head * config.head_dim
@@ -183,9 +183,9 @@ def test_the_flops_are_those_of_the_products_that_are_left(config, trained):
             unneeded += outputs * inputs + trained.lora_rank * inputs * (
                 name in trained.lora_targets
             )
-    assert loss_mask == formula - attention - 2 * unneeded * tokens[:, 1:].numel()
+    assert matrix_flops == formula - attention - 2 * unneeded * tokens[:, 1:].numel()
     if trained == Trained():
-        assert loss_mask == 6 * matrix_parameters(config) * tokens[:, 1:].numel()
+        assert matrix_flops == 6 * matrix_parameters(config) * tokens[:, 1:].numel()
     assert count_parameters(config) == sum(
         p.numel() for name, p in model.named_parameters() if not is_adapter(name)
     )

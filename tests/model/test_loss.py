@@ -64,9 +64,9 @@ def test_the_loss_in_chunks_is_the_plain_cross_entropy(
     assert logits is None
     torch.testing.assert_close(loss, expected)
     assert (loss.item() == 0) == (kind == "all ignored")
-    ours, peer = gradients(model, loss), gradients(model, expected)
-    for name in peer:
-        torch.testing.assert_close(ours[name], peer[name], msg=name)
+    ours, expected_grads = gradients(model, loss), gradients(model, expected)
+    for name in expected_grads:
+        torch.testing.assert_close(ours[name], expected_grads[name], msg=name)
 
 
 def soft_cap(model, hidden):
@@ -121,8 +121,8 @@ def test_an_edit_of_unembed_reaches_the_loss_and_every_gradient(edited, chunked,
     loss = model(tokens, targets)[1]
     expected = plain_loss(model, tokens, targets, "mean")
     torch.testing.assert_close(loss, expected)
-    ours, theirs = gradients(model, loss), gradients(model, expected)
-    for name, grad in theirs.items():  # None for a parameter that this edit does not use
+    ours, expected_grads = gradients(model, loss), gradients(model, expected)
+    for name, grad in expected_grads.items():  # None for a parameter that this edit does not use
         assert (ours[name] is None) == (grad is None), name
         if grad is not None:
             torch.testing.assert_close(ours[name], grad, msg=name)
@@ -146,8 +146,8 @@ def test_a_parameter_of_unembed_learns_beside_a_frozen_head(edited, rows_at_once
     model.scale.requires_grad_(True)
     tokens, targets = torch.randint(37, (2, 5)), torch.randint(37, (2, 5))
     ours = gradients(model, model(tokens, targets)[1])
-    theirs = gradients(model, plain_loss(model, tokens, targets, "mean"))
-    torch.testing.assert_close(ours.pop("scale"), theirs["scale"])
+    expected_grads = gradients(model, plain_loss(model, tokens, targets, "mean"))
+    torch.testing.assert_close(ours.pop("scale"), expected_grads["scale"])
     assert all(grad is None for grad in ours.values())
 
 

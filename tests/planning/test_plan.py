@@ -54,7 +54,7 @@ def plan_of(machine, vocab_size=66, **options):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_components_are_the_whole(name):
+def test_the_components_add_up_to_the_total(name):
     config = GPTConfig(**PRESETS[name])
     assert sum(parameters_by_component(config).values()) == count_parameters(config)
 
@@ -126,7 +126,7 @@ def test_a_plan_from_a_model_has_its_architecture_and_its_vocabulary(home, machi
     overrides, vocab_size = with_start(layer(None, options))
     plan = make_plan(overrides, text_size(overrides, vocab_size), machine)
     assert plan.total_parameters == sum(p.numel() for p in model.parameters())
-    with pytest.raises(ConfigError, match=r"n_layer 5 is not what init_from .* has \(1\)"):
+    with pytest.raises(ConfigError, match=r"n_layer 5 differs from 1, which init_from .* has"):
         with_start(layer(None, {**options, "n_layer": 5}))
     with pytest.raises(ConfigError, match=r"not here yet.* gpt\.py import gpt2"):
         with_start(layer(None, {**options, "init_from": "gpt2"}))
@@ -191,11 +191,11 @@ def test_few_and_many_tokens_per_parameter_are_reported(home, machine):
     assert any("are many" in note for note in many.notes)
 
 
-def test_where_the_text_is_read_often_overfitting_is_the_matter(home, machine):
+def test_where_the_text_is_read_often_the_plan_warns_of_overfitting(home, machine):
     overrides = layer(None, {**SMALL, "dataset": "plays", "n_embd": 512, "max_iters": 80_000})
     notes = make_plan(overrides, text_size(overrides), machine).notes
     assert not any("are few" in note for note in notes)
-    assert any(note.startswith("10.2 epochs: Some of it will be learned") for note in notes)
+    assert any(note.startswith("10.2 epochs: The model will memorise some of it") for note in notes)
 
 
 # Memory -------------------------------------------------------------------------------------------

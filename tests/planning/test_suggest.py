@@ -82,7 +82,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers():
     assert suggest.refusal_of(options, SHAKESPEARE, machine_with(None)) == ""
     assert suggest.refusal_of(options, SHAKESPEARE, machine_with(64 * GB)) == ""
     refusal = suggest.refusal_of(options, SHAKESPEARE, machine_with(1 * GB))
-    assert "GB" in refusal and "1 GB are free" in refusal
+    assert "GB" in refusal and "but 1 GB are free" in refusal
 
 
 def test_the_nearest_shape_that_fits_does_fit_and_one_layer_more_does_not():
@@ -184,7 +184,7 @@ def test_regularisation_follows_the_readings_of_the_text():
 def test_the_expectation_of_overfitting_grows_with_the_readings():
     sentences = [expected_overfitting(epochs, True) for epochs in (0.5, 3, 10, 50)]
     assert len(set(sentences)) == 4
-    assert "nothing" in sentences[0] and "validation loss turns" in sentences[3]
+    assert "cannot memorise" in sentences[0] and "validation loss turns" in sentences[3]
     assert "by itself" in sentences[3] and "by itself" not in expected_overfitting(50, False)
 
 
@@ -248,7 +248,7 @@ def test_minutes_become_the_steps_that_fit_into_them(planner):
     assert len(planner.seen) == 1  # the same model and batch
 
 
-def test_changes_lie_over_everything_and_are_measured_anew(planner):
+def test_changes_override_everything_and_are_measured_again(planner):
     model = suggest.architecture("4x128", SHAKESPEARE)
     before = planner.propose(model, max_iters=50)
     plan = planner.propose(model, max_iters=50, changed={"batch_size": 4, "dropout": 0.3})

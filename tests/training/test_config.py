@@ -1,4 +1,4 @@
-"""What was said, in layers, and what every "auto" comes to."""
+"""Overrides in layers, and what every "auto" resolves to."""
 
 import dataclasses
 import math
@@ -49,7 +49,7 @@ def values(command_line=None, recipe=None, **arguments):
 # Layers -------------------------------------------------------------------------------------------
 
 
-def test_each_layer_lies_over_the_one_below_and_is_named_as_the_source():
+def test_each_layer_overrides_the_one_below_and_is_named_as_the_source():
     overrides = layer(
         {"model_preset": "small", "n_layer": 3, "batch_size": 7}, {"n_layer": 2}, "config/own.py"
     )
@@ -82,14 +82,14 @@ def test_an_unknown_preset_is_refused_with_those_that_exist():
         layer({"model_preset": "huge"})
 
 
-def test_heads_said_anew_forget_the_key_value_heads_of_the_layer_below():
+def test_new_heads_drop_the_key_value_heads_of_the_layer_below():
     assert values({"model_preset": "small", "n_head": 4})["n_kv_head"] == 4
     assert values({"model_preset": "small", "n_head": 4, "n_kv_head": 2})["n_kv_head"] == 2
     assert values({"n_head": 4}, {"n_head": 8, "n_kv_head": 1, "n_embd": 32})["n_kv_head"] == 4
     assert values()["n_kv_head"] == 3
 
 
-def test_swiglu_said_anew_forgets_the_activation_of_the_layer_below():
+def test_new_swiglu_drops_the_activation_of_the_layer_below():
     assert values({"model_preset": "gpt2", "use_swiglu": True})["activation"] is None
     with pytest.raises(ConfigError, match=r"activation relu.*--use_swiglu false"):
         values({"activation": "relu"})
@@ -101,9 +101,9 @@ def test_of_max_iters_and_minutes_the_later_layer_wins():
     assert (by_steps["max_iters"], by_steps["minutes"]) == (7, None)
     by_time = values({"minutes": 5.0}, {"max_iters": 7}, measurements=measured)
     assert by_time["minutes"] == 5.0 and by_time["max_iters"] > 1000
-    with pytest.raises(ConfigError, match="command line says both max_iters and minutes"):
+    with pytest.raises(ConfigError, match="command line sets both max_iters and minutes"):
         layer({}, {"max_iters": 7, "minutes": 5.0})
-    with pytest.raises(ConfigError, match=r"own\.py says both max_iters and minutes"):
+    with pytest.raises(ConfigError, match=r"own\.py sets both max_iters and minutes"):
         layer({"max_iters": 7, "minutes": 5.0}, {}, "own.py")
 
 
@@ -118,7 +118,7 @@ def test_epochs_become_the_steps_that_read_the_text_so_often():
     assert values({"epochs": 3.0, **sizes}, decided={"max_iters": 9})["max_iters"] == 9
     assert values({"epochs": 3.0, **sizes}, {"max_iters": 7, "minutes": None})["max_iters"] == 750
     assert values({"max_iters": 7}, {"epochs": 3.0})["epochs"] is None
-    with pytest.raises(ConfigError, match="command line says both max_iters and epochs"):
+    with pytest.raises(ConfigError, match="command line sets both max_iters and epochs"):
         layer({}, {"max_iters": 7, "epochs": 5.0})
     with pytest.raises(ConfigError, match="epochs counts how often the text is read, and there is"):
         resolved({"epochs": 3.0}, train_tokens=ENDLESS)
@@ -233,7 +233,7 @@ def test_an_impossible_value_or_combination_is_refused_by_name(overrides, senten
     ids=str,
 )
 @pytest.mark.parametrize("choice", [CPU, CARD], ids=["cpu", "card"])
-def test_every_auto_and_none_dies_and_has_a_reason(overrides, choice):
+def test_every_auto_and_none_is_replaced_with_a_reason(overrides, choice):
     result = resolved(
         overrides, choice=choice, can_compile=CAN, measurements=Measurements(5.0, 0.1, 1e-5, 0.1)
     )
@@ -249,7 +249,7 @@ def test_every_auto_and_none_dies_and_has_a_reason(overrides, choice):
     )
 
 
-def test_what_nobody_said_follows_from_the_length_of_the_run():
+def test_values_that_are_not_set_follow_from_the_length_of_the_run():
     short, long = values({"max_iters": 100}), values({"max_iters": 100_000})
     assert (short["warmup_iters"], long["warmup_iters"]) == (5, 100)
     assert (short["lr_decay_iters"], long["lr_decay_iters"]) == (100, 100_000)
@@ -277,7 +277,7 @@ def test_an_evaluation_costs_a_tenth_of_the_training_and_has_an_upper_limit():
 
 @pytest.mark.parametrize("n_head", [None, 2, 4])
 @pytest.mark.parametrize("tokens", [0, 50_000, 200_000, 10**6, 10**9])
-def test_auto_sizes_the_model_from_the_text_and_what_was_said_stands(tokens, n_head):
+def test_auto_sizes_the_model_from_the_text_and_keeps_overrides(tokens, n_head):
     overrides = {"model_preset": "auto"} | ({"n_head": n_head} if n_head else {})
     found = values(overrides, **DATA | dict(train_tokens=tokens))
     assert found["n_layer"] == size_from_text(tokens)["n_layer"]
@@ -308,7 +308,7 @@ def test_auto_compiles_only_where_that_saves_more_than_it_takes():
     assert compiles({"minutes": 60.0}, step=0.1)
 
 
-def test_auto_never_compiles_where_it_cannot_and_a_wish_is_a_wish():
+def test_auto_never_compiles_where_it_cannot_and_an_explicit_choice_is_kept():
     cannot = (False, "there is no C++ compiler here")
     assert not compiles({"minutes": 600.0}, can_compile=cannot, step=0.1)
     reasons = resolved({"max_iters": 10}, can_compile=cannot).reasons
@@ -367,7 +367,7 @@ def test_a_budget_without_a_measurement_is_an_error():
         values({"minutes": 1.0})
 
 
-def test_what_the_first_start_decided_stands_at_the_next():
+def test_a_resume_keeps_what_the_first_start_decided():
     first = resolved({"minutes": 10.0}, can_compile=CAN, measurements=Measurements(5, 0.1)).config
     names = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
     decided = {name: first.flat()[name] for name in names}
@@ -379,7 +379,7 @@ def test_what_the_first_start_decided_stands_at_the_next():
     assert longer.schedule.warmup_iters == first.schedule.warmup_iters
 
 
-def test_a_slow_wish_is_obeyed_with_a_warning():
+def test_a_slow_precision_is_used_on_request_with_a_warning():
     slow = Choice("cpu", "bfloat16", False, "bfloat16 is 90 times slower here", slow=True)
     assert resolved(choice=slow).warning == "bfloat16 is 90 times slower here"
     assert resolved().warning == ""
@@ -420,7 +420,7 @@ def test_a_run_written_as_a_recipe_gives_the_same_run(tmp_path, overrides):
     assert "out_dir" not in text
 
 
-def test_flat_names_are_unique_and_a_copy_changes_what_it_is_told():
+def test_flat_names_are_unique_and_a_copy_changes_only_the_given_values():
     config = build({})
     assert len(config.flat()) == sum(len(dataclasses.fields(group)) for group in GROUPS.values())
     copy = config.replace(n_layer=2, batch_size=9)

@@ -28,7 +28,7 @@ def pretrained(train, tmp_path):
     return tmp_path / "base"
 
 
-def test_lora_trains_adapters_beside_weights_that_stay_bitwise(train, pretrained, tmp_path):
+def test_lora_trains_adapters_and_leaves_the_weights_bitwise(train, pretrained, tmp_path):
     outcome = train(out_dir="lora", init_from=str(pretrained), **LORA)
     base, state = weights(pretrained), read_checkpoint(tmp_path / "lora" / "ckpt.pt")
     adapters = {name for name in state["model"] if is_adapter(name)}
@@ -107,10 +107,10 @@ def test_a_shorter_window_is_tuned_and_a_longer_one_refused(train, pretrained, t
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (dict(lora_rank=4), "begins from scratch: name a pretrained one with --init_from"),
-        (dict(freeze_layers=1), "begins from scratch"),
+        (dict(lora_rank=4), "starts from scratch: name the model with --init_from"),
+        (dict(freeze_layers=1), "starts from scratch"),
         (dict(init_from="x", freeze_layers=2), "use 1 or less"),
-        (dict(init_from="x", lora_rank=4, lora_targets="q_proj, c_attn"), "'c_attn' is no proj"),
+        (dict(init_from="x", lora_rank=4, lora_targets="q_proj, c_attn"), "'c_attn' is not a proj"),
         (dict(init_from="x", lora_rank=4, lora_targets=""), "choose from q_proj"),
         (dict(init_from="x", lora_rank=4, lora_alpha=0.0), "lora_alpha is 0.0"),
         (dict(init_from="x", lora_rank=-1), "cannot be negative"),

@@ -17,7 +17,7 @@ def test_the_loop_and_its_step_are_sixty_lines_together_in_one_file():
 
 
 @pytest.mark.parametrize("word", ["rank", "scaler", "device", "world_size", "hasattr"])
-def test_neither_speaks_of_processes_or_machines(word):
+def test_neither_mentions_processes_or_machines(word):
     code = inspect.getsource(train_loop) + inspect.getsource(train_step)
     assert not re.search(rf"\b{word}\b", code)
 

@@ -82,7 +82,7 @@ def test_without_the_sizes_of_the_text_there_are_no_bits_per_byte(meta):
     ("seconds", "words"),
     [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
 )
-def test_durations_are_said_as_people_say_them(seconds, words):
+def test_durations_are_shown_in_readable_units(seconds, words):
     assert duration(seconds) == words
 
 
@@ -146,7 +146,7 @@ def test_in_a_pipe_there_are_plain_lines_now_and_then_and_no_bar(make, clock, ca
     assert err == "" and "\x1b" not in out and "\r" not in out
 
 
-def test_an_evaluation_is_said_beside_the_baselines(make, capsys, tmp_path):
+def test_an_evaluation_is_shown_with_the_baselines(make, capsys, tmp_path):
     metrics = make()
     metrics.evaluation(10, 2.0, 1.5, True)
     line = capsys.readouterr().out
@@ -161,7 +161,7 @@ def test_an_evaluation_is_said_beside_the_baselines(make, capsys, tmp_path):
     }
 
 
-def test_other_processes_say_and_write_nothing(make, clock, capsys, tmp_path):
+def test_other_processes_print_and_write_nothing(make, clock, capsys, tmp_path):
     metrics = make(first=False)
     clock.now = 1.0
     step(metrics, 1)
@@ -170,7 +170,7 @@ def test_other_processes_say_and_write_nothing(make, clock, capsys, tmp_path):
     assert capsys.readouterr() == ("", "") and not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_closing_words_set_the_loss_beside_what_simple_programs_reach(make, tmp_path):
+def test_closing_words_compare_the_loss_with_the_baselines(make, tmp_path):
     def closing(best_step, best_loss):
         setup = SimpleNamespace(config=CONFIG, run=Run(tmp_path), units=TextUnits(META))
         state = SimpleNamespace(best_step=best_step, best_val_loss=best_loss, step=100)
@@ -179,7 +179,7 @@ def test_closing_words_set_the_loss_beside_what_simple_programs_reach(make, tmp_
     nats = math.log(2) * 4
     words = closing(90, 1.8 * nats)
     assert "at step 90" in words and "(1.800 bits/byte)" in words
-    assert "better than lzma and unigram, not yet than 5-gram" in words
+    assert "beats lzma and unigram, but not yet 5-gram." in words
     assert "overfitted" not in words
-    assert "better than none of them" in closing(90, 5 * nats)
+    assert "beats none of them" in closing(90, 5 * nats)
     assert "After step 50 the model overfitted" in closing(50, 1.0)

@@ -1,4 +1,4 @@
-"""What a word on the command line means, and every value with its source."""
+"""The names of runs and recipes on a command line, and every value with its source."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_name_that_is_nearly_a_run_s_is_answered_with_that_run(make_run):
         find_run("playss")
 
 
-def test_a_run_is_meant_before_a_folder_of_the_same_name(make_run, monkeypatch, tmp_path):
+def test_a_run_wins_over_a_folder_of_the_same_name(make_run, monkeypatch, tmp_path):
     run = make_run("plays")
     (tmp_path / "here" / "plays").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
@@ -66,7 +66,7 @@ def test_what_a_run_wrote_is_read_back_with_every_source(make_run):
     assert not START_OPTIONS & set(recipe.values)
 
 
-def test_what_was_said_to_be_auto_is_read_back_as_what_it_came_to(make_run):
+def test_an_option_set_to_auto_is_read_back_as_its_resolved_value(make_run):
     recipe = read_run_recipe(make_run(device="auto", typed={"dtype": "auto"}).recipe)
     assert recipe.overrides.values["device"] == "auto"
     assert (recipe.values["device"], recipe.values["dtype"]) == ("cpu", "float32")
@@ -80,7 +80,7 @@ def test_a_line_that_would_have_to_be_run_is_refused_by_its_number(make_run):
         read_run_recipe(run.recipe)
 
 
-def test_the_command_line_lies_over_a_run_and_the_run_s_sources_stay(make_run):
+def test_the_command_line_overrides_a_run_and_other_sources_stay(make_run):
     make_run(typed={"seed": 5})
     target = open_config("run", {"seed": 6})
     assert (
@@ -90,7 +90,7 @@ def test_the_command_line_lies_over_a_run_and_the_run_s_sources_stay(make_run):
     assert final_settings(target)[0]["seed"] == 5  # what the run itself resolved
 
 
-def test_before_anything_is_resolved_a_value_is_said_or_default():
+def test_before_anything_is_resolved_a_value_is_an_override_or_a_default():
     values, sources = override_settings(layer({"model_preset": "gpt2"}, {"seed": 3}))
     assert values["n_layer"] == 12 and sources["n_layer"] == "preset gpt2"
     assert values["seed"] == 3 and sources["seed"] == "command line"
@@ -107,7 +107,7 @@ def test_two_runs_differ_in_what_was_resolved_for_them(make_run):
     assert set(found) == {"seed", "max_iters", "warmup_iters", "lr_decay_iters"}
 
 
-def test_a_recipe_and_a_run_are_compared_by_what_was_said(make_run, tmp_path):
+def test_a_recipe_and_a_run_are_compared_by_their_overrides(make_run, tmp_path):
     run = make_run(typed={"seed": 2})
     recipe = tmp_path / "own.py"
     overrides = read_run_recipe(run.recipe).overrides.values

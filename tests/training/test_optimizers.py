@@ -422,7 +422,7 @@ def test_averaged_weights_follow_the_corrected_formula():
         torch.testing.assert_close(average.double(), expected, atol=1e-6, rtol=0)
 
 
-def test_swapping_averaged_weights_twice_is_bitwise_nothing():
+def test_swapping_averaged_weights_twice_changes_no_bit():
     model, optimizers = make()
     ema = Ema(model, 0.8)
     take_steps(model, optimizers, range(2))

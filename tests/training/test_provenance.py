@@ -1,4 +1,4 @@
-"""What a run writes down about its first steps: complete, exact, cheap, and true after a resume."""
+"""What a run records about its first steps: complete, exact, cheap, and true after a resume."""
 
 import hashlib
 import json
@@ -144,7 +144,7 @@ def test_a_trace_that_has_not_begun_and_one_that_is_over_keep_nothing(tmp_path):
     assert trace.unread == []
 
 
-def test_the_trace_ends_where_a_roll_back_left_text_out(train, tmp_path, monkeypatch):
+def test_the_trace_ends_where_a_roll_back_skipped_text(train, tmp_path, monkeypatch):
     recorded = Metrics.step
 
     def step(metrics, state, *rest):
@@ -169,7 +169,7 @@ def test_a_stopped_and_resumed_run_has_the_trace_of_the_unbroken_one(train, tmp_
     assert trace_of(tmp_path / "broken") == trace_of(tmp_path / "whole")
 
 
-def test_a_death_behind_the_newest_checkpoint_leaves_each_step_once(train, tmp_path):
+def test_a_kill_after_the_newest_checkpoint_leaves_each_step_once(train, tmp_path):
     settings = dict(max_iters=16, eval_interval=5)
     train("whole", **settings)
     with pytest.raises(ZeroDivisionError):
@@ -208,7 +208,7 @@ def test_a_run_that_has_lost_its_provenance_goes_on_without_a_trace(train, tmp_p
     assert not (tmp_path / "run" / "trace.jsonl").exists()
 
 
-def test_a_new_start_in_the_folder_writes_all_anew(train, tmp_path):
+def test_a_new_run_in_the_folder_writes_everything_again(train, tmp_path):
     train(max_iters=8)
     train(max_iters=4, overwrite=True, seed=5)
     assert steps_of(tmp_path / "run") == list(range(5))
@@ -218,7 +218,7 @@ def test_a_new_start_in_the_folder_writes_all_anew(train, tmp_path):
 # Reading ------------------------------------------------------------------------------------------
 
 
-def test_a_missing_damaged_or_newer_provenance_is_a_sentence(tmp_path):
+def test_a_missing_damaged_or_newer_provenance_is_one_sentence(tmp_path):
     run = Run(tmp_path)
     with pytest.raises(RunError, match=r"no provenance\.json.*train again"):
         read_provenance(run)
@@ -271,7 +271,7 @@ def test_a_provenance_that_lacks_a_part_is_damaged(train, tmp_path, part):
         '{"step": 1, "l',
     ],
 )
-def test_a_line_of_the_trace_that_is_not_whole_is_left_out(tmp_path, line):
+def test_an_incomplete_line_of_the_trace_is_left_out(tmp_path, line):
     whole = '{"step": 2, "loss": "0x1p0", "grad_norm": "0x1p0"}'
     Run(tmp_path).trace.write_text(f"{line}\n{whole}\n")
     assert steps_of(tmp_path) == [2]

@@ -1,4 +1,4 @@
-"""Every recipe builds, starts from a blind guess, and says what it is for."""
+"""Every recipe builds, starts from a uniform prediction, and says what it is for."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_recipe_opens_with_what_it_trains_on_what_how_long_and_to_what_loss(pa
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_training_starts_from_a_blind_guess(path):
+def test_training_starts_from_the_uniform_baseline(path):
     config = resolved_config(read_recipe(path))
     assert count_parameters(config.model) < 125e6
     torch.manual_seed(0)
@@ -60,5 +60,5 @@ def test_training_starts_from_a_blind_guess(path):
     tokens = torch.randint(config.model.vocab_size, (4, min(64, config.model.block_size) + 1))
     with torch.no_grad():
         loss = model(tokens[:, :-1], tokens[:, 1:])[1].item()
-    draft = math.log(config.model.vocab_size)
-    assert draft - 0.05 < loss < draft + 0.25
+    uniform = math.log(config.model.vocab_size)
+    assert uniform - 0.05 < loss < uniform + 0.25

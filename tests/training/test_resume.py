@@ -137,7 +137,7 @@ def rates_of(folder):
     return [r["learning_rate"] for r in records_of(folder) if "learning_rate" in r]
 
 
-def test_a_death_during_the_last_picture_leaves_nothing_behind(train, tmp_path, pictures):
+def test_a_kill_during_the_last_picture_leaves_nothing_behind(train, tmp_path, pictures):
     train()
     (tmp_path / "run" / "loss.png").unlink()
     (tmp_path / "run" / ".loss.png.123.tmp").write_bytes(b"half of it")
@@ -192,7 +192,7 @@ def test_what_may_change_at_a_resume_changes_and_is_listed_old_to_new(train, tmp
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_would_make_it_another_run_is_refused_by_name(train, tmp_path, change):
+def test_an_option_that_would_make_it_another_run_is_refused_by_name(train, tmp_path, change):
     train(max_iters=4)
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     with pytest.raises(GPTLabError, match=next(iter(change))):
@@ -243,7 +243,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(train, tmp_pat
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_the_decisions_of_the_first_start_stand(train, tmp_path, monkeypatch):
+def test_a_resume_keeps_the_decisions_of_the_first_start(train, tmp_path, monkeypatch):
     choose = hardware.choose
 
     def let_auto_be(precision):
@@ -277,7 +277,7 @@ def test_a_repeated_recipe_must_be_the_one_that_the_run_began_with(tmp_path, mon
     start(max_iters=4, batch_size=3)  # the command line's word lies over the recipe's
     assert start(resume=True, max_iters=6).step == 6
     recipe.write_text(RECIPE.replace("n_embd = 16", "n_embd = 32"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"n_embd = 32 and the run began with 16.*--config"):
+    with pytest.raises(ConfigError, match=r"n_embd = 32, but the run began with 16.*--config"):
         start(resume=True, max_iters=8)
 
 

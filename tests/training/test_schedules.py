@@ -1,4 +1,4 @@
-"""The learning rate of a step: values worked out by hand, and the floor at the end."""
+"""The learning rate of a step: values worked out by hand, and min_lr at the end."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def test_warm_up_rises_in_equal_steps_to_the_highest_rate():
         assert rates(range(5), schedule=schedule) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_cosine_is_half_way_in_the_middle_and_at_the_floor_at_the_end():
+def test_cosine_is_half_way_in_the_middle_and_at_min_lr_at_the_end():
     quarter = 0.1 + 0.9 * 0.8535533906  # (1 + cos(45 degrees)) / 2
     assert rates([29, 54, 104, 1000]) == pytest.approx([quarter, 0.55, 0.1, 0.1])
 
@@ -47,7 +47,7 @@ def test_the_rate_never_leaves_its_bounds_and_never_rises_after_the_warm_up(sche
     assert all(0.1 <= later <= earlier <= 1.0 for earlier, later in itertools.pairwise(values))
 
 
-def test_a_run_without_room_for_its_decay_still_has_a_rate():
+def test_a_run_too_short_for_its_decay_still_has_a_rate():
     for schedule in ("cosine", "wsd"):
         values = rates(range(5), schedule=schedule, warmup_iters=0, lr_decay_iters=1)
         assert values == pytest.approx([1.0, 0.1, 0.1, 0.1, 0.1])

@@ -1,4 +1,4 @@
-"""spike_rollback: a loss that jumps goes back to the last checkpoint, and past the text since."""
+"""spike_rollback: after a spike the run goes back to a checkpoint and skips the text since."""
 
 import random
 import statistics
@@ -57,14 +57,14 @@ def garbage(monkeypatch):
     monkeypatch.setattr(Batches, "micro_batches", micro_batches)
 
 
-def test_a_spike_goes_back_to_the_checkpoint_and_past_the_sequences_since(
+def test_a_spike_goes_back_to_the_checkpoint_and_skips_the_sequences_since(
     train, tmp_path, garbage, capsys
 ):
     outcome = train(quiet=False, **OPTIONS)
     assert (outcome.step, outcome.exit_code) == (90, 0)
-    overrides = capsys.readouterr().out
-    assert f"at step {SPIKE}: back to the checkpoint of step 60" in overrides
-    assert "past the 28 sequences since (240 to 267)" in overrides
+    printed = capsys.readouterr().out
+    assert f"at step {SPIKE}: going back to the checkpoint of step 60 and skipping" in printed
+    assert "the 28 sequences since (240 to 267)" in printed
     records = Run(tmp_path / "run").records()
     steps = [record["step"] for record in records if "loss" in record]
     assert steps == list(range(1, 91))
@@ -75,7 +75,7 @@ def test_a_spike_goes_back_to_the_checkpoint_and_past_the_sequences_since(
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["sequences_seen"] == 4 * 90 + 28
 
 
-def test_a_death_after_a_roll_back_changes_nothing(train, tmp_path, garbage):
+def test_a_kill_after_a_roll_back_changes_nothing(train, tmp_path, garbage):
     train("whole", **OPTIONS)
     with pytest.raises(ZeroDivisionError):
         train("broken", die_at=66, **OPTIONS)
@@ -92,12 +92,12 @@ def test_a_death_after_a_roll_back_changes_nothing(train, tmp_path, garbage):
     assert losses[0] == losses[1]
 
 
-def test_without_the_option_a_spike_is_gone_through(train, tmp_path, garbage):
+def test_without_the_option_training_goes_on_after_a_spike(train, tmp_path, garbage):
     train(**{**OPTIONS, "spike_rollback": 0.0})
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["sequences_seen"] == 4 * 90
 
 
-def test_without_a_checkpoint_a_spike_is_said_and_gone_through(train, garbage, caplog):
+def test_without_a_checkpoint_a_spike_is_a_warning_and_training_goes_on(train, garbage, caplog):
     options = {**OPTIONS, "checkpoint_interval": 0, "eval_interval": 90}
     assert train(**options).step == 90
     assert f"at step {SPIKE}, and there is no checkpoint to go back to" in caplog.text

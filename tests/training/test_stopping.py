@@ -29,7 +29,7 @@ def rates_of(folder):
         ("SIGXCPU", 152),
     ],
 )  # fmt: skip
-def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+def test_a_signal_finishes_the_step_saves_and_shows_how_to_continue(
     train, tmp_path, monkeypatch, capsys, name, code
 ):
     recorded = Metrics.step
@@ -101,7 +101,7 @@ def test_an_interrupted_wsd_run_offers_to_end_as_a_finished_model(train, tmp_pat
     assert steps == pytest.approx([1e-3 * left / 8 for left in range(8, 0, -1)])
 
 
-def test_an_anneal_that_is_interrupted_goes_on_as_it_began(train, tmp_path):
+def test_an_interrupted_anneal_continues_unchanged(train, tmp_path):
     for name in ("whole", "cut"):
         train(name, stop_at=40, **WSD)
     train("whole", resume=True, anneal=10)
@@ -114,9 +114,9 @@ def test_an_anneal_that_is_interrupted_goes_on_as_it_began(train, tmp_path):
     ("stop_at", "options", "again", "sentence"),
     [
         (10, dict(schedule="cosine"), dict(anneal=5), "this one has cosine"),
-        (90, WSD, dict(anneal=5), "decays already at step 90"),
-        (3, WSD, dict(anneal=5), "still warms up at step 3"),
-        (40, WSD, dict(anneal=5, max_iters=60), "both say where the run ends"),
+        (90, WSD, dict(anneal=5), "is already decaying at step 90"),
+        (3, WSD, dict(anneal=5), "is warming up at step 3"),
+        (40, WSD, dict(anneal=5, max_iters=60), "both set where the run ends"),
     ],
 )
 def test_an_anneal_that_makes_no_sense_is_a_sentence(train, stop_at, options, again, sentence):
@@ -126,7 +126,7 @@ def test_an_anneal_that_makes_no_sense_is_a_sentence(train, stop_at, options, ag
 
 
 def test_anneal_needs_resume(train):
-    with pytest.raises(ConfigError, match="say --resume as well"):
+    with pytest.raises(ConfigError, match="add --resume"):
         train(anneal=5)
 
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_between_evaluations_resumes_to_the_same_run(train, tmp_pat
     assert one == other
 
 
-def test_a_step_slower_than_torchruns_grace_is_said_once(caplog, monkeypatch):
+def test_a_step_slower_than_torchruns_grace_is_a_warning_once(caplog, monkeypatch):
     def steps(world_size, *seconds):
         watched = clock.Clock(build(dict(max_iters=9)), 0.0, world_size)
         for took in seconds:
@@ -171,13 +171,15 @@ def test_a_step_slower_than_torchruns_grace_is_said_once(caplog, monkeypatch):
     assert caplog.text.count("torchrun kills its processes 30 s after a signal") == 1
 
 
-# Room ---------------------------------------------------------------------------------------------
+# Disk space ---------------------------------------------------------------------------------------
 
 
-def test_a_disk_too_small_for_the_checkpoints_is_said_before_the_run(train, tmp_path, monkeypatch):
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_run(
+    train, tmp_path, monkeypatch
+):
     usage = disk_space.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
-    with pytest.raises(RunError, match="has 10 kB free and the checkpoints of this run take"):
+    with pytest.raises(RunError, match="has 10 kB free, but the checkpoints of this run take"):
         train()
     assert not (tmp_path / "run").exists()
 

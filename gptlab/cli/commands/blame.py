@@ -1,4 +1,4 @@
-"""`python gpt.py blame`: the text behind a step, with the loss of each token."""
+"""`python gpt.py blame`: show the text behind a step, with the loss of each token."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ class BlameOptions:
 
     step: Annotated[int | None, "the step to explain, from 1 on"] = None
     top: Annotated[int, "how many of its sequences to show"] = 8
-    html: Annotated[str | None, "write them to this file as a page for a browser as well"] = None
+    html: Annotated[str | None, "also write them to this file, a page for a browser"] = None
     checkpoint: Annotated[
-        Literal["best", "ckpt"] | None, "whose losses [best.pt, else ckpt.pt]"
+        Literal["best", "ckpt"] | None, "the model to measure [best.pt, else ckpt.pt]"
     ] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     word = overrides.pop("run", None)
     options = BlameOptions(**overrides)
     if options.step is None:
-        raise ConfigError("blame needs a step", "say which with --step N")
+        raise ConfigError("blame needs a step", "choose one with --step N")
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}", "it must be at least 1")
     path = Path(options.html).expanduser() if options.html else None
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def blame_sentences(found, folder) -> list[str]:
-    """What was read, what was recorded then, and whose losses these are."""
+    """What the step read, what the run recorded, and which model the losses are from."""
     last = found.first + found.count - 1
     which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"
     return [
@@ -66,23 +66,23 @@ def blame_sentences(found, folder) -> list[str]:
         f"each) of {found.dataset.name}.",
         _recorded(found),
         f"The losses here are those of {display(found.checkpoint.path)} (step "
-        f"{found.checkpoint.step:,}), the model now and not at that step: {found.loss:.3f} nats "
-        f"per token over the whole batch; the uniform baseline is {found.uniform_loss:.3f}.",
+        f"{found.checkpoint.step:,}), not of the model at that step: {found.loss:.3f} nats per "
+        f"token over the whole batch; the uniform baseline is {found.uniform_loss:.3f}.",
     ]
 
 
 def _recorded(found) -> str:
     record = found.record
     if record is None:
-        return "The run recorded no loss of any step."
+        return "The run recorded no losses."
     loss, norm = (
         "not a number" if record.get(name) is None else f"{record[name]:.4g}"
         for name in ("loss", "grad_norm")
     )
     numbers = f"loss {loss}, gradient norm {norm}"
     if record["step"] == found.step:
-        return f"The run recorded then: {numbers}."
-    return f"The run recorded nothing of this very step; of step {record['step']:,}: {numbers}."
+        return f"The run recorded at this step: {numbers}."
+    return f"The run recorded nothing at this step; at step {record['step']:,}: {numbers}."
 
 
 def _show(found, sentences: list[str]) -> None:
@@ -101,7 +101,7 @@ def _show(found, sentences: list[str]) -> None:
         if window.places:
             heading += f", from {', '.join(map(str, window.places))}"
         else:
-            heading += f", from token {window.start:,} of train.bin on, its source is unknown"
+            heading += f", from token {window.start:,} of train.bin on (source unknown)"
         console.print(Text(heading, "bold"), soft_wrap=True)
         shown = pieces(window, found.dataset.tokenizer)
         console.print(_coloured(shown, found.uniform_loss), soft_wrap=True)
@@ -121,7 +121,7 @@ def _scale():
 
 
 def _coloured(shown, uniform_loss: float):
-    """The text of a window; characters that would steer a terminal are replaced."""
+    """The text of a window; terminal control characters are replaced."""
     from rich.text import Text
 
     from gptlab.analysis.blame import level

@@ -1,4 +1,4 @@
-"""`python gpt.py config`: make a recipe, show every value with its source, compare two."""
+"""`python gpt.py config`: make a recipe, show every value and its source, compare two."""
 
 import json
 from dataclasses import dataclass
@@ -43,9 +43,9 @@ def main(argv: list[str]) -> int:
 
             build_recipe()
         case []:
-            raise ConfigError("Say config show FILE or config diff A B", "see gpt.py config --help")
+            raise ConfigError("Use config show FILE or config diff A B", "see gpt.py config --help")
         case [word, *_]:
-            raise ConfigError(f"config cannot {word!r}", "say config show FILE or config diff A B")
+            raise ConfigError(f"config cannot {word!r}", "use config show FILE or config diff A B")
     return 0
 
 
@@ -69,7 +69,7 @@ def show_config(word: str, overrides: dict, as_json: bool) -> None:
 
 
 def _resolved_here(target) -> tuple[dict, dict, str]:
-    """(values, sources, where they are from) as training on this machine would resolve them."""
+    """(values, sources, remark) as training on this machine would resolve them."""
     from gptlab.planning.plan import resolve_here, text_size, this_machine
     from gptlab.training.run_recipe import settings
 
@@ -114,9 +114,7 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
     from gptlab.training.named_config import open_config
 
     if overrides:
-        raise ConfigError(
-            "config diff compares what is in the files", f"leave --{next(iter(overrides))} out"
-        )
+        raise ConfigError("config diff compares files only", f"leave --{next(iter(overrides))} out")
     targets = [open_config(word) for word in (first, second)]
     found = differences(*targets)
     if as_json:
@@ -128,7 +126,7 @@ def diff(first: str, second: str, overrides: dict, as_json: bool) -> None:
         return
     names = [target.name for target in targets]
     if not found:
-        print(f"{names[0]} and {names[1]} say the same.")
+        print(f"{names[0]} and {names[1]} have the same values.")
         return
     resolved = all(target.run is not None for target in targets)
     table = make_table("option", *names)

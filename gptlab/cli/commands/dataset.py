@@ -12,21 +12,20 @@ from gptlab.cli.ui.command_line import program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
-from gptlab.data.prepare import PrepareOptions
+from gptlab.data.prepare import OUR_FILES, PrepareOptions
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
 
 WORDS = ("list", "prepare", "add", "view", "delete")
-EXCERPT_TOKENS = 80
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Looking (view), deleting (delete)"""
+    """view and delete"""
 
-    top: Annotated[int, "view: how many of the most frequent tokens to show"] = 20
-    excerpts: Annotated[int, "view: how many excerpts to show"] = 3
+    top: Annotated[int, "view: number of most frequent tokens to show"] = 20
+    excerpts: Annotated[int, "view: number of excerpts to show"] = 3
     yes: Annotated[bool, "delete: do not ask"] = False
 
 
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     if not argv:
         questions.refuse_without_terminal(
-            f"write {program('gpt.py')} dataset list, prepare, add FILE, view NAME or delete NAME"
+            f"run {program('gpt.py')} dataset list, prepare, add FILE, view NAME or delete NAME"
         )
         return _ask()
     word, rest = (argv[0], argv[1:]) if argv[0] in WORDS else ("prepare", argv)
@@ -76,7 +75,7 @@ def _only_name(word: str, names: list[str]) -> str:
 
 
 def _ask() -> int:
-    """What to do, as questions; the exit code."""
+    """Ask what to do, and do it; the exit code."""
     console = questions.open_console()
     while True:
         console.print(list_prepared(), markup=False)
@@ -87,14 +86,14 @@ def _ask() -> int:
                 console,
                 "What would you like to do?",
                 [
-                    MenuItem("leave", "leave", "nothing is changed"),
+                    MenuItem("leave", "leave", "change nothing"),
                     MenuItem("shakespeare", "prepare Shakespeare", "the usual first try, 1 MB"),
                     MenuItem("add", "add my own text", "a file, a folder, a table, or hf:"),
                     MenuItem("view", "view one", "numbers, tokens, excerpts", refusal=nothing),
                     MenuItem("delete", "delete one", "asks once more", refusal=nothing),
                 ],
                 default=0 if has_any else 1,
-                explanation="A dataset is a text, turned into numbers that a model can learn from.",
+                explanation="A dataset is a text as numbers, from which a model can learn.",
             )
             if word == "leave":
                 return 0
@@ -167,7 +166,7 @@ def show_dataset(name: str, options: ViewOptions) -> int:
         share = documents.repeated / documents.total
         console.print(
             f"Repeated documents: {documents.repeated:,} of {documents.total:,} ({share:.1%}) "
-            "equal one before them; the model reads them again and again.",
+            "equal an earlier one; the model reads them more than once.",
             style="yellow" if share > 0.01 else "",
         )
     _print_overlap(console, dataset, overlap)
@@ -229,9 +228,9 @@ def _frequent(dataset: Dataset, counts, number: int):
 
 
 def shown_token(data: bytes) -> str:
-    """A token's bytes so that each can be seen: spaces as ␣, line ends as ↵, half letters as <E6>.
+    """A token with every byte visible: spaces as ␣, line ends as ↵, partial characters as <E6>.
 
-    The bytes of half a letter, which BPE tokens may hold, are no text by themselves.
+    BPE tokens may hold a part of a character's bytes.
     """
     shown = ""
     for character in data.decode("utf-8", errors="surrogateescape"):
@@ -245,7 +244,7 @@ def shown_token(data: bytes) -> str:
 
 
 def _print_excerpts(console, dataset: Dataset, number: int) -> None:
-    """Print excerpts whose tokens have two colours by turns, or bars between them."""
+    """Print excerpts, with tokens in two alternating colours or separated by bars."""
     from rich.text import Text
 
     from gptlab.analysis.dataset_statistics import excerpts
@@ -274,16 +273,16 @@ def _print_overlap(console, dataset: Dataset, overlap) -> None:
     if not overlap.passages:
         return
     unit = "characters" if dataset.tokenizer and dataset.tokenizer.kind == "char" else "tokens"
-    counted = (
+    share = (
         f"{overlap.found:,} of {overlap.passages:,} validation passages of {overlap.length} {unit} "
         "occur verbatim in the training text"
     )
     if not overlap.found:
-        console.print(f"Validation: {counted}.", markup=False)
+        console.print(f"Validation: {share}.", markup=False)
         return
     console.print(
-        f"Warning: {counted} ({overlap.share:.1%}); there the validation loss measures memory, "
-        "and is lower than it would be on new text.",
+        f"Warning: {share} ({overlap.share:.1%}). There the validation loss measures "
+        "memorisation, and is lower than on new text.",
         style="yellow",
         markup=False,
     )
@@ -300,9 +299,9 @@ def delete_dataset(name: str, yes: bool = False) -> int:
     folder = dataset_folder(name)
     names = [known for known, _ in list_datasets()]
     if folder.parent != data_home() or name not in names:
-        there = f"there is {', '.join(names)}" if names else "nothing is prepared"
+        there = f"prepared here: {', '.join(names)}" if names else "nothing is prepared"
         raise DataError(
-            f"There is no prepared dataset {name!r} in {display(data_home())}: {there}."
+            f"There is no prepared dataset {name!r} in {display(data_home())} ({there})."
         )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     others = sorted(set(os.listdir(folder)) - OUR_FILES)
@@ -310,7 +309,7 @@ def delete_dataset(name: str, yes: bool = False) -> int:
         questions.refuse_without_terminal(f"add --yes to delete {name}")
         more = f", with {', '.join(others[:3])}, which gptlab did not write" if others else ""
         console = questions.open_console()
-        console.print("Runs that were trained on it keep their own tokenizer and stay usable.")
+        console.print("Runs that were trained on it have their own tokenizer and stay usable.")
         title = f"Delete {display(folder)} ({in_bytes(size)}){more}?"
         if not questions.confirm(console, title):
             print("Nothing was deleted.")
@@ -318,6 +317,3 @@ def delete_dataset(name: str, yes: bool = False) -> int:
     remove_folder(folder)
     print(f"Deleted {display(folder)} ({in_bytes(size)}).")
     return 0
-
-
-OUR_FILES = {"train.bin", "val.bin", "meta.json", "tokenizer.json", "documents.json"}

@@ -1,4 +1,4 @@
-"""`python gpt.py doctor`: will a run work here; `doctor RUN`: what does its curve show?"""
+"""`python gpt.py doctor`: check that a run will work here; `doctor RUN`: diagnose its curve."""
 
 import functools
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
 
 def main(argv: list[str]) -> int:
     """Print the checks or the diagnosis; 1 when something was found."""
-
     name = argv[0] if argv and not argv[0].startswith("-") else None
     overrides = COMMANDS["doctor"].parse(argv[1:] if name else argv)
     if name:
@@ -73,7 +72,7 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
     device = machine.device(choice.device)
     yield health.check_device(choice, device, config)
     for note in machine.notes:
-        yield Check("accelerator", False, note.problem, note.fix or "mend it, or say --device cpu")
+        yield Check("accelerator", False, note.problem, note.fix or "fix it, or use --device cpu")
     yield health.check_attention(choice, config.model.head_dim)
     yield health.check_compiler(device, overrides.values.get("compile_model", "auto") is not False)
     yield health.check_space(config, folder)
@@ -84,7 +83,7 @@ def _planned(overrides: Overrides, machine, choice):
     from gptlab.planning.plan import text_size
     from gptlab.training.resolving import resolve_roughly, situation_of
 
-    # not from the command line: a dataset that is not there fails a check of its own
+    # not as if from the command line, because a missing dataset has a check of its own
     values = {"dataset": RunOptions.dataset, **overrides.values}
     text = text_size(Overrides(values, {**overrides.sources, "dataset": "default"}))
     return resolve_roughly(overrides, situation_of(machine, choice, text)).config
@@ -99,7 +98,7 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
         names = list(prepared)
         if not names:
             fix = f"prepare one: {program('prepare.py')} shakespeare"
-            yield Check("dataset", False, "nothing is prepared to train on", fix)
+            yield Check("dataset", False, "no dataset is prepared", fix)
     else:
         names = [overrides.values.get("dataset", "shakespeare")]
     for name in names:
@@ -157,12 +156,12 @@ def examine_run(folder: Path) -> int:
         console.print(Padding(Text("Try:"), (0, 0, 0, 2)))
         console.print(Text(f"  {command_to_try(run, finding)}", "cyan"), soft_wrap=True)
     if not findings:
-        console.print("  The curve shows no trouble.", style="green")
+        console.print("  The curve shows no problem.", style="green")
         if run.state == "interrupted":
             command = f"{program('train.py')} --out_dir {quoted(display(folder))} --resume"
-            console.print(Text(f"  {command}  goes on."), soft_wrap=True)
+            console.print(Text(f"  Continue: {command}"), soft_wrap=True)
     console.print()
     damaged = 0
     if Run(folder).exists():
-        damaged = report(check_run(folder), "Its checkpoints are whole.")
+        damaged = report(check_run(folder), "Its checkpoints are intact.")
     return 1 if findings or damaged else 0

@@ -1,4 +1,4 @@
-"""`python gpt.py evaluate`: how well a model predicts a text that it never saw."""
+"""`python gpt.py evaluate`: measure how well a model predicts a text that it never saw."""
 
 import contextlib
 import json
@@ -21,16 +21,16 @@ class EvaluateOptions:
     data: Annotated[str | None, "a text file, folder or glob, read as prepare.py does"] = None
     dataset: Annotated[str | None, "instead of --data: the validation part of a dataset"] = None
     tasks: Annotated[
-        str | None, "tasks of lm-eval by name, or .yaml files, with commas (pip install lm-eval)"
+        str | None, "tasks of lm-eval or .yaml files, separated by commas (pip install lm-eval)"
     ] = None
-    limit: Annotated[int | None, "with --tasks: so many examples of each [all]"] = None
+    limit: Annotated[int | None, "with --tasks: at most this many examples of each [all]"] = None
     stride: Annotated[
         int | None,
-        "tokens from one window to the next; below block_size every token has text before it, and "
-        "it takes longer [block_size]",
+        "tokens from one window to the next; below block_size every token has more context, but it "
+        "takes longer [block_size]",
     ] = None
-    block_size: Annotated[int | None, "tokens of a window [the model's]"] = None
-    max_tokens: Annotated[int | None, "stop after so many tokens [the whole text]"] = None
+    block_size: Annotated[int | None, "tokens per window [the model's]"] = None
+    max_tokens: Annotated[int | None, "stop after this many tokens [the whole text]"] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "auto"], "precision of the matrix products"
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
     options = EvaluateOptions(**overrides)
     if [options.data, options.dataset, options.tasks].count(None) != 2:
         raise ConfigError(
-            "Say what to evaluate on, one of the three: --data FILE for a text, --dataset NAME for "
-            "the validation part of a prepared one, or --tasks NAMES for those of lm-eval."
+            "Use one of the three: --data FILE for a text, --dataset NAME for the validation part "
+            "of a prepared one, or --tasks NAMES for tasks of lm-eval."
         )
     for name in ("max_tokens", "limit"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -87,7 +87,7 @@ def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
 
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     if not names:
-        raise ConfigError("--tasks is empty", "name tasks with commas between, or .yaml files")
+        raise ConfigError("--tasks is empty", "name tasks or .yaml files, separated by commas")
     with Bars(unit="example") as bars:
         found = evaluate_tasks(checkpoint, names, options.limit, bars.progress)
     content = {

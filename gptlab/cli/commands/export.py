@@ -70,6 +70,6 @@ def _how_to_open(format: str, written: Path) -> str:
         "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
         "gguf": f"llama-cli -m {quoted(display(written))} runs it.",
         "onnx": "tokens [B, T] -> logits [B, T, V], for onnxruntime and others.",
-        "html": "open it in any browser, or send it to somebody.",
+        "html": "open it in any browser, or send it to someone.",
     }
     return ways[format]

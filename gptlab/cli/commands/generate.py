@@ -11,21 +11,21 @@ from gptlab.files import display, out_home
 from gptlab.runs import Run, list_runs
 
 RUN = """\
-Each folder below out/ is a run: a model that was trained, with the text that it learned from in its
-memory of patterns. The newest one stands first."""
+Each folder below out/ is a run: a trained model, which has learned the patterns of its text. The
+newest one comes first."""
 
 PROMPT = """\
-The model continues what you type: the beginning of a sentence, a name, a line of a poem. Enter
-alone lets it begin by itself. It only knows the kind of text that it was trained on."""
+Start a text; the model continues it: the beginning of a sentence, a name, a line of a poem. Press
+Enter to let the model begin. It only knows the kind of text that it was trained on."""
 
 LENGTH = """\
 A token is a character or a piece of a word. 200 tokens are a few lines; more take longer."""
 
 
 def main(argv: list[str]) -> int:
-    """Ask, write the text, and say the command that asks nothing; the exit code."""
+    """Ask, write the text, and show the command that does the same; the exit code."""
     questions.refuse_without_terminal(
-        f"write {program('gpt.py')} generate --prompt TEXT (--prompt - reads standard input)"
+        f"run {program('gpt.py')} generate --prompt TEXT (--prompt - reads standard input)"
     )
     runs = list_runs()
     if not runs:
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
             str,
             "",
             PROMPT,
-            "begin by itself",
+            "the model begins",
             verbatim=True,
         )
         options["prompt"] = typed.replace("\\", "\\\\")  # as the command line takes it

@@ -1,4 +1,4 @@
-"""`python gpt.py hardware`: what this machine has, and what follows from it."""
+"""`python gpt.py hardware`: show this machine's devices and the recommended choice."""
 
 import json
 import platform
@@ -57,11 +57,11 @@ def show_hardware(as_json: bool = False, only_recommended: bool = False) -> None
 
 
 def _ask() -> int:
-    """Devices by number, each with its table and its measured speeds; 0."""
+    """Ask for devices; show each with its measured speeds; 0."""
     from gptlab.cli.ui import questions
     from gptlab.cli.ui.questions import MenuItem
 
-    questions.refuse_without_terminal("leave --interactive out, or write --json")
+    questions.refuse_without_terminal("leave --interactive out, or use --json")
     console = questions.open_console()
     hardware = detect()
     choices = [MenuItem(device, device.name, device.description) for device in hardware.devices]
@@ -86,7 +86,7 @@ def _ask() -> int:
 
 
 def _speed(device: str, dtype: str) -> str:
-    """The speed of matrix products, measured in tenths of a second, in words."""
+    """The speed of matrix products in words, measured in tenths of a second."""
     try:
         flops = measure_flops(device, dtype)
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -117,11 +117,11 @@ def _why_absent(kind: str, hardware: Hardware) -> str:
 
     if kind == "mps":
         apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-        return "this torch does not see it" if apple else "only Macs with Apple silicon have it"
+        return "this torch does not find it" if apple else "only Macs with Apple silicon have it"
     built = {"cuda": torch.version.cuda, "rocm": torch.version.hip, "xpu": torch.version.xpu}[kind]
     if not built:
         return f"torch {hardware.torch_version} is a build without {KIND_NAMES[kind]}"
-    return "torch is built for it and finds no device or driver"
+    return "torch is built for it, but finds no device or driver"
 
 
 def _device_table(device: Device):

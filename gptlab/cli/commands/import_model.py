@@ -1,4 +1,4 @@
-"""`python gpt.py import`: a model from elsewhere as a run."""
+"""`python gpt.py import`: turn a model from elsewhere into a run."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,7 +15,7 @@ class ImportOptions:
 
     out_dir: Annotated[str | None, "the run directory to make [out/ and the model's name]"] = None
     meta: Annotated[
-        str | None, "nanoGPT's meta.pkl of a model of characters [the one beside it]"
+        str | None, "nanoGPT's meta.pkl, for a model of characters [the one next to it]"
     ] = None
     overwrite: Annotated[bool, "delete the run in out_dir first"] = False
 
@@ -36,6 +36,6 @@ def main(argv: list[str]) -> int:
             note=bars.note,
             progress=bars.progress,
         )
-    print(f"{display(folder)} holds the model now. Next, for example:")
+    print(f"The model is in {display(folder)}. Next, for example:")
     print(f"  {command_line('sample.py', {'out_dir': display(folder)})} --interactive")
     return 0

@@ -1,4 +1,4 @@
-"""`python gpt.py info`: environment, datasets and runs on one screen (no torch)."""
+"""`python gpt.py info`: show environment, datasets and runs on one screen (no torch)."""
 
 import importlib.metadata
 import os
@@ -22,7 +22,7 @@ from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
 from gptlab.runs import Run, find_run, list_runs
 
-MOST_ROWS = 8  # of a table on the one screen; --runs shows all
+MOST_ROWS = 8  # of each table; --runs shows all runs
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class InfoOptions:
     """Runs."""
 
     runs: Annotated[bool, "all runs with their disk use; at a terminal: rename, delete"] = False
-    rename: Annotated[str | None, "the run that gets the name of --to"] = None
+    rename: Annotated[str | None, "rename this run, to the name in --to"] = None
     to: Annotated[str | None, "the new name, with --rename"] = None
-    delete: Annotated[str | None, "delete this run, after a question"] = None
+    delete: Annotated[str | None, "delete this run, after confirmation"] = None
     yes: Annotated[bool, "with --delete: do not ask"] = False
 
 
@@ -41,9 +41,9 @@ def main(argv: list[str]) -> int:
     overrides = COMMANDS["info"].parse(argv)
     options = InfoOptions(**overrides)
     if (options.rename is None) != (options.to is None):
-        raise ConfigError("--rename OLD and --to NEW belong together", "say both")
+        raise ConfigError("--rename OLD and --to NEW belong together", "use both")
     if options.yes and options.delete is None:
-        raise ConfigError("--yes belongs to --delete", "say which run")
+        raise ConfigError("--yes belongs to --delete", "name the run with --delete")
     if options.rename is not None:
         return rename_run(options.rename, options.to)
     if options.delete is not None:
@@ -153,12 +153,12 @@ def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
 def _read(folder: Path) -> RunRecord:
     try:
         return read_run(folder)
-    except GPTLabError:  # no records: another program's, or they were deleted
+    except GPTLabError:  # without records: another program's run, or a deleted file
         return RunRecord(folder, [], {}, {}, Run(folder).is_running())
 
 
 def disk_use(folder: Path) -> int:
-    """Bytes of all files below a folder; ckpt.prev.pt may be the same file as another name."""
+    """Bytes of all files below a folder; a file with two names (ckpt.prev.pt) counts once."""
     sizes = {}
     for path in folder.rglob("*"):
         status = path.lstat()
@@ -168,7 +168,7 @@ def disk_use(folder: Path) -> int:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in the largest unit that makes sense."""
+    """A duration in the largest suitable unit."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size or (unit == "min" and seconds >= size):
             return f"{seconds // size:.0f} {unit}"
@@ -193,7 +193,7 @@ def _manage(console) -> int:
                 console,
                 "What would you like to do?",
                 [
-                    MenuItem("leave", "leave", "nothing is changed"),
+                    MenuItem("leave", "leave", "change nothing"),
                     MenuItem("rename", "rename a run"),
                     MenuItem("delete", "delete a run", "asks once more"),
                 ],
@@ -202,13 +202,13 @@ def _manage(console) -> int:
             if what == "leave":
                 return 0
             choices = [MenuItem(folder.name, folder.name) for folder in folders]
-            name = questions.select(console, f"Which run is to {what}?", choices)
+            name = questions.select(console, f"{what.capitalize()} which run?", choices)
             if what == "delete":
                 questions.attempt(console, lambda name=name: delete_run(name))
             else:
                 questions.ask(
                     console,
-                    f"The new name of {name}?",
+                    f"New name of {name}?",
                     lambda word, name=name: rename_run(name, word),
                 )
         except questions.Back:
@@ -219,7 +219,9 @@ def _find(name: str) -> Path:
     """A run below out/ by its name, or by its path. RunError."""
     folder = find_run(name).absolute()
     if folder not in [run.absolute() for run in list_all_runs()]:
-        raise RunError(f"{display(folder)} is no run in {display(out_home())}", "name one of them")
+        raise RunError(
+            f"{display(folder)} is not a run in {display(out_home())}", "name one of those"
+        )
     return folder
 
 
@@ -243,7 +245,7 @@ def rename_run(old: str, new: str) -> int:
         raise RunError(f"{display(target)} exists already", "choose another name")
     _refuse_running(folder)
     os.rename(folder, target)
-    print(f"{display(folder)} is {display(target)} now.")
+    print(f"Renamed {display(folder)} to {display(target)}.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`python gpt.py plan`: the arithmetic of a training before it starts."""
+"""`python gpt.py plan`: show the plan of a training before it starts."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from gptlab.errors import ConfigError
 class PlanOptions:
     """Plan."""
 
-    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+    config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
     measure: Annotated[bool, "time a few steps here instead of estimating from the FLOPs"] = False
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if recipe := overrides.pop("config", None):
         words.append(recipe)
     if len(words) > 1:
-        raise ConfigError(f"plan takes one run or recipe, and these are {len(words)}.")
+        raise ConfigError(f"plan takes one run or recipe, not {len(words)}.")
     as_json, measure = overrides.pop("json", False), overrides.pop("measure", False)
     from gptlab.training.config import layer
     from gptlab.training.named_config import NamedConfig, open_config, open_recipe
@@ -143,10 +143,10 @@ def _memory(plan):
         table.add_row("free here", in_bytes(plan.free))
         table.add_row("largest batch_size that fits", fits)
     cache = plan.kv_bytes_per_token
-    table.add_row("KV cache of a token, when it writes", in_bytes(cache))
+    table.add_row("KV cache per token, in generation", in_bytes(cache))
     table.add_row("KV cache of a full window", in_bytes(cache * plan.config.model.block_size))
     if plan.most_generated is not None:
-        table.add_row("texts of a full window at once", f"{plan.most_generated:,}")
+        table.add_row("full windows to generate at once", f"{plan.most_generated:,}")
     return table
 
 
@@ -169,14 +169,14 @@ def _gpus(plan):
 
 
 def in_dollars(amount: float) -> str:
-    """US dollars with the digits that an estimate can have."""
+    """US dollars with no more digits than an estimate has."""
     if amount < 0.01:
         return "< $0.01"
     return f"${amount:.2f}" if amount < 10 else f"${amount:,.0f}"
 
 
 def in_time(seconds: float) -> str:
-    """Seconds as a person says them, to two units at most; days from two days on."""
+    """Seconds in words, in at most two units; days from two days on."""
     from gptlab.training.units import duration
 
     if seconds < 10:

@@ -1,4 +1,4 @@
-"""`prepare.py`: a text becomes a dataset under data/."""
+"""`prepare.py`: turn a text into a dataset under data/."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,20 +33,22 @@ def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = Non
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Looking"""
+    """Show"""
 
     list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
 
 
 def _summary(done: Prepared) -> str:
-    """What was prepared, in a few lines, and the command to type next."""
+    """The prepared dataset in a few lines, and the next command."""
     dataset, meta = done.dataset, done.dataset.meta
     tokens = meta["train_tokens"] + meta["val_tokens"]
     size = meta["train_bytes"] + meta["val_bytes"]
     split = meta["split"]
     how = "whole documents" if split["how"] == "document" else "the end of the text"
     share = meta["val_bytes"] / size
-    state = "already prepared, nothing to do (--overwrite prepares it anew)" if done.skipped else ""
+    state = (
+        "already prepared, nothing to do (--overwrite prepares it again)" if done.skipped else ""
+    )
     lines = [
         f"{dataset.name}: {state or meta['source']['label']}",
         f"  text        {size:,} bytes, {meta['characters']:,} characters, "
@@ -55,17 +57,17 @@ def _summary(done: Prepared) -> str:
         f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
         f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
         f"validation ({how}, {share:.1%})",
-        _yardstick(meta),
+        _baselines(meta),
         f"  written     {display(dataset.folder)}",
         as_installed(f"Next: python train.py --dataset {quoted(dataset.name)}"),
     ]
     return "\n".join(lines)
 
 
-def _yardstick(meta: dict) -> str:
+def _baselines(meta: dict) -> str:
     if meta.get("chat_template") is not None:
         share = meta["train_counted_tokens"] / meta["train_tokens"]
-        return f"  counted     {share:.0%} of the tokens: what the assistant says, and its end"
+        return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
     bits = meta["baselines"]
     return (
         f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "

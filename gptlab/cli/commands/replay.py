@@ -1,4 +1,4 @@
-"""`python gpt.py replay`: the first steps of a run once more, bit for bit."""
+"""`python gpt.py replay`: repeat the first steps of a run and compare them bit by bit."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display
 
-SHOWN = 5  # tensors that are listed, and changed places of a file
+SHOWN = 5  # number of tensors, and of changed places per file, to list
 CAUSES = {
-    "loss": "the weights before it were equal, so the text or the forward pass is another",
-    "grad_norm": "its loss is equal, so the backward pass is another",
-    "weights": "its loss and gradient norm are equal, so it is the update or single gradients",
+    "loss": "the weights before it are equal, so the text or the forward pass differs",
+    "grad_norm": "its loss is equal, so the backward pass differs",
+    "weights": "its loss and gradient norm are equal, so the update or single gradients differ",
 }
 
 
@@ -21,11 +21,11 @@ CAUSES = {
 class ReplayOptions:
     """Replay"""
 
-    steps: Annotated[int, "how many steps, at most the 50 that a run records"] = 50
+    steps: Annotated[int, "number of steps, at most the 50 that a run records"] = 50
 
 
 def main(argv: list[str]) -> int:
-    """Replay a run and print what came of it; 1 when it differs."""
+    """Replay a run and print the result; 1 when it differs."""
     overrides = COMMANDS["replay"].parse(argv)
     steps = overrides.get("steps", ReplayOptions.steps)
     if steps < 1:
@@ -68,7 +68,7 @@ def _difference(difference, name: str) -> list[str]:
     step, what = difference.step, difference.what
     if what == "weights":
         where = f"the weights after step {step}" if step else "the initial weights"
-        cause = CAUSES[what] if step else "the random numbers or the initialisation are others"
+        cause = CAUSES[what] if step else "the random numbers or the initialisation differ"
         lines = [f"{name} differs first in {where}: {cause}."]
     else:
         before, after = (float.fromhex(v) for v in (difference.before, difference.after))
@@ -87,17 +87,17 @@ def _difference(difference, name: str) -> list[str]:
 def _changes(result) -> list[str]:
     lines = []
     for what, before, after in result.changes:
-        cure = f" (OMP_NUM_THREADS={before} brings them back)" if what == "threads" else ""
-        lines.append(f"  {what}: {before} -> {after}{cure}")
-    by_file = itertools.groupby(sorted(result.code, key=_by_room), lambda place: place.path)
+        fix = f" (OMP_NUM_THREADS={before} restores them)" if what == "threads" else ""
+        lines.append(f"  {what}: {before} -> {after}{fix}")
+    by_file = itertools.groupby(sorted(result.code, key=_by_package), lambda place: place.path)
     for path, places in by_file:
         lines += _code_lines(path, list(places), SHOWN if result.difference else 1)
     lines += [f"  {path}: changed, and its former text is gone" for path in result.unread_code]
     return lines
 
 
-def _by_room(place) -> tuple:
-    """The model first: there people change lines."""
+def _by_package(place) -> tuple:
+    """The model first, because users change it most."""
     return not place.path.startswith("gptlab/model/"), place.path, place.line
 
 
@@ -106,7 +106,7 @@ def _code_lines(path: str, places: list, most: int) -> list[str]:
     for place in places[:most]:
         change = f"`{place.before}` -> `{place.after}`"
         if not place.before or not place.after:
-            change = f"added `{place.after}`" if place.after else f"without `{place.before}`"
+            change = f"added `{place.after}`" if place.after else f"removed `{place.before}`"
         lines.append(f"  {path}:{place.line}: {change}")
     if len(places) > most:
         lines[-1] += f" (and {len(places) - most} more in this file)"

@@ -1,4 +1,4 @@
-"""`python gpt.py report`: runs as one HTML page."""
+"""`python gpt.py report`: write runs as one HTML page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ class ReportOptions:
     """Output"""
 
     output: Annotated[
-        str | None, "the file [RUN/report.html; of several runs report.html here]"
+        str | None, "the file [RUN/report.html; for several runs report.html here]"
     ] = None
 
 

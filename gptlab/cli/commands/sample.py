@@ -1,4 +1,4 @@
-"""`sample.py`: text from a trained model."""
+"""`sample.py`: write text with a trained model."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from gptlab.inference.config import SamplingConfig
 # options whose text may have \n, \t and \\ in it, which shells cannot write alike
 ESCAPED = ("prompt", "stop", "bad_words", "logit_bias")
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "max_tokens": "length"}
-# what a search for the likeliest text does not look at
+# options that a search for the likeliest text ignores
 DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -40,16 +40,16 @@ class SampleOptions:
         bool, "ask for prompts; Ctrl-C stops a text, Ctrl-D (Windows: Ctrl-Z Enter) the program"
     ] = False
     chat: Annotated[
-        bool, "talk: a prompt is a message, and the model answers in its chat template"
+        bool, "chat: each prompt is a message, and the model answers in its chat template"
     ] = False
-    system: Annotated[str | None, "with --chat: what the model is told before the talk"] = None
+    system: Annotated[str | None, "with --chat: the system message before the conversation"] = None
     out_dir: Annotated[str | None, "the run: its best.pt, else its ckpt.pt [the newest run]"] = None
     checkpoint: Annotated[str | None, "one checkpoint file, instead of --out_dir"] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "int8", "auto"],
-        "float32 writes the same text on every device; bfloat16 and, on a CPU, int8 weights are "
-        "read faster; auto as train",
+        "float32 writes the same text on every device; bfloat16 and, on a CPU, int8 are faster; "
+        "auto as in training",
     ] = "float32"
 
 
@@ -106,10 +106,10 @@ def _refuse_what_contradicts(overrides: dict) -> None:
         pairs += [(one, "interactive"), (one, "chat")]
     for first, second in pairs:
         if overrides.get(first) not in (None, False) and overrides.get(second) not in (None, False):
-            raise GenerationError(f"--{first} and --{second} exclude each other", "say one of them")
+            raise GenerationError(f"--{first} and --{second} exclude each other", "use one of them")
     if overrides.get("interactive") and overrides.get("prompt") == "-":
         raise GenerationError(
-            "--prompt - and --interactive both want standard input", "say one of them"
+            "--prompt - and --interactive both read standard input", "use one of them"
         )
     for name in ("interactive", "chat"):
         if overrides.get(name) and overrides.get("num_samples", 1) > 1:
@@ -117,13 +117,13 @@ def _refuse_what_contradicts(overrides: dict) -> None:
                 f"--{name} shows one text at a time", f"leave --num_samples out, or --{name}"
             )
     if overrides.get("system") is not None and not overrides.get("chat"):
-        raise GenerationError("--system belongs to a talk", "say --chat as well")
+        raise GenerationError("--system belongs to --chat", "add --chat")
     if overrides.get("beam_width", 1) > 1:
         for name in DRAWING_OPTIONS:
             if name in overrides:
                 raise GenerationError(
-                    f"--beam_width {overrides['beam_width']} searches for the likeliest text and "
-                    f"draws nothing, so --{name} has no effect",
+                    f"--beam_width {overrides['beam_width']} searches for the likeliest text "
+                    f"without sampling, so --{name} has no effect",
                     "leave one of the two out",
                 )
 
@@ -261,9 +261,9 @@ def _as_text(data: bytes, name: str) -> str:
 
 
 def _load(options: SampleOptions, tokens: int):
-    """(Generator of the checkpoint that was asked for, context it writes in, chat template).
+    """(Generator of the chosen checkpoint, the context to write in, chat template).
 
-    tokens: how many it will write.
+    tokens: number of tokens to write.
     """
     from gptlab.runs import find_run, load_checkpoint, newest_run
 
@@ -286,9 +286,9 @@ def _load(options: SampleOptions, tokens: int):
         _note(f"{choice.reason}.")
     if checkpoint.tokenizer is None:
         raise GenerationError(
-            f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it can "
-            "read and write no text",
-            "put a tokenizer.json beside its train.bin and train again",
+            f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it "
+            "cannot read or write text",
+            "put a tokenizer.json next to its train.bin and train again",
         )
     model, native = checkpoint.model, None
     if choice.device == "cpu" and choice.dtype != "float16":
@@ -305,7 +305,7 @@ def _load(options: SampleOptions, tokens: int):
 
 
 def _choose(device: str, dtype: str):
-    """The device and precision; for a quick start, only trials that matter are made."""
+    """The device and precision, with only the necessary trials, for a quick start."""
     from gptlab.hardware import choose, detect
 
     untried = choose(detect(only=""), device, "auto" if dtype == "auto" else "float32")
@@ -313,8 +313,8 @@ def _choose(device: str, dtype: str):
         return untried
     if dtype == "int8":
         raise GenerationError(
-            f"--dtype int8 reads weights faster on a CPU, and not on {untried.device}",
-            "say --device cpu, or --dtype bfloat16",
+            f"--dtype int8 is for CPUs, not for {untried.device}",
+            "use --device cpu, or --dtype bfloat16",
         )
     return choose(detect(), device, dtype)
 
@@ -332,7 +332,7 @@ def _describe(checkpoint, dtype: str, device: str) -> str:
 
 
 def _attention(choice, head_dim: int):
-    """A context in which attention is right on this device: fused, or the plain formula."""
+    """A context with correct attention on this device: fused, or the plain formula."""
     from gptlab.hardware import attention_is_causal
 
     if choice.device == "cpu" or attention_is_causal(
@@ -356,7 +356,7 @@ def _write(text: str) -> None:
 
 def write_streaming(generator, prompt: str, config: SamplingConfig) -> None:
     """Print a prompt and its continuation as it comes, with a newline at the end."""
-    ids = generator.prompt_ids(prompt)  # before anything is shown: the prompt may be refused
+    ids = generator.prompt_ids(prompt)  # before anything is shown, because it may be refused
     _write(prompt)
     last = prompt
     try:

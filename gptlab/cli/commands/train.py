@@ -17,7 +17,7 @@ from gptlab.training.config import Overrides, layer, read_recipe, shipped_recipe
 class StartOptions:
     """Start."""
 
-    config: Annotated[str | None, "a recipe: a file of assignments (it is Python and is run)"] = (
+    config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
     show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
@@ -25,7 +25,7 @@ class StartOptions:
 
 
 def main(argv: list[str]) -> int:
-    """Train as the command line says; the exit code."""
+    """Train with the options of the command line; the exit code."""
     if argv and not argv[0].startswith("-"):
         raise _not_an_option(argv[0])
     overrides = COMMANDS["train"].parse(argv)
@@ -68,7 +68,7 @@ def _not_an_option(word: str) -> ConfigError:
 
 
 def run_training(overrides: Overrides, started: float | None = None, recipe_name: str = "") -> int:
-    """Train, and at a terminal show what came of it; the exit code."""
+    """Train, and at a terminal show the result; the exit code."""
     quiet = overrides.values.get("quiet")
     if sys.stderr.isatty() and not quiet:
         print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
@@ -76,8 +76,8 @@ def run_training(overrides: Overrides, started: float | None = None, recipe_name
 
     outcome = train(overrides, started=started, recipe_name=recipe_name)
     is_first = os.environ.get("RANK", "0") == "0"
-    looks_on = sys.stdout.isatty() and not quiet and not overrides.values.get("dry_run")
-    if outcome.exit_code == 0 and is_first and looks_on:
+    is_shown = sys.stdout.isatty() and not quiet and not overrides.values.get("dry_run")
+    if outcome.exit_code == 0 and is_first and is_shown:
         from gptlab.cli.ui.after_training import show_result
 
         show_result(outcome)

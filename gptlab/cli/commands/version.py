@@ -1,4 +1,4 @@
-"""`python gpt.py version`: what runs here, in four lines (no torch is loaded for it)."""
+"""`python gpt.py version`: show the installed releases in four lines (no torch)."""
 
 import importlib.metadata
 import platform

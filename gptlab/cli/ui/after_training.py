@@ -1,4 +1,4 @@
-"""The end of a training in a terminal: what the curves show, a sample, and what to do next."""
+"""Show the result of a training at a terminal: its curves' findings, a sample, next commands."""
 
 import sys
 
@@ -7,15 +7,15 @@ from gptlab.errors import GPTLabError
 from gptlab.files import display, quoted
 
 SAMPLE_TOKENS = 300
-# with more, a sample on a CPU takes too long for something that nobody requested
+# a larger model takes too long on a CPU for a sample that nobody requested
 MOST_PARAMETERS_ON_CPU = 60_000_000
 
 
 def show_result(outcome) -> None:
-    """Print what the run's curves show, a sample, and three commands.
+    """Print findings about the run's curves, a sample, and three commands.
 
-    outcome: `training.trainer.Outcome` of a training that ended by itself. A part that fails is
-    left out with a message, because the training itself has succeeded.
+    outcome: `training.trainer.Outcome` of a finished training. A part that fails is left out with
+    a message, because the training itself has succeeded.
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
 
@@ -27,11 +27,11 @@ def show_result(outcome) -> None:
     try:
         _show_sample(outcome.folder)
     except (GPTLabError, OSError) as error:
-        print(f"gptlab: there is no sample ({error})", file=sys.stderr)
+        print(f"gptlab: no sample ({error})", file=sys.stderr)
     longer = {"out_dir": folder, "max_iters": 2 * outcome.step}
     print("Next, for example:")
     print(f"  {command_line('sample.py', {'out_dir': folder})} --interactive")
-    print("      write with the model: it continues what you type")
+    print("      write with the model, which continues your text")
     if findings:
         print(f"  {command_to_try(run, findings[0])}")
         print("      the change that should help most")

@@ -1,4 +1,4 @@
-"""Command lines as the user types them here, for messages about what to do next."""
+"""Command lines that the user can type here, for messages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def command_line(script: str, options: Mapping[str, object]) -> str:
 
 
 def as_typed(value: object) -> str:
-    """A value as it is written after its option."""
+    """A value as text after its option."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Tables and colour: rich at a terminal, plain lines of a fixed width in a pipe."""
+"""Print tables and colour: rich at a terminal, plain lines of a fixed width in a pipe."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ PLAIN_WIDTH = 100
 
 
 def make_console():
-    """A rich Console on stdout; NO_COLOR is respected, a pipe gets neither colour nor its width."""
+    """A rich Console on stdout that respects NO_COLOR; in a pipe without colour, 100 wide."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
@@ -19,7 +19,7 @@ def make_console():
 
 
 def make_table(*columns: str, numbers: tuple[str, ...] = ()):
-    """An empty table; `numbers` names the columns that are set to the right."""
+    """An empty table; `numbers` names the columns that are aligned to the right."""
     from rich import box
     from rich.table import Table
 
@@ -50,7 +50,7 @@ def facts_table(title: str):
 
 
 def print_table(console, title: str, table) -> None:
-    """A table under its title, which may be wider than it."""
+    """Print a title, which may be wider than the table, and the table."""
     from rich.text import Text
 
     console.print(Text(title, style="bold"))
@@ -58,14 +58,14 @@ def print_table(console, title: str, table) -> None:
 
 
 def write_page(path: Path, html: str) -> None:
-    """Write a page for a browser, and say so."""
+    """Write a page for a browser and print its path."""
     with atomic_write(path, "w") as file:
         file.write(html)
     print(f"Wrote {display(path)} ({len(html.encode()) / 1000:.0f} kB): open it in a browser.")
 
 
 def note(sentence: str) -> None:
-    """A line for a person who waits, on stderr; nothing where no terminal is."""
+    """Print a line for a waiting user on stderr, at a terminal only."""
     if sys.stderr.isatty():
         print(sentence, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""`sample.py --interactive` and `--chat`: ask for prompts and stream the texts."""
+"""Ask for prompts and stream the texts, for `sample.py --interactive` and `--chat`."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from gptlab.inference.config import SamplingConfig
 
 
 class Talk:
-    """A conversation with a chat model in its template; it remembers what fits the window."""
+    """A conversation with a chat model in its template; it remembers as much as fits the window."""
 
     def __init__(self, generator, template: str | None, system: str | None = None):
         own = ChatTemplate(template or "", generator.tokenizer)
@@ -37,9 +37,8 @@ class Talk:
 def converse(generator, config: SamplingConfig, write, first: str | None = None) -> None:
     """Ask for prompts and `write(generator, prompt, config)` until the input ends.
 
-    Each line is a separate prompt; earlier text is remembered only if `write` does so
-    (`Talk.write`). Ctrl-C stops the current text or clears the current line. A prompt that cannot
-    be used is answered with the error.
+    Each line is a separate prompt; only `Talk.write` remembers earlier text. Ctrl-C stops the
+    current text or clears the current line. For a prompt that cannot be used, the error is shown.
     """
     with contextlib.suppress(ImportError):  # Windows has its own line editing
         import readline  # noqa: F401

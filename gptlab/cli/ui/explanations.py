@@ -22,7 +22,7 @@ text: save them as text first."""
 
 SIZE = """\
 A model is a stack of layers. Each layer has a width (how many numbers it keeps about each token)
-and attention heads (how many earlier places it can look at simultaneously). The parameters are the
+and attention heads (how many earlier places it can look at together). The parameters are the
 numbers that training adjusts: more of them can learn more, but need more text, time and memory. A
 large model trained for a short time is worse than a small one. "fit" chooses the size that suits
 this text and the time that you choose next."""
@@ -49,9 +49,9 @@ MINUTES = """\
 The run takes as many steps as fit into this time, and the learning rate falls over those steps."""
 
 SUMMARY = """\
-Nothing has started yet. b goes back to an earlier question. To change an option, type its name and
-value, such as: dropout 0.2, or: seed 7 batch_size 8. The names are those of
-python train.py --help."""
+Nothing has started yet. To change an option, type its name and value, such as: dropout 0.2, or:
+seed 7 batch_size 8. python train.py --help lists all names. To change an earlier answer, go back
+with b."""
 
 START = """\
 A recipe is a small file with options in config/. With it, python train.py --config FILE trains the

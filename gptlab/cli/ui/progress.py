@@ -1,4 +1,4 @@
-"""Bars and sentences for a person who waits, on stderr."""
+"""Progress bars and sentences on stderr."""
 
 import sys
 import time
@@ -40,7 +40,7 @@ class Bars:
                     unit_scale=total is None or total >= 10_000,
                 )  # fmt: skip
         self._pending += advance
-        # a corpus of many small documents reports far more often than anyone can read
+        # a corpus of many small documents reports progress far too often to show each
         if self._bar is not None and time.monotonic() - self._shown_at > 0.1:
             self._bar.update(self._pending)
             self._pending, self._shown_at = 0, time.monotonic()

@@ -1,6 +1,6 @@
-"""Questions at a terminal: Enter takes the default, `?` explains, `b` goes back.
+"""Ask questions at a terminal: Enter takes the default, `?` explains, `b` goes back.
 
-A wrong answer is met with a sentence and the question again. Ctrl-C ends the program with 130,
+After a wrong answer the question shows the error and asks again. Ctrl-C ends the program with 130,
 Ctrl-D (the end of the input) with 0; neither shows a traceback.
 """
 
@@ -23,14 +23,14 @@ EXPLAIN, BACK = "?", "b"
 
 
 class Back(Exception):
-    """The person wants the question before this one again."""
+    """The user wants to go back to the previous question."""
 
 
 @dataclass(frozen=True)
 class MenuItem:
-    """One answer of several: `label` is what may be typed instead of its number.
+    """One answer of several: `label` can be typed instead of its number.
 
-    detail: words beside it. refusal: a sentence on why it cannot be taken, "" where it can.
+    detail: a description. refusal: why it cannot be chosen, as a sentence, "" where it can.
     """
 
     value: object
@@ -40,20 +40,20 @@ class MenuItem:
 
 
 def at_terminal() -> bool:
-    """Whether a person can see a question and answer it."""
+    """Whether a user can see a question and answer it."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def refuse_without_terminal(instead: str) -> None:
-    """ConfigError that says what to write, unless a person is at the terminal."""
+    """Raise ConfigError, with what to do instead, unless a user is at the terminal."""
     if not at_terminal():
-        raise ConfigError("Nobody is at a terminal to be asked", instead)
+        raise ConfigError("This command asks questions, which needs a terminal", instead)
 
 
 def open_console():
     """A rich Console on stdout: plain in a pipe and with NO_COLOR, wrapped at the window's width.
 
-    Called once before the first question: it also makes the input bear what is not UTF-8.
+    Called once before the first question: it also makes the input accept bytes that are not UTF-8.
     """
     from gptlab.cli.ui.console import make_console
 
@@ -65,7 +65,7 @@ def open_console():
 def select(
     console, title: str, choices: Sequence[MenuItem], default: int = 0, explanation: str = ""
 ) -> object:
-    """The value of the choice that is taken. default: its index. Raises Back."""
+    """Ask for one of the choices; its value. default: an index. Raises Back."""
     from rich.table import Table
     from rich.text import Text
 
@@ -96,8 +96,8 @@ def _find_choice(word: str, choices: Sequence[MenuItem], default: int) -> MenuIt
     if len(exact or close) == 1:
         return (exact or close)[0]
     raise ConfigError(
-        f"{word!r} is none of these",
-        f"type a number from 1 to {len(choices)}, or Enter for {default + 1}",
+        f"{word!r} is not one of the answers",
+        f"type a number from 1 to {len(choices)}, or press Enter for {default + 1}",
     )
 
 
@@ -110,10 +110,10 @@ def ask(
     shown_default: str | None = None,
     verbatim: bool = False,
 ) -> object:
-    """What `convert` makes of the typed line; its GPTLabError or OSError is shown, then asked anew.
+    """Ask for a line; the result of `convert`. After its GPTLabError or OSError it asks again.
 
-    default: the line that Enter stands for; None when something must be typed. verbatim: spaces
-    around the line belong to it. Raises Back.
+    default: the line for a bare Enter; None when an answer is required. verbatim: spaces around the
+    line belong to it. Raises Back.
     """
     _show_title(console, title)
     shown = default if shown_default is None else shown_default
@@ -121,7 +121,7 @@ def ask(
 
 
 def confirm(console, title: str, default: bool = False) -> bool:
-    """A yes or no. Raises Back."""
+    """Ask for yes or no. Raises Back."""
 
     def convert(word: str) -> bool:
         if word.lower() in ("y", "yes", "n", "no"):
@@ -136,9 +136,9 @@ def confirm(console, title: str, default: bool = False) -> bool:
 
 
 def walk(steps: Sequence[Callable[[], None]], can_leave: bool = False) -> None:
-    """Ask the steps in order; `b` in one asks the one before it again.
+    """Run the steps in order; `b` in one goes back to the previous one.
 
-    can_leave: `b` in the first raises Back, because these are part of a larger question.
+    can_leave: `b` in the first step raises Back, because the steps belong to a larger question.
     """
     position = 0
     while position < len(steps):
@@ -152,7 +152,7 @@ def walk(steps: Sequence[Callable[[], None]], can_leave: bool = False) -> None:
 
 
 def attempt(console, work: Callable[[], object]) -> object | None:
-    """What `work` returns; None, and its sentence is shown, where it raises an error of a user."""
+    """The result of `work`; for a user's error, show it and return None."""
     try:
         return work()
     except (GPTLabError, OSError) as error:
@@ -161,12 +161,12 @@ def attempt(console, work: Callable[[], object]) -> object | None:
 
 
 def show_error(console, error: GPTLabError | OSError) -> None:
-    """The sentence of an error that a user can cause."""
+    """Show a user's error as a sentence."""
     console.print(str(explain_error(error)), style="yellow", markup=False)
 
 
 def whole_number(name: str, lowest: int = 1, highest: int = 10**9) -> Callable[[str], int]:
-    """A converter of a line for `ask`: a whole number within these bounds."""
+    """A `convert` for `ask`: a whole number within these bounds."""
 
     def convert(word: str) -> int:
         plain = re.sub(r"[ ,_]", "", word)
@@ -180,7 +180,7 @@ def whole_number(name: str, lowest: int = 1, highest: int = 10**9) -> Callable[[
 
 
 def number(name: str, lowest: float, highest: float) -> Callable[[str], float]:
-    """A converter of a line for `ask`: a number within these bounds."""
+    """A `convert` for `ask`: a number within these bounds."""
 
     def convert(word: str) -> float:
         try:
@@ -209,14 +209,14 @@ def _answered(console, convert, default, shown, explanation: str, verbatim: bool
         line = _read_line(f"[{shown}] > " if shown else "> ")
         word = line if verbatim else line.strip()
         if word == EXPLAIN:
-            text = " ".join((explanation or "Type an answer and Enter.").split())
-            console.print(text, markup=False)  # wrapped anew, at this window's width
-            console.print("Enter takes what stands in brackets, b goes back.", style="dim")
+            text = " ".join((explanation or "Type an answer and press Enter.").split())
+            console.print(text, markup=False)  # wrapped at this window's width
+            console.print("Press Enter for the value in brackets, b to go back.", style="dim")
             continue
         if word.lower() in (BACK, "back"):
             raise Back
         if not word and default is None:
-            console.print("Something must be typed here; ? explains.", style="yellow")
+            console.print("Please type an answer; ? explains.", style="yellow")
             continue
         try:
             return convert(word or default)
@@ -225,11 +225,11 @@ def _answered(console, convert, default, shown, explanation: str, verbatim: bool
 
 
 def _read_line(prompt: str) -> str:
-    """A line of the person; the end of the input ends the program with 0."""
+    """A line of the user's input; its end ends the program with 0."""
     try:
         return input(prompt)
     except EOFError:
-        print("\nNothing more was done.", flush=True)
+        print("\nStopped.", flush=True)
         raise SystemExit(0) from None
     except KeyboardInterrupt:
         print(flush=True)  # the next message starts on a new line
@@ -243,7 +243,7 @@ def typed_paths(line: str) -> list[str]:
     """The paths on a line that was typed, completed, or dropped on the window.
 
     Terminals write a dropped path in quotes, with backslashes before spaces, or as file://. `~` is
-    the home folder. What names nothing is returned as it is: another place says so.
+    the home folder. A path that does not exist is returned unchanged; the caller reports it.
     """
     line = line.strip()
     if line.startswith("file://"):
@@ -266,7 +266,7 @@ def typed_paths(line: str) -> list[str]:
 
 @contextlib.contextmanager
 def path_completion():
-    """Within this block the Tab key completes the names of files, where the system can do that."""
+    """Within this block the Tab key completes file names, where the system supports that."""
     try:
         import readline
     except ImportError:  # Windows
@@ -285,7 +285,7 @@ def path_completion():
 
 
 def complete_path(typed: str, state: int) -> str | None:
-    """The `state`-th path that begins with what is typed, a folder with its separator."""
+    """The `state`-th path that begins with the typed text, a folder with its separator."""
     quote = typed[:1] if typed[:1] in ("'", '"') else ""
     start = typed.removeprefix(quote)
     folder, _, beginning = start.rpartition("/")

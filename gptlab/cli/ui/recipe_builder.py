@@ -1,6 +1,6 @@
-"""A recipe made by questions: from a shipped one, group by group, checked as it is typed.
+"""Build a recipe by questions: from a shipped one, group by group, checked as it is typed.
 
-`build_recipe()` is the builder; the wizard writes its recipes through `write_recipe` too.
+`build_recipe()` is the builder; the wizard also writes its recipes with `write_recipe`.
 """
 
 import ast
@@ -30,16 +30,16 @@ from gptlab.training.config import (
 
 EXPLANATION = """\
 A recipe is a file with options for python train.py --config FILE; the others keep their defaults.
-Each group is shown with the options that this recipe sets. Type NAME VALUE to set an option
-(several are possible: n_layer 8 n_head 8 n_embd 512), NAME default to reset it, ? NAME for its
-meaning, and press Enter for the next group."""
-# a word that no option has as its value
+Each group shows the options that this recipe sets. Type NAME VALUE to set an option (several are
+possible: n_layer 8 n_head 8 n_embd 512), NAME default to reset it, or ? NAME for its meaning. Press
+Enter for the next group."""
+# no option has this word as its value
 RESET = "default"
 
 
 def build_recipe() -> Path | None:
     """Ask for a whole recipe and write it to config/NAME.py; its path. Needs a terminal."""
-    questions.refuse_without_terminal("write a recipe in an editor, from one in config/")
+    questions.refuse_without_terminal("write a recipe in an editor, starting from one in config/")
     console = questions.open_console()
     builder = RecipeBuilder(console)
     groups = [
@@ -75,11 +75,11 @@ class RecipeBuilder:
         self.path: Path | None = None
 
     def ask_start(self) -> None:
-        """Which recipe to begin with."""
+        """Which recipe to start from."""
         choices = [MenuItem(path, path.stem, recipe_title(path)) for path in shipped_recipes()] + [
-            MenuItem(None, "empty", "every setting has its default")
+            MenuItem(None, "empty", "every option has its default")
         ]
-        path = questions.select(self.console, "Begin with which recipe?", choices, 0, EXPLANATION)
+        path = questions.select(self.console, "Start from which recipe?", choices, 0, EXPLANATION)
         self.overrides = read_recipe(path) if path else {}
         self.origin = display(path) if path else ""
 
@@ -91,7 +91,7 @@ class RecipeBuilder:
             self._show_group(options)
             line = questions.ask(
                 self.console,
-                f"{title}: NAME VALUE changes a setting, Enter goes on.",
+                f"{title}: type NAME VALUE to change an option, or press Enter to go on.",
                 lambda line, options=options: self._take(line, options),
                 "",
                 EXPLANATION,
@@ -118,7 +118,7 @@ class RecipeBuilder:
         self.console.print(table)
 
     def _take(self, line: str, options: Mapping[str, Option]) -> str:
-        """Take the assignments of a line, if what results can be built. Raises ConfigError."""
+        """Take the assignments of a line, if the resulting recipe is valid. Raises ConfigError."""
         if line.startswith("?"):
             name = line[1:].strip()
             option = OPTIONS.get(name)
@@ -178,11 +178,11 @@ def vocabulary_of(overrides: Mapping) -> int | None:
 
 
 def check_recipe(overrides: Mapping):
-    """The configuration of these options with defaults elsewhere. ConfigError if it cannot be."""
-    values = dict(layer(recipe=overrides).values)
-    values.pop("model_preset", None)  # its settings are among the values; auto follows the text
-    words = {n: v for n, v in values.items() if n in ("device", "dtype", "compile_model")}
-    return build({n: v for n, v in values.items() if n not in words})
+    """The configuration of these options with defaults elsewhere. Raises ConfigError."""
+    # a preset's options are among the values, and the machine's do not affect the others
+    left_out = ("model_preset", "device", "dtype", "compile_model")
+    values = layer(recipe=overrides).values
+    return build({name: value for name, value in values.items() if name not in left_out})
 
 
 def parse_assignments(line: str) -> dict:
@@ -193,7 +193,7 @@ def parse_assignments(line: str) -> dict:
     try:
         words = shlex.split(line)
     except ValueError:
-        raise ConfigError("A quotation mark has no partner", "type both") from None
+        raise ConfigError("A quotation mark is not closed", "type both") from None
     words = [part for word in words for part in _split_assignment(word)]
     names = [word.lstrip("-").replace("-", "_") for word in words[::2]]
     for name in names:
@@ -236,12 +236,12 @@ def ask_recipe_name(console, suggestion: str) -> Path:
         f"Name of the recipe, in {display(folder)}",
         convert,
         default,
-        "The file NAME.py is written there when everything is answered; nothing is replaced.",
+        "The file NAME.py is written there after the last question; no file is replaced.",
     )
 
 
 def write_recipe(path: Path, overrides: Mapping, title: str) -> None:
-    """Write options as a commented recipe, whole or not at all."""
+    """Write options as a commented recipe, atomically."""
     lines = [f'"""{title}', "", f"Run: python train.py --config {display(path)}", '"""']
     for group, owners in group_classes().items():
         options = options_of(*owners)

@@ -60,7 +60,7 @@ class Optimizers:
 
     @torch.no_grad()
     def load_state_dict(self, saved: dict) -> None:
-        """Take the state of `state_dict`; CheckpointError where an optimizer keeps another one."""
+        """Restore the state of `state_dict`; CheckpointError for the state of another optimizer."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:

@@ -12,7 +12,7 @@ from gptlab.training.optimizers.optimizer import Optimizer
 # Newton-Schulz: a quintic whose iteration pulls all singular values towards 1 (Jordan et al. 2024)
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 4
-GRAM_RATIO = 1.5  # of the sides, from which multiplying the small side alone pays
+GRAM_RATIO = 1.5  # of the sides, above which multiplying the small side alone is faster
 
 
 def orthogonalize(matrices: torch.Tensor, dtype: torch.dtype, steps: int = NS_STEPS):

@@ -1,4 +1,4 @@
-"""What every optimizer has: the parameters it takes, their groups, and a state for each."""
+"""The base of all optimizers: the parameters it takes, their groups, and their states."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,11 @@ from gptlab.training.config import OptimizerOptions
 class Optimizer:
     """Updates the parameters of its groups, each {"params", "weight_decay", "lr"}.
 
-    Not a subclass of torch's Optimizer, which imports torch's compiler before the first step: three
-    seconds of a small machine. A GradScaler asks for no more than param_groups either.
+    Not a subclass of torch's Optimizer, which imports torch's compiler before the first step: that
+    takes three seconds on a small machine. A GradScaler needs no more than param_groups.
 
-    options: the rate to begin with, and whatever else a subclass reads. fast_dtype: the precision
-    in which this device multiplies fast.
+    options: the initial rate, and whatever else a subclass reads. fast_dtype: the precision in
+    which this device multiplies fast.
     """
 
     def __init__(

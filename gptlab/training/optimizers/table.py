@@ -1,15 +1,15 @@
-"""The optimizers that a run can choose from (no torch); a new one is a file and a line here."""
+"""The optimizers that a run can use (no torch); a new one needs a file and an entry here."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """Where the class of an optimizer is, what it costs, and how the option's help names it.
+    """The class of an optimizer, its memory, and its name in the option's help.
 
     where: "module:class", a subclass of `Optimizer`. values_per_parameter: float32 values that a
-    training keeps for each parameter of a model, counted over the parameters that the class takes
-    and the others, which AdamW has.
+    training keeps per parameter of a model, averaged over the parameters that the class takes and
+    the others, which AdamW updates.
     """
 
     where: str
