@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -68,6 +69,21 @@ def quoted(word: str) -> str:
 
         return subprocess.list2cmdline([word])
     return shlex.quote(word)
+
+
+def has_scripts() -> bool:
+    """Whether gptlab runs beside its scripts (train.py ...), and not from where pip put it."""
+    return (Path(__file__).resolve().parent.parent / "gpt.py").exists()
+
+
+_SCRIPT = re.compile(r"(?<![\w./\\-])(?:python )?(gpt|train|prepare|sample)\.py\b")
+
+
+def as_installed(text: str) -> str:
+    """A message with the commands that exist here: `gptlab train` where there is no train.py."""
+    if has_scripts():
+        return text
+    return _SCRIPT.sub(lambda m: "gptlab" if m[1] == "gpt" else f"gptlab {m[1]}", text)
 
 
 def in_bytes(size: float) -> str:

@@ -192,6 +192,24 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+class _Once(argparse.Action):
+    """Stores a value; ConfigError where the option was given before, which would be ignored."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        value = self.const if self.nargs == 0 else values
+        if hasattr(namespace, self.dest):
+            both = f"{_shown(getattr(namespace, self.dest))} and {_shown(value)}"
+            shown = "" if self.nargs == 0 else f" ({both})"
+            raise ConfigError(f"--{self.dest} is given twice{shown}", "say it once")
+        setattr(namespace, self.dest, value)
+
+
 def parse_command_line(
     argv: Sequence[str],
     classes: Sequence[type],
@@ -200,21 +218,23 @@ def parse_command_line(
     summary: str,
     example: str,
     positionals: Sequence[tuple[str, str, str]] = (),
+    wording: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """The options given on a command line, by name, each of its own type.
 
     classes: the dataclasses whose options this command takes; the help shows one group for each.
     example: shown first by --help. positionals: (name, nargs, sentence) of words without an option
-    name. `--batch-size 8`, `--batch_size=8` and `--batch_size 8` are equal; a tuple option may be
-    repeated. `--help` prints and exits with 0. Raises ConfigError for an unknown name (with the
-    nearest real one) or a value of another type.
+    name. wording: what becomes of each text of the help. `--batch-size 8`, `--batch_size=8` and
+    `--batch_size 8` are the same; a tuple option may be given several times, any other only once.
+    `--help` prints and exits with 0. Raises ConfigError for an unknown name (with the nearest real
+    one) or a value that does not fit.
     """
     options = options_of(*classes)
     width = min(100, shutil.get_terminal_size().columns)
     parser = _Parser(
-        prog=prog,
+        prog=wording(prog),
         usage=argparse.SUPPRESS,
-        description=f"{example.rstrip()}\n\n{summary.strip()}",
+        description=wording(f"{example.rstrip()}\n\n{summary.strip()}"),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=32, width=width
         ),
@@ -222,12 +242,12 @@ def parse_command_line(
         argument_default=argparse.SUPPRESS,
     )
     for name, nargs, sentence in positionals:
-        parser.add_argument(name, nargs=nargs, help=sentence)
+        parser.add_argument(name, nargs=nargs, help=wording(sentence))
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in options.values():
         group = groups.get(option.group) or parser.add_argument_group(option.group)
         groups[option.group] = group
-        _add_option(group, option, flag_only=bool(positionals))
+        _add_option(group, option, wording, flag_only=bool(positionals))
     end = argv.index("--") if "--" in argv else len(argv)
     words = [*map(_with_underscores, argv[:end]), *argv[end:]]
     given, unknown = parser.parse_known_args(words)
@@ -247,22 +267,29 @@ def _with_underscores(word: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
-def _add_option(group: argparse._ArgumentGroup, option: Option, flag_only: bool) -> None:
+def _add_option(
+    group: argparse._ArgumentGroup,
+    option: Option,
+    wording: Callable[[str], str],
+    flag_only: bool,
+) -> None:
     def convert(word: str) -> Any:
         if option.type is tuple:
             return word  # one of several
         return coerce(option, word)  # argparse lets its ConfigError pass
 
-    help_text = f"{option.help} {describe_default(option)}".replace("%", "%%")
+    help_text = wording(f"{option.help} {describe_default(option)}").replace("%", "%%")
     if option.type is bool and not option.words and flag_only:
-        group.add_argument(f"--{option.name}", action="store_true", help=help_text)
+        group.add_argument(f"--{option.name}", action=_Once, nargs=0, const=True, help=help_text)
         return
     metavar = "|".join(str(c) for c in option.choices) or {
         bool: "BOOL",
         int: "N",
         float: "X",
     }.get(option.type, option.name.rsplit("_", 1)[-1].upper())
-    extra: dict[str, Any] = {"nargs": "?", "const": True} if option.type is bool else {}
+    extra: dict[str, Any] = {"action": _Once}
+    if option.type is bool:
+        extra |= {"nargs": "?", "const": True}
     if option.type is tuple:
         extra = {"action": "append"}
     group.add_argument(f"--{option.name}", type=convert, metavar=metavar, help=help_text, **extra)

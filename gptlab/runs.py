@@ -46,6 +46,7 @@ from gptlab.files import (
     check_format_version,
     display,
     out_home,
+    quoted,
     remove_folder,
 )
 from gptlab.options import nearest
@@ -423,7 +424,7 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
         if not found:
             raise CheckpointError(
                 f"{display(path)} has no checkpoint: train a model there first (python train.py "
-                f"--out_dir {display(path)})."
+                f"--out_dir {quoted(display(path))})."
             )
         path = found[0]
     content = read_checkpoint(path)

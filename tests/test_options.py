@@ -71,6 +71,26 @@ def test_an_option_is_a_field_with_a_sentence():
     assert (OPTIONS["stop"].type, OPTIONS["names"].default) == (tuple, ("a",))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--batch_size", "1", "--batch-size=2"),
+        ("--batch_size", "1", "--batch_size", "1"),
+        ("--resume", "--resume"),
+        ("--resume", "--resume=false"),
+        ("--prompt=", "--prompt", "a"),
+        ("--min_lr", "none", "--min_lr", "none"),
+    ],
+)
+def test_an_option_given_twice_is_refused_unless_it_takes_several(words):
+    for positionals in ((), [("texts", "*", "texts")]):
+        if positionals and words[-1] == "--resume=false":
+            continue  # where words stand alone, a switch takes no value
+        with pytest.raises(ConfigError, match=r"^--\w+ is given twice.*say it once"):
+            parse(*words, positionals=positionals)
+    assert parse("--stop=a", "--stop=b", "--bias") == {"stop": ("a", "b"), "bias": True}
+
+
 def test_an_option_declared_twice_is_a_mistake_of_the_programmer():
     with pytest.raises(ValueError, match="batch_size is declared twice"):
         options_of(Batch, dataclasses.make_dataclass("Other", [("batch_size", Annotated[int, ""])]))
@@ -197,7 +217,6 @@ def test_a_value_that_does_not_fit_is_one_sentence_with_its_name(name, value, wa
         (["--batch-size", "8"], {"batch_size": 8}),
         (["--batch_size=8"], {"batch_size": 8}),
         (["--batch-size=8"], {"batch_size": 8}),
-        (["--batch_size", "8", "--batch_size", "9"], {"batch_size": 9}),
         (["--learning_rate", "1e-3"], {"learning_rate": 1e-3}),
         (["--max_iters", "1e3"], {"max_iters": 1000}),
         (["--dropout", "1"], {"dropout": 1.0}),

@@ -25,7 +25,15 @@ from gptlab.data.token_files import (
     prepare_again,
 )
 from gptlab.errors import DataError, GPTLabError
-from gptlab.files import display, explain_error, in_bytes, nearest_existing, sha256_file
+from gptlab.files import (
+    as_installed,
+    display,
+    explain_error,
+    in_bytes,
+    nearest_existing,
+    quoted,
+    sha256_file,
+)
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.disk_space import checkpoint_bytes
@@ -42,6 +50,9 @@ class Check:
     ok: bool
     detail: str
     fix: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "fix", as_installed(self.fix))
 
 
 # Packages -----------------------------------------------------------------------------------------
@@ -226,7 +237,7 @@ def check_run(folder: Path) -> Iterator[Check]:
             f"run {run.folder.name}",
             False,
             f"{display(run.folder)} has no checkpoint",
-            f"train it: python train.py --out_dir {display(run.folder)}",
+            f"train it: python train.py --out_dir {quoted(display(run.folder))}",
         )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
@@ -240,7 +251,7 @@ def check_run(folder: Path) -> Iterator[Check]:
 
 
 def _checkpoint_fix(run: Run, path: Path) -> str:
-    here = display(run.folder)
+    here = quoted(display(run.folder))
     if path == run.checkpoint and run.previous.exists():
         return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
     if path == run.best and run.checkpoint.exists():

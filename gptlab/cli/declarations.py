@@ -53,6 +53,7 @@ class Command(NamedTuple):
 
     def parse(self, argv: Sequence[str]) -> dict:
         """The options and positionals of a command line, by name; see `parse_command_line`."""
+        from gptlab.files import as_installed
         from gptlab.options import parse_command_line
 
         return parse_command_line(
@@ -62,6 +63,7 @@ class Command(NamedTuple):
             summary=self.summary,
             example=self.example,
             positionals=self.positionals,
+            wording=as_installed,
         )
 
 

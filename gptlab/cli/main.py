@@ -8,7 +8,7 @@ import sys
 from gptlab.cli import started  # noqa: F401 - the clock of a time budget starts here
 from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import explain_error
+from gptlab.files import as_installed, explain_error
 
 MENU = """\
 python gpt.py train
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         shown = [command for command in COMMANDS.values() if command.in_menu]
         rows = "\n".join(f"  {command.name:10} {command.sentence}" for command in shown)
-        print(MENU.format(commands=rows), end="")
+        print(as_installed(MENU.format(commands=rows)), end="")
         return 0
     if argv[0] == "--version":
         argv[0] = "version"
@@ -82,7 +82,7 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
 def complain(sentence: str) -> None:
     """Print an error to stderr; among the processes of one training, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        sentence = sentence.replace("\n", " ")  # a name may contain one
+        sentence = as_installed(sentence).replace("\n", " ")  # a name may contain one
         print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
 
 
@@ -92,7 +92,7 @@ class _Sentences(logging.Handler):
     def emit(self, record):
         if os.environ.get("RANK", "0") != "0":
             return
-        line = f"gptlab: {record.getMessage()}"
+        line = f"gptlab: {as_installed(record.getMessage())}"
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
             tqdm.tqdm.write(line, file=sys.stderr)

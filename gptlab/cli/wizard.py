@@ -20,12 +20,12 @@ from gptlab.cli.ui.recipe_builder import (
 )
 from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import display, out_home
+from gptlab.files import display, out_home, quoted
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
-from gptlab.planning.planner import LENGTH, Planner, Proposal, in_millions
-from gptlab.training.config import layer, plan_numbers
+from gptlab.planning.planner import Planner, Proposal, in_millions
+from gptlab.training.config import LENGTHS, layer, plan_numbers
 from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import TextSize
 
@@ -299,13 +299,11 @@ class Wizard:
         if not changes:
             return False
         overrides = {**self.changed, **changes}
-        if "minutes" in changes:
-            overrides.pop("max_iters", None)
-        elif "max_iters" in changes:
-            overrides.pop("minutes", None)
+        if changes.keys() & set(LENGTHS):
+            overrides = {n: v for n, v in overrides.items() if n not in LENGTHS or n in changes}
         overrides = {name: value for name, value in overrides.items() if value != RESET}
         before = self._unchanged.options
-        length = {name: overrides[name] for name in LENGTH if overrides.get(name) is not None}
+        length = {name: overrides[name] for name in LENGTHS if overrides.get(name) is not None}
         length = length or {"max_iters": before["max_iters"]}
         model = {name: value for name, value in before.items() if name in ARCHITECTURE}
         self.plan = self._planner.propose(model, **length, changed=overrides)
@@ -417,7 +415,7 @@ def _dataset_choice(name: str, meta: dict | None) -> MenuItem:
     if meta is None:
         refusal = (
             f"{name} has no readable meta.json, so its vocabulary is unknown: train it with "
-            f"{program('train.py')} --dataset {name} --vocab_size N."
+            f"{program('train.py')} --dataset {quoted(name)} --vocab_size N."
         )
     return MenuItem(name, name, size_of(meta), refusal)
 

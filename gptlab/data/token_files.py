@@ -16,7 +16,7 @@ import numpy as np
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, sha256_file
+from gptlab.files import data_home, display, quoted, sha256_file
 from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
@@ -372,15 +372,20 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 
 def prepare_again(name: str) -> str:
     """The fix for a dataset whose files are damaged or missing."""
-    return f"prepare it again (python prepare.py ... --dataset {name})"
+    return f"prepare it again (python prepare.py ... --dataset {quoted(name)})"
 
 
 def _missing(word: str, folder: Path) -> DataError:
     names = [name for name, _ in list_datasets()]
+    if Path(word).is_file():
+        return DataError(
+            f"{display(word)} is a text, and training needs a prepared dataset",
+            f"prepare it first: `python prepare.py {quoted(word)}`",
+        )
     if word == "shakespeare":
         command = "python prepare.py shakespeare"
     elif Path(word).name == word:
-        command = f"python prepare.py YOUR_TEXT.txt --dataset {word}"
+        command = f"python prepare.py YOUR_TEXT.txt --dataset {quoted(word)}"
     else:
         command = "python prepare.py YOUR_TEXT.txt"
     there = f"prepared here: {', '.join(names)}" if names else "nothing is prepared yet"

@@ -40,11 +40,22 @@ class SamplingConfig:
         "with one text: draft up to this many tokens from earlier text and check them in one step "
         "(Saxena 2023): faster, the same text; 0 = off",
     ] = 10
-    stop: Annotated[tuple[str, ...], "end before this text; may be given several times"] = ()
+    stop: Annotated[
+        tuple[str, ...], "end before this text (\\n is a line end); may be given several times"
+    ] = ()
+    bad_words: Annotated[
+        tuple[str, ...], "never write this text, also inside a word; may be given several times"
+    ] = ()
+    logit_bias: Annotated[
+        tuple[str, ...],
+        "TEXT=NUMBER: add to the logit of the token TEXT (or id:N); -inf bans it; may be given "
+        "several times",
+    ] = ()
 
     def __post_init__(self):
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "bad_words", "logit_bias"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
         for name in ("max_tokens", "num_samples", "beam_width"):
             if getattr(self, name) < 1:
                 raise GenerationError(f"{name} is {getattr(self, name)}", "it must be at least 1")
@@ -80,6 +91,17 @@ class SamplingConfig:
             raise GenerationError(f"seed is {self.seed}", "it must be 0 or more")
         if "" in self.stop:
             raise GenerationError("stop is empty", "give the text to end before, or leave it out")
+        if "" in self.bad_words:
+            raise GenerationError("bad_words is empty", "give the text to ban, or leave it out")
+        for entry in self.logit_bias:
+            read_bias(entry)
+        for name in ("bad_words", "logit_bias"):
+            if getattr(self, name) and self.beam_width > 1:
+                raise GenerationError(
+                    f"beam_width searches for the model's likeliest text, and {name} is not part "
+                    "of that",
+                    "leave one of the two out",
+                )
         if 1 < self.beam_width < self.num_samples:
             raise GenerationError(
                 f"num_samples {self.num_samples} is more than beam_width {self.beam_width} beams "
@@ -91,3 +113,18 @@ class SamplingConfig:
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken, so that no seed matters."""
         return self.temperature == 0 or self.top_k == 1
+
+
+def read_bias(entry: str) -> tuple[str, float]:
+    """(token, what is added to its logit) of "TEXT=NUMBER"; -inf bans. Raises GenerationError."""
+    text, equals, number = entry.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (equals and text) or math.isnan(value) or value == math.inf:
+        raise GenerationError(
+            f"logit_bias cannot be {entry!r}",
+            'write TEXT=NUMBER, such as "x=-5", or "x=-inf", which bans it',
+        )
+    return text, value

@@ -14,6 +14,7 @@ from gptlab.inference.config import SamplingConfig
 from gptlab.inference.decoding import Decoder, evaluating
 from gptlab.inference.sampling import sample
 from gptlab.inference.text_stream import TextStream
+from gptlab.inference.token_bias import BannedText, bias_of, check_can_be_written
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class _Row:
     prompt: str | Sequence[int]
     prompt_ids: list[int]
     text: TextStream
+    banned: BannedText
     random: np.random.Generator
     token_ids: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -52,12 +54,6 @@ class _Row:
     def completion(self) -> Completion:
         text = "".join(self.pieces)
         return Completion(self.prompt, text, self.token_ids, self.log_probs, self.stopped_by)
-
-
-def _new_row(prompt, prompt_ids: list[int], config: SamplingConfig, number: int) -> _Row:
-    """An empty row for sample `number` of a prompt, with its own random numbers."""
-    random = np.random.default_rng(None if config.seed is None else (config.seed, number))
-    return _Row(prompt, prompt_ids, TextStream(config.stop), random)
 
 
 class Generator:
@@ -113,7 +109,7 @@ class Generator:
             completion = self._search(prompt, config, progress)[0]
             yield completion.text
             return completion
-        row = _new_row(prompt, self.prompt_ids(prompt), config, 0)
+        row = self._new_row(prompt, self.prompt_ids(prompt), config, 0)
         for tokens in self._write([row], config):
             if progress:
                 progress(tokens)
@@ -140,7 +136,7 @@ class Generator:
         rows = []
         for prompt in prompts:
             ids = self.prompt_ids(prompt)
-            rows += [_new_row(prompt, ids, config, n) for n in range(config.num_samples)]
+            rows += [self._new_row(prompt, ids, config, n) for n in range(config.num_samples)]
         for first in range(0, len(rows), self.batch_size):
             for tokens in self._write(rows[first : first + self.batch_size], config):
                 if progress:
@@ -184,6 +180,20 @@ class Generator:
                 "end to start from: give a prompt."
             ) from None
 
+    def check(self, config: SamplingConfig) -> None:
+        """GenerationError for text in the options that this vocabulary cannot spell."""
+        for name in ("stop", "bad_words"):
+            for text in getattr(config, name):
+                check_can_be_written(name, text, self.tokenizer)
+        bias_of(config.logit_bias, self.tokenizer)
+
+    def _new_row(self, prompt, prompt_ids: list[int], config: SamplingConfig, number: int) -> _Row:
+        """An empty row for sample `number` of a prompt, with its own random numbers."""
+        random = np.random.default_rng(None if config.seed is None else (config.seed, number))
+        before = b"".join(map(self.tokenizer.token_bytes, prompt_ids)) if config.bad_words else b""
+        banned = BannedText(config.bad_words, before)
+        return _Row(prompt, prompt_ids, TextStream(config.stop), banned, random)
+
     def _write(self, rows: list[_Row], config: SamplingConfig) -> Iterator[int]:
         """Generate all rows in one batch until each has stopped; yield after each step.
 
@@ -196,8 +206,9 @@ class Generator:
             decoder = Decoder(self.model, prompts, self.native, config.prompt_lookup)
             decoder.select([prompts.index(tuple(row.prompt_ids)) for row in rows])
             seen = self._seen(rows) if config.repetition_penalty != 1 else None
+            bias = bias_of(config.logit_bias, self.tokenizer)
             while True:
-                chosen, log_probs = self._choose(decoder, rows, config, seen)
+                chosen, log_probs = self._choose(decoder, rows, config, seen, bias)
                 for row, token, log_prob in zip(rows, chosen, log_probs, strict=True):
                     self._take(row, token, log_prob, config)
                 ended = [row for row in rows if row.stopped_by]
@@ -212,12 +223,22 @@ class Generator:
                 decoder.select(going)
                 decoder.append([chosen[index] for index in going])
 
-    def _choose(self, decoder: Decoder, rows: list[_Row], config: SamplingConfig, seen):
+    def _choose(self, decoder: Decoder, rows: list[_Row], config: SamplingConfig, seen, bias):
         """The next token of each row and its log-probability, as lists."""
         logits = decoder.logits[:, : self.tokenizer.vocab_size]  # the embedding may be padded
         uniforms = [row.random.random() for row in rows]
-        chosen, log_probs = sample(logits, config, uniforms, seen)
-        return chosen.tolist(), log_probs.tolist()
+        chosen, log_probs = (part.tolist() for part in sample(logits, config, uniforms, seen, bias))
+        for number, row in enumerate(rows):
+            own = slice(number, number + 1)
+            allowed = None  # a token that completes a banned text is drawn again without it
+            while row.banned.would_appear(self.tokenizer.token_bytes(chosen[number])):
+                if allowed is None:
+                    allowed = torch.zeros(logits.size(-1)) if bias is None else bias.clone()
+                allowed[chosen[number]] = -torch.inf
+                marks = None if seen is None else seen[own]
+                again = sample(logits[own], config, [row.random.random()], marks, allowed)
+                chosen[number], log_probs[number] = (part.item() for part in again)
+        return chosen, log_probs
 
     def _seen(self, rows: list[_Row]) -> torch.Tensor:
         """The ids in each prompt, bool [B, V], without the end of text of an empty prompt."""
@@ -232,6 +253,7 @@ class Generator:
         """Add a chosen token to a row and set why the row stops, if it does."""
         row.token_ids.append(token)
         row.log_probs.append(log_prob)
+        row.banned.add(self.tokenizer.token_bytes(token))
         piece = row.text.feed(self.tokenizer.token_bytes(token))
         if token in self.end_ids:
             row.stopped_by = "end_of_text"
@@ -267,7 +289,7 @@ class Generator:
             )
         completions = []
         for hypothesis in best:
-            row = _new_row(prompt, prompt_ids, config, 0)
+            row = self._new_row(prompt, prompt_ids, config, 0)
             for token, log_prob in zip(hypothesis.token_ids, hypothesis.log_probs, strict=True):
                 self._take(row, token, log_prob, config)
             completions.append(row.completion())

@@ -70,12 +70,13 @@ def draw(logits, uniforms):
     return torch.minimum(passed[:, 0], last_allowed)
 
 
-def sample(logits, config: SamplingConfig, uniforms, seen=None):
+def sample(logits, config: SamplingConfig, uniforms, seen=None, bias=None):
     """The next token of each row: logits [B, V] -> (int64 [B], log-probabilities [B]).
 
     uniforms: one number in [0, 1) for each row (unused if config is greedy). seen: bool [B, V], the
-    ids to which the repetition penalty applies. The log-probability is the model's own, before any
-    filter. Raises GenerationError if the model's logits are not finite.
+    ids to which the repetition penalty applies. bias: float [V], added to the logits after that;
+    -inf bans an id. The log-probability is the model's own, before any of it. Raises
+    GenerationError if the model's logits are not finite, or if no id is left.
     """
     logits = logits.float()
     if logits.device.type not in ("cpu", "cuda"):
@@ -85,6 +86,13 @@ def sample(logits, config: SamplingConfig, uniforms, seen=None):
     scores = logits
     if seen is not None:
         scores = apply_repetition_penalty(scores, seen, config.repetition_penalty)
+    if bias is not None:
+        scores = scores + bias.to(scores.device)
+        if torch.isneginf(scores.amax(-1)).any():
+            raise GenerationError(
+                "No token is left that may be written here",
+                "ban less with logit_bias and bad_words",
+            )
     if config.is_greedy:
         chosen = scores.argmax(-1)
     else:

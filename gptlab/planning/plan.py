@@ -14,6 +14,7 @@ from typing import Any
 from gptlab import hardware
 from gptlab.data.token_files import dataset_folder, open_dataset, read_meta, token_dtype
 from gptlab.errors import ConfigError, DataError, HardwareError
+from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
     kv_cache_bytes,
@@ -98,7 +99,7 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     if path is None:
         raise ConfigError(
             f"The model that init_from {word} names is not here yet, and the plan needs its sizes",
-            f"get it with python gpt.py import {word}",
+            f"get it with python gpt.py import {quoted(word)}",
         )
     model = load_checkpoint(path).model.config
     return with_architecture(overrides, model, word), model.vocab_size

@@ -10,12 +10,11 @@ from gptlab.hardware import choose
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import Machine, expected_seconds, resolve_here
-from gptlab.training.config import TrainConfig, layer, plan_numbers, resolved_value
+from gptlab.training.config import LENGTHS, TrainConfig, layer, plan_numbers, resolved_value
 from gptlab.training.resolving import Measurements, TextSize, or_endless
 
 SEED = 1337
 MEASURE_SECONDS = 2.0
-LENGTH = ("max_iters", "minutes")
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,16 @@ class Planner:
         *,
         max_iters: int | None = None,
         minutes: float | None = None,
+        epochs: float | None = None,
         changed: Mapping[str, Any] | None = None,
     ) -> Proposal:
-        """All options of a training of this model for max_iters steps, or for some minutes.
+        """All options of a training of this model for some steps, minutes or epochs.
 
         changed: options that the user set; they override everything derived. Raises ConfigError for
         an impossible combination, HardwareError when memory runs out.
         """
-        changed = {name: value for name, value in (changed or {}).items() if name not in LENGTH}
-        length = {"max_iters": max_iters} if minutes is None else {"minutes": minutes}
+        changed = {name: value for name, value in (changed or {}).items() if name not in LENGTHS}
+        length = {"max_iters": max_iters, "minutes": minutes, "epochs": epochs}
         machine = self._machine_in(changed.get("dtype", self.machine.choice.dtype))
         options = {"dataset": self.dataset, **model}
         options |= suggest.batch(options, self.text, machine)

@@ -5,7 +5,6 @@ Everything comes from the run's own files and the meta.json of its dataset; noth
 
 import bisect
 import math
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +12,7 @@ from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import find_meta
 from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.files import as_installed, display, quoted
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
 from gptlab.runs import Run
@@ -154,8 +153,8 @@ def view_run(folder) -> RunView:
 
 def commands(view: RunView) -> list[tuple[str, str]]:
     """(purpose, command) of each command that made this run or continues from it."""
-    folder = shlex.quote(display(view.record.folder))
-    recipe = shlex.quote(display(Run(view.record.folder).recipe))
+    folder = quoted(display(view.record.folder))
+    recipe = quoted(display(Run(view.record.folder).recipe))
     found = []
     if view.meta and (prepare := prepare_command(view.meta)):
         found.append(("Prepare the text", prepare))
@@ -170,7 +169,7 @@ def commands(view: RunView) -> list[tuple[str, str]]:
     else:
         found.append(("Continue the run", f"python train.py --out_dir {folder} --resume"))
     found.append(("Write with the model", f"python sample.py --out_dir {folder} --interactive"))
-    return found
+    return [(purpose, as_installed(command)) for purpose, command in found]
 
 
 def train_command(view: RunView) -> str:
@@ -184,7 +183,7 @@ def train_command(view: RunView) -> str:
         if overrides.sources[name] == "command line":
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     words += ["--out_dir", display(view.record.folder)]
-    return " ".join(map(shlex.quote, words))
+    return " ".join(map(quoted, words))
 
 
 def prepare_command(meta: dict) -> str:
@@ -209,4 +208,4 @@ def prepare_command(meta: dict) -> str:
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     if isinstance(meta.get("name"), str):
         words += ["--dataset", meta["name"]]
-    return " ".join(map(shlex.quote, words))
+    return " ".join(map(quoted, words))

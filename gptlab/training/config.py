@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
-from gptlab.files import AnyPath, display
+from gptlab.files import AnyPath, display, has_scripts
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_option
@@ -33,7 +33,10 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
-    resume: Annotated[bool, "continue the run in out_dir"] = False
+    resume: Annotated[
+        bool | Literal["auto"],
+        "continue the run in out_dir; auto = or start it where there is none",
+    ] = False
     anneal: Annotated[
         int, "with resume and schedule wsd: decay the learning rate over this many steps; 0 = off"
     ] = 0
@@ -48,6 +51,9 @@ class RunOptions:
 
 # the sequences of a micro-batch that batch_size "auto" stands for until it is fitted to the memory
 AUTO_BATCH_SIZE = 32
+# options that say how long a run is; they exclude each other
+LENGTHS = ("max_iters", "minutes", "epochs")
+MOST_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,9 @@ class BatchOptions:
     ] = None
     minutes: Annotated[
         float | None, "instead of max_iters: as many steps as fit into this time"
+    ] = None
+    epochs: Annotated[
+        float | None, "instead of max_iters: as many steps as read the training text so many times"
     ] = None
     max_minutes: Annotated[
         float, "save and stop before training takes longer than this; 0 = no limit"
@@ -264,7 +273,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "learning_rate", "lora_alpha")
+    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha")
     not_negative = (
         "weight_decay",
         "grad_clip",
@@ -295,6 +304,8 @@ def _check(config: TrainConfig) -> None:
             raise ConfigError(f"{name} is {value}", "it cannot be negative")
         if name in fractions and not 0 <= value < 1:
             raise ConfigError(f"{name} is {value}", "it must be at least 0 and below 1")
+    if (config.batch.epochs or 0) > MOST_EPOCHS:
+        raise ConfigError(f"epochs is {config.batch.epochs:g}", f"the most is {MOST_EPOCHS:,}")
     if not 0 < config.schedule.decay_fraction <= 1:
         raise ConfigError(
             f"decay_fraction is {config.schedule.decay_fraction}",
@@ -367,14 +378,36 @@ class Overrides:
     sources: dict[str, str]
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with gptlab, by name: config/ beside the scripts, or in the package."""
+    package = Path(__file__).resolve().parent.parent
+    folder = package.parent / "config" if has_scripts() else package / "config"
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def find_recipe(word: AnyPath) -> Path:
+    """The file that `word` names: a path, or a shipped recipe's name. Raises ConfigError."""
+    path = Path(word).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.parent in (Path(), Path("config")) and path.suffix in ("", ".py"):
+        if path.stem in shipped:
+            return shipped[path.stem]
+    raise ConfigError(
+        f"There is no recipe {display(path)}",
+        f"check the path after --config, or name one that is shipped: {', '.join(shipped)}",
+    )
+
+
 def read_recipe(path: AnyPath) -> dict[str, Any]:
     """The options that a recipe assigns, each of its own type. A recipe is Python, and is run.
 
+    path: of a file, or the name of a shipped recipe.
+
     Names that begin with an underscore are ignored. Raises ConfigError.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"There is no recipe {display(path)}", "check the path after --config")
+    path = find_recipe(path)
     namespace = {"__name__": "recipe", "__file__": str(path)}
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
@@ -399,17 +432,16 @@ def layer(
 ) -> Overrides:
     """Merge the layers: the command line overrides the recipe, which overrides the preset.
 
-    max_iters and minutes exclude each other: the later layer wins. Raises ConfigError for one layer
-    with both.
+    max_iters, minutes and epochs exclude each other: the later layer wins, two in one are refused.
     """
     recipe, command_line = dict(recipe or {}), dict(command_line or {})
-    for options, where in ((recipe, recipe_name), (command_line, "the command line")):
-        if options.get("max_iters") is not None and options.get("minutes") is not None:
-            raise ConfigError(f"{where} sets both max_iters and minutes", "set one of the two")
-    if command_line.get("max_iters") is not None:
-        recipe.pop("minutes", None)
-    if command_line.get("minutes") is not None:
-        recipe.pop("max_iters", None)
+    for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
+        named = [name for name in LENGTHS if overrides.get(name) is not None]
+        if len(named) > 1:
+            raise ConfigError(f"{where} sets both {named[0]} and {named[1]}", "set one of the two")
+    if any(command_line.get(name) is not None for name in LENGTHS):
+        for name in LENGTHS:
+            recipe.pop(name, None)
     name = command_line.get("model_preset", recipe.get("model_preset", ""))
     layers = [(recipe, recipe_name), (command_line, "command line")]
     if name and name != "auto":

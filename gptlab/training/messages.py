@@ -30,7 +30,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
     ]
-    if "minutes" in setup.overrides.values and not state.step:
+    if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     if state.step:
         lines.append(f"Continuing after step {state.step}.")

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 
+from gptlab.files import as_installed
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.terminal import CONTROL, Terminal
@@ -35,7 +36,7 @@ class Metrics:
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
-        self.terminal.say(text)
+        self.terminal.say(as_installed(text))
 
     def begin(self, step: int, tracker=None) -> None:
         """The loop begins at `step`. tracker: called with each record."""

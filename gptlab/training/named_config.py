@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.errors import ConfigError, RunError
+from gptlab.errors import RunError
 from gptlab.files import display
 from gptlab.runs import Run, find_run
-from gptlab.training.config import Overrides, layer, read_recipe
+from gptlab.training.config import Overrides, layer, read_recipe, shipped_recipes
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 
 
@@ -31,8 +31,13 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
     if Path(word).expanduser().is_file():
         return open_recipe(word, command_line)
     if Path(word).suffix == ".py":
-        raise ConfigError(f"There is no recipe {display(word)}", "check the path")
-    folder = find_run(word)
+        return open_recipe(word, command_line)
+    try:
+        folder = find_run(word)
+    except RunError:
+        if word not in shipped_recipes():
+            raise
+        return open_recipe(word, command_line)
     path = Run(folder).recipe
     if not path.is_file():
         raise RunError(

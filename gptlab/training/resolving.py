@@ -175,6 +175,9 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     kind = "cpu" if choice.device == "cpu" else "other"
     already = (decided or {}).get("max_iters")
     val_tokens = situation.val_tokens
+    if draft.batch.epochs is not None:
+        fill("max_iters", *_steps_of_epochs(draft, situation.train_tokens))
+    draft = build(values)
     _resolve_length(fill, draft, kind, situation.can_compile, measurements, val_tokens, already)
     iters = values["max_iters"]
     fill("warmup_iters", min(100, iters // 20), "a twentieth of the run, at most 100 steps")
@@ -190,6 +193,19 @@ def resolve_roughly(overrides: Overrides, situation: Situation) -> Resolved:
     """Resolve before anything is measured: a time budget counts 1 s per step."""
     anything = Measurements(step=1.0, eval_token=1e-4)
     return resolve(overrides, dataclasses.replace(situation, measurements=anything))
+
+
+def _steps_of_epochs(draft: TrainConfig, train_tokens: int) -> tuple[int, str]:
+    """The steps that read a text as often as `epochs` says, and why. ConfigError without a text."""
+    if train_tokens >= ENDLESS:
+        raise ConfigError(
+            "epochs counts how often the text is read, and there is none",
+            "name a prepared one with --dataset",
+        )
+    epochs, tokens = draft.batch.epochs or 0.0, draft.tokens_per_step
+    steps = max(1, math.ceil(round(epochs * train_tokens / tokens, 6)))
+    once = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'} of {train_tokens:,} tokens"
+    return steps, f"{once} at {tokens:,} a step"
 
 
 def _eval_interval(iters: int) -> int:

@@ -6,6 +6,7 @@ from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
     CHANGEABLE_MODEL_OPTIONS,
+    LENGTHS,
     MODEL_OPTIONS,
     START_OPTIONS,
     Overrides,
@@ -15,7 +16,7 @@ from gptlab.training.schedules import decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
-    "model_preset", "init_from", "optimizer", "seed", "minutes",
+    "model_preset", "init_from", "optimizer", "seed", "minutes", "epochs",
     "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
@@ -41,7 +42,11 @@ def check_complete(stored: dict, run: Run) -> None:
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     """The overrides of the run's first start, with those of the command line on top."""
     began = stored["train_config"]
-    fresh = {n: v for n, v in overrides.values.items() if overrides.sources[n] == "command line"}
+    fresh = {
+        name: value
+        for name, value in overrides.values.items()
+        if overrides.sources[name] == "command line" or name in START_OPTIONS
+    }
     recipe = {n: v for n, v in overrides.values.items() if n not in fresh}
     _refuse_fixed(fresh, began["values"])
     _refuse_other_recipe(recipe, fresh, began)
@@ -62,7 +67,7 @@ def _refuse_fixed(fresh: dict, began: dict) -> None:
         before = began.get(name, configuration.OPTIONS[name].default)
         if name in fresh and fresh[name] != before:
             instead = "set the total number of steps with --max_iters"
-            if name != "minutes":
+            if name not in LENGTHS:
                 instead = "start a new run with another --out_dir"
             raise ConfigError(
                 f"{name} cannot change at a resume (the run began with {before!r}, now it is "
@@ -75,7 +80,7 @@ def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
     if not recipe:
         return
     values, sources = began["values"], began["sources"]
-    for name in {*recipe, *values} - {"max_iters", "minutes", *START_OPTIONS, *fresh}:
+    for name in {*recipe, *values} - {*LENGTHS, *START_OPTIONS, *fresh}:
         source = sources.get(name, "")
         if source == "command line" or source.startswith("preset"):
             continue
@@ -123,6 +128,7 @@ def changed_options(config: TrainConfig, overrides: Overrides, stored: dict) -> 
     return tuple(
         f"{name} {before.get(name)} -> {value}"
         for name, value in config.flat().items()
-        if name not in {*START_OPTIONS, "minutes"} and name in before and before[name] != value
+        if name not in {*START_OPTIONS, "minutes", "epochs"}
+        and name in before and before[name] != value
         and (name in MODEL_OPTIONS or overrides.sources.get(name) == "command line")
     )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.files import as_installed, display
 from gptlab.options import coerce
 from gptlab.training.config import OPTIONS, START_OPTIONS, Overrides
 from gptlab.training.resolving import Resolved
@@ -31,7 +31,7 @@ def as_recipe(overrides: Overrides, resolved: Resolved, machine: str = "") -> st
 
     machine: the machine of the run, in words.
     """
-    lines = [TITLE, ""]
+    lines = [as_installed(TITLE), ""]
     for name, value in overrides.values.items():
         if name not in START_OPTIONS:
             lines.append(f"{name} = {value!r}  # {overrides.sources[name]}")

@@ -1,5 +1,6 @@
 """Prepare a training from its options: device, data, decisions, state."""
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -12,7 +13,7 @@ from gptlab.data.token_files import open_dataset
 from gptlab.errors import RunError
 from gptlab.files import display, out_home
 from gptlab.interop.read.models import local_checkpoint
-from gptlab.runs import Run, load_checkpoint
+from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
@@ -53,7 +54,15 @@ def prepare_training(
     started: time.perf_counter() when the process began; a budget in minutes counts from there.
     """
     run = Run(new_run_folder(overrides, recipe_name))
+    if overrides.values.get("resume") is True and not run.exists():
+        # a run is named as everywhere: lab is out/lab
+        with contextlib.suppress(RunError):
+            found = Run(find_run(str(overrides.values.get("out_dir") or run.folder)))
+            run = found if found.exists() else run
     stored = None  # the checkpoint of an earlier start
+    if overrides.values.get("resume") == "auto":
+        values = {**overrides.values, "resume": run.exists()}
+        overrides = Overrides(values, overrides.sources)
     if overrides.values.get("resume"):
         stored = run.load()
         resuming.check_complete(stored, run)
@@ -62,6 +71,11 @@ def prepare_training(
         run.check_free()
     report, choice = choose_device(overrides, parallel, stored)
     parallel.begin(choice.device)
+    if parallel.any(stored is not None) != (stored is not None,):
+        raise RunError(
+            f"Another process found a run in {display(run.folder)}, and this one did not",
+            "let all processes see the same folder",
+        )
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
     dataset = open_dataset(

@@ -4,8 +4,12 @@ import errno
 import importlib
 import io
 import logging
+import os
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,7 +93,8 @@ def test_every_command_is_declared_once_and_in_the_reference():
 
 def test_every_script_of_the_repository_runs_a_command():
     scripts = {command.script for command in COMMANDS.values() if command.script}
-    assert {path.name for path in REPOSITORY.glob("*.py")} == scripts | {"gpt.py"}
+    own = {path.name for path in REPOSITORY.glob("*.py")} - {"setup.py"}  # pip's, not the user's
+    assert own == scripts | {"gpt.py"}
 
 
 def test_the_menu_imports_no_command_and_nothing_heavy():
@@ -192,3 +197,54 @@ def test_output_is_utf_8_in_any_locale(monkeypatch):
     print("naïve 日本語")
     sys.stdout.flush()
     assert raw.getvalue().decode("utf-8").strip() == "naïve 日本語"
+
+
+# Installed ----------------------------------------------------------------------------------------
+
+
+def test_without_the_scripts_every_message_names_the_installed_command(tmp_path):
+    """The package as pip lays it down: beside no script, with the recipes in it."""
+    shutil.copytree(
+        REPOSITORY / "gptlab", tmp_path / "gptlab", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copytree(REPOSITORY / "config", tmp_path / "gptlab" / "config")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a b.txt").write_text("text", encoding="utf-8")
+    code = (
+        "from gptlab.cli.main import COMMANDS, main\n"
+        "def call(*words):\n"
+        "    try:\n        main(list(words))\n    except SystemExit:\n        pass\n"
+        "call()\n"
+        "for name in COMMANDS:\n    call(name, '--help')\n"
+        "call('train', 'a b.txt')\n"
+        "call('generate', '--prompt', 'a')\n"
+        "call('config', 'show', 'quick_test', '--dataset', 'nothing')\n"
+        "call('config', 'diff', 'quick_test', 'config/own_text.py')\n"
+    )
+    environment = {n: v for n, v in os.environ.items() if n != "GPTLAB_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], text=True, encoding="utf-8", capture_output=True,
+        cwd=tmp_path / "here", env=environment | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert "Traceback" not in said
+    assert not re.search(r"(train|prepare|sample|gpt)\.py", said)
+    for command in ("train", "prepare", "sample", "plan", "export"):
+        assert f"gptlab {command}" in said
+    assert "prepare it first: gptlab prepare 'a b.txt'" in " ".join(said.split())
+    assert "There is no trained model in out" in said  # where the user stands
+    assert "`gptlab prepare YOUR_TEXT.txt --dataset nothing` prepares one" in " ".join(said.split())
+    assert "Different in" in said  # both recipes were found
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_recipes(tmp_path):
+    for name in ("gptlab", "config"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    words = ["-m", "pip", "wheel", ".", "--no-deps", "--quiet", "-w", "dist"]
+    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+    names = zipfile.ZipFile(next((tmp_path / "dist").glob("*.whl"))).namelist()
+    recipes = {path.name for path in (REPOSITORY / "config").glob("*.py")}
+    assert {Path(n).name for n in names if n.startswith("gptlab/config/")} == recipes

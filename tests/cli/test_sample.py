@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gptlab.checkpoints import model_content
+from gptlab.cli.commands.sample import unescaped
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.inference.config import SamplingConfig
@@ -113,6 +115,12 @@ def test_a_run_or_a_checkpoint_can_be_named(run, home, sample):
     text = "ROMEO:" + expected(run, "ROMEO:", seed=1)[0] + "\n"
     for words in (("--out_dir", run), ("--checkpoint", run / "best.pt")):
         assert sample("--prompt", "ROMEO:", "--seed", 1, *words)[:2] == (0, text)
+
+
+def test_a_run_can_be_named_as_everywhere(run, sample):
+    named, by_path = (sample("--out_dir", w, "--prompt=A", "--seed=1") for w in ("mine", run))
+    assert named == by_path and named[0] == 0
+    assert_one_sentence(sample("--out_dir", "mime"), "there is mine")
 
 
 def test_averaged_weights_are_named(home, sample):
@@ -227,6 +235,100 @@ def test_a_stop_string_may_be_given_several_times(run, sample):
     assert out == f"ROMEO:{whole[:end]}\n"
 
 
+def test_escapes_in_a_stop_text_and_a_prompt_are_read_as_the_shell_user_means_them(run, sample):
+    whole = expected(run, "A:\nB", seed=1, max_tokens=300)[0]
+    end = whole.index("\n")
+    words = ("--prompt", r"A:\nB", "--seed", 1, "--max_tokens", 300, "--stop", r"\n")
+    assert sample(*words)[1] == f"A:\nB{whole[:end]}\n"
+    assert [unescaped(word) for word in (r"\t", r"\\n", r"\\", r"C:\dir", "\n", r"\\\n")] == [
+        "\t", r"\n", "\\", r"C:\dir", "\n", "\\\n"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["stop", "bad_words"])
+def test_text_that_the_model_cannot_write_is_refused_instead_of_ignored(run, sample, option):
+    assert_one_sentence(sample("--prompt", "A", f"--{option}", r"\\n"), option, "cannot write")
+
+
+def test_many_prompts_from_a_file_give_each_the_text_that_it_has_alone(run, home, sample):
+    lines = ["ROMEO:", "", "JULIET:", "A"]
+    (home / "p.txt").write_text("\r\n".join(lines) + "\r\n", encoding="utf-8")
+    (home / "p.jsonl").write_text(
+        "".join(json.dumps({"prompt": line}) + "\n" for line in lines if line), encoding="utf-8"
+    )
+    prompts = ["ROMEO:", "JULIET:", "A"]
+    texts = [expected(run, prompt, seed=1)[0] for prompt in prompts]
+    code, out, err = sample("--prompts", "p.txt", "--seed", 1, "--json", "--output", "x.jsonl")
+    assert (code, out) == (
+        0,
+        "",
+    ) and "3 prompts in p.txt (one a line, 1 empty line left out)" in err
+    found = [json.loads(line) for line in (home / "x.jsonl").read_text("utf-8").splitlines()]
+    assert [one["prompt"] for one in found] == prompts and [one["text"] for one in found] == texts
+    for one in found:
+        assert len(one["tokens"]) == len(one["logprobs"]) == 100
+        assert one["finish_reason"] == "length" and max(one["logprobs"]) <= 0
+    code, out, err = sample("--prompts", "p.jsonl", "--seed", 1)
+    assert code == 0 and "JSON Lines" in err
+    assert out == "".join(
+        f"=== prompt {n} of 3 ===\n{(prompt + text).removesuffix(chr(10))}\n"
+        for n, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1)
+    )
+
+
+def test_a_program_reads_why_a_text_ended(run, sample):
+    whole = expected(run, "A", seed=1)[0]
+    code, out, _ = sample("--prompt", "A", "--seed", 1, "--json", "--stop", whole[30:34])
+    one = json.loads(out)
+    assert (code, one["finish_reason"]) == (0, "stop")
+    assert one["text"] == whole[: whole.index(whole[30:34])]
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("A\nB\né\n", ("Line 3 of p.txt", "U+00E9")),
+        ('{"prompt": "A"}\n{"text": "B"}\n', ("Line 2 of p.txt", '"prompt"')),
+        ('{"prompt": "A"}\n\nB\n', ("Line 3 of p.txt", '"prompt"')),
+        ('{"prompt": 5}\n', ("Line 1 of p.txt", '"prompt"')),
+        ("\n\n", ("p.txt holds no prompt",)),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_named_by_its_line(run, home, sample, content, parts):
+    (home / "p.txt").write_text(content, encoding="utf-8")
+    assert_one_sentence(sample("--prompts", "p.txt", "--output", "x.txt"), *parts)
+    assert not (home / "x.txt").exists()  # nothing is half written
+
+
+def test_banned_words_and_tokens_do_not_appear(run, sample):
+    plain = sample("--prompt", "A", "--seed", 1, "--max_tokens", 300)[1]
+    twice = plain[50:52]
+    words = ("--prompt", "A", "--seed", 1, "--max_tokens", 300)
+    out = sample(*words, "--bad_words", twice)[1]
+    assert twice in plain and twice not in out and twice[0] in out and twice[1] in out
+    letter = next(character for character in plain[20:] if character.isalpha())
+    assert letter not in sample(*words, "--logit_bias", f"{letter}=-inf")[1].removeprefix("A")
+    out = sample(*words, "--logit_bias", "x=100", "--logit_bias", "<|endoftext|>=-inf")[1]
+    assert out == "A" + 300 * "x" + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--logit_bias x", ("TEXT=NUMBER",)),
+        ("--logit_bias x=inf", ("TEXT=NUMBER",)),
+        ("--logit_bias x=much", ("TEXT=NUMBER",)),
+        ("--logit_bias xy=1", ("2 tokens", "--bad_words")),
+        ("--logit_bias id:999=1", ("999", "the largest is")),
+        ("--logit_bias é=1", ("cannot write",)),
+        ("--bad_words=", ("bad_words is empty",)),
+        ("--bad_words x --beam_width 2", ("beam_width", "bad_words")),
+    ],
+)
+def test_a_ban_that_makes_no_sense_is_one_sentence(run, sample, words, parts):
+    assert_one_sentence(sample("--prompt", "A", *words.split()), *parts)
+
+
 def test_several_samples_are_separated_and_numbered(run, sample):
     out = sample("--prompt", "ROMEO:", "--seed", 1, "--num_samples", 3)[1]
     texts = expected(run, "ROMEO:", seed=1, num_samples=3)
@@ -241,6 +343,9 @@ def test_several_samples_are_separated_and_numbered(run, sample):
     ("words", "parts"),
     [
         ("--prompt a --prompt_file b", ("--prompt", "--prompt_file")),
+        ("--prompt a --prompts b", ("--prompt", "--prompts")),
+        ("--prompts a --interactive", ("--prompts", "--interactive")),
+        ("--json --chat", ("--json", "--chat")),
         ("--out_dir a --checkpoint b", ("--out_dir", "--checkpoint")),
         ("--interactive --num_samples 2", ("--interactive", "--num_samples")),
         ("--interactive --prompt -", ("--interactive", "--prompt -")),

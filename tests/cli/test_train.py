@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import run_command
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import char_tokenizer
+from gptlab.files import quoted
 from gptlab.runs import Run
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
@@ -54,8 +56,14 @@ def surroundings(data, tmp_path, monkeypatch):
     torch.use_deterministic_algorithms(deterministic)
 
 
+def small_with(*words):
+    """The words of SMALL without those that others replace, and these others."""
+    given = {word.split("=")[0].replace("-", "_") for word in words}
+    return [w for w in SMALL if w.split("=")[0].replace("-", "_") not in given] + list(words)
+
+
 def command(*words):
-    return run_command("train", [*SMALL, *words])
+    return run_command("train", small_with(*words))
 
 
 # Spellings ----------------------------------------------------------------------------------------
@@ -246,6 +254,69 @@ def test_the_hardware_is_shown_as_text_and_as_json(capsys):
     assert json.loads(capsys.readouterr().out)["devices"][-1]["kind"] == "cpu"
 
 
+def test_one_command_starts_a_run_continues_it_and_is_content_when_it_is_finished(capsys, tmp_path):
+    stops = (*SMALL, "--resume", "auto", "--max_minutes=1e-6")
+    for step in (1, 2):  # a job that is cut short and put back in the queue
+        assert run_command("train", stops) == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == step
+    for words in (("--resume=auto",), ("--resume", "auto")):
+        assert command(*words, "--quiet", "--max_minutes=0") == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 4
+    assert command("--resume", "auto") == 0
+    assert "This run is finished" in capsys.readouterr().out
+    assert run_command("train", ["--out_dir=other", "--resume"]) == 2  # this keeps its meaning
+    assert "There is no run to resume in other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("my diary's.txt", ("is text", "prepare it first", "python prepare.py {}")),
+        ("tiny", ("is a prepared dataset", "python train.py --dataset tiny")),
+        ("quick_test", ("is a recipe", "python train.py --config quick_test")),
+        ("nothing", ("'nothing' belongs to no option",)),
+    ],
+)
+def test_a_word_without_an_option_is_answered_with_the_command(tmp_path, capsys, word, parts):
+    (tmp_path / "my diary's.txt").write_text("text", encoding="utf-8")
+    assert run_command("train", [word]) == 2
+    said = capsys.readouterr().err
+    for part in parts:
+        assert part.format(quoted("my diary's.txt")) in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my diary's.txt"]
+
+
+def test_a_text_named_as_a_dataset_is_answered_with_the_command_that_prepares_it(tmp_path, capsys):
+    (tmp_path / "a b.txt").write_text("text", encoding="utf-8")
+    assert command("--dataset", "a b.txt") == 2
+    assert f"prepare it first: `python prepare.py {quoted('a b.txt')}`" in capsys.readouterr().err
+
+
+def test_a_run_below_out_is_continued_by_its_name_alone(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
+    shutil.copytree(data / "data", tmp_path / "data")
+    assert command("--quiet", "--out_dir=out/lab", "--max_minutes=1e-6") == 0
+    assert run_command("train", ["--out_dir=lab", "--resume", "--max_minutes=0", "--quiet"]) == 0
+    assert read_checkpoint(tmp_path / "out" / "lab" / "ckpt.pt")["step"] == 4
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_shipped_recipe_is_found_by_its_name(tmp_path, capsys):
+    for word in ("quick_test", "config/quick_test.py"):
+        assert command("--config", word, "--dry_run", "--quiet") == 0
+    assert command("--config", "quick") == 2
+    assert "one that is shipped: " in (said := capsys.readouterr().err) and "quick_test" in said
+
+
+def test_a_recipe_may_start_or_continue(tmp_path, capsys):
+    words = [word for word in SMALL if "out_dir" not in word]
+    recipe = tmp_path / "job.py"
+    recipe.write_text('resume = "auto"\nout_dir = "run"\nmax_minutes = 1e-6\n', encoding="utf-8")
+    for step in (1, 2, 3):
+        assert run_command("train", [f"--config={recipe}", *words, "--quiet"]) == 0
+        assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == step
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
@@ -283,7 +354,8 @@ def test_help_opens_with_an_example_and_does_not_load_torch():
 
 
 def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(tmp_path):
-    process = start(*SMALL, "--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    words = small_with("--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    process = start(*words)
     read_until(process, "step 1/1000000")
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=300)
@@ -292,6 +364,32 @@ def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(
     assert f"Stopped by SIGTERM after step {state['step']}, saved" in out
     assert out.splitlines()[-1].strip() == "python train.py --out_dir run --resume"
     assert Run(tmp_path / "run").records()[-1]["step"] == state["step"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
+def test_a_closed_terminal_finishes_the_step_and_saves(tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    words = small_with("--max_iters=1000000", "--log_interval=1", "--eval_interval=100000")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # it hears of the terminal's end
+    )  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    while b"loss" not in shown:
+        shown += os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.wait(timeout=300) == 129
+    state = read_checkpoint(tmp_path / "run" / "ckpt.pt")
+    assert state["step"] >= 1 and Run(tmp_path / "run").records()[-1]["step"] == state["step"]
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_the_checkpoint_is_whole(tmp_path):

@@ -44,7 +44,7 @@ SUBSTITUTIONS = {
     r"--step \d+": "--step 2",  # trainings have three steps here
 }
 
-# Options that come last, so that they override those of the page.
+# Options that replace those of the page.
 TINY = (
     "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 16 --batch_size 2 "
     "--gradient_accumulation_steps 1 --eval_tokens 64 --device cpu --dtype float32 "
@@ -211,7 +211,7 @@ class Page:
         assert name in ("gpt.py", "train.py", "prepare.py", "sample.py"), "add a row to NOT_RUN"
         self._provide(name, argv)
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(typed), encoding="utf-8"))
-        code = self._call(name, [*argv, *self._tiny(name, argv)])
+        code = self._call(name, replaced(argv, self._tiny(name, argv)))
         printed = capsys.readouterr()
         if output:
             Path(output).write_text(printed.out, encoding="utf-8")
@@ -318,6 +318,17 @@ def write_corpus(home: Path) -> None:
     text = "\n".join([*lines, string.ascii_letters + string.punctuation])
     corpus.write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "config", home / "config")
+
+
+def replaced(argv: list[str], options: list[str]) -> list[str]:
+    """A command line with other values of options; none may be given twice."""
+    given, kept, words = {word for word in options if word.startswith("--")}, [], iter(argv)
+    for word in words:
+        if word in given:
+            next(words)  # its value
+        elif word.split("=")[0] not in given:
+            kept.append(word)
+    return [*kept, *options]
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,12 @@ from gptlab.training.config import (
     START_OPTIONS,
     build,
     layer,
+    plan_numbers,
     read_recipe,
 )
 from gptlab.training.resolving import (
     COMPILE_SECONDS,
+    ENDLESS,
     EVALUATIONS,
     PLOT_SECONDS,
     Measurements,
@@ -33,7 +35,7 @@ CPU = Choice("cpu", "float32", False, "there is no accelerator")
 CARD = Choice("cuda:0", "bfloat16", False, "cuda:0 is a card")
 DATA = dict(vocab_size=65, train_tokens=1_000_000, val_tokens=100_000)
 CAN = (True, "a compiler is there")
-STAYS_OPEN = {"out_dir", "minutes", "activation"}  # None says "not this" there
+STAYS_OPEN = {"out_dir", "minutes", "epochs", "activation"}  # None says "not this" there
 
 
 def resolved(command_line=None, recipe=None, **arguments):
@@ -105,6 +107,23 @@ def test_of_max_iters_and_minutes_the_later_layer_wins():
         layer({"max_iters": 7, "minutes": 5.0}, {}, "own.py")
 
 
+def test_epochs_become_the_steps_that_read_the_text_so_often():
+    sizes = {"batch_size": 8, "block_size": 100, "gradient_accumulation_steps": 5}  # 4,000 a step
+    found = resolved({"epochs": 3.0, **sizes})
+    assert found.config.batch.max_iters == 750  # of a text of 1,000,000 tokens
+    assert found.reasons["max_iters"] == "3 epochs of 1,000,000 tokens at 4,000 a step"
+    assert plan_numbers(found.config, DATA["train_tokens"])["epochs"] == 3.0
+    assert values({"epochs": 0.001, **sizes})["max_iters"] == 1  # a part of a step is a step
+    assert values({"epochs": 0.0041, **sizes})["max_iters"] == 2
+    assert values({"epochs": 3.0, **sizes}, decided={"max_iters": 9})["max_iters"] == 9
+    assert values({"epochs": 3.0, **sizes}, {"max_iters": 7, "minutes": None})["max_iters"] == 750
+    assert values({"max_iters": 7}, {"epochs": 3.0})["epochs"] is None
+    with pytest.raises(ConfigError, match="command line sets both max_iters and epochs"):
+        layer({}, {"max_iters": 7, "epochs": 5.0})
+    with pytest.raises(ConfigError, match="epochs counts how often the text is read, and there is"):
+        resolved({"epochs": 3.0}, train_tokens=ENDLESS)
+
+
 # Recipes ------------------------------------------------------------------------------------------
 
 
@@ -168,6 +187,8 @@ def test_a_missing_recipe_is_a_sentence():
         (dict(log_interval=0), "log_interval is 0"),
         (dict(eval_tokens=0), "eval_tokens is 0"),
         (dict(minutes=0.0), "minutes is 0.0: it must be above 0"),
+        (dict(epochs=0.0), "epochs is 0.0: it must be above 0"),
+        (dict(epochs=1e9), "the most is 1,000,000"),
         (dict(minutes=math.inf), "minutes is inf: it must be a finite number"),
         (dict(learning_rate=0.0), "learning_rate is 0.0: it must be above 0"),
         (dict(learning_rate=math.nan), "learning_rate is nan: it must be a finite number"),

@@ -71,7 +71,7 @@ def test_a_run_goes_from_one_process_to_two_and_back(train, tmp_path):
     train("whole", resume=True, max_iters=23, batch_size=4)
 
     train("moving", **SETTINGS | dict(max_iters=10), ema_decay=0.9)
-    process = torchrun(out_dir=tmp_path / "moving", resume=True, max_iters=16, batch_size=1)
+    process = torchrun(out_dir=tmp_path / "moving", resume="auto", max_iters=16, batch_size=1)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Continuing after step 10" in out

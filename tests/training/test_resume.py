@@ -186,6 +186,7 @@ def test_what_may_change_at_a_resume_changes_and_is_listed_old_to_new(train, tmp
         {"model_preset": "tiny"},
         {"optimizer": "muon"},
         {"minutes": 5.0},
+        {"epochs": 5.0},
         {"seed": 2},
         {"init_from": "elsewhere"},
     ],
@@ -197,6 +198,16 @@ def test_an_option_that_would_make_it_another_run_is_refused_by_name(train, tmp_
     with pytest.raises(GPTLabError, match=next(iter(change))):
         train(resume=True, max_iters=8, **change)
     assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_in_epochs_goes_on_to_the_end_that_its_first_start_decided(train, tmp_path):
+    began = train("cut", max_iters=None, epochs=0.1, batch_size=8, stop_at=5)
+    assert began.step == 5
+    whole = train("whole", max_iters=None, epochs=0.1, batch_size=8)
+    assert train("cut", resume=True, epochs=0.1).step == whole.step > 10
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    longer = whole.step + 2
+    assert train("cut", resume=True, max_iters=longer).step == longer
 
 
 def test_other_data_is_refused_at_a_resume(train, tmp_path, prepared_home):

@@ -12,6 +12,7 @@ from gptlab.model.memory import TIGHT
 from gptlab.runs import Run
 from gptlab.training import clock, disk_space, memory
 from gptlab.training.config import build
+from gptlab.training.interruption import Interruption
 from gptlab.training.metrics import Metrics
 from gptlab.training.schedules import learning_rate
 
@@ -21,7 +22,13 @@ def rates_of(folder):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
-@pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138), ("SIGUSR2", 140),
+        ("SIGXCPU", 152),
+    ],
+)  # fmt: skip
 def test_a_signal_finishes_the_step_saves_and_shows_how_to_continue(
     train, tmp_path, monkeypatch, capsys, name, code
 ):
@@ -38,6 +45,35 @@ def test_a_signal_finishes_the_step_saves_and_shows_how_to_continue(
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 7
     printed = capsys.readouterr().out
     assert f"Stopped by {name} after step 7, saved." in printed and "--resume" in printed
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="this system has no such signals")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("SIGHUP", "SIGHUP"),  # a closed terminal: one from the system, one from the shell
+        ("SIGXCPU", "SIGXCPU", "SIGXCPU"),  # one for each second over the limit
+        ("SIGUSR2", "SIGINT", "SIGTERM"),  # LSF, one after the other
+        ("SIGINT", "SIGHUP"),
+    ],
+)
+def test_what_is_sent_more_than_once_leaves_time_to_save(names):
+    with Interruption() as interruption:
+        for name in names:
+            signal.raise_signal(getattr(signal, name))
+    assert interruption.received == names[0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_under_nohup_a_closed_terminal_stops_nothing():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+        assert interruption.received == ""
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_a_time_limit_stops_and_saves_and_a_resume_has_its_own(train, tmp_path, capsys):

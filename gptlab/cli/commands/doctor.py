@@ -10,7 +10,7 @@ from gptlab.cli.ui.command_line import command_to_try, program
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import open_console
 from gptlab.errors import GPTLabError
-from gptlab.files import data_home, display, out_home
+from gptlab.files import data_home, display, out_home, quoted
 from gptlab.runs import Run, find_run, list_runs
 from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
 
@@ -163,10 +163,8 @@ def examine_run(folder: Path) -> int:
     if not findings and not validation:
         console.print("  The curve shows no problem.", style="green")
         if run.state == "interrupted":
-            console.print(
-                Text(f"  Continue: {program('train.py')} --out_dir {display(folder)} --resume"),
-                soft_wrap=True,
-            )
+            command = f"{program('train.py')} --out_dir {quoted(display(folder))} --resume"
+            console.print(Text(f"  Continue: {command}"), soft_wrap=True)
     console.print()
     if validation:
         report(iter([validation]))

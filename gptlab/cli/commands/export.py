@@ -1,6 +1,5 @@
 """`python gpt.py export`: a trained model in the files of other programs."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +7,7 @@ from typing import Annotated, Literal
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
-from gptlab.files import display, in_bytes
+from gptlab.files import display, in_bytes, quoted
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> int:
 def _how_to_open(format: str, written: Path) -> str:
     ways = {
         "hf": f'AutoModelForCausalLM.from_pretrained("{display(written)}") opens it.',
-        "gguf": f"llama-cli -m {shlex.quote(display(written))} runs it.",
+        "gguf": f"llama-cli -m {quoted(display(written))} runs it.",
         "onnx": "tokens [B, T] -> logits [B, T, V], for onnxruntime and others.",
         "html": "open it in any browser, or send it to someone.",
     }

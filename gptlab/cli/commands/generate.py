@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         options["out_dir"] = questions.select(console, "1/3  Which model?", choices, 0, RUN)
 
     def prompt() -> None:
-        options["prompt"] = questions.ask(
+        typed = questions.ask(
             console,
             "2/3  Which prompt?",
             str,
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
             "the model begins",
             verbatim=True,
         )
+        options["prompt"] = typed.replace("\\", "\\\\")  # as the command line takes it
 
     def length() -> None:
         options["max_tokens"] = questions.ask(

@@ -9,7 +9,7 @@ from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
 from gptlab.data.token_files import list_datasets
-from gptlab.files import data_home, display
+from gptlab.files import as_installed, data_home, display, quoted
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
@@ -92,7 +92,7 @@ def _summary(done: Prepared) -> str:
         f"validation ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
-        f"Next: python train.py --dataset {dataset.name}",
+        as_installed(f"Next: python train.py --dataset {quoted(dataset.name)}"),
     ]
     return "\n".join(lines)
 
@@ -111,7 +111,8 @@ def _baselines(meta: dict) -> str:
 def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
     known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
-    return "\n".join([list_prepared(), "Known by name (python prepare.py NAME):", *known])
+    heading = as_installed("Known by name (python prepare.py NAME):")
+    return "\n".join([list_prepared(), heading, *known])
 
 
 def list_prepared() -> str:

@@ -1,16 +1,21 @@
 """`sample.py`: write text with a trained model."""
 
 import contextlib
+import json
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.cli.declarations import COMMANDS
-from gptlab.errors import GenerationError
-from gptlab.files import display
+from gptlab.errors import GenerationError, GPTLabError
+from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
 
+# options whose text may have \n, \t and \\ in it, which shells cannot write alike
+ESCAPED = ("prompt", "stop", "bad_words", "logit_bias")
+FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "max_tokens": "length"}
 # options that a search for the likeliest text ignores
 DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
@@ -20,9 +25,17 @@ class SampleOptions:
     """Prompt and model."""
 
     prompt: Annotated[
-        str | None, "text to continue; - reads standard input [the start of a document]"
+        str | None,
+        "text to continue (\\n is a line end); - reads standard input [the start of a document]",
     ] = None
     prompt_file: Annotated[str | None, "read the prompt from this file (UTF-8)"] = None
+    prompts: Annotated[
+        str | None, 'many prompts: a file with one a line, or JSON Lines with "prompt"; - as above'
+    ] = None
+    json: Annotated[
+        bool, "a JSON object a line: prompt, text, tokens (ids), logprobs, finish_reason"
+    ] = False
+    output: Annotated[str | None, "write the texts to this file instead of stdout"] = None
     interactive: Annotated[
         bool, "ask for prompts; Ctrl-C stops a text, Ctrl-D (Windows: Ctrl-Z Enter) the program"
     ] = False
@@ -43,16 +56,28 @@ class SampleOptions:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     overrides = COMMANDS["generate"].parse(argv)
+    for name in ESCAPED:
+        if isinstance(overrides.get(name), str):
+            overrides[name] = unescaped(overrides[name])
+        elif name in overrides:
+            overrides[name] = tuple(map(unescaped, overrides[name]))
     _refuse_what_contradicts(overrides)
     names = SampleOptions.__dataclass_fields__
     options = SampleOptions(
         **{name: overrides.pop(name) for name in list(overrides) if name in names}
     )
     config = SamplingConfig(**overrides)
+    if options.prompts is not None:
+        return _write_all(options, config, _read_prompts(options.prompts))
     if options.chat and options.prompt is None and options.prompt_file is None:
         options = replace(options, interactive=options.interactive or sys.stdin.isatty())
     prompt = _given_prompt(options)
+    if options.json or options.output is not None:
+        if prompt is None:
+            prompt = _as_text(sys.stdin.buffer.read(), "Standard input")
+        return _write_all(options, config, [(prompt, "")])
     generator, attention, template = _load(options, config.max_tokens * config.num_samples)
+    generator.check(config)
     write = write_streaming
     if options.chat:
         from gptlab.cli.ui.conversation import Talk
@@ -75,8 +100,12 @@ def main(argv: list[str]) -> int:
 
 def _refuse_what_contradicts(overrides: dict) -> None:
     """Raise GenerationError for two options of which one would be ignored."""
-    for first, second in (("prompt", "prompt_file"), ("out_dir", "checkpoint")):
-        if overrides.get(first) is not None and overrides.get(second) is not None:
+    pairs = [("prompt", "prompt_file"), ("prompt", "prompts"), ("prompt_file", "prompts")]
+    pairs += [("out_dir", "checkpoint")]
+    for one in ("prompts", "json", "output"):  # these write all texts and end
+        pairs += [(one, "interactive"), (one, "chat")]
+    for first, second in pairs:
+        if overrides.get(first) not in (None, False) and overrides.get(second) not in (None, False):
             raise GenerationError(f"--{first} and --{second} exclude each other", "use one of them")
     if overrides.get("interactive") and overrides.get("prompt") == "-":
         raise GenerationError(
@@ -97,6 +126,116 @@ def _refuse_what_contradicts(overrides: dict) -> None:
                     f"without sampling, so --{name} has no effect",
                     "leave one of the two out",
                 )
+
+
+def unescaped(word: str) -> str:
+    """A word of the command line with \\n, \\t and \\\\ read; other backslashes stay as they are.
+
+    cmd.exe has no other way to give a line end, and bash takes "\\n" as it stands.
+    """
+    return re.sub(r"\\([nt\\])", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), word)
+
+
+def _read_prompts(place: str) -> list[tuple[str, str]]:
+    """The prompts of a file, each with its place in words. GenerationError.
+
+    JSON Lines where the first line is a JSON object, else one prompt a line; empty lines are left
+    out, which is said.
+    """
+    name = "standard input" if place == "-" else display(place)
+    data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+    lines = list(enumerate(_as_text(data, name).removesuffix("\n").split("\n"), 1))
+    full = [(n, line) for n, line in lines if line.strip()]
+    if not full:
+        raise GenerationError(f"{name} holds no prompt", "write one a line")
+    is_json = False
+    with contextlib.suppress(ValueError, RecursionError):
+        is_json = isinstance(json.loads(full[0][1]), dict)
+    prompts = [
+        (_prompt_of(line, number, name) if is_json else line, f"Line {number} of {name}")
+        for number, line in full
+    ]
+    kind, empty = 'JSON Lines with "prompt"' if is_json else "one a line", len(lines) - len(full)
+    left_out = f", {empty} empty {'line' if empty == 1 else 'lines'} left out" if empty else ""
+    many = "1 prompt" if len(prompts) == 1 else f"{len(prompts):,} prompts"
+    _note(f"{many} in {name} ({kind}{left_out}).")
+    return prompts
+
+
+def _prompt_of(line: str, number: int, name: str) -> str:
+    """The prompt of a line of JSON. GenerationError."""
+    try:
+        prompt = json.loads(line)["prompt"]
+        if isinstance(prompt, str):
+            return prompt
+    except (ValueError, RecursionError, LookupError, TypeError):
+        pass
+    raise GenerationError(
+        f'Line {number} of {name} is no JSON object with a text "prompt"',
+        "mend it, or write one prompt a line",
+    )
+
+
+def _write_all(options: SampleOptions, config: SamplingConfig, prompts: list) -> int:
+    """Write the texts of all prompts, in batches, to stdout or a file; the exit code."""
+    with contextlib.ExitStack() as stack:
+        write = _write
+        if options.output is not None:  # before the work: the place may be refused
+            write = stack.enter_context(atomic_write(options.output, "w")).write
+        total = config.max_tokens * config.num_samples * len(prompts)
+        generator, attention, _ = _load(options, total)
+        generator.check(config)
+        for prompt, where in prompts:
+            _check_prompt(generator, prompt, where)
+        stack.enter_context(attention)
+        steps = total if config.beam_width == 1 else config.max_tokens * len(prompts)
+        progress = stack.enter_context(_progress(steps))
+        number, at_once = 0, max(1, generator.batch_size // config.num_samples)
+        for first in range(0, len(prompts), at_once):
+            some = [prompt for prompt, _ in prompts[first : first + at_once]]
+            for completion in generator.generate(some, config, progress):
+                if options.json:
+                    write(json.dumps(_as_object(completion), ensure_ascii=False) + "\n")
+                else:
+                    text = completion.prompt + completion.text
+                    write(_heading(number, len(prompts), config.num_samples))
+                    write(text if text.endswith("\n") else text + "\n")
+                number += 1
+    if options.output is not None:
+        _note(
+            f"Wrote {number:,} {'text' if number == 1 else 'texts'} to {display(options.output)}."
+        )
+    return 0
+
+
+def _check_prompt(generator, prompt: str, where: str) -> None:
+    """The error of a prompt that this model cannot read, with its place."""
+    try:
+        generator.tokenizer.encode(prompt)
+    except GPTLabError as error:
+        problem = f"{where}: {error.problem}" if where else error.problem
+        raise GenerationError(problem, error.fix, sep=error.sep) from None
+
+
+def _heading(number: int, prompts: int, samples: int) -> str:
+    """The line above the text of this number; "" where there is only one."""
+    parts = []
+    if prompts > 1:
+        parts.append(f"prompt {number // samples + 1} of {prompts}")
+    if samples > 1:
+        parts.append(f"sample {number % samples + 1} of {samples}")
+    return f"=== {', '.join(parts)} ===\n" if parts else ""
+
+
+def _as_object(completion) -> dict:
+    """A completion as programs read it; finish_reason as OpenAI's API has it."""
+    return {
+        "prompt": completion.prompt,
+        "text": completion.text,
+        "tokens": completion.token_ids,
+        "logprobs": [round(value, 6) for value in completion.log_probs],
+        "finish_reason": FINISH_REASONS[completion.stopped_by],
+    }
 
 
 def _given_prompt(options: SampleOptions) -> str | None:
@@ -126,9 +265,13 @@ def _load(options: SampleOptions, tokens: int):
 
     tokens: number of tokens to write.
     """
-    from gptlab.runs import load_checkpoint, newest_run
+    from gptlab.runs import find_run, load_checkpoint, newest_run
 
-    path = options.checkpoint or options.out_dir or newest_run()
+    path = options.checkpoint or options.out_dir
+    if path is None:
+        path = newest_run()
+    elif path == options.out_dir and not Path(path).is_file():
+        path = find_run(path)
     if sys.stderr.isatty():
         print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
     import torch

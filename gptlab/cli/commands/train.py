@@ -9,8 +9,8 @@ from typing import Annotated
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.errors import ConfigError
-from gptlab.files import display
-from gptlab.training.config import Overrides, layer, read_recipe
+from gptlab.files import display, quoted
+from gptlab.training.config import Overrides, layer, read_recipe, shipped_recipes
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class StartOptions:
 
 def main(argv: list[str]) -> int:
     """Train with the options of the command line; the exit code."""
+    if argv and not argv[0].startswith("-"):
+        raise _not_an_option(argv[0])
     overrides = COMMANDS["train"].parse(argv)
     recipe_path = overrides.pop("config", None)
     as_json = overrides.pop("json", False)
@@ -41,6 +43,28 @@ def main(argv: list[str]) -> int:
         recipe = read_recipe(recipe_path)
     layered = layer(recipe, overrides, display(recipe_path) if recipe_path else "recipe")
     return run_training(layered, STARTED, Path(recipe_path).stem if recipe_path else "")
+
+
+def _not_an_option(word: str) -> ConfigError:
+    """What to do with a text, a dataset or a recipe that was named without an option."""
+    from gptlab.data.token_files import dataset_folder
+
+    if dataset_folder(word).is_dir() and (dataset_folder(word) / "train.bin").is_file():
+        return ConfigError(
+            f"{word} is a prepared dataset, and was given without an option",
+            f"train on it with python train.py --dataset {quoted(word)}",
+        )
+    if word in shipped_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):
+        return ConfigError(
+            f"{word} is a recipe, and was given without an option",
+            f"take it with python train.py --config {quoted(word)}",
+        )
+    if Path(word).exists():
+        return ConfigError(
+            f"{word} is text, and training needs a prepared dataset",
+            f"prepare it first: python prepare.py {quoted(word)}",
+        )
+    return ConfigError(f"{word!r} belongs to no option", "write options as --name value")
 
 
 def run_training(overrides: Overrides, started: float | None = None, recipe_name: str = "") -> int:

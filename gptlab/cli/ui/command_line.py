@@ -3,23 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptlab.files import display, quoted
+from gptlab.files import as_installed, display, has_scripts, quoted
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-COMMAND_OF_SCRIPT = {
-    "train.py": "train",
-    "sample.py": "generate",
-    "prepare.py": "dataset prepare",
-    "gpt.py": "",
-}
 
 
 def program(script: str) -> str:
     """The command that starts one of the root scripts from the working directory."""
-    path = REPOSITORY / script
-    if path.is_file():
-        return f"python {quoted(display(path))}"
-    return f"gptlab {COMMAND_OF_SCRIPT[script]}".strip()  # the package without its scripts
+    if has_scripts():
+        return f"python {quoted(display(REPOSITORY / script))}"
+    return as_installed(script)
 
 
 def command_line(script: str, options: Mapping[str, object]) -> str:

@@ -1,16 +1,17 @@
 """A model by its name or path becomes a run directory: what it is, who reads it, where it goes."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import CheckpointError, ConfigError, DataError, GPTLabError, RunError
-from gptlab.files import display, out_home, read_json
+from gptlab.files import display, out_home, quoted, read_json
 from gptlab.interop.read.hub import SHORT_NAMES, hub_folder, hub_name
 from gptlab.interop.read.imported_model import Imported, write_run
 from gptlab.interop.read.smollm2 import NAME as SMOLLM2
 from gptlab.interop.read.smollm2 import smollm2_file
-from gptlab.runs import Run
+from gptlab.runs import Run, find_run
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -57,6 +58,9 @@ def present_checkpoint(word: str) -> Path | None:
     CheckpointError for a word that names nothing, RunError if another run has the import's folder.
     """
     path = Path(word).expanduser()
+    if not path.exists() and not is_known_name(word):
+        with contextlib.suppress(RunError):
+            path = find_run(word)
     if Run(path).exists() and not _is_nanogpt(path / "ckpt.pt"):
         return path
     if path.suffix == ".pt" and not _is_nanogpt(path):
@@ -74,7 +78,7 @@ def present_checkpoint(word: str) -> Path | None:
             return folder
         raise RunError(
             f"{display(folder)} holds another run than {word}",
-            f"import the model elsewhere with gpt.py import {word} --out_dir DIR, and say "
+            f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and say "
             "--init_from DIR",
         )
     return None
