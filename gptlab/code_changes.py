@@ -51,7 +51,7 @@ def code_in_words(
 ) -> str:
     """The changed places as a part of a sentence, at most so many; "" where nothing changed.
 
-    A text that is not the one of its hash is not believed.
+    A text that does not have its hash is ignored.
     """
     texts = {
         path: text

@@ -10,7 +10,7 @@
     evaluations.jsonl: what gpt.py evaluate measured
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
-What a `.pt` file holds, and what is believed of it, is in checkpoints.py.
+What a `.pt` file holds, and how it is validated, is in checkpoints.py.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gptlab.errors import ConfigError
 from gptlab.model.config import GPTConfig
 
-# Modules of ours -> theirs, {} being the layer. A number says which third of theirs it is: GPT-2
+# Our modules -> the peer's keys, {} being the layer. A number says which QKV chunk it is: GPT-2
 # keeps queries, keys and values in one matrix.
 _LLAMA = {
     "token_embedding": "model.embed_tokens",
@@ -73,7 +73,7 @@ class Naming:
     transposed: bool = False
 
     def peer_key(self, name: str) -> tuple[str, int | None]:
-        """Their tensor for a parameter of ours, and which third of it (None: all of it)."""
+        """The peer's key for one of our parameters, and its QKV chunk (None: the whole tensor)."""
         module, _, leaf = name.rpartition(".")
         layer = ""
         if module.startswith("blocks."):
@@ -218,7 +218,7 @@ def config_from_hf(content: dict, names: Iterable[str], where: str) -> GPTConfig
     """The GPTConfig of a config.json of transformers, for weights of these names.
 
     Raises ConfigError for another architecture, and by name for a setting that changes what is
-    computed and that ours does not have.
+    computed and that this model does not have.
     """
     kind = content.get("model_type")
     settings = Settings(content, where)

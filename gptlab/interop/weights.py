@@ -1,4 +1,4 @@
-"""Weights under other names: ours -> theirs and theirs -> ours, with every misfit named."""
+"""Weights under the names of other programs, written and read; every misfit is named."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -52,7 +52,7 @@ def from_peer(
         peer, qkv_chunk = naming.peer_key(name)
         used.add(peer)
         if peer not in available:
-            # Llama's attention and MLP have biases of their own switch, ours have one for both
+            # Llama has a switch for the biases of attention and one for the MLP's; we have one
             if config.use_rms_norm and name.endswith("bias") and _kind(peer) not in kinds:
                 found[name] = torch.zeros(shape)
                 continue

@@ -177,21 +177,21 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets):
         values = logits.to(torch.promote_types(logits.dtype, torch.float32))  # of the sums
-        counted = targets != -1  # [n]
+        unmasked = targets != -1  # [n]
         labels = targets.clamp_min(0)[:, None]  # [n, 1]
         log_sum = values.logsumexp(-1, keepdim=True)  # [n, 1]
         if ctx.needs_input_grad[0]:
             # d loss / d logits = softmax - one-hot, beside the logits, which unembed may need
             grad = values.sub(log_sum).exp_()  # [n, V]
             grad = grad.scatter_add_(1, labels, -torch.ones_like(log_sum))
-            ctx.save_for_backward(grad, counted)
+            ctx.save_for_backward(grad, unmasked)
             ctx.dtype = logits.dtype
-        return ((log_sum - values.gather(1, labels))[:, 0] * counted).sum()
+        return ((log_sum - values.gather(1, labels))[:, 0] * unmasked).sum()
 
     @staticmethod
     def backward(ctx, grad_loss):
-        grad, counted = ctx.saved_tensors
-        return grad.mul_((counted * grad_loss)[:, None]).to(ctx.dtype), None
+        grad, unmasked = ctx.saved_tensors
+        return grad.mul_((unmasked * grad_loss)[:, None]).to(ctx.dtype), None
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -328,7 +328,7 @@ class GPT(nn.Module):
     def forward(self, tokens, targets=None, cache: KVCache | None = None, reduction="mean"):
         """(logits [B, T, V], None), or with targets [B, T] (None, cross-entropy in nats).
 
-        Targets of -1 do not count. reduction: "mean" over counted targets, or "sum".
+        Targets of -1 do not count. reduction: "mean" over unmasked targets, or "sum".
         """
         hidden = self.features(tokens, cache)
         if targets is None:

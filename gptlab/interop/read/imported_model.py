@@ -12,7 +12,7 @@ from gptlab.runs import Run
 
 @dataclass(frozen=True)
 class Imported:
-    """A model from elsewhere. weights: ours by name, float32, without a tied head."""
+    """A model from elsewhere. weights: by our names, float32, without a tied head."""
 
     config: GPTConfig
     weights: dict

@@ -44,7 +44,7 @@ def write_adapter(model: GPT, folder, base: str) -> bool:
 
 @torch.no_grad()
 def _by_module(model: GPT, naming: Naming) -> dict[str, tuple]:
-    """{their module: (A, B, alpha)}; where theirs is of three of ours, so is its adapter."""
+    """{the peer's module: (A, B, alpha)}; a fused QKV module gets one adapter of three."""
     found, fused = {}, {}
     for name, module in model.named_modules():
         if not isinstance(module, LoRALinear):

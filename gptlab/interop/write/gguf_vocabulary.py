@@ -31,7 +31,7 @@ def vocabulary_fields(tokenizer: Tokenizer) -> dict:
         tokens[token["id"]] = token["content"]
         types[token["id"]] = _CONTROL if token["special"] else _USER_DEFINED
     end = tokenizer.eot_id
-    if end is None:  # unsaid, llama.cpp takes an id of GPT-2's for it, in the midst of ours
+    if end is None:  # without it llama.cpp takes GPT-2's id, which is another token here
         end = tokenizer.vocab_size
         tokens[end], types[end] = "<|endoftext|>", _CONTROL
     ids = range(max(tokens) + 1)
