@@ -77,9 +77,10 @@ def find_dialect(head: str, is_whole: bool, suffix: str, reading: Reading) -> Di
     for delimiter in candidates:
         found = _attempt(physical, delimiter, is_whole, reading)
         share, width = _consistency(found.rows)
+        share *= len(found.rows) / max(1, len(found.rows) + found.broken)
         if forced is not None:
             best = found
-        elif share:
+        elif share >= 0.3:
             hint = {".tsv": "\t", ".tab": "\t"}.get(suffix, ",") == delimiter
             score = (round(share, 2), float(hint), width)
             if score > best_score:
@@ -100,6 +101,7 @@ class _Attempt:
     skips_space: bool
     escape: str | None
     rows: list[list[str]]
+    broken: int  # rows that cannot be read so
 
 
 def _delimiter_option(word: str) -> str | None:
@@ -135,7 +137,7 @@ def _attempt(physical: list[str], delimiter: str, is_whole: bool, reading: Readi
     if reading.quoting != "auto":
         quoting = reading.quoting == "yes"
     rows = quoted if quoting else plain
-    return _Attempt(delimiter, quoting, skips_space, escape, rows)
+    return _Attempt(delimiter, quoting, skips_space, escape, rows, against if quoting else 0)
 
 
 def _quoted(

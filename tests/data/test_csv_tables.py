@@ -190,3 +190,8 @@ def test_a_mark_that_is_never_closed_needs_little_memory(write, monkeypatch):
     texts, counts, _ = read(path, max_bad_rows=1)
     assert texts[:20_000] == [f"row {i}" for i in range(20_000)]
     assert len(texts) + counts["odd rows skipped"] == len(rows)
+
+
+def test_a_delimiter_that_leaves_rows_unreadable_is_not_the_one():
+    head = '"id"\t"text"\n"0"\t"\n;0"\n'
+    assert dialect(head).delimiter == "\t" and dialect(head).quoting
