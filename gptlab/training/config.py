@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
-from gptlab.files import AnyPath, display, has_scripts
+from gptlab.files import AnyPath, display, has_scripts, home
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import coerce, options_of, unknown_option
@@ -378,32 +378,33 @@ class Overrides:
     sources: dict[str, str]
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with gptlab, by name: config/ beside the scripts, or in the package."""
+def named_recipes() -> dict[str, Path]:
+    """Recipes by name: those of gptlab (beside the scripts or in the package), and home/config."""
     package = Path(__file__).resolve().parent.parent
-    folder = package.parent / "config" if has_scripts() else package / "config"
-    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+    shipped = package.parent / "config" if has_scripts() else package / "config"
+    folders = (shipped, home() / "config")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.py"))}
 
 
 def find_recipe(word: AnyPath) -> Path:
-    """The file that `word` names: a path, or a shipped recipe's name. Raises ConfigError."""
+    """The file that `word` names: a path, or a recipe's name. Raises ConfigError."""
     path = Path(word).expanduser()
     if path.is_file():
         return path
-    shipped = shipped_recipes()
+    named = named_recipes()
     if path.parent in (Path(), Path("config")) and path.suffix in ("", ".py"):
-        if path.stem in shipped:
-            return shipped[path.stem]
+        if path.stem in named:
+            return named[path.stem]
     raise ConfigError(
         f"There is no recipe {display(path)}",
-        f"check the path after --config, or name one that is shipped: {', '.join(shipped)}",
+        f"check the path after --config, or name one of {', '.join(named)}",
     )
 
 
 def read_recipe(path: AnyPath) -> dict[str, Any]:
     """The options that a recipe assigns, each of its own type. A recipe is Python, and is run.
 
-    path: of a file, or the name of a shipped recipe.
+    path: of a file, or the name of a recipe (`named_recipes`).
 
     Names that begin with an underscore are ignored. Raises ConfigError.
     """

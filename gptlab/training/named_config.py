@@ -7,7 +7,7 @@ from pathlib import Path
 from gptlab.errors import RunError
 from gptlab.files import display
 from gptlab.runs import Run, find_run
-from gptlab.training.config import Overrides, layer, read_recipe, shipped_recipes
+from gptlab.training.config import Overrides, layer, named_recipes, read_recipe
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 
 
@@ -35,7 +35,7 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
     try:
         folder = find_run(word)
     except RunError:
-        if word not in shipped_recipes():
+        if word not in named_recipes():
             raise
         return open_recipe(word, command_line)
     path = Run(folder).recipe

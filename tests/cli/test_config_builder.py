@@ -1,6 +1,7 @@
 """The recipe builder: from a shipped recipe, group by group, to a file that trains."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,7 @@ def enter(times):
 def test_enter_everywhere_copies_the_shipped_recipe_with_comments(build, home):
     path, shown = build("shakespeare_char", *enter(GROUPS), "")
     assert path == home / "config" / "my_recipe.py" and "train.py --config" in shown
-    shipped = builder.REPOSITORY / "config" / "shakespeare_char.py"
+    shipped = Path(builder.__file__).parents[3] / "config" / "shakespeare_char.py"
     assert read_recipe(path) == read_recipe(shipped)
     text = path.read_text(encoding="utf-8")
     assert "from" in text.splitlines()[0] and "shakespeare_char.py" in text

@@ -305,7 +305,7 @@ def test_a_shipped_recipe_is_found_by_its_name(tmp_path, capsys):
     for word in ("quick_test", "config/quick_test.py"):
         assert command("--config", word, "--dry_run", "--quiet") == 0
     assert command("--config", "quick") == 2
-    assert "one that is shipped: " in (said := capsys.readouterr().err) and "quick_test" in said
+    assert "name one of " in (said := capsys.readouterr().err) and "quick_test" in said
 
 
 def test_a_recipe_may_start_or_continue(tmp_path, capsys):

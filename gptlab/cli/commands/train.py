@@ -10,7 +10,7 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.errors import ConfigError
 from gptlab.files import display, quoted
-from gptlab.training.config import Overrides, layer, read_recipe, shipped_recipes
+from gptlab.training.config import Overrides, layer, named_recipes, read_recipe
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _not_an_option(word: str) -> ConfigError:
             f"{word} is a prepared dataset, and was given without an option",
             f"train on it with python train.py --dataset {quoted(word)}",
         )
-    if word in shipped_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):
+    if word in named_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):
         return ConfigError(
             f"{word} is a recipe, and was given without an option",
             f"take it with python train.py --config {quoted(word)}",

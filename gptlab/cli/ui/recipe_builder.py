@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gptlab.cli.ui import questions
-from gptlab.cli.ui.command_line import REPOSITORY, command_line
+from gptlab.cli.ui.command_line import command_line
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import find_meta
@@ -25,6 +25,7 @@ from gptlab.training.config import (
     PresetOption,
     build,
     layer,
+    named_recipes,
     read_recipe,
 )
 
@@ -76,9 +77,10 @@ class RecipeBuilder:
 
     def ask_start(self) -> None:
         """Which recipe to start from."""
-        choices = [MenuItem(path, path.stem, recipe_title(path)) for path in shipped_recipes()] + [
-            MenuItem(None, "empty", "every option has its default")
+        choices = [
+            MenuItem(path, name, recipe_title(path)) for name, path in named_recipes().items()
         ]
+        choices.append(MenuItem(None, "empty", "every option has its default"))
         path = questions.select(self.console, "Start from which recipe?", choices, 0, EXPLANATION)
         self.overrides = read_recipe(path) if path else {}
         self.origin = display(path) if path else ""
@@ -154,12 +156,6 @@ class RecipeBuilder:
     def ask_name(self) -> None:
         """The name of the file; one that exists is refused."""
         self.path = ask_recipe_name(self.console, "my_recipe")
-
-
-def shipped_recipes() -> list[Path]:
-    """The recipes of config/, beside the scripts and under the home."""
-    folders = dict.fromkeys((REPOSITORY / "config", home() / "config"))
-    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
 
 
 def recipe_title(path: Path) -> str:
