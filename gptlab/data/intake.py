@@ -11,9 +11,9 @@ from typing import Literal
 
 from gptlab.data import boundaries, cleaning, gutenberg
 from gptlab.data.corpora import Source
+from gptlab.data.messages import ConversationCounts
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import display
 
 _LOOKED_AHEAD = 64_000_000  # characters in which a separator is looked for as it is written
 
@@ -211,9 +211,9 @@ def _whole(source: Source, reading: Reading, unit: Unit) -> Iterator[Iterable[st
             if reading.document[1] or reading.conversations:
                 yield document
                 continue
-            reading.document = (display(file.path), 0)
+            reading.document = (file.name, 0)
             yield _joined(document, rows)
-            reading.document = (display(file.path), 0)
+            reading.document = (file.name, 0)
 
 
 def _joined(first: Iterable[str], others: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -228,7 +228,13 @@ def _joined(first: Iterable[str], others: Iterable[Iterable[str]]) -> Iterator[s
 def _occurs(separator: str, source: Source, reading: Reading) -> bool:
     r"""Whether a separator occurs as it is written: `\newpage` is no line end in a LaTeX text."""
     read = 0
-    trial = Reading(reading.encoding, reading.keep_line_endings, reading.column)
+    trial = dataclasses.replace(
+        reading,
+        counts=Counter(),
+        chats=ConversationCounts(),
+        progress=lambda _: None,
+        note=lambda _: None,
+    )
     for document in source.documents(trial):
         for text, is_text in boundaries.cut_at(separator)(document):
             read += len(text)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data.corpora import Source, SourceFile, find
+from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display
 
@@ -38,15 +39,15 @@ def divide(
     words: Sequence[str],
     source: Source,
     val: str | None,
-    encoding: str | None,
+    reading: Reading,
     note: Callable[[str], None],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Parts:
     """The parts of the source that `words` name. val: a file or folder that validates, "none", or
     None: then files that are named train, valid and test are taken as such.
 
-    note: called with each message for the user. Raises DataError for a validation text that does
-    not exist, or that leaves nothing to train on.
+    reading: how files are read. note: called with each message for the user. Raises DataError for
+    a validation text that does not exist, or that leaves nothing to train on.
     """
     roles = _roles(words, source, note if val is None else lambda _: None)
     if val == NONE:
@@ -59,7 +60,7 @@ def divide(
         return Parts(source)
     own, name = None, ""
     if val is not None:
-        own = find([val], encoding, note, progress)
+        own = find([val], reading.encoding, note, progress, reading)
         name = val if own.hub_name else display(val)
     chosen = {file.path.resolve() for file in own.files} if own else set()
     others = [file for file in source.files if file.path.resolve() not in chosen]

@@ -174,7 +174,7 @@ def prepare(
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
-    parts = divide(words, source, options.val, options.encoding, say, hashed)
+    parts = divide(words, source, options.val, reading, say, hashed)
     if parts.val:
         _check_no_split(options, parts.name)
     fingerprint = _fingerprint(source, parts, options)
@@ -212,7 +212,8 @@ def first_documents(
             if len(text) < _PREVIEW_CHARACTERS:
                 text += block[:_PREVIEW_CHARACTERS]
         if text.strip():
-            found.append((reading.document[0], text))
+            name, line = reading.document
+            found.append((f"{name}:{line}" if line > 1 else name, text))
     return found, True
 
 
