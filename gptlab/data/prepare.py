@@ -290,7 +290,8 @@ def _build(
             found.marks.clear()
         for sentence in remarks(found, options.separator):
             say(sentence)
-        if tokenizer and (unknown := unknown_characters(found, tokenizer)):
+        # conversations are kept as JSON, whose brackets no tokenizer has to know
+        if tokenizer and not is_chat and (unknown := unknown_characters(found, tokenizer)):
             first, start, lines = store.first_of(unknown)
             unknown = Counter({first: unknown[first]}) | unknown
             place = documents.place_of(origins[start], lines) if start in origins else ""
