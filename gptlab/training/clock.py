@@ -6,7 +6,7 @@ import math
 import time
 
 from gptlab.training.config import TrainConfig
-from gptlab.training.evaluation import evaluation_is_due
+from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,7 @@ class Clock:
     def checkpoint_is_due(self, state: TrainState) -> bool:
         """Whether a checkpoint is due after this step, by its number or by the clock."""
         options = self.config.evaluation
-        if evaluation_is_due(self.config, state):
-            return True
-        if options.checkpoint_interval and state.step % options.checkpoint_interval == 0:
+        if checkpoint_is_planned(self.config, state):
             return True
         is_logged = state.step % options.log_interval == 0  # only then is the loss checked
         minutes = (time.perf_counter() - self.last_save) / 60

@@ -26,6 +26,12 @@ def evaluation_is_due(config: TrainConfig, state: TrainState) -> bool:
     return state.is_finished or state.step % config.evaluation.eval_interval == 0
 
 
+def checkpoint_is_planned(config: TrainConfig, state: TrainState) -> bool:
+    """Whether a checkpoint is due after this step by its number, whatever the clock says."""
+    interval = config.evaluation.checkpoint_interval
+    return evaluation_is_due(config, state) or (interval > 0 and state.step % interval == 0)
+
+
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
     loss, averaged = validation_loss(setup, state, metrics), None

@@ -7,7 +7,7 @@ import torch
 
 from gptlab.errors import TrainingError
 from gptlab.files import display
-from gptlab.training.evaluation import evaluation_is_due
+from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.loss_band import LossBand
 from gptlab.training.metrics import Metrics
 from gptlab.training.setup import Setup
@@ -44,9 +44,9 @@ class Stability:
             diverged = diverged | (result.skipped > 0)
         self.pending.append(torch.stack((result.skipped, diverged.float(), result.loss)))
         is_logged = state.step % config.evaluation.log_interval == 0
-        interval = config.evaluation.checkpoint_interval
-        is_saved = evaluation_is_due(config, state) or (interval and state.step % interval == 0)
-        if not (is_logged or is_saved or config.machine.device == "cpu"):
+        if not (
+            is_logged or checkpoint_is_planned(config, state) or config.machine.device == "cpu"
+        ):
             return None
         spike = None
         for was_skipped, was_diverged, loss in torch.stack(self.pending).tolist():
