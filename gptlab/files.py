@@ -57,6 +57,15 @@ def display(path: AnyPath) -> str:
         return printable(path)
 
 
+def fresh_folder(folder: Path) -> Path:
+    """`folder` if it does not exist yet, else the first free one of folder_2, folder_3, ... ."""
+    number, fresh = 1, folder
+    while fresh.exists():
+        number += 1
+        fresh = folder.with_name(f"{folder.name}_{number}")
+    return fresh
+
+
 def printable(path: AnyPath) -> str:
     """A path for messages and records; bytes of a name that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace") if os.name != "nt" else str(path)

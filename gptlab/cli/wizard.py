@@ -9,7 +9,7 @@ from pathlib import Path
 from gptlab.cli.commands.dataset import ask_for_text, size_of
 from gptlab.cli.commands.prepare import prepare_sources
 from gptlab.cli.ui import explanations, questions
-from gptlab.cli.ui.command_line import command_line, fresh_folder, program
+from gptlab.cli.ui.command_line import command_line, program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.cli.ui.recipe_builder import (
@@ -20,7 +20,7 @@ from gptlab.cli.ui.recipe_builder import (
 )
 from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import display, out_home, quoted
+from gptlab.files import display, fresh_folder, out_home, quoted
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
