@@ -68,7 +68,7 @@ def option_words(values: Mapping[str, object]) -> list[str]:
     words = []
     for name, value in values.items():
         for one in value if isinstance(value, (tuple, list)) else (value,):
-            words += [f"--{name}", str(one).lower() if isinstance(one, bool) else str(one)]
+            words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
     return words
 
 

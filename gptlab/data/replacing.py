@@ -16,7 +16,7 @@ from gptlab.files import display
 
 OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
-    *(documents.FILE, versions.FOLDER),
+    *(documents.FILE, versions.FOLDER, versions.RUNS),
 }
 
 

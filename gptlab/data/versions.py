@@ -12,9 +12,10 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from gptlab.files import remove_folder
+from gptlab.files import out_home, remove_folder
 
 FOLDER = "versions"
+RUNS = "runs.txt"  # the runs outside out/ that began with the dataset, a path a line
 _NAME_LENGTH = 16  # hex digits of the fingerprint
 
 
@@ -38,6 +39,27 @@ def forget_versions(folder: Path, needed: Collection[str]) -> list[Path]:
         with contextlib.suppress(OSError):  # it is not empty
             (folder / FOLDER).rmdir()
     return gone
+
+
+def note_run(folder: Path, run: Path) -> None:
+    """Remember a run that begins with the dataset, or with a version of it, in `folder`."""
+    if folder.parent.name == FOLDER:
+        folder = folder.parent.parent
+    path = run.resolve()
+    if path.parent == out_home().resolve() or path in noted_runs(folder):
+        return  # the former are found there
+    with contextlib.suppress(OSError, UnicodeEncodeError):  # data/ may be read-only
+        with open(folder / RUNS, "a", encoding="utf-8") as file:
+            file.write(f"{path}\n")
+
+
+def noted_runs(folder: Path) -> list[Path]:
+    """The runs outside out/ that began with a dataset and are still there."""
+    try:
+        lines = (folder / RUNS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [path for path in map(Path, lines) if path.is_dir()]
 
 
 @contextlib.contextmanager
@@ -77,6 +99,8 @@ def put_in_place(temporary: Path, folder: Path, replaced: str | None, by: str) -
     former.pop(version_folder(folder, by).name, None)  # the text is again what it was
     for name, path in former.items():
         _link_files(path, temporary / FOLDER / name)
+    if noted := noted_runs(folder):
+        (temporary / RUNS).write_text("".join(f"{path}\n" for path in noted), encoding="utf-8")
     aside = _aside(folder)
     os.replace(folder, aside)
     try:
@@ -103,7 +127,7 @@ def _aside(folder: Path) -> Path:
 def _link_files(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in source.iterdir():
-        if not path.is_file():
+        if not path.is_file() or path.name == RUNS:
             continue
         try:
             os.link(path, target / path.name)

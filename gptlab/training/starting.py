@@ -90,12 +90,14 @@ def prepare_training(
         overrides.values.get("vocab_size"),
         stored["dataset"]["fingerprint"] if stored else fingerprint,
     )
-    start = None  # the model of init_from
+    start, added_ids = None, 0  # the model of init_from
     init_from = overrides.values.get("init_from", "scratch")
     if stored is None and init_from != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
-        start = load_checkpoint(path)
-        start, overrides = with_model_of(start, overrides, dataset)
+        loaded = load_checkpoint(path)
+        start, overrides = with_model_of(loaded, overrides, dataset)
+        if start is not loaded:
+            added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
         resuming.check_same_data(dataset, stored, run, overrides)
     resolved = decide(overrides, report, choice, dataset, parallel, started, stored, start)
@@ -118,6 +120,7 @@ def prepare_training(
         units=TextUnits(dataset.meta),
         chat_template=(dataset.meta or {}).get("chat_template") or template or "",
         machine=report.in_words(choice.device),
+        added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
     )
     return setup, state
