@@ -386,7 +386,7 @@ class Wizard:
             self._say(f"Wrote the recipe {display(self.recipe)}. It trains without questions:")
             self._say(command_line("train.py", {"config": display(self.recipe)}))
         starts = self.action in ("start", "both")
-        again = _next_folder(folder) if starts else folder
+        again = fresh_folder(folder, is_taken=starts)
         self.console.print("\nThe same training without questions:", style="bold")
         print(command_line("train.py", {**options, "out_dir": display(again)}), flush=True)
         if not starts:
@@ -400,14 +400,6 @@ class Wizard:
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, style="dim", markup=False, soft_wrap=False)
-
-
-def _next_folder(folder: Path) -> Path:
-    """The first free folder once `folder` is taken."""
-    name, _, number = folder.name.rpartition("_")
-    if name and number.isdigit():
-        return fresh_folder(folder.with_name(f"{name}_{int(number) + 1}"))
-    return fresh_folder(folder.with_name(f"{folder.name}_2"))
 
 
 def _dataset_choice(name: str, meta: dict | None) -> MenuItem:

@@ -182,11 +182,14 @@ def open_dataset(
         return _open_without_meta(name, folder, vocab_size)
     dataset = _open(name, folder, vocab_size)
     if changed := _changed_source(dataset.meta):
+        from gptlab.data.prepare_command import prepare_command  # which imports all its options
+
+        command = prepare_command(dataset.meta)
         logger.warning(
-            "%s has changed since %s was prepared from it; prepare it again to train on the new "
-            "text.",
+            "%s has changed since %s was prepared from it; %s makes a version of the new text.",
             display(changed),
             name,
+            f"`{command}`" if command else "preparing it again",
         )
     return dataset
 

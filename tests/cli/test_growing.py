@@ -8,6 +8,7 @@ from gptlab.cli.main import main
 from gptlab.data.token_files import open_dataset
 from gptlab.data.versions import older_versions
 from gptlab.runs import load_checkpoint
+from gptlab.training.picture import Picture
 
 DIARY = "Monday: rain, and a walk by the river.\n" * 60
 TODAY = "Today: coffee for 3 €, naïve\n"
@@ -26,8 +27,9 @@ def write(home, text):
 
 
 @pytest.fixture
-def trained(home, command):
+def trained(home, command, monkeypatch):
     """The dataset `diary`, a finished run on it, and one that was stopped."""
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)  # which takes longer than the rest
     write(home, DIARY)
     assert command("prepare diary.txt") == 0
     assert command(f"train --dataset diary --max_iters 2 {SMALL}") == 0
@@ -73,11 +75,6 @@ def test_the_next_command_goes_on_from_the_model_of_the_text_as_it_was(
     write(home, DIARY + TODAY + DIARY)  # without a new character
     assert command("prepare diary.txt") == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.endswith("--init_from out/diary_2 --out_dir out/diary_2_2")
-
-
-def test_a_dataset_is_deleted_with_its_older_versions(home, command, trained, capsys):
-    write(home, DIARY + TODAY)
-    assert command("prepare diary.txt") == 0
-    assert command("dataset delete diary --yes") == 0
+    assert line.endswith("--init_from out/diary_2 --out_dir out/diary_3")
+    assert command("dataset delete diary --yes") == 0  # with its older versions
     assert not (home / "data/diary").exists()

@@ -1,11 +1,15 @@
 """A text that grows: its ids stay, its old tokens stay, and unknown characters are dealt with."""
 
 import dataclasses
+import logging
 import os
+import re
+import shlex
 
 import numpy as np
 import pytest
 
+from gptlab.cli.main import main
 from gptlab.data import versions
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
@@ -148,6 +152,21 @@ def test_characters_that_a_named_tokenizer_lacks_are_refused_all_at_once(diary, 
     for way in ("--unknown add", "--unknown drop", "--unknown replace:TEXT"):
         assert way in sentence
     assert sorted(os.listdir(home / "data")) == ["diary"]
+
+
+def test_the_warning_of_a_changed_text_names_the_command_that_prepares_it(
+    diary, home, caplog, monkeypatch
+):
+    monkeypatch.chdir(home)
+    first = prepare(diary(DIARY), PrepareOptions(tokenizer="bpe", vocab_size=300)).dataset
+    diary(DIARY + TODAY)
+    with caplog.at_level(logging.WARNING, "gptlab"):
+        open_dataset("diary")
+    (command,) = re.findall(r"`python (.*?)`", caplog.text)
+    assert main(shlex.split(command.replace(".py", "", 1))) == 0
+    second = open_dataset("diary")
+    assert decoded(second) == DIARY + TODAY
+    assert second.tokenizer.fingerprint == first.tokenizer.fingerprint
 
 
 @pytest.mark.parametrize(
