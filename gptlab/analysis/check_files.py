@@ -1,5 +1,6 @@
-"""Checks of what is written and read again: checkpoints, resumes, exports; and of a run's weights."""
+"""Checks of what is written and read again: checkpoints, resumes, exports, a run's weights."""
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from gptlab.checkpoints import (
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import ConfigError
 from gptlab.interop.read.models import read_model
-from gptlab.interop.write import export as exporting
+from gptlab.interop.write.export import FORMATS
+from gptlab.interop.write.verify import check_architecture
 from gptlab.model.proof import difference_from
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import loop
@@ -35,6 +37,7 @@ def save_and_load(subject: Subject) -> CheckLine:
         path = Path(folder) / "ckpt.pt"
         write_checkpoint(model_content(model, None), path)
         content = read_checkpoint(path)
+        torch.manual_seed(1)  # what is drawn anew must not come out as before
         loaded = model_from(content, path, subject.device).eval()
     if reason := difference_from(content["proof"], loaded):
         return CheckLine("FAIL", f"a checkpoint comes back as another model: {reason}")
@@ -95,12 +98,14 @@ def export_and_import(subject: Subject) -> CheckLine:
     written, refused = [], ""
     for form in ("hf", "gguf"):
         with tempfile.TemporaryDirectory(prefix="gptlab-check-") as folder:
+            format = importlib.import_module(FORMATS[form])
             try:
-                path = exporting.export(checkpoint, form, Path(folder) / f"model.{form}")
-            except ConfigError as error:
+                format.check(checkpoint)
+                check_architecture(model, form)
+            except ConfigError as error:  # by its settings, or by an edit of the page
                 refused = str(error).rstrip(".")
                 continue
-            found = read_model(path).weights
+            found = read_model(format.write(checkpoint, Path(folder) / f"model.{form}")).weights
         for name, value in model.state_dict().items():
             rows = known if name in ("token_embedding.weight", "lm_head.weight") else None
             if name in found and not torch.equal(found[name][:rows], value.cpu()[:rows]):

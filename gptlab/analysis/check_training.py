@@ -12,6 +12,7 @@ from gptlab.analysis.check import CheckLine, Subject, uniform_loss, within
 from gptlab.analysis.check_model import ROUNDING, apart, logits_of
 from gptlab.data import batches
 from gptlab.model.proof import computing_plainly
+from gptlab.model.transformer import GPT
 from gptlab.training import loop
 from gptlab.training.building import new_state
 from gptlab.training.measuring import NoUpdate
@@ -253,6 +254,38 @@ def native_decoder(subject: Subject) -> CheckLine:
     return CheckLine("PASS", "native.cpp has the logits of the module")
 
 
+def widths(subject: Subject) -> CheckLine:
+    """Activations after some steps at three widths, at one learning rate (Yang et al. 2022)."""
+    config = _teaching(subject).replace(batch_size=4)
+    narrowest = dataclasses.replace(
+        config.model, head_dim=min(config.model.head_dim, 16), n_layer=2, init_projection="scaled"
+    )
+    found = {}
+    for times in (1, 2, 4):
+        wider = {
+            name: getattr(narrowest, name) * times
+            for name in ("n_head", "n_kv_head", "n_embd", "intermediate_size")
+        }
+        each = config.replace(**{**narrowest.to_dict(), **wider})
+        setup = _setup(each, _ids(each, (SEQUENCES + 2) * each.model.block_size))
+        torch.manual_seed(0)
+        state = new_state(GPT(each.model).to(subject.device), each, False)
+        for _ in range(5):
+            loop.train_step(setup, state)
+        tokens = next(setup.batches.micro_batches(0)).tokens
+        found[each.model.n_embd] = logits_of(state.model, tokens).square().mean().sqrt().item()
+    sizes = list(found.values())
+    words = ", ".join(f"{size:.2g} at {width}" for width, size in found.items())
+    return within(
+        max(sizes) / min(sizes),
+        2.0,  # a square root of four: growth with the width itself is above it
+        f"root mean square of logits after 5 steps: {words} channels ({{}} times apart)",
+        f"root mean square of logits after 5 steps: {words} channels, {{}} times apart: a learning "
+        "rate for one width does not suit another",
+        "WARN",
+    )
+
+
 TRAINING_CHECKS = {
     "targets": targets_follow,
     "loss": loss_is_mean,
@@ -263,3 +296,4 @@ TRAINING_CHECKS = {
     "native decoder": native_decoder,
 }
 COMPILED_CHECKS = {"compiled": compiled}
+WIDTH_CHECKS = {"widths": widths}

@@ -60,11 +60,19 @@ def _tables(options: CheckOptions, stack: contextlib.ExitStack) -> list:
     """The checks that are asked for. ConfigError for a revision that is not there."""
     from gptlab.analysis.check_files import FILE_CHECKS
     from gptlab.analysis.check_model import MODEL_CHECKS
-    from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS
+    from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
 
     tables = [MODEL_CHECKS, TRAINING_CHECKS, FILE_CHECKS]
     if options.compile:
         tables.append(COMPILED_CHECKS)
+    if options.widths:
+        tables.append(WIDTH_CHECKS)
+    if options.against is not None:
+        from gptlab.analysis.check_speed import beside_revision
+        from gptlab.analysis.revisions import checkout
+
+        folder = stack.enter_context(checkout(options.against))
+        tables.append({f"beside {options.against}": beside_revision(options.against, folder)})
     return tables
 
 
