@@ -7,16 +7,17 @@ import bisect
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.prepare import PrepareOptions
 from gptlab.data.token_files import find_meta
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, display, quoted
+from gptlab.files import as_installed, quoted, shareable
 from gptlab.model.arithmetic import count_parameters
 from gptlab.options import options_of
 from gptlab.runs import Run
-from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
+from gptlab.training.config import FOR_THIS_RUN, OPTIONS, Overrides, TrainConfig, build
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 from gptlab.training.units import TextUnits
 
@@ -95,13 +96,28 @@ class RunView:
         return None
 
     @cached_property
+    def has_changed_data(self) -> bool:
+        """Whether the dataset of this name is no longer the one that the run was trained on."""
+        size = TextUnits(self.meta).tokens_per_byte
+        if self.bits_per_nat is None or size is None:
+            return False
+        return not math.isclose(size / math.log(2), self.bits_per_nat, rel_tol=1e-6)
+
+    @cached_property
     def baselines(self) -> dict[str, float]:
         """The baselines in bits per byte; {} if the dataset is no longer the same."""
-        text = TextUnits(self.meta)
-        if self.bits_per_nat is None or text.tokens_per_byte is None:
-            return {}
-        same = math.isclose(text.tokens_per_byte / math.log(2), self.bits_per_nat, rel_tol=1e-6)
-        return text.baselines if same else {}
+        known = self.bits_per_nat is not None and not self.has_changed_data
+        return TextUnits(self.meta).baselines if known else {}
+
+    @property
+    def text(self) -> tuple:
+        """What two runs share that were measured on the same text, whatever their tokenizers."""
+        name = self.record.settings.get("dataset")
+        source = (self.meta or {}).get("source") or {}
+        if self.has_changed_data or not source.get("fingerprint"):
+            return (name, self.has_changed_data)
+        split = self.meta.get("split") or {}
+        return (source["fingerprint"], *(split.get(n) for n in ("how", "val_fraction", "val")))
 
     @property
     def levels(self) -> dict[str, float]:
@@ -153,8 +169,8 @@ def view_run(folder) -> RunView:
 
 def commands(view: RunView) -> list[tuple[str, str]]:
     """(purpose, command) of each command that made this run or continues from it."""
-    folder = quoted(display(view.record.folder))
-    recipe = quoted(display(Run(view.record.folder).recipe))
+    folder = quoted(shareable(view.record.folder))
+    recipe = quoted(shareable(Run(view.record.folder).recipe))
     found = []
     if view.meta and (prepare := prepare_command(view.meta)):
         found.append(("Prepare the text", prepare))
@@ -177,13 +193,21 @@ def train_command(view: RunView) -> str:
     overrides, words = view.recipe.overrides, ["python", "train.py"]
     for source in overrides.sources.values():
         if source.endswith(".py"):
-            words += ["--config", source]
+            words += ["--config", shareable(source)]
             break
     for name, value in overrides.values.items():
-        if overrides.sources[name] == "command line":
-            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    words += ["--out_dir", display(view.record.folder)]
+        if overrides.sources[name] in FOR_THIS_RUN:
+            words += [f"--{name}", option_word(name, value)]
+    words += ["--out_dir", shareable(view.record.folder)]
     return " ".join(map(quoted, words))
+
+
+def option_word(name: str, value) -> str:
+    """The value of an option as it is typed; a path as a page that is shared shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    is_path = name != "sample_prompt" and Path(str(value)).expanduser().is_absolute()
+    return shareable(value) if is_path else str(value)
 
 
 def prepare_command(meta: dict) -> str:
@@ -194,18 +218,20 @@ def prepare_command(meta: dict) -> str:
     if identity == "shakespeare" or identity.startswith("hf:"):
         named = identity
     elif identity and "\n" not in identity:
-        named = display(identity)
+        named = shareable(identity)
     elif len(files) == 1:
-        named = display(files[0]["path"])
+        named = shareable(files[0]["path"])
     else:
         return ""
     words = ["python", "prepare.py", named]
     for name, option in options_of(PrepareOptions).items():
         value = (meta.get("options") or {}).get(name, option.default)
         if option.type is tuple:
-            words += [word for each in value or () for word in (f"--{name}", str(each))]
+            words += [
+                word for each in value or () for word in (f"--{name}", option_word(name, each))
+            ]
         elif value != option.default:
-            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+            words += [f"--{name}", option_word(name, value)]
     if isinstance(meta.get("name"), str):
         words += ["--dataset", meta["name"]]
     return " ".join(map(quoted, words))
