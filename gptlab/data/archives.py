@@ -14,7 +14,8 @@ from typing import IO
 
 from gptlab.data import forms, text_files
 from gptlab.data.forms import Form
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError, decompressed, naming_damage
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 from gptlab.files import printable
 
@@ -44,7 +45,7 @@ def check_archive(path: Path, kind: str, name: str) -> None:
     """Raise NotTextError for a zip that is another kind of document, DataError for damage."""
     if kind != "zip":
         return
-    with text_files.naming_damage(name, _DAMAGED), zipfile.ZipFile(path) as archive:
+    with naming_damage(name, _DAMAGED), zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     for member, what in _FOREIGN_MEMBERS:
         if member in names:
@@ -92,8 +93,8 @@ def documents_of_members(
     if not read:
         raise DataError(f"{name} holds no text: " + (f"only {some}." if some else "it is empty."))
     if left_out:
-        reading.counts["members of archives left out that are not text"] += len(left_out)
-        reading.note(f"Left out of {name}: {some}.")
+        what = "members of archives left out that are not text"
+        reading.tell(what, len(left_out), f"Left out of {name}: {some}.")
 
 
 def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form | None:
@@ -104,7 +105,7 @@ def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form
     if member.content is None:
         raise NotTextError(shown, member.why_not)
     with (
-        text_files.naming_damage(shown, _DAMAGED),
+        naming_damage(shown, _DAMAGED),
         member.content as source,
         open(copy, "wb") as target,
     ):
@@ -119,7 +120,7 @@ def _unpacked(member: _Member, copy: Path, shown: str, reading: Reading) -> Form
 
 def _members(path: Path, kind: str, name: str) -> Iterator[_Member]:
     """The members that may hold text, in the order of the archive."""
-    with text_files.naming_damage(name, _DAMAGED):
+    with naming_damage(name, _DAMAGED):
         yield from _zip_members(path) if kind == "zip" else _tar_members(path, name)
 
 
@@ -142,9 +143,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
 def _tar_members(path: Path, name: str) -> Iterator[_Member]:
     with open(path, "rb") as raw:
         before = 0
-        with tarfile.open(
-            fileobj=text_files.decompressed(raw, name), mode="r|", errorlevel=1
-        ) as archive:
+        with tarfile.open(fileobj=decompressed(raw, name), mode="r|", errorlevel=1) as archive:
             for info in archive:
                 if info.isdir() or _is_hidden(info.name):
                     continue

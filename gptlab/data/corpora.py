@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from gptlab.data import archives, forms, hub, shakespeare, text_files
+from gptlab.data.encodings import is_foreign_to_utf8
 from gptlab.data.forms import Form
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError
+from gptlab.data.rows import documents_of_rows
+from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display, printable, sha256_file
 
@@ -76,7 +79,7 @@ class Source:
     def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
         """Each document as blocks of clean text."""
         if self.hub_name:
-            for text in text_files.documents_of_rows(hub.rows(self.hub_name), reading):
+            for text in documents_of_rows(hub.rows(self.hub_name), reading):
                 yield text_files.clean([text], reading)
                 reading.progress(len(text))
         for file in self.files:
@@ -165,6 +168,7 @@ def _source(
     _check_options(files, how)
     _say_forms(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
+    how.said.add("files left out that are not text")
     identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
     if found.pipes:  # what comes through a pipe is known by its content only
         identity = "\n".join(sorted(f"a pipe, {file.sha256[:16]}" for file in files))
@@ -335,7 +339,7 @@ def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
 
 def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
     """Raise ConfigError for an encoding that would only damage what is valid UTF-8."""
-    if encoding is None or not text_files.is_foreign_to_utf8(encoding):
+    if encoding is None or not is_foreign_to_utf8(encoding):
         return
     kinds = {}
     for file in files:

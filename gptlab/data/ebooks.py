@@ -8,7 +8,8 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from gptlab.data.markup import TextOfHtml
-from gptlab.data.text_files import NotTextError, Reading, naming_damage
+from gptlab.data.opening import NotTextError, naming_damage
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 from gptlab.files import display
 

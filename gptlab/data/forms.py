@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import ebooks, markup, tables, text_files
+from gptlab.data import ebooks, markup, opening, tables, text_files
 from gptlab.data.csv_tables import Dialect, csv_rows, find_dialect
+from gptlab.data.opening import file_suffix
+from gptlab.data.rows import documents_of_rows
 from gptlab.data.tables import JsonText, Row
-from gptlab.data.text_files import Reading, file_suffix, head_of_text
+from gptlab.data.text_files import Reading, head_of_text
 from gptlab.errors import DataError
 from gptlab.files import display
 
@@ -43,14 +45,14 @@ class Form:
 def find_form(path: Path, reading: Reading, name: str = "") -> Form:
     """What a file is to be read as. Raises NotTextError if it holds no text."""
     name = name or display(path)
-    kind = text_files.archive_kind(path, name)
+    kind = opening.archive_kind(path, name)
     if kind == "zip" and (book := ebooks.book_kind(path)):
         if book == "docx":
             ebooks.check_docx(name)
         return Form(book)
-    if kind and file_suffix(path) not in text_files.FOREIGN_SUFFIXES:
+    if kind and file_suffix(path) not in opening.FOREIGN_SUFFIXES:
         return Form(kind)
-    if text_files.file_format(path) == "parquet" or text_files.first_bytes(path, 4) == b"PAR1":
+    if text_files.file_format(path) == "parquet" or opening.first_bytes(path, 4) == b"PAR1":
         return Form("parquet")
     head, is_whole = head_of_text(path, reading.encoding, name, _HEAD_BYTES)
     suffix = file_suffix(path)
@@ -75,7 +77,7 @@ def _looks_like_html(start: str) -> bool:
 
 def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
     """ "json", "jsonl", or None where a text does not begin as JSON does."""
-    is_lines, start = suffix in _JSON_LINES, head.lstrip()
+    is_lines, start = suffix in _JSON_LINES, tables.without_assignment(head).lstrip()
     if not re.match(r'\{\s*["}]|\[\s*[\[{"\]]', start):
         is_list = suffix == ".json" and re.match(r"\[\s*(?:[-\d]|true|false|null)", start)
         return "jsonl" if is_lines else "json" if is_list else None
@@ -92,7 +94,7 @@ def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
         return "json" if is_object and (suffix == ".json" or is_cut or not is_whole) else None
     spelled, rest = start[: text.position], start[text.position :].lstrip(" \t\r")
     if isinstance(first, list):
-        if rest.strip():
+        if rest.strip(" \t\r\n;"):
             return "jsonl" if is_lines else "json" if suffix == ".json" else None
         is_of_rows = all(isinstance(row, dict | str | list) for row in first)
         return "json" if suffix == ".json" or is_lines or (is_of_rows and first) else None
@@ -139,7 +141,7 @@ def is_list_of_texts(path: Path, how: Reading) -> bool:
     reading = Reading(how.encoding, max_bad_rows=0)
     try:
         first = itertools.islice(tables.json_rows(path, reading), 1)
-        return any(True for _ in text_files.documents_of_rows(first, reading))
+        return any(True for _ in documents_of_rows(first, reading))
     except DataError:
         return False
 
@@ -162,5 +164,5 @@ def documents_of_file(
         rows = csv_rows(path, reading, name, form.dialect)
     else:
         rows = _ROWS[form.kind](path, reading, name)
-    for text in text_files.documents_of_rows(rows, reading):
+    for text in documents_of_rows(rows, reading):
         yield text_files.clean([text], reading)

@@ -281,7 +281,7 @@ def _build(
             _check_conversations(store, reading, options)
             say(str(reading.chats))
         for what, number in reading.counts.items():
-            if number:
+            if number and what not in reading.said:
                 say(f"{what[0].upper()}{what[1:]}: {number:,}.")
         for sentence in _changes(changed, source, options, reading.counts):
             say(sentence)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.corpora import find
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 
 MEMBERS = {
