@@ -19,7 +19,7 @@ from typing import IO
 from gptlab.data import archives, forms, hub, shakespeare, text_files
 from gptlab.data.encodings import is_foreign_to_utf8
 from gptlab.data.forms import Form
-from gptlab.data.opening import NotTextError
+from gptlab.data.opening import NotTextError, naming_way_out
 from gptlab.data.rows import documents_of_rows
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
@@ -84,10 +84,12 @@ class Source:
                 reading.progress(len(text))
         for file in self.files:
             args = reading, file.name, file.origin
-            if file.form.kind in ("zip", "tar"):
-                yield from archives.documents_of_members(file.path, file.form.kind, *args)
-            else:
-                yield from forms.documents_of_file(file.path, file.form, *args)
+            is_one = len(self.files) == 1
+            with contextlib.nullcontext() if is_one else naming_way_out(file.path.as_posix()):
+                if file.form.kind in ("zip", "tar"):
+                    yield from archives.documents_of_members(file.path, file.form.kind, *args)
+                else:
+                    yield from forms.documents_of_file(file.path, file.form, *args)
 
 
 def find(
@@ -303,8 +305,8 @@ def _raise(error: OSError) -> None:
 def _read_as_they_are(
     files: list[SourceFile], how: Reading, note: Callable[[str], None]
 ) -> list[SourceFile]:
-    """The files; JSON among texts that is no list of texts (of programs) becomes text."""
-    if how.column is not None or all(file.form.is_table for file in files):
+    """The files; JSON that is no list of texts (of programs) becomes text among other files."""
+    if how.column is not None or len(files) == 1:
         return files
     changed, names = [], []
     for file in files:
@@ -312,6 +314,8 @@ def _read_as_they_are(
             names.append(file.name)
             file = dataclasses.replace(file, form=Form("text"))
         changed.append(file)
+    if len(names) == len(files):  # reading them says which fields they have
+        return files
     if names:
         note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
     return changed

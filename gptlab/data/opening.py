@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gptlab.errors import DataError
 from gptlab.files import display, quoted
@@ -181,3 +181,16 @@ def naming_damage(name: str, what: str, cure: str = "fetch it again") -> Iterato
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name} is {what} ({reason})", cure, sep="; ") from None
+
+
+@contextlib.contextmanager
+def naming_way_out(path: str) -> Iterator[None]:
+    """Add to the error of one file among several how to leave that file out."""
+    try:
+        yield
+    except DataError as error:
+        name = PurePosixPath(path).name
+        if not error.fix or "--exclude" in error.fix or set(name) & set("[]*?,"):
+            raise
+        way = f"{error.fix}, or leave the file out with --exclude {quoted(name)}"
+        raise DataError(error.problem, way, sep="; ") from None
