@@ -21,7 +21,7 @@ from gptlab.data.opening import (
     decompressed,
     file_suffix,
     naming_damage,
-    naming_way_out,
+    with_way_out,
 )
 from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
@@ -127,8 +127,8 @@ class _Walk:
                 else:
                     self.read += 1
                     self._reading.counts["members of archives read"] += 1
-                    with naming_way_out(member.name):
-                        yield from forms.documents_of_file(copy, form, self._reading, *where)
+                    found = forms.documents_of_file(copy, form, self._reading, *where)
+                    yield from with_way_out(found, member.name)
             progress(member.packed)
 
     def _form(self, member: _Member, copy: Path, shown: str, depth: int) -> Form | None:

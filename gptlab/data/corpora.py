@@ -19,7 +19,7 @@ from typing import IO
 from gptlab.data import archives, forms, hub, shakespeare, text_files
 from gptlab.data.encodings import is_foreign_to_utf8
 from gptlab.data.forms import Form
-from gptlab.data.opening import NotTextError, naming_way_out
+from gptlab.data.opening import NotTextError, with_way_out
 from gptlab.data.rows import documents_of_rows
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
@@ -84,12 +84,12 @@ class Source:
                 reading.progress(len(text))
         for file in self.files:
             args = reading, file.name, file.origin
+            if file.form.kind in ("zip", "tar"):
+                found = archives.documents_of_members(file.path, file.form.kind, *args)
+            else:
+                found = forms.documents_of_file(file.path, file.form, *args)
             is_one = len(self.files) == 1
-            with contextlib.nullcontext() if is_one else naming_way_out(file.path.as_posix()):
-                if file.form.kind in ("zip", "tar"):
-                    yield from archives.documents_of_members(file.path, file.form.kind, *args)
-                else:
-                    yield from forms.documents_of_file(file.path, file.form, *args)
+            yield from found if is_one else with_way_out(found, file.path.as_posix())
 
 
 def find(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import ebooks, markup, opening, tables, text_files
+from gptlab.data import ebooks, mail, markup, opening, subtitles, tables, text_files, wikis
 from gptlab.data.csv_tables import Dialect, csv_rows, find_dialect
 from gptlab.data.opening import file_suffix
 from gptlab.data.rows import documents_of_rows
@@ -17,14 +17,26 @@ from gptlab.files import display
 
 _HEAD_BYTES = 1 << 18
 _JSON_LINES = (".jsonl", ".ndjson")
+_PRINTED = {b"%PDF-": "pdf", b"{\\rtf": "rtf"}
+# What the first element of a file says of it.
+_ROOTS = {
+    **dict.fromkeys(("!doctype html", "html", "head", "body"), "html"),
+    **dict.fromkeys(("fictionbook", "tei"), "xml"),
+    "mediawiki": "wiki",
+}
+_MARKUP = re.compile(
+    rf"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype (?!html)[^>]*>|\s)*<({'|'.join(_ROOTS)})\b",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Form:
     """What a file is read as.
 
-    kind: "text", "html", "notebook", "subtitles", "epub", "docx", "json", "jsonl", "csv",
-    "parquet", "zip" or "tar". dialect: of a CSV file.
+    kind: "text", "html", "xml" (a book), "notebook", "subtitles", "epub", "docx", "odt", "pdf",
+    "rtf", "json", "jsonl", "csv", "parquet", "mail", "wiki", "zip" or "tar". dialect: of a CSV
+    file.
     """
 
     kind: str
@@ -38,6 +50,8 @@ class Form:
     @property
     def key(self) -> str:
         """Equal for forms that read the same bytes as the same documents."""
+        if self.kind == "subtitles":
+            return "subtitles 2"  # 2: the names of cues are left out
         usual = self.dialect is None or (self.dialect.quoting and self.dialect.has_header)
         return self.kind if usual else f"{self.kind} {self.dialect}"
 
@@ -46,13 +60,14 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
     """What a file is to be read as. Raises NotTextError if it holds no text."""
     name = name or display(path)
     kind = opening.archive_kind(path, name)
-    if kind == "zip" and (book := ebooks.book_kind(path)):
-        if book == "docx":
-            ebooks.check_docx(name)
+    start = opening.first_bytes(path, 5)
+    book = ebooks.book_kind(path) if kind == "zip" else _PRINTED.get(start)
+    if book:
+        ebooks.check_readable(book, name)
         return Form(book)
     if kind and file_suffix(path) not in opening.FOREIGN_SUFFIXES:
         return Form(kind)
-    if text_files.file_format(path) == "parquet" or opening.first_bytes(path, 4) == b"PAR1":
+    if text_files.file_format(path) == "parquet" or start[:4] == b"PAR1":
         return Form("parquet")
     head, is_whole = head_of_text(path, reading.encoding, name, _HEAD_BYTES)
     suffix = file_suffix(path)
@@ -63,16 +78,13 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
         return Form("notebook")
     if kind := _json_kind(head, is_whole, suffix):
         return Form(kind)
-    if _looks_like_html(start):
-        return Form("html")
-    if markup.looks_like_subtitles(head):
+    if found := _MARKUP.match(start):
+        return Form(_ROOTS[found[1].lower()])
+    if mail.looks_like_mail(head[:4000]):
+        return Form("mail")
+    if subtitles.looks_like_subtitles(head):
         return Form("subtitles")
     return Form("text")
-
-
-def _looks_like_html(start: str) -> bool:
-    start = re.sub(r"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+", "", start, flags=re.DOTALL)
-    return bool(re.match(r"<(?:!doctype html|html|head|body)\b", start, re.IGNORECASE))
 
 
 def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
@@ -123,14 +135,20 @@ _ROWS: dict[str, Callable[[Path, Reading, str], Iterator[Row]]] = {
     "json": tables.json_rows,
     "jsonl": tables.jsonl_rows,
     "parquet": tables.parquet_rows,
+    "mail": mail.mail_rows,
+    "wiki": wikis.wiki_rows,
 }
 _BLOCKS: dict[str, Callable[[Path, Reading, str], Iterator[str]]] = {
     "text": text_files.text_blocks,
     "html": markup.html_blocks,
+    "xml": markup.xml_book_blocks,
     "notebook": markup.notebook_blocks,
-    "subtitles": markup.subtitle_blocks,
+    "subtitles": subtitles.subtitle_blocks,
     "epub": ebooks.epub_blocks,
     "docx": ebooks.docx_blocks,
+    "odt": ebooks.odt_blocks,
+    "pdf": ebooks.pdf_blocks,
+    "rtf": ebooks.rtf_blocks,
 }
 
 

@@ -9,7 +9,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from gptlab.errors import DataError
@@ -53,8 +53,9 @@ class NotTextError(DataError):
         self.what = what
         name = path if isinstance(path, str) else display(path)
         super().__init__(
-            f"{name} is {what}, but gptlab reads plain text, HTML, notebooks, subtitles, EPUB, "
-            "JSON, CSV and Parquet, also in .zip, .tar, .gz, .bz2, .xz and .zst",
+            f"{name} is {what}, but gptlab reads plain text, HTML, notebooks, subtitles, mail, "
+            "EPUB, Word, OpenDocument, PDF, RTF, JSON, CSV and Parquet, also in .zip, .tar, .gz, "
+            ".bz2, .xz and .zst",
             cure,
             sep="; ",
         )
@@ -183,9 +184,20 @@ def naming_damage(name: str, what: str, cure: str = "fetch it again") -> Iterato
         raise DataError(f"{name} is {what} ({reason})", cure, sep="; ") from None
 
 
+def with_way_out(documents: Iterator[Iterable[str]], path: str) -> Iterator[Iterable[str]]:
+    """The documents of one file among several; their errors say how to leave that file out."""
+
+    def blocks(document: Iterable[str]) -> Iterator[str]:
+        with _naming_way_out(path):
+            yield from document
+
+    with _naming_way_out(path):
+        for document in documents:
+            yield blocks(document)
+
+
 @contextlib.contextmanager
-def naming_way_out(path: str) -> Iterator[None]:
-    """Add to the error of one file among several how to leave that file out."""
+def _naming_way_out(path: str) -> Iterator[None]:
     try:
         yield
     except DataError as error:

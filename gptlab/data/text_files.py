@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from gptlab.data.encodings import is_foreign_to_utf8, known_encoding, likely_encoding
+from gptlab.data.encodings import (
+    declared_encoding,
+    is_foreign_to_utf8,
+    known_encoding,
+    likely_encoding,
+)
 from gptlab.data.messages import ConversationCounts
 from gptlab.data.opening import (
     FOREIGN,
@@ -183,13 +188,16 @@ def text_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     as such, whatever `reading.encoding`. Raises DataError with the position of the first byte that
     does not fit the encoding.
     """
-    name, wanted = name or display(path), reading.encoding
-    if wanted is not None and is_foreign_to_utf8(wanted) and utf8_kind(path, name) == "utf-8":
-        reading.counts[f"files read as the UTF-8 that they are, not as {wanted}"] += 1
-        wanted = None
+    name = name or display(path)
     with open(path, "rb") as raw:
         file = decompressed(raw, name)
         block = read_bytes(file, name, BLOCK_BYTES)
+        wanted = reading.encoding or declared_encoding(block)
+        if wanted is not None and is_foreign_to_utf8(wanted) and utf8_kind(path, name) == "utf-8":
+            reading.counts[f"files read as the UTF-8 that they are, not as {wanted}"] += 1
+            wanted = None
+        elif wanted != reading.encoding:
+            reading.counts[f"files read in the encoding that they declare, {wanted}"] += 1
         encoding, mark = _sniff(name, block, wanted)
         if mark:
             reading.counts["byte-order marks removed"] += 1
@@ -293,6 +301,11 @@ def _sniff(name: str, head: bytes, encoding: str | None) -> tuple[str, bytes]:
     if head[257:262] == b"ustar":
         raise NotTextError(name, "a tar archive", "unpack it and name the folder")
     head = head[: 1 << 16]
+    if head.isascii() and (b"\x1b$B" in head or b"\x1b$@" in head):  # shifts to Japanese and back
+        raise DataError(
+            f"{name} is not UTF-8; it looks like ISO-2022-JP",
+            "prepare it with --encoding iso2022_jp",
+        )
     if b"\0" in head:
         sample = head[: 1 << 12]
         for wide, first in (("utf-16-le", 1), ("utf-16-be", 0)):
