@@ -23,7 +23,7 @@ from gptlab.data.opening import NotTextError, with_way_out
 from gptlab.data.rows import documents_of_rows
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import display, printable, sha256_file
+from gptlab.files import data_home, display, printable, quoted, sha256_file
 
 # The corpora known by name, each with its description for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
@@ -209,6 +209,12 @@ class _Found:
             if sys.stdin is not None and sys.stdin.isatty():
                 self._note("Type or paste the text; Ctrl-D on a line of its own ends it.")
             self._add_pipe(getattr(sys.stdin, "buffer", None), "stdin")
+        elif path.is_dir() and (path / "train.bin").is_file():
+            raise DataError(
+                f"{printable(word)} holds token files, which are a dataset as they are",
+                f"name it with --dataset {quoted(_dataset_word(path))} to train, evaluate or plan",
+                sep="; ",
+            )
         elif path.is_dir():
             self.folders += 1
             self._add_folder(path)
@@ -395,6 +401,12 @@ def _derived_name(words: Sequence[str]) -> str:
     plain = [re.split(r"[*?\[]", word)[0] for word in words]
     folder = os.path.commonpath([os.path.abspath(word or ".") for word in plain])
     return dataset_name(Path(folder if os.path.isdir(folder) else os.path.dirname(folder)).name)
+
+
+def _dataset_word(folder: Path) -> str:
+    """How --dataset names a folder: by its name in data/, or by its path."""
+    folder = folder.resolve()
+    return folder.name if folder.parent == data_home().resolve() else display(folder)
 
 
 def dataset_name(word: str) -> str:
