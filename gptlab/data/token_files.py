@@ -329,7 +329,7 @@ def _changed_source(meta: Meta) -> Path | None:
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
     """A folder of token files made elsewhere: nanoGPT's meta.pkl or the caller tells the ids."""
-    tokenizer = _tokenizer_without_meta(folder, vocab_size)
+    tokenizer = tokenizer_beside(folder, vocab_size)
     if tokenizer is not None:
         if vocab_size is not None and vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -375,7 +375,7 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
     return Dataset(name, folder, None, *splits, tokenizer, vocab_size)
 
 
-def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer | None:
+def tokenizer_beside(folder: Path, vocab_size: int | None) -> Tokenizer | None:
     """The tokenizer of a tokenizer.json or of nanoGPT's meta.pkl beside token files."""
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.load(folder / "tokenizer.json")
