@@ -11,7 +11,7 @@ import time
 import types
 
 
-def main() -> None:
+def print_timed_steps() -> None:
     """Answer standard input until it ends."""
     asked = json.loads(sys.stdin.readline())
     import torch
@@ -57,4 +57,4 @@ def _answer(line: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print_timed_steps()
