@@ -72,6 +72,25 @@ def fresh_folder(folder: Path, is_taken: bool = False) -> Path:
     return fresh
 
 
+def shareable(path: AnyPath) -> str:
+    """A path for a page that is shared: below the working directory or `home()`, else its name."""
+    where = Path(path).expanduser().resolve()
+    for folder in (Path.cwd(), home()):
+        if where != folder.resolve() and where.is_relative_to(folder.resolve()):
+            return printable(where.relative_to(folder.resolve()))
+    return printable(where.name) or "."
+
+
+_ABSOLUTE = re.compile(r"(?<![\w.~/\\-])(?:~[\w.-]*|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"()]+[/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """A text for a page that is shared: of each absolute path in it only the file's name."""
+    if Path(text).is_absolute():
+        return shareable(text)
+    return _ABSOLUTE.sub("", text)
+
+
 def printable(path: AnyPath) -> str:
     """A path for messages and records; bytes of a name that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace") if os.name != "nt" else str(path)

@@ -394,7 +394,8 @@ class Wizard:
         from gptlab.cli.commands.train import run_training
 
         print(flush=True)
-        return run_training(layer(command_line={**options, "out_dir": display(folder)}))
+        answers = {**options, "out_dir": display(folder)}
+        return run_training(layer(command_line=answers, asked="the wizard"))
 
     # Helpers
 

@@ -63,7 +63,7 @@ def gather(
         _check_conversations(store, reading, options)
         say(str(reading.chats))
     for what, number in reading.counts.items():
-        if number:
+        if number and what not in reading.said:
             say(f"{what[0].upper()}{what[1:]}: {number:,}.")
     for sentence in _changes_said(changes, parts.train, options, reading.counts):
         say(sentence)

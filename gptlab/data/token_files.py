@@ -17,7 +17,7 @@ from gptlab.data import versions
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, quoted, sha256_file
+from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
 from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,17 @@ def find_meta(name_or_path) -> Meta | None:
         return read_meta(dataset_folder(name_or_path))
     except (OSError, DataError):
         return None
+
+
+def text_label(meta: Meta) -> str:
+    """What the text of a dataset is, for a page that is shared; "" where nothing tells."""
+    source = meta.get("source") or {}
+    label = str(source.get("label") or "")
+    paths = [file["path"] for file in source.get("files") or ()]
+    for path in [*str(source.get("identity") or "").split("\n"), *paths]:
+        if Path(path).is_absolute():
+            label = label.replace(path, shareable(path))
+    return without_folders(label)
 
 
 def dataset_folder(name_or_path) -> Path:
@@ -318,7 +329,7 @@ def _changed_source(meta: Meta) -> Path | None:
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
     """A folder of token files made elsewhere: nanoGPT's meta.pkl or the caller tells the ids."""
-    tokenizer = _tokenizer_without_meta(folder, vocab_size)
+    tokenizer = tokenizer_beside(folder, vocab_size)
     if tokenizer is not None:
         if vocab_size is not None and vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -364,7 +375,7 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
     return Dataset(name, folder, None, *splits, tokenizer, vocab_size)
 
 
-def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer | None:
+def tokenizer_beside(folder: Path, vocab_size: int | None) -> Tokenizer | None:
     """The tokenizer of a tokenizer.json or of nanoGPT's meta.pkl beside token files."""
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.load(folder / "tokenizer.json")

@@ -8,7 +8,7 @@ from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
 from gptlab.errors import ConfigError
 from gptlab.files import display, quoted
 from gptlab.options import option_words
-from gptlab.training.config import START_OPTIONS, Overrides
+from gptlab.training.config import FOR_THIS_RUN, START_OPTIONS, Overrides
 
 
 def same_ids(tokenizer: Tokenizer | None, other: Tokenizer | None) -> bool:
@@ -85,7 +85,7 @@ def command_to_train(overrides: Overrides, **changed: object) -> str:
     given |= {
         name: value
         for name, value in overrides.values.items()
-        if overrides.sources[name] == "command line"
+        if overrides.sources[name] in FOR_THIS_RUN
         and (name not in START_OPTIONS or name == "out_dir")
         and name != "vocab_size"
     }

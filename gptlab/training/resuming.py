@@ -64,7 +64,7 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     fresh = {
         name: value
         for name, value in overrides.values.items()
-        if overrides.sources[name] == "command line" or name in START_OPTIONS
+        if overrides.sources[name] in configuration.FOR_THIS_RUN or name in START_OPTIONS
     }
     recipe = {n: v for n, v in overrides.values.items() if n not in fresh}
     _refuse_fixed(fresh, began["values"])
@@ -74,7 +74,7 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     values = {name: value for name, value in began["values"].items() if name not in START_OPTIONS}
     merged = configuration.layer(values, fresh, "as the run began")
     sources = {
-        name: source if name in fresh else began["sources"].get(name, source)
+        name: (overrides.sources if name in fresh else began["sources"]).get(name, source)
         for name, source in merged.sources.items()
     }
     return Overrides(merged.values, sources)
@@ -101,7 +101,7 @@ def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
     values, sources = began["values"], began["sources"]
     for name in {*recipe, *values} - {*LENGTHS, *START_OPTIONS, *fresh}:
         source = sources.get(name, "")
-        if source == "command line" or source.startswith("preset"):
+        if source in configuration.FOR_THIS_RUN or source.startswith("preset"):
             continue
         if recipe.get(name) != values.get(name):
             raise ConfigError(
@@ -149,5 +149,5 @@ def changed_options(config: TrainConfig, overrides: Overrides, stored: dict) -> 
         for name, value in config.flat().items()
         if name not in {*START_OPTIONS, "minutes", "epochs"}
         and name in before and before[name] != value
-        and (name in MODEL_OPTIONS or overrides.sources.get(name) == "command line")
+        and (name in MODEL_OPTIONS or overrides.sources.get(name) in configuration.FOR_THIS_RUN)
     )  # fmt: skip

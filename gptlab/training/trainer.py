@@ -52,7 +52,7 @@ def train(
     overrides: layered options (`training.config.layer`); keyword options are the same names as on
     the command line. Returns the run's folder and how it ended. Raises GPTLabError.
     """
-    overrides = overrides or layer(command_line=options)
+    overrides = overrides or layer(command_line=options, asked="a call from Python")
     started = started or time.perf_counter()
     parallel, setup, observers = Parallel(), None, None
     try:

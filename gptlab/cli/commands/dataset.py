@@ -45,12 +45,13 @@ def main(argv: list[str]) -> int:
         print(listing())
         return 0
     view = {name: options.pop(name) for name in ViewOptions.__dataclass_fields__ if name in options}
+    vocab_size = options.pop("vocab_size", None) if word == "view" else None
     if word in ("view", "delete"):
         name = _only_name(word, names)
         if options:
             raise ConfigError(f"--{next(iter(options))} belongs to preparing, not to {word}.")
         return (
-            show_dataset(name, ViewOptions(**view))
+            show_dataset(name, ViewOptions(**view), vocab_size)
             if word == "view"
             else delete_dataset(name, **view)
         )
@@ -146,13 +147,13 @@ def size_of(meta: dict | None) -> str:
 # Viewing ------------------------------------------------------------------------------------------
 
 
-def show_dataset(name: str, options: ViewOptions) -> int:
-    """Print what a dataset holds; 0."""
+def show_dataset(name: str, options: ViewOptions, vocab_size: int | None = None) -> int:
+    """Print what a dataset holds; 0. vocab_size: of token files without a meta.json."""
     from gptlab.analysis import dataset_statistics as view
 
     if options.top < 0 or options.excerpts < 0:
         raise ConfigError("--top and --excerpts are numbers from 0 on.")
-    dataset = open_dataset(name)
+    dataset = open_dataset(name, vocab_size)
     console = questions.open_console()
     total = 3 * len(dataset.train) + 2 * len(dataset.val)  # three readings
     with Bars(unit="token") as bars:
