@@ -33,16 +33,23 @@ def main() -> None:
     _answer({"unknown": unknown, "seconds": seconds})
     for line in sys.stdin:
         steps = int(line)
-        taken = _timed(lambda: [train_step(setup, state) for _ in range(steps)], hardware, device)  # noqa: B023
+        taken = _timed(lambda: [train_step(setup, state) for _ in range(steps)], hardware, device)
         _answer({"seconds": taken / steps})
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
     else:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak *= 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+        peak = _peak_of_process()
     _answer({"memory": peak})
+
+
+def _peak_of_process() -> int:
+    """The largest memory of this process in bytes; 0 on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes
 
 
 def _timed(work, hardware, device: str) -> float:

@@ -3,6 +3,11 @@
 import functools
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +18,7 @@ from gptlab import hardware
 from gptlab.analysis.check import Subject, run_checks, small_shape, subject_of
 from gptlab.analysis.check_files import FILE_CHECKS
 from gptlab.analysis.check_model import MODEL_CHECKS
+from gptlab.analysis.check_speed import beside_revision
 from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
 from gptlab.cli.main import main
 from gptlab.data.batches import Batches
@@ -30,6 +36,7 @@ from gptlab.training.optimizers.combined import Optimizers
 
 ALL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS, **COMPILED_CHECKS, **WIDTH_CHECKS}
 USUAL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS}
+ROOT = Path(__file__).resolve().parents[2]
 LOOK = functools.cache(hardware.detect)
 CPU = Choice("cpu", "float32", False, "")
 
@@ -590,5 +597,45 @@ def test_widths_name_the_logits_of_three_widths():
 
 
 @pytest.mark.slow
-def test_compiled_blocks_are_compared_with_eager_ones(monkeypatch):
-    assert line_of("compiled").status == "PASS"
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler asks tensors for it
+def test_compiled_blocks_are_compared_with_eager_ones():
+    line = line_of("compiled")
+    assert line.status == "PASS", line.sentence
+
+
+IN_A_CLONE = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git clone")
+
+
+@pytest.mark.slow
+@IN_A_CLONE
+def test_speed_beside_a_revision_is_a_ratio(home, tmp_path, monkeypatch, capsys):
+    few(monkeypatch)
+    shape = ["--n_layer", "1", "--n_head", "1", "--n_embd", "16", "--block_size", "16"]
+    main(["check", *shape, "--against", "HEAD", "--json", "--device", "cpu"])
+    (line,) = json.loads(capsys.readouterr().out)["checks"]
+    assert line["name"] == "beside HEAD" and line["status"] in ("PASS", "WARN")
+    assert 0.2 < line["number"] < 5 and "tokens/s" in line["sentence"]
+
+
+@pytest.mark.slow
+def test_a_revision_that_cannot_take_these_steps_is_skipped_with_its_reason(home, tmp_path):
+    (tmp_path / "gptlab").mkdir()
+    (tmp_path / "gptlab" / "__init__.py").write_text("raise ValueError('older than this')")
+    line = next(run_checks(subject(), {"beside it": beside_revision("it", tmp_path)}))
+    assert line.status == "SKIP" and "ValueError: older than this" in line.sentence
+
+
+@pytest.mark.slow
+@IN_A_CLONE
+def test_ctrl_c_leaves_no_checkout_behind(home, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "gpt.py", "check", "--against", "HEAD", "--device", "cpu"],
+        env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith("Checking")
+    assert list(temporary.iterdir())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and not list(temporary.iterdir())
