@@ -25,7 +25,7 @@ Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 
 # the small shape, at most: a step takes hundredths of a second, and every switch still acts
 SMALL = dict(n_layer=4, vocab_size=256, block_size=64)
-SMALL_KV_HEADS, SMALL_GROUP, SMALL_HEAD_DIM = 2, 3, 32
+SMALL_KV_HEADS, SMALL_GROUP, SMALL_HEAD_DIM = 2, 2, 32
 
 
 @dataclass(frozen=True)

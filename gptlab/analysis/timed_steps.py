@@ -11,7 +11,7 @@ import time
 import types
 
 
-def main() -> None:
+def answer_input() -> None:
     """Answer standard input until it ends."""
     asked = json.loads(sys.stdin.readline())
     import torch
@@ -28,13 +28,18 @@ def main() -> None:
     config = configuration.build(asked["values"])
     choice = types.SimpleNamespace(device=device, use_scaler=asked["use_scaler"])
     setup, state = rehearsal(config, choice, asked["sequences"])
-    for _ in range(2):  # the first warms up
-        seconds = _timed(lambda: train_step(setup, state), hardware, device)
-    _answer({"unknown": unknown, "seconds": seconds})
+
+    def seconds(steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            train_step(setup, state)
+        hardware.synchronize(device)
+        return (time.perf_counter() - begin) / steps
+
+    seconds(1)  # warms up
+    _answer({"unknown": unknown, "seconds": seconds(1)})
     for line in sys.stdin:
-        steps = int(line)
-        taken = _timed(lambda: [train_step(setup, state) for _ in range(steps)], hardware, device)
-        _answer({"seconds": taken / steps})
+        _answer({"seconds": seconds(int(line))})
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
     else:
@@ -52,16 +57,9 @@ def _peak_of_process() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes
 
 
-def _timed(work, hardware, device: str) -> float:
-    begin = time.perf_counter()
-    work()
-    hardware.synchronize(device)
-    return time.perf_counter() - begin
-
-
 def _answer(line: dict) -> None:
     print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    answer_input()
