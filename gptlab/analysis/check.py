@@ -1,7 +1,8 @@
 """Whether the code that is here builds and trains this model as it should: questions with answers.
 
 Each check is a plain function of a `Subject` that returns a `CheckLine`; the modules beside this
-one hold them by subject: check_model.py, check_training.py, check_files.py, check_speed.py.
+one hold them by subject: check_model.py, check_weights.py, check_training.py, check_files.py,
+check_speed.py.
 """
 
 import dataclasses

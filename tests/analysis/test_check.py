@@ -20,6 +20,7 @@ from gptlab.analysis.check_files import FILE_CHECKS
 from gptlab.analysis.check_model import MODEL_CHECKS
 from gptlab.analysis.check_speed import beside_revision
 from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
+from gptlab.analysis.check_weights import WEIGHT_CHECKS
 from gptlab.cli.main import main
 from gptlab.data.batches import Batches
 from gptlab.hardware import Choice
@@ -34,8 +35,8 @@ from gptlab.training.named_config import open_recipe
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.combined import Optimizers
 
-ALL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS, **COMPILED_CHECKS, **WIDTH_CHECKS}
-USUAL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS}
+USUAL = {**MODEL_CHECKS, **WEIGHT_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS}
+ALL = {**USUAL, **COMPILED_CHECKS, **WIDTH_CHECKS}
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = functools.cache(hardware.detect)
 CPU = Choice("cpu", "float32", False, "")
@@ -501,7 +502,7 @@ def quick_look(monkeypatch):
 
 def few(monkeypatch, *names):
     """Let the command run these checks only."""
-    for table in (MODEL_CHECKS, TRAINING_CHECKS, FILE_CHECKS):
+    for table in (MODEL_CHECKS, WEIGHT_CHECKS, TRAINING_CHECKS, FILE_CHECKS):
         for name in set(table) - set(names):
             monkeypatch.delitem(table, name)
 
@@ -533,6 +534,20 @@ def test_code_that_raises_is_a_failure_and_the_next_line_follows(monkeypatch):
     found = list(run_checks(subject(), {n: ALL[n] for n in ("causality", "targets")}))
     assert [line.status for line in found] == ["FAIL", "PASS"]
     assert found[0].sentence.startswith("cannot be computed: RuntimeError ")
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(home, monkeypatch, capsys):
+    few(monkeypatch, "initial loss")
+    forward = GPT.forward
+
+    def infinite(model, *args, **more):
+        logits, loss = forward(model, *args, **more)
+        return logits, None if loss is None else loss * math.inf
+
+    monkeypatch.setattr(GPT, "forward", infinite)
+    assert main(["check", "--json", "--device", "cpu"]) == 1
+    (line,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["checks"]
+    assert line["number"] is None and "inf" in line["sentence"]
 
 
 def test_a_check_leaves_threads_random_numbers_and_no_file_behind(tmp_path, monkeypatch):

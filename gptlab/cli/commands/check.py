@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ def _tables(options: CheckOptions, stack: contextlib.ExitStack) -> list:
     from gptlab.analysis.check_files import FILE_CHECKS
     from gptlab.analysis.check_model import MODEL_CHECKS
     from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
+    from gptlab.analysis.check_weights import WEIGHT_CHECKS
 
-    tables = [MODEL_CHECKS, TRAINING_CHECKS, FILE_CHECKS]
+    tables = [MODEL_CHECKS, WEIGHT_CHECKS, TRAINING_CHECKS, FILE_CHECKS]
     if options.compile:
         tables.append(COMPILED_CHECKS)
     if options.widths:
@@ -149,6 +151,9 @@ def _print(subject, lines) -> int:
 
 def _print_json(subject, lines) -> int:
     found = [dataclasses.asdict(line) for line in lines]
+    for line in found:  # JSON has no inf and nan; the sentence says it
+        if line["number"] is not None and not math.isfinite(line["number"]):
+            line["number"] = None
     counts = {status: sum(line["status"] == status for line in found) for status in STYLES}
     verdict = "FAIL" if counts["FAIL"] else "WARN" if counts["WARN"] else "PASS"
     described = {
