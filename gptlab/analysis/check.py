@@ -5,6 +5,7 @@ one hold them by subject: check_model.py, check_weights.py, check_training.py, c
 check_speed.py.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -187,24 +188,35 @@ Table = Mapping[str, Callable[[Subject], CheckLine]]
 
 def run_checks(subject: Subject, checks: Table) -> Iterator[CheckLine]:
     """The line of each check as soon as it is known. One that cannot be computed is a FAIL."""
-    import torch
-
     from gptlab.errors import GPTLabError
 
-    threads = torch.get_num_threads()
     for name, check in checks.items():
-        random = torch.get_rng_state()
-        torch.set_num_threads(1)  # tensors are small: a second thread is waited for
-        try:
-            line = check(subject)
-        except GPTLabError as error:
-            line = CheckLine("FAIL", str(error).rstrip("."))
-        except Exception as error:  # whatever an edited module may raise
-            first = next(iter(str(error).splitlines()), "")
-            line = CheckLine("FAIL", f"cannot be computed: {type(error).__name__} {first}".rstrip())
+        with _undisturbed():
+            try:
+                line = check(subject)
+            except GPTLabError as error:
+                line = CheckLine("FAIL", str(error).rstrip("."))
+            except Exception as error:  # whatever an edited module may raise
+                why = f"{type(error).__name__} {next(iter(str(error).splitlines()), '')}".rstrip()
+                line = CheckLine("FAIL", f"cannot be computed: {why}")
+        yield dataclasses.replace(line, name=name)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """One thread and whole float32 products; afterwards all is as before, random numbers too."""
+    import torch
+
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    precision = torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)  # tensors are small: a second thread is only waited for
+    torch.set_float32_matmul_precision("highest")  # TF32 rounds more than the checks allow
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(random)
-        yield dataclasses.replace(line, name=name)
+        torch.set_float32_matmul_precision(precision)
 
 
 def shape_in_words(model: GPTConfig) -> str:
