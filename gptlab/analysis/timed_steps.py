@@ -11,7 +11,7 @@ import time
 import types
 
 
-def answer_input() -> None:
+def print_timed_steps() -> None:
     """Answer standard input until it ends."""
     asked = json.loads(sys.stdin.readline())
     import torch
@@ -62,4 +62,4 @@ def _answer(line: dict) -> None:
 
 
 if __name__ == "__main__":
-    answer_input()
+    print_timed_steps()

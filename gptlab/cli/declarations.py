@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 TRAINING = "gptlab.training.config:OPTION_CLASSES"
 STARTING = "gptlab.cli.commands.train:StartOptions"
-PREPARING = "gptlab.data.prepare:PrepareOptions"
+PREPARING = "gptlab.data.prepare_options:PrepareOptions"
 LISTING = "gptlab.cli.commands.prepare:ListOptions"
 
 
