@@ -145,14 +145,14 @@ def subject_of(
     decided: values that a run has resolved. What a check does not use (lengths, names) is left out.
     """
     from gptlab import hardware
-    from gptlab.planning.plan import text_size, with_start
+    from gptlab.planning.plan import text_size
     from gptlab.training.building import settle_torch
     from gptlab.training.resolving import resolve_roughly, situation_of
 
-    notes = []
+    notes: list[str] = []
     report = hardware.detect()
     choice = hardware.choose(report, device)
-    overrides, vocab_size = _with_start(overrides, with_start, notes)
+    overrides, vocab_size = _with_start(overrides, notes)
     text = text_size(overrides, vocab_size or (decided or {}).get("vocab_size"))
     left_out = {*LENGTHS, *START_OPTIONS, "compile_model", "device", "dtype", "batch_size"}
     values = {n: v for n, v in overrides.values.items() if n not in left_out}
@@ -171,14 +171,20 @@ def subject_of(
     return Subject(name, config, original, choice, precisions, run, tuple(notes))
 
 
-def _with_start(overrides: Overrides, with_start, notes: list[str]):
+def _with_start(overrides: Overrides, notes: list[str]) -> tuple[Overrides, int | None]:
     """`with_start`; a model that is not here is noted, and the options alone are checked."""
     from gptlab.errors import GPTLabError
+    from gptlab.interop.read.models import present_checkpoint
+    from gptlab.planning.plan import with_start
 
     try:
         return with_start(overrides)
     except GPTLabError:
-        word = overrides.values["init_from"]
+        word, here = overrides.values["init_from"], None
+        with contextlib.suppress(GPTLabError):
+            here = present_checkpoint(word)
+        if here is not None:
+            raise  # the options do not fit it
         notes.append(f"{word}, which init_from names, is not here: a default shape takes its place")
         return overrides, None
 

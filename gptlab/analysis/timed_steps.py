@@ -12,7 +12,7 @@ import types
 
 
 def print_timed_steps() -> None:
-    """Answer standard input until it ends."""
+    """Take the steps that standard input asks for, until it ends."""
     asked = json.loads(sys.stdin.readline())
     import torch
 

@@ -602,6 +602,17 @@ def test_the_weights_of_a_run_are_whole_or_damaged_or_trained_by_other_code(
     assert code == 1 and "damaged" in sentence
 
 
+def test_options_that_do_not_fit_the_model_of_init_from_are_refused(train, home, capsys):
+    folder = train(max_iters=1)
+    recipe = home / "after.py"
+    recipe.write_text(f"init_from = {str(folder)!r}\nn_layer = 5\n", encoding="utf-8")
+    assert main(["check", str(recipe), "--device", "cpu"]) == 2
+    assert "n_layer 5 differs from 1" in capsys.readouterr().err
+    recipe.write_text("init_from = 'elsewhere'\nlora_rank = 2\n", encoding="utf-8")
+    subject = subject_of("it", open_recipe(recipe).overrides, "cpu")
+    assert subject.notes[0].startswith("elsewhere, which init_from names, is not here")
+
+
 # On request ---------------------------------------------------------------------------------------
 
 
