@@ -124,6 +124,7 @@ NOT_RUN = [
     (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
     (r".*(gpt\.py import |smollm2-135m)", "needs a model: tests/interop", help_knows_the_options),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
+    (r".*--against ", "needs a clone: tests/analysis/test_check.py", help_knows_the_options),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
 ]
 
