@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.baselines import unlike
+from gptlab.data.recorded_command import prepare_again
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
@@ -22,7 +23,6 @@ from gptlab.data.token_files import (
     Meta,
     check_ids,
     open_dataset,
-    prepare_again,
 )
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import (
@@ -196,7 +196,7 @@ def check_dataset(
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
                     f"{display(path)} has changed since it was prepared",
-                    prepare_again(dataset.name),
+                    prepare_again(dataset.name, dataset.meta),
                 )
     except (DataError, OSError) as error:
         found = explain_error(error)

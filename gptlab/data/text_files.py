@@ -368,7 +368,7 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
                 return None
             reading.chats.add(found)
             reading.conversations += 1
-            return found.to_json()
+            return _without_escaped_nul(found.to_json(), reading.counts)
         names = text_columns(list(row), reading.column, place)
         if len(names) > 1 or is_pattern(reading.column, list(row)):
             return _joined(row, names, reading, place)
@@ -432,6 +432,8 @@ def text_columns(fields: list[str], column: str | None, place: str) -> list[str]
 
 
 _PATTERN_FIELD = re.compile(r"\{([^{}]+)\}")
+# after an even number of backslashes: those before it escape each other
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
@@ -476,6 +478,14 @@ def _without_nul(text: str, counts: Counter) -> str:
         counts["NUL characters removed"] += text.count("\0")
         text = text.replace("\0", "")
     return text
+
+
+def _without_escaped_nul(content: str, counts: Counter) -> str:
+    """JSON without NUL in its texts, which it holds as an escape."""
+    content, removed = _ESCAPED_NUL.subn(r"\1", content)
+    if removed:
+        counts["NUL characters removed"] += removed
+    return content
 
 
 def _without_surrogates(text: str, counts: Counter) -> str:

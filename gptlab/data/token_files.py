@@ -14,6 +14,7 @@ from typing import TypedDict
 import numpy as np
 
 from gptlab.data.nanogpt_meta import read_characters
+from gptlab.data.recorded_command import prepare_again
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, quoted, sha256_file
@@ -141,6 +142,11 @@ def find_meta(name_or_path) -> Meta | None:
         return None
 
 
+def is_chat(meta: Meta | None) -> bool:
+    """Whether a dataset holds conversations."""
+    return (meta or {}).get("chat_template") is not None
+
+
 def dataset_folder(name_or_path) -> Path:
     """The folder of a dataset: a name under `data/`, else a path."""
     word = str(name_or_path)
@@ -186,7 +192,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
             raise DataError(
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
                 "were made with",
-                prepare_again(name),
+                prepare_again(name, meta),
                 sep="; ",
             )
     changed = _changed_source(meta)
@@ -198,7 +204,7 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
             name,
         )
     masks = [None, None]
-    if meta.get("chat_template") is not None:
+    if is_chat(meta):
         masks = [_open_mask(folder, split, meta) for split in ("train", "val")]
     return Dataset(name, folder, meta, *splits, tokenizer, known, *masks)
 
@@ -224,13 +230,13 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     dtype = DTYPES[meta["dtype"]]
     tokens = meta[f"{split}_tokens"]
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name, meta), sep="; ")
     size = path.stat().st_size
     if size != tokens * dtype.itemsize:
         raise DataError(
             f"{display(path)} has {size:,} bytes where its meta.json says "
             f"{tokens * dtype.itemsize:,}",
-            prepare_again(folder.name),
+            prepare_again(folder.name, meta),
             sep="; ",
         )
     recorded = (meta.get("sha256") or {}).get(path.name)
@@ -244,7 +250,7 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     if now != recorded:
         raise DataError(
             f"{display(path)} has changed since it was prepared",
-            prepare_again(folder.name),
+            prepare_again(folder.name, meta),
             sep="; ",
         )
     return _map(path, dtype)
@@ -254,12 +260,12 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     """The loss mask of a split: bool, from a byte per token, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name, meta), sep="; ")
     size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
     is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
     if size != meta[f"{split}_tokens"] or not is_same:
         raise DataError(
-            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name), sep="; "
+            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name, meta), sep="; "
         )
     return _map(path, np.dtype(np.uint8)).view(bool)
 
@@ -368,11 +374,6 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     if path.stat().st_size == 0:
         return np.empty(0, dtype)
     return np.memmap(path, dtype, mode="r")
-
-
-def prepare_again(name: str) -> str:
-    """The fix for a dataset whose files are damaged or missing."""
-    return f"prepare it again (python prepare.py ... --dataset {quoted(name)})"
 
 
 def _missing(word: str, folder: Path) -> DataError:

@@ -1,9 +1,10 @@
 """What a run takes over from the model that init_from names."""
 
 from gptlab.checkpoints import Checkpoint
+from gptlab.data.recorded_command import prepare_command
 from gptlab.data.token_files import Dataset
 from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.files import display, quoted
 from gptlab.model.config import GPTConfig
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, Overrides
 
@@ -28,6 +29,19 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
     return Overrides({**stored, **overrides.values}, sources)
 
 
+def _with_tokenizer_of(start: Checkpoint, dataset: Dataset) -> str:
+    """The command that prepares a dataset's text with the tokenizer of a model."""
+    run = start.path.parent
+    is_of_run = start.path.name in ("best.pt", "ckpt.pt")
+    where = display(run if is_of_run else start.path)
+    name = f"{dataset.name}_{run.name if is_of_run else start.path.stem}"
+    meta = dataset.meta or {}
+    options = {**(meta.get("options") or {}), "tokenizer": where, "vocab_size": None}
+    return prepare_command({**meta, "options": options, "name": name}) or (
+        f"python prepare.py YOUR_TEXT.txt --tokenizer {quoted(where)} --dataset {quoted(name)}"
+    )
+
+
 def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Dataset) -> Overrides:
     """The overrides with the architecture of the checkpoint that init_from names.
 
@@ -41,7 +55,7 @@ def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Dataset) -> 
         raise ConfigError(
             f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
             "prepared with",
-            "prepare the text with the tokenizer of that model (prepare.py YOUR_TEXT --tokenizer "
-            f"{display(start.path.parent)})",
+            "prepare the text with the tokenizer of that model: "
+            + _with_tokenizer_of(start, dataset),
         )
     return with_architecture(overrides, model, display(start.path))

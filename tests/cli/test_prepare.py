@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.cli.main import run_command
-from gptlab.reports.run_view import prepare_command
+from gptlab.data.recorded_command import prepare_command
 
 TEXT = "To be, or not to be: that is the question.\n" * 60
 REPOSITORY = Path(__file__).resolve().parents[2]

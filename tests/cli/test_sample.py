@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gptlab.checkpoints import model_content
-from gptlab.cli.commands.sample import unescaped
+from gptlab.options import unescaped
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.inference.config import SamplingConfig

@@ -15,7 +15,8 @@ import pytest
 from gptlab.errors import RunError
 from gptlab.options import parse_command_line
 from gptlab.reports.run_report import make_report
-from gptlab.reports.run_view import at, commands, prepare_command, train_command, view_run
+from gptlab.data.recorded_command import prepare_command
+from gptlab.reports.run_view import at, commands, train_command, view_run
 from gptlab.runs import Run
 from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
 
@@ -266,7 +267,8 @@ def test_the_command_that_prepared_a_text_names_it():
     expected = "python prepare.py '/a/b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
     assert prepare_command(meta) == expected
     assert prepare_command({"source": {"identity": "hf:x/y"}}) == "python prepare.py hf:x/y"
-    assert prepare_command({"source": {"identity": "/a\n/b", "files": [1, 2]}}) == ""
+    assert prepare_command({"source": {"identity": "/a\n/b"}}) == "python prepare.py /a /b"
+    assert prepare_command({"source": {"identity": "a pipe, 12ab"}}) == ""
     assert prepare_command({}) == ""
 
 

@@ -1,16 +1,23 @@
 """`prepare.py`: turn a text into a dataset under data/."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.command_line import fresh_folder
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
-from gptlab.data.token_files import list_datasets
-from gptlab.files import as_installed, data_home, display, quoted
+from gptlab.data.token_files import Meta, is_chat, list_datasets
+from gptlab.data.vocabulary import KINDS
+from gptlab.errors import ConfigError
+from gptlab.files import as_installed, data_home, display, out_home, quoted
+from gptlab.runs import Run
 
+FINE_TUNING = "finetune_shakespeare"  # the recipe that a model from elsewhere is trained with
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
 
@@ -92,13 +99,42 @@ def _summary(done: Prepared) -> str:
         f"validation ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
-        as_installed(f"Next: python train.py --dataset {quoted(dataset.name)}"),
+        as_installed(f"Next: {_next_command(dataset.name, meta)}"),
     ]
     return "\n".join(lines)
 
 
+def _next_command(name: str, meta: Meta) -> str:
+    """A new model; or fine-tuning, where the text was prepared with the tokenizer of a model."""
+    word = (meta.get("options") or {}).get("tokenizer") or "auto"
+    path = Path(word).expanduser()
+    path = path.parent if path.name == "tokenizer.json" else path
+    is_model = path.is_file() or (path / "config.json").is_file() or Run(path).exists()
+    if word in KINDS or not is_model:
+        return f"python train.py --dataset {quoted(name)}"
+    from gptlab.training.config import read_recipe
+
+    words = ["--config", FINE_TUNING, "--init_from", display(path), "--dataset", name]
+    window = _window_of(path)
+    if window and window < read_recipe(FINE_TUNING)["block_size"]:
+        words += ["--block_size", str(window)]
+    words += ["--out_dir", display(fresh_folder(out_home() / name))]
+    return f"python train.py {' '.join(map(quoted, words))}"
+
+
+def _window_of(path: Path) -> int | None:
+    """The window of a run's model, where that is recorded outside of its checkpoint."""
+    from gptlab.training.run_recipe import read_run_recipe
+
+    run = Run(path if path.is_dir() else path.parent)
+    if run.recipe.is_file():
+        with contextlib.suppress(ConfigError):
+            return read_run_recipe(run.recipe).values.get("block_size")
+    return run.origin().get("block_size")
+
+
 def _baselines(meta: dict) -> str:
-    if meta.get("chat_template") is not None:
+    if is_chat(meta):
         share = meta["train_counted_tokens"] / meta["train_tokens"]
         return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
     bits = meta["baselines"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gptlab.data.token_files import find_meta
+from gptlab.interop.read.imported_model import qualities
 from gptlab.model.arithmetic import count_parameters
 
 _CARD = """\
@@ -53,6 +54,7 @@ def model_card(checkpoint, architecture: str) -> str:
         summary = f"A language model of {number} parameters, imported as {imported['kind']}"
         origin = str(imported.get("from", ""))
         summary += f" from {origin}." if origin and "/" not in origin else "."
+        summary += "".join(f" {words[0].upper()}{words[1:]}." for words in qualities(imported))
     else:
         summary = f"A language model of {number} parameters ({architecture}), trained with gptlab."
     return _CARD.format(
