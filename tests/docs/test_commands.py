@@ -113,7 +113,7 @@ NOT_RUN = [
         "needs a longer window: tests/cli/test_chat.py",
         help_knows_the_options,
     ),
-    (r".*--tasks ", "needs lm-eval: tests/analysis/test_tasks.py", help_knows_the_options),
+    (r".*--tasks ", "needs lm-eval: tests/analysis/test_lm_eval.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"bash \.ci/run", "runs this suite: tests/test_workflows.py", files_exist),
