@@ -249,5 +249,3 @@ def test_without_the_scripts_every_message_names_the_installed_command(tmp_path)
     assert "There is no trained model in out" in said  # where the user stands
     assert "`gptlab prepare YOUR_TEXT.txt --dataset nothing` prepares one" in " ".join(said.split())
     assert "Different in" in said  # both recipes were found
-
-

@@ -109,7 +109,7 @@ def _next_command(name: str, meta: Meta) -> str:
     word = (meta.get("options") or {}).get("tokenizer") or "auto"
     path = Path(word).expanduser()
     path = path.parent if path.name == "tokenizer.json" else path
-    is_model = path.is_file() or (path / "config.json").is_file() or Run(path).exists()
+    is_model = path.suffix == ".pt" or (path / "config.json").is_file() or Run(path).exists()
     if word in KINDS or not is_model:
         return f"python train.py --dataset {quoted(name)}"
     from gptlab.training.config import read_recipe
