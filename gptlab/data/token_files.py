@@ -313,8 +313,9 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
         raise DataError(
             f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
             "unknown",
-            "add --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2), or, "
-            "to sample text as well, put nanoGPT's meta.pkl or a tokenizer.json beside them",
+            "put nanoGPT's meta.pkl or a tokenizer.json beside them, or train a model that writes "
+            "no text with train.py --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 "
+            "for GPT-2)",
             sep="; ",
         )
     dtype_name = token_dtype(vocab_size)
@@ -357,7 +358,9 @@ def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer |
         if vocab_size is not None:  # a vocabulary of something else than characters
             return None
         raise DataError(
-            error.problem, "add --vocab_size N, for a model that writes no text", sep="; "
+            error.problem,
+            "train a model that writes no text with train.py --vocab_size N",
+            sep="; ",
         ) from None
 
 

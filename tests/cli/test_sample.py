@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from gptlab.checkpoints import model_content
-from gptlab.options import unescaped
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.options import unescaped
 from gptlab.runs import Run, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

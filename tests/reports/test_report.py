@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.data.recorded_command import prepare_command
 from gptlab.errors import RunError
 from gptlab.options import parse_command_line
 from gptlab.reports.run_report import make_report
-from gptlab.data.recorded_command import prepare_command
 from gptlab.reports.run_view import at, commands, train_command, view_run
 from gptlab.runs import Run
 from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
