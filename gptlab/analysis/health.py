@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.baselines import unlike
-from gptlab.data.recorded_command import prepare_again
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
@@ -23,6 +22,7 @@ from gptlab.data.token_files import (
     Meta,
     check_ids,
     open_dataset,
+    prepare_again,
 )
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import (

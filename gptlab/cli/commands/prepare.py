@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from gptlab.analysis.dataset_runs import DatasetRun, forget_unneeded_versions, runs_on
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.ui.command_line import fresh_folder
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
-from gptlab.data.token_files import Meta, is_chat, list_datasets
+from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_datasets
+from gptlab.data.versions import older_versions, version_folder
 from gptlab.data.vocabulary import KINDS
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, data_home, display, out_home, quoted
+from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted
+from gptlab.options import option_words
 from gptlab.runs import Run
 
 FINE_TUNING = "finetune_shakespeare"  # the recipe that a model from elsewhere is trained with
@@ -39,7 +41,9 @@ def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = Non
     """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
     with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
-    print(_summary(done))
+    runs = runs_on(done.dataset.folder)
+    forget_unneeded_versions(done.dataset.folder, runs)
+    print(_summary(done, runs))
     return done
 
 
@@ -77,7 +81,7 @@ class ListOptions:
     list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
 
 
-def _summary(done: Prepared) -> str:
+def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
     """The prepared dataset in a few lines, and the next command."""
     dataset, meta = done.dataset, done.dataset.meta
     tokens = meta["train_tokens"] + meta["val_tokens"]
@@ -99,38 +103,11 @@ def _summary(done: Prepared) -> str:
         f"validation ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
-        as_installed(f"Next: {_next_command(dataset.name, meta)}"),
     ]
+    if kept := kept_versions(dataset.folder):
+        lines.append(f"  kept        {'; '.join(kept)}")
+    lines.append(as_installed(f"Next: {_next_command(dataset, runs)}"))
     return "\n".join(lines)
-
-
-def _next_command(name: str, meta: Meta) -> str:
-    """A new model; or fine-tuning, where the text was prepared with the tokenizer of a model."""
-    word = (meta.get("options") or {}).get("tokenizer") or "auto"
-    path = Path(word).expanduser()
-    path = path.parent if path.name == "tokenizer.json" else path
-    is_model = path.suffix == ".pt" or (path / "config.json").is_file() or Run(path).exists()
-    if word in KINDS or not is_model:
-        return f"python train.py --dataset {quoted(name)}"
-    from gptlab.training.config import read_recipe
-
-    words = ["--config", FINE_TUNING, "--init_from", display(path), "--dataset", name]
-    window = _window_of(path)
-    if window and window < read_recipe(FINE_TUNING)["block_size"]:
-        words += ["--block_size", str(window)]
-    words += ["--out_dir", display(fresh_folder(out_home() / name))]
-    return f"python train.py {' '.join(map(quoted, words))}"
-
-
-def _window_of(path: Path) -> int | None:
-    """The window of a run's model, where that is recorded outside of its checkpoint."""
-    from gptlab.training.run_recipe import read_run_recipe
-
-    run = Run(path if path.is_dir() else path.parent)
-    if run.recipe.is_file():
-        with contextlib.suppress(ConfigError):
-            return read_run_recipe(run.recipe).values.get("block_size")
-    return run.origin().get("block_size")
 
 
 def _baselines(meta: dict) -> str:
@@ -142,6 +119,65 @@ def _baselines(meta: dict) -> str:
         f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
         f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
     )
+
+
+def _next_command(dataset: Dataset, runs: list[DatasetRun]) -> str:
+    """The command that trains on a dataset: from the newest model of an older version of it."""
+    options = {"dataset": dataset.name}
+    ready = [run for run in runs if not run.record.is_running]
+    former = next((run for run in ready if not run.is_unfinished), ready[0] if ready else None)
+    if former is not None and former.fingerprint != dataset.fingerprint:
+        options["init_from"] = display(former.folder)
+        if dataset.vocab_size > former.record.settings.get("vocab_size", dataset.vocab_size):
+            options["extend_vocabulary"] = True
+        options["out_dir"] = display(fresh_folder(former.folder))
+    elif model := _model_of_tokenizer(dataset.meta):
+        options |= _options_from(model, dataset)
+    return " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
+
+
+def _model_of_tokenizer(meta: Meta) -> Path | None:
+    """The model whose tokenizer a text was prepared with, where it is still here."""
+    word = (meta.get("options") or {}).get("tokenizer") or "auto"
+    path = Path(word).expanduser()
+    path = path.parent if path.name == "tokenizer.json" else path
+    is_model = path.suffix == ".pt" or (path / "config.json").is_file() or Run(path).exists()
+    return path if is_model and word not in KINDS else None
+
+
+def _options_from(model: Path, dataset: Dataset) -> dict:
+    """Options that train a model on: a run of here as it is, one from elsewhere by the recipe."""
+    from gptlab.training.config import read_recipe
+    from gptlab.training.run_recipe import read_run_recipe
+
+    run, settings = Run(model if model.is_dir() else model.parent), {}
+    options = {"init_from": display(model)}
+    with contextlib.suppress(OSError, ConfigError):
+        settings = read_run_recipe(run.recipe).values
+    if not settings:
+        window = run.origin().get("block_size")
+        options["config"] = FINE_TUNING
+        if window and window < read_recipe(FINE_TUNING)["block_size"]:
+            options["block_size"] = window
+    elif dataset.vocab_size > settings.get("vocab_size", dataset.vocab_size):
+        options["extend_vocabulary"] = True
+    return {**options, "out_dir": display(fresh_folder(out_home() / dataset.name))}
+
+
+def kept_versions(folder: Path) -> list[str]:
+    """The older versions of a dataset, each with its size and the runs that it stays for."""
+    runs, found = runs_on(folder), []
+    for path in older_versions(folder):
+        meta = find_meta(path) or {}
+        tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+        users = [
+            display(run.folder)
+            for run in runs
+            if run.is_unfinished and version_folder(folder, run.fingerprint) == path
+        ]
+        why = f" for {', '.join(users)}, which may go on with --resume" if users else ""
+        found.append(f"version {meta.get('version', 1)} ({tokens:,} tokens){why}")
+    return found
 
 
 def listing() -> str:
@@ -162,9 +198,10 @@ def list_prepared() -> str:
         size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
         kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
         label = (meta.get("source") or {}).get("label", "unknown")
+        version = f", version {meta['version']}" if meta.get("version", 1) > 1 else ""
         rows.append(
             f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
-            f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
+            f"{meta.get('vocab_size', 0):>7,} ids  from {label}{version}"
         )
     return "\n".join([f"Prepared, in {display(data_home())}:", *(rows or ["  nothing yet"])])
 
