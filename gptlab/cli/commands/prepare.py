@@ -15,7 +15,7 @@ from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_data
 from gptlab.data.versions import older_versions, version_folder
 from gptlab.data.vocabulary import KINDS
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted
+from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
 from gptlab.options import option_words
 from gptlab.runs import Run
 
@@ -156,6 +156,9 @@ def _options_from(model: Path, dataset: Dataset) -> dict:
         settings = read_run_recipe(run.recipe).values
     if not settings:
         window = run.origin().get("block_size")
+        if (model / "config.json").is_file():  # a folder that transformers wrote
+            content = read_json(model / "config.json")
+            window = content.get("max_position_embeddings") or content.get("n_positions")
         options["config"] = FINE_TUNING
         if window and window < read_recipe(FINE_TUNING)["block_size"]:
             options["block_size"] = window
