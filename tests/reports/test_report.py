@@ -347,7 +347,8 @@ def test_the_command_that_prepared_a_text_names_it():
     expected = "python prepare.py 'b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
     assert shared(prepare_command(meta)) == expected
     assert prepare_command({"source": {"identity": "hf:x/y"}}) == "python prepare.py hf:x/y"
-    assert prepare_command({"source": {"identity": "/a\n/b", "files": [1, 2]}}) == ""
+    assert prepare_command({"source": {"identity": "/a\n/b"}}) == "python prepare.py /a /b"
+    assert prepare_command({"source": {"identity": "a pipe, 12ab"}}) == ""
     assert prepare_command({}) == ""
 
 
