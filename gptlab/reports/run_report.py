@@ -19,6 +19,7 @@ from gptlab.reports.sections import (
     footer,
     machine_section,
     readable,
+    words_section,
 )
 from gptlab.runs import Run
 from gptlab.training.units import duration
@@ -39,7 +40,7 @@ def make_report(folders: Sequence) -> str:
 
 def single(view: RunView) -> str:
     """The sections of a report on one run as HTML."""
-    return "\n".join(
+    body = "\n".join(
         part
         for part in (
             _header(view),
@@ -52,10 +53,10 @@ def single(view: RunView) -> str:
             machine_section([view]),
             _config_section(view),
             commands_section([view]),
-            footer(),
         )
         if part
     )
+    return body + words_section(body) + footer()
 
 
 def _header(view: RunView) -> str:
@@ -78,7 +79,8 @@ def _header(view: RunView) -> str:
     )
     return (
         f'<header>\n<p class="eyebrow">gptlab report</p>\n<h1>{escape(view.name)}</h1>\n'
-        f'<p class="lede">{escape(" ".join(filter(None, sentences)))}</p>\n{findings}\n'
+        f'<p class="lede">{escape(" ".join(filter(None, sentences)))} {page.words_link()}.</p>\n'
+        f"{findings}\n"
         f"{page.tiles(_figures(view))}\n</header>"
     )
 
