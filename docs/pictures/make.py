@@ -22,7 +22,7 @@ COLUMNS = 80
 LINES = 34  # at most, of the terminal
 PAGES = {  # file: (page, its query, width, height in pixels)
     "report.png": ("out/shakespeare_char/report.html", "", 1100, 1330),
-    "page.png": ("out/shakespeare_char/page.html", "?prompt=ROMEO:&n=260", 1100, 880),
+    "page.png": ("out/shakespeare_char/page.html", "?prompt=ROMEO:&n=260", 1100, 860),
 }
 MOST_COLOURS = 64
 PAGE_TIME = 6000  # milliseconds that a page has before its picture is taken
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, Path(folder) / name)
         run(folder, "prepare.py", *text, "--dataset", "shakespeare")
-        shown = in_terminal(folder, [*TRAIN.split()[1:], "--sample_interval", "100"])
+        shown = in_terminal(folder, [*TRAIN.split()[1:], "--sample_interval", "250"])
         draw_terminal(TRAIN, shown, PICTURES / "training.svg")
         run(folder, "gpt.py", "report", "shakespeare_char")
         page = Path(folder, "out/shakespeare_char/page.html")

@@ -66,11 +66,12 @@ def _header(view: RunView) -> str:
     dataset = record.settings.get("dataset", "")
     read = f" of {dataset}" if dataset else ""
     if epochs := _epochs(view):
-        read += f", {epochs:.2g} times the text," if epochs >= 1 else f" ({epochs:.0%} of it)"
+        times = "once" if f"{epochs:.2g}" == "1" else f"{epochs:.2g} times"
+        read += f" ({times} through the text)" if epochs >= 1 else f" ({epochs:.0%} of it)"
     state = {"finished": "", "interrupted": " and then interrupted"}.get(record.state, " so far")
     sentences = [
         f"{model}, trained for {_steps(view)} on {short(tokens)} tokens{read} in "
-        f"{duration(view.seconds[-1][1])}{state}.".replace(",,", ","),
+        f"{duration(view.seconds[-1][1])}{state}.",
         _verdict(view),
     ]
     findings = "".join(
