@@ -57,6 +57,21 @@ def display(path: AnyPath) -> str:
         return printable(path)
 
 
+def fresh_folder(folder: Path, is_taken: bool = False) -> Path:
+    """`folder` if it does not exist yet, else the first free one of folder_2, folder_3, ... .
+
+    is_taken: as if it existed. After folder_2 comes folder_3; a longer number may be a year.
+    """
+    stem, _, number = folder.name.rpartition("_")
+    if not (stem and number.isdigit() and len(number) < 4):
+        stem, number = folder.name, "1"
+    count, fresh = int(number), folder
+    while is_taken or fresh.exists():
+        count, is_taken = count + 1, False
+        fresh = folder.with_name(f"{stem}_{count}")
+    return fresh
+
+
 def shareable(path: AnyPath) -> str:
     """A path for a page that is shared: below the working directory or `home()`, else its name."""
     where = Path(path).expanduser().resolve()

@@ -116,8 +116,9 @@ def blame(
     settings = (loaded.content.get("train_config") or {}).get("resolved")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
-    dataset = open_dataset(settings["dataset"], settings["vocab_size"])
-    if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
+    fingerprint = loaded.content["dataset"]["fingerprint"]
+    dataset = open_dataset(settings["dataset"], settings["vocab_size"], fingerprint)
+    if dataset.fingerprint != fingerprint:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
             "now holds, so the text behind a step is gone",

@@ -5,19 +5,20 @@ Everything comes from the run's own files and the meta.json of its dataset; noth
 
 import bisect
 import math
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
-from gptlab.data.prepare import PrepareOptions
+from gptlab.data.prepare_command import prepare_command
 from gptlab.data.token_files import find_meta
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, quoted, shareable
+from gptlab.files import as_installed, display, quoted, shareable
 from gptlab.model.arithmetic import count_parameters
-from gptlab.options import options_of
 from gptlab.runs import Run
-from gptlab.training.config import FOR_THIS_RUN, OPTIONS, Overrides, TrainConfig, build
+from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
+from gptlab.training.going_on import command_to_train
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 from gptlab.training.units import TextUnits
 
@@ -173,7 +174,7 @@ def commands(view: RunView) -> list[tuple[str, str]]:
     recipe = quoted(shareable(Run(view.record.folder).recipe))
     found = []
     if view.meta and (prepare := prepare_command(view.meta)):
-        found.append(("Prepare the text", prepare))
+        found.append(("Prepare the text", shared(prepare)))
     if view.recipe.values:
         found.append(("Start the run", train_command(view)))
         steps = view.recipe.values.get("max_iters")
@@ -190,48 +191,10 @@ def commands(view: RunView) -> list[tuple[str, str]]:
 
 def train_command(view: RunView) -> str:
     """The command line that started the run, from the sources of its values."""
-    overrides, words = view.recipe.overrides, ["python", "train.py"]
-    for source in overrides.sources.values():
-        if source.endswith(".py"):
-            words += ["--config", shareable(source)]
-            break
-    for name, value in overrides.values.items():
-        if overrides.sources[name] in FOR_THIS_RUN:
-            words += [f"--{name}", option_word(name, value)]
-    words += ["--out_dir", shareable(view.record.folder)]
-    return " ".join(map(quoted, words))
+    return shared(command_to_train(view.recipe.overrides, out_dir=display(view.record.folder)))
 
 
-def option_word(name: str, value) -> str:
-    """The value of an option as it is typed; a path as a page that is shared shows it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    is_path = name != "sample_prompt" and Path(str(value)).expanduser().is_absolute()
-    return shareable(value) if is_path else str(value)
-
-
-def prepare_command(meta: dict) -> str:
-    """The command line that prepared a dataset; "" if its meta.json does not tell."""
-    source = meta.get("source") or {}
-    files = source.get("files") or []
-    identity = source.get("identity", "")
-    if identity == "shakespeare" or identity.startswith("hf:"):
-        named = identity
-    elif identity and "\n" not in identity:
-        named = shareable(identity)
-    elif len(files) == 1:
-        named = shareable(files[0]["path"])
-    else:
-        return ""
-    words = ["python", "prepare.py", named]
-    for name, option in options_of(PrepareOptions).items():
-        value = (meta.get("options") or {}).get(name, option.default)
-        if option.type is tuple:
-            words += [
-                word for each in value or () for word in (f"--{name}", option_word(name, each))
-            ]
-        elif value != option.default:
-            words += [f"--{name}", option_word(name, value)]
-    if isinstance(meta.get("name"), str):
-        words += ["--dataset", meta["name"]]
-    return " ".join(map(quoted, words))
+def shared(command: str) -> str:
+    """A command line whose absolute paths are as a page that is shared shows them."""
+    words = shlex.split(command)
+    return " ".join(quoted(shareable(w) if Path(w).is_absolute() else w) for w in words)

@@ -33,6 +33,9 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
+    extend_vocabulary: Annotated[
+        bool, "with init_from: add rows for characters of the dataset that the model lacks"
+    ] = False
     resume: Annotated[
         bool | Literal["auto"],
         "continue the run in out_dir; auto = or start it where there is none",
@@ -325,6 +328,18 @@ def _check(config: TrainConfig) -> None:
 
 def _check_finetuning(config: TrainConfig) -> None:
     layers = config.finetune.freeze_layers
+    if config.run.extend_vocabulary:
+        if config.run.init_from == "scratch":
+            raise ConfigError(
+                "extend_vocabulary widens a trained model, but this run starts from scratch",
+                "name the model with --init_from, or leave extend_vocabulary out",
+            )
+        for name in ("lora_rank", "freeze_layers"):
+            if getattr(config.finetune, name):
+                raise ConfigError(
+                    f"{name} trains no embedding, so the new characters would not be learned",
+                    f"leave {name} out, or extend the vocabulary in a training before it",
+                )
     for name in ("lora_rank", "freeze_layers"):
         if getattr(config.finetune, name) and config.run.init_from == "scratch":
             raise ConfigError(

@@ -1,7 +1,9 @@
 """What a resumed run keeps from its first start, and what may change."""
 
-from gptlab.errors import CheckpointError, ConfigError
-from gptlab.files import display
+from gptlab.checkpoints import tokenizer_from
+from gptlab.data.token_files import Dataset
+from gptlab.errors import CheckpointError, ConfigError, RunError
+from gptlab.files import display, fresh_folder
 from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
@@ -12,11 +14,12 @@ from gptlab.training.config import (
     Overrides,
     TrainConfig,
 )
+from gptlab.training.going_on import way_to
 from gptlab.training.schedules import decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
-    "model_preset", "init_from", "optimizer", "seed", "minutes", "epochs",
+    "model_preset", "init_from", "extend_vocabulary", "optimizer", "seed", "minutes", "epochs",
     "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
@@ -37,6 +40,22 @@ def check_complete(stored: dict, run: Run) -> None:
                 raise CheckpointError(
                     f"{display(run.checkpoint)} cannot be continued: it has no {what}."
                 )
+
+
+def check_same_data(dataset: Dataset, stored: dict, run: Run, overrides: Overrides) -> None:
+    """RunError for other tokens than the run's, with the commands that go on from its weights."""
+    if stored["dataset"]["fingerprint"] == dataset.fingerprint:
+        return
+    path, tokenizer = display(run.folder), tokenizer_from(stored, run.checkpoint)
+    elsewhere = Overrides(
+        {**overrides.values, "out_dir": display(fresh_folder(run.folder))},
+        {**overrides.sources, "out_dir": "command line"},
+    )
+    raise RunError(
+        f"{path} was trained on other data than {display(dataset.folder)} now holds (or with "
+        "another tokenizer), and no older version of that is kept",
+        way_to(path, path, tokenizer, dataset, elsewhere),
+    )
 
 
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.data.prepare_command import prepare_command
 from gptlab.errors import RunError
 from gptlab.options import parse_command_line
 from gptlab.reports.run_report import make_report
-from gptlab.reports.run_view import at, commands, prepare_command, train_command, view_run
+from gptlab.reports.run_view import at, commands, shared, train_command, view_run
 from gptlab.runs import Run
 from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
 
@@ -345,7 +346,7 @@ def test_the_command_that_prepared_a_text_names_it():
     meta = {"name": "b", "options": {"tokenizer": "bpe", "vocab_size": 500, "val_fraction": 0.1},
             "source": {"identity": "/a/b c.txt", "files": [{"path": "/a/b c.txt"}]}}  # fmt: skip
     expected = "python prepare.py 'b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
-    assert prepare_command(meta) == expected
+    assert shared(prepare_command(meta)) == expected
     assert prepare_command({"source": {"identity": "hf:x/y"}}) == "python prepare.py hf:x/y"
     assert prepare_command({"source": {"identity": "/a\n/b", "files": [1, 2]}}) == ""
     assert prepare_command({}) == ""
