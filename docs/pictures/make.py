@@ -21,10 +21,10 @@ TRAIN = "python train.py --config config/shakespeare_char.py --max_iters 500"
 COLUMNS = 80
 LINES = 34  # at most, of the terminal
 PAGES = {  # file: (page, its query, width, height in pixels)
-    "report.png": ("out/shakespeare_char/report.html", "", 1100, 1330),
+    "report.png": ("out/shakespeare_char/report.html", "", 1100, 1500),
     "page.png": ("out/shakespeare_char/page.html", "?prompt=ROMEO:&n=260", 1100, 860),
 }
-MOST_COLOURS = 64
+MOST_COLOURS = 256
 PAGE_TIME = 6000  # milliseconds that a page has before its picture is taken
 
 
@@ -127,7 +127,9 @@ def draw_page(browser: str, url: str, size: tuple[int, int], path: Path) -> None
         command += [f"--user-data-dir={profile}/profile", f"--screenshot={picture}"]
         command += [f"--window-size={size[0]},{size[1]}", f"--virtual-time-budget={PAGE_TIME}"]
         subprocess.run([*command, url], check=True, capture_output=True, timeout=120)
-        Image.open(picture).convert("RGB").quantize(MOST_COLOURS).save(path, optimize=True)
+        Image.open(picture).convert("RGB").quantize(MOST_COLOURS, Image.Quantize.MAXCOVERAGE).save(
+            path, optimize=True
+        )
 
 
 if __name__ == "__main__":
