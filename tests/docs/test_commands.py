@@ -126,6 +126,7 @@ def module_exists(words: list[str], page: "Page") -> None:
 NOT_RUN = [
     (r".*--tasks ", "needs lm-eval: tests/analysis/test_lm_eval.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
+    (r"python docs/pictures/", "trains for minutes: tests/docs/test_pictures.py", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"bash \.ci/run", "runs this suite: tests/test_workflows.py", files_exist),
     (r"pre-commit install", "writes into .git: tests/test_workflows.py", files_exist),
