@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.data import baselines, cleaning, documents, token_files
-from gptlab.data.chat import ChatTemplate, write_conversations
+from gptlab.data.chat import PLAIN, ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.intake import Changes, Cleaning, Intake, Unit
@@ -659,7 +659,10 @@ def _existing(
             "choose another name with --dataset, or replace them with --overwrite",
             sep="; ",
         ) from None
-    if meta.get("fingerprint") == fingerprint:
+    template = meta.get("chat_template")
+    if template is not None and (chat_template_at(options.tokenizer) or PLAIN) != template:
+        say("The chat template has changed: preparing it again.")
+    elif meta.get("fingerprint") == fingerprint:
         try:
             return open_dataset(folder)
         except DataError as error:
