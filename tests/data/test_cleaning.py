@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gptlab.data import gutenberg
 from gptlab.data.boundaries import documents_of
-from gptlab.data.cleaning import normalized, respelled, without_invisible
+from gptlab.data.cleaning import name_all, normalized, respelled, without_invisible
 from gptlab.data.documents import places
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.errors import ConfigError, TokenizerError
@@ -187,3 +187,13 @@ def test_any_blocks_of_a_text_give_the_same_books_and_lose_nothing(monkeypatch):
             assert counts["characters"] == sum(len(part) for part, is_text in parts if not is_text)
             results.append(([(n, "".join(d)) for n, d in documents_of(parts)], counts))
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_sequences_for_a_terminal_are_dropped_whole(size):
+    text = "\x1b[1;31mred\x1b[0m plain\x1b[K [0m stays\x1b"
+    dropped = Counter()
+    blocks = [text[i : i + size] for i in range(0, len(text), size)]
+    assert "".join(without_invisible(blocks, dropped)) == "red plain [0m stays"
+    assert dropped == {"\x1b[": 3, "\x1b": 1}
+    assert "3 SEQUENCE FOR A TERMINAL" in name_all(dropped)
