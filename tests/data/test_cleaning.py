@@ -22,17 +22,6 @@ END = "*** END OF THE PROJECT GUTENBERG EBOOK TITLE ***\n"
 FRENCH = "Le café était fermé à Noël, où l'été finit; ça va là-bas, naïve élève.\n" * 60
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode())
-        return name
-
-    return write
-
-
 def decoded(dataset):
     return "".join(dataset.tokenizer.decode(part) for part in (dataset.train, dataset.val))
 

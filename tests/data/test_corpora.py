@@ -13,17 +13,6 @@ from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError, DownloadError
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def look(*words, encoding=None, **how):
     notes = []
     reading = Reading(encoding, **how)

@@ -19,17 +19,6 @@ from gptlab.errors import ConfigError, DataError
 NAMES = [f"{first}{last}" for first in ("ba", "ko", "ri", "el") for last in map(str, range(75))]
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return write
-
-
 def prepared(name, **options):
     return prepare(name, PrepareOptions(tokenizer="char", overwrite=True, **options)).dataset
 

@@ -14,17 +14,6 @@ from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def read(path):
     notes = []
     reading = Reading(note=notes.append)

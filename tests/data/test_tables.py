@@ -26,16 +26,6 @@ def read(path, **how):
     return ["".join(d) for d in source.documents(reading)], +reading.counts, notes
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 ROWS = [{"text": "one", "n": 1}, {"text": "two", "n": 2}, {"text": "th\nree", "n": 3}]
 LAYOUTS = {
     "a list": json.dumps(ROWS),

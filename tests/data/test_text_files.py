@@ -28,16 +28,6 @@ def read_rows(rows, path, **how):
     return texts, +reading.counts
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("mark", "encoding"),
     [
