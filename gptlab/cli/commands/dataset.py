@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.commands.prepare import list_prepared, listing, prepare_sources
+from gptlab.cli.commands.prepare import kept_versions, list_prepared, listing, prepare_sources
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
@@ -13,7 +13,8 @@ from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
-from gptlab.data.prepare import OUR_FILES, PrepareOptions
+from gptlab.data.prepare_options import PrepareOptions
+from gptlab.data.replacing import OUR_FILES
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
@@ -139,7 +140,8 @@ def size_of(meta: dict | None) -> str:
     tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
     size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
     kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
-    return f"{in_bytes(size)}, {tokens:,} tokens ({kind})"
+    version = f", version {meta['version']}" if meta.get("version", 1) > 1 else ""
+    return f"{in_bytes(size)}, {tokens:,} tokens ({kind}){version}"
 
 
 # Viewing ------------------------------------------------------------------------------------------
@@ -186,6 +188,8 @@ def _statistics(dataset: Dataset, counts, documents):
         "folder": display(dataset.folder),
         "vocabulary": f"{kind}, {dataset.vocab_size:,} ids, of which {used:,} occur",
     }
+    if kept := kept_versions(dataset.folder):
+        rows["version"] = f"{meta.get('version', 1)}; kept: {'; '.join(kept)}"
     for split in ("train", "val"):
         tokens = len(getattr(dataset, split))
         size = meta.get(f"{split}_bytes")
