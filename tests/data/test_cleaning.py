@@ -186,3 +186,13 @@ def test_sequences_for_a_terminal_are_dropped_whole(size):
     assert "".join(without_invisible(blocks, dropped)) == "red plain [0m stays"
     assert dropped == {"\x1b[": 3, "\x1b": 1}
     assert "3 SEQUENCE FOR A TERMINAL" in name_all(dropped)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_text_that_was_decoded_twice_is_said(write, encoding):
+    text = "Grüße an Zoë \u2013 schön\n" * 60
+    write("x.txt", text.encode().decode(encoding).encode())
+    notes = prepare("x.txt", PrepareOptions()).notes
+    assert any("decoded twice" in note and "'Ã" in note for note in notes), notes
+    write("y.txt", (text + "«café» NÃO Â»\n") * 3)
+    assert not any("twice" in note for note in prepare("y.txt", PrepareOptions()).notes)
