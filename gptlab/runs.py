@@ -99,7 +99,7 @@ class EvaluatedText(Record):
     time: str
     loss: Number
     perplexity: Number
-    bits_per_byte: Number
+    bits_per_byte: Number | None  # None for token files that nobody can read as text
     tokens: Number
 
 

@@ -41,8 +41,8 @@ class PrepareOptions:
     seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
     column: Annotated[
         str | None,
-        "field of a table that holds the text (default: text); several as title,body or in a "
-        'pattern such as "{title}\\n{body}"',
+        "field of a table that holds the text (default: text); data.text for a field in a field, "
+        'several as title,body or in a pattern such as "{title}\\n{body}"',
     ] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
     document: Annotated[

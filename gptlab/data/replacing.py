@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data import documents, versions
+from gptlab.data.chat import PLAIN
 from gptlab.data.corpora import Source
 from gptlab.data.prepare_options import PrepareOptions, options_that_differ
 from gptlab.data.token_files import Dataset, Meta, dataset_fingerprint, open_dataset, read_meta
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.vocabulary import chat_template_at
 from gptlab.errors import DataError
 from gptlab.files import display
 
@@ -66,7 +68,10 @@ def find_former(
             "choose another name with --dataset, or replace them with --overwrite",
             sep="; ",
         ) from None
-    if meta.get("fingerprint") == fingerprint:
+    template = meta.get("chat_template")
+    if template is not None and (chat_template_at(options.tokenizer) or PLAIN) != template:
+        say("The chat template has changed: preparing it again.")
+    elif meta.get("fingerprint") == fingerprint:
         try:
             return open_dataset(folder)
         except DataError as error:

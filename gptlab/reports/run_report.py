@@ -234,7 +234,7 @@ def _evaluations_section(view: RunView) -> str:
             f"{row['step']:,}",
             f"{row['loss']:.4f}",
             f"{row['perplexity']:,.4g}",
-            f"{row['bits_per_byte']:.4f}",
+            f"{row['bits_per_byte']:.4f}" if row["bits_per_byte"] is not None else "",
             f"{row['tokens']:,}",
             row["time"],
         ]

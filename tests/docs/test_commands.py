@@ -8,6 +8,7 @@ here, with the reason and a check instead. A new page or line needs a change her
 something that a test does not have.
 """
 
+import bz2
 import csv
 import gzip
 import html
@@ -279,9 +280,7 @@ class Page:
         column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
-            if word.endswith(
-                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
-            ):
+            if word.endswith(WRITTEN):
                 write_text(Path(word.replace("*", "one")), column)
             elif reads_folders and word.endswith("/"):
                 write_text(Path(word, "monday.txt"), column)
@@ -296,6 +295,10 @@ class Page:
             if not (begins and run.startswith("--out_dir")):
                 where = run[run.index("out/") :]
                 self.put("out/quick_test", where)
+
+
+WRITTEN = (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
+WRITTEN += (".mbox", ".rtf", ".bz2")
 
 
 def write_text(path: Path, column: str) -> None:
@@ -332,6 +335,14 @@ def write_text(path: Path, column: str) -> None:
             chapter = '<item id="a" href="a.xhtml"/><itemref idref="a"/>'
             archive.writestr("a.opf", f"<package>{chapter}</package>")
             archive.writestr("a.xhtml", f"<html><pre>{html.escape(text)}</pre></html>")
+    elif path.suffix == ".mbox":
+        path.write_text(f"From a@b Fri Jan 1\nFrom: a@b\nMessage-ID: <1>\n\n{text}", "utf-8")
+    elif path.suffix == ".rtf":
+        escaped = re.sub(r"([\\{}])", r"\\\1", text).replace("\n", "\\par\n")
+        path.write_text(f"{{\\rtf1 {escaped}}}", encoding="utf-8")
+    elif path.suffix == ".bz2":
+        page = f"<page><title>x</title><revision><text>{html.escape(text)}</text></revision></page>"
+        path.write_bytes(bz2.compress(f"<mediawiki>{page}</mediawiki>".encode()))
     elif path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("one.txt", text)

@@ -9,7 +9,7 @@ from typing import Annotated
 from gptlab.analysis.dataset_runs import DatasetRun, forget_unneeded_versions, runs_on
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
-from gptlab.data.corpora import KNOWN
+from gptlab.data.found_files import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
 from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_datasets
 from gptlab.data.versions import older_versions, version_folder
