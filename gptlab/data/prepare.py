@@ -322,8 +322,13 @@ def _build(
         compared, bits = {}, {}  # none for conversations, whose loss covers only a part
         if not is_chat:
             bits = baselines.measure_baselines(
-                store.sample(train, baselines.TRAIN_BYTES, mark=baselines.END),
-                store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
+                *(np.memmap(folder / f"{split}.bin", written["dtype"], "r") for split in splits),
+                tokenizer.vocab_size,
+                (
+                    store.sample(train, baselines.LZMA_TRAIN_BYTES, mark=baselines.END),
+                    store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
+                ),
+                val.bytes,
             )
             if how != "document":  # which are chosen by chance
                 compared = baselines.compare_parts(

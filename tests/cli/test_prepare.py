@@ -49,7 +49,7 @@ def test_the_result_is_on_stdout_and_ends_with_the_next_command(write, run, home
     size = len(TEXT)
     assert f"{size:,} bytes, {size:,} characters, 1 document\n" in out
     assert f"{int(size * 0.9):,} for training, {size - int(size * 0.9):,} for validation" in out
-    assert "bits per byte" in out and "data/hamlet" in out
+    assert "nats per token" in out and "data/hamlet" in out
     assert err.startswith("Preparing hamlet.txt as data/hamlet.\nTokenizer: char")
 
 

@@ -10,6 +10,7 @@ from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
 from gptlab.data.token_files import list_datasets
 from gptlab.files import as_installed, data_home, display, quoted
+from gptlab.training.units import TextUnits
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
@@ -101,11 +102,8 @@ def _baselines(meta: dict) -> str:
     if meta.get("chat_template") is not None:
         share = meta["train_counted_tokens"] / meta["train_tokens"]
         return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
-    bits = meta["baselines"]
-    return (
-        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
-        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
-    )
+    levels = ", ".join(f"{name} {loss:.2f}" for name, loss in TextUnits(meta).levels().items())
+    return f"  baselines   {levels} nats per token: losses that a model should beat"
 
 
 def listing() -> str:
