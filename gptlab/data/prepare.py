@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+
 from gptlab.data import baselines, cleaning, documents, token_files
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, dataset_name, find
