@@ -2,7 +2,7 @@
 
 import math
 
-BASELINES = {"5gram": "5-gram", "lzma": "lzma", "unigram": "unigram"}
+BASELINES = {"unigram": "unigram", "lzma": "lzma", "5gram": "5-gram"}
 
 
 class TextUnits:
@@ -36,6 +36,11 @@ class TextUnits:
             label: bits * math.log(2) / self.tokens_per_byte
             for label, bits in self.baselines.items()
         }
+
+
+def in_words(words: list[str], last: str = "and") -> str:
+    """One, two and three."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def duration(seconds: float) -> str:

@@ -3,8 +3,6 @@
 import random
 from pathlib import Path
 
-import pytest
-
 from gptlab.analysis.health import check_validation
 from gptlab.cli.main import run_command
 from gptlab.data.baselines import compare_parts, unlike

@@ -89,8 +89,8 @@ def _summary(done: Prepared) -> str:
         f"{_plural(meta['documents'], 'document')}",
         f"  vocabulary  {meta['tokenizer']['kind']}, {dataset.vocab_size:,} ids",
         f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
-        f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
-        f"validation ({how}, {share:.1%})",
+        f"  training    {meta['train_tokens']:,} tokens",
+        f"  validation  {meta['val_tokens']:,} tokens ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
         as_installed(f"Next: python train.py --dataset {quoted(dataset.name)}"),
@@ -103,7 +103,7 @@ def _baselines(meta: dict) -> str:
         share = meta["train_counted_tokens"] / meta["train_tokens"]
         return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
     levels = ", ".join(f"{name} {loss:.2f}" for name, loss in TextUnits(meta).levels().items())
-    return f"  baselines   {levels} nats per token: losses that a model should beat"
+    return f"  baselines   {levels}\n              losses to beat, in nats per token"
 
 
 def listing() -> str:

@@ -18,12 +18,13 @@ def show_result(outcome) -> None:
     a message, because the training itself has succeeded.
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
+    from gptlab.training.terminal import columns, wrapped
 
     folder = display(outcome.folder)
     run = read_run(outcome.folder)
     findings = diagnose(run)
     for finding in findings:
-        print(f"Noticed: {finding.sentence}")
+        print(wrapped(f"Noticed: {finding.sentence}", columns()))
     try:
         _show_sample(outcome.folder)
     except (GPTLabError, OSError) as error:
