@@ -109,7 +109,8 @@ def _data(checkpoint) -> str:
         f"- {size:,} bytes in {meta.get('documents', 1):,} document(s); {tokens[0]:,} tokens for "
         f"training, {tokens[1]:,} for validation",
     ]
-    if bits := meta.get("baselines"):
+    bits = {n: value for n, value in (meta.get("baselines") or {}).items() if "_used" not in n}
+    if bits:
         lines.append(
             f"- simple programs reach, in bits per byte of the validation text: "
             f"{', '.join(f'{program} {value:.2f}' for program, value in bits.items())}"
