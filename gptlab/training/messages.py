@@ -51,7 +51,7 @@ def _what_losses_are(units: TextUnits) -> str:
     """The unit of all losses, and the baselines in it."""
     levels = [f"{name} {loss:.3f} ({BASELINES[name][1]})" for name, loss in units.levels().items()]
     compare = f" Compare with {in_words(levels)}." if levels else ""
-    return f"Losses are in nats per token; lower is better.{compare}"
+    return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
 
 
 def _what_is_trained(config: TrainConfig) -> str:

@@ -61,7 +61,9 @@ def test_the_verdict_stands_first_and_the_tables_stay_true_in_a_narrow_window(
     assert max(map(len, lines)) <= width and "…" not in out
     verdict = next(n for n, line in enumerate(lines) if line.startswith("  It"))
     assert verdict < lines.index("The training") < 20
-    assert lines[verdict].startswith(f"  It {'fits' if size == 1 else 'does not fit'}: a step needs")
+    assert lines[verdict].startswith(
+        f"  It {'fits' if size == 1 else 'does not fit'}: a step needs"
+    )
     words = " ".join(out.split())
     assert "It takes about" in words and "The cheapest rented GPU" in words
     for gpu in GPUS:

@@ -95,6 +95,7 @@ def _ask() -> int:
                 ],
                 default=0 if has_any else 1,
                 explanation="A dataset is a text as numbers, from which a model can learn.",
+                is_first=True,
             )
             if word == "leave":
                 return 0
@@ -110,12 +111,12 @@ def _ask() -> int:
             continue
 
 
-def ask_for_text(console) -> Dataset:
+def ask_for_text(console, says_next: bool = True) -> Dataset:
     """Ask for a text until one can be prepared; the dataset. Raises Back."""
     from gptlab.cli.ui.explanations import OWN_TEXT
 
     def convert(line: str) -> Dataset:
-        return prepare_sources(questions.typed_paths(line)).dataset
+        return prepare_sources(questions.typed_paths(line), says_next=says_next).dataset
 
     with questions.path_completion():
         return questions.ask(

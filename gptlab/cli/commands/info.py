@@ -198,6 +198,7 @@ def _manage(console) -> int:
                     MenuItem("delete", "delete a run", "asks once more"),
                 ],
                 explanation="A run is a folder below out/ with a trained model and its records.",
+                is_first=True,
             )
             if what == "leave":
                 return 0

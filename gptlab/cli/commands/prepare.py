@@ -29,11 +29,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = None) -> Prepared:
-    """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
+def prepare_sources(
+    sources: Sequence[str], options: PrepareOptions | None = None, says_next: bool = True
+) -> Prepared:
+    """Prepare a text with bars and notes on stderr, and print a summary of the dataset.
+
+    says_next: whether the command that trains on it ends the summary; where a question follows, not.
+    """
     with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
-    print(_summary(done))
+    summary = _summary(done)
+    print(summary if says_next else summary.rpartition("\n")[0])
     return done
 
 

@@ -10,7 +10,7 @@ PLAIN_WIDTH = 80
 
 
 def make_console():
-    """A rich Console on stdout that respects NO_COLOR; in a pipe plain, as wide as COLUMNS or 80."""
+    """A rich Console on stdout that respects NO_COLOR; in a pipe plain, COLUMNS or 80 wide."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)

@@ -81,7 +81,8 @@ class RecipeBuilder:
             MenuItem(path, name, recipe_title(path)) for name, path in named_recipes().items()
         ]
         choices.append(MenuItem(None, "empty", "every option has its default"))
-        path = questions.select(self.console, "Start from which recipe?", choices, 0, EXPLANATION)
+        title = "Start from which recipe?"
+        path = questions.select(self.console, title, choices, 0, EXPLANATION, is_first=True)
         self.overrides = read_recipe(path) if path else {}
         self.origin = display(path) if path else ""
 
@@ -122,11 +123,7 @@ class RecipeBuilder:
     def _take(self, line: str, options: Mapping[str, Option]) -> str:
         """Take the assignments of a line, if the resulting recipe is valid. Raises ConfigError."""
         if line.startswith("?"):
-            name = line[1:].strip()
-            option = OPTIONS.get(name)
-            if option is None:
-                raise unknown_option(name, name, options)
-            self.console.print(f"{name}: {option.help} {describe_default(option)}", markup=False)
+            self.console.print(explain_option(line[1:].strip(), options), markup=False)
             return line
         changes = parse_assignments(line)
         overrides = dict(self.overrides)
@@ -179,6 +176,14 @@ def check_recipe(overrides: Mapping):
     left_out = ("model_preset", "device", "dtype", "compile_model")
     values = layer(recipe=overrides).values
     return build({name: value for name, value in values.items() if name not in left_out})
+
+
+def explain_option(name: str, among: Mapping[str, Option]) -> str:
+    """The sentence of an option, with its default. Raises ConfigError, with the nearest name."""
+    option = OPTIONS.get(name)
+    if option is None:
+        raise unknown_option(name, name, among)
+    return f"{name}: {option.help} {describe_default(option)}"
 
 
 def parse_assignments(line: str) -> dict:
