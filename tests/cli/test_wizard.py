@@ -124,7 +124,8 @@ def test_every_wrong_answer_is_asked_again(words, ask):
     for sentence in (
         "'nothing' is not one of the answers", "nowhere.txt does not exist",
         "Please type an answer", "'x' is not a whole number", "must lie between 1 and 1,000",
-        "Width 33 is no multiple of 4: type 32 or 36", "'ten' is not a number", "did you mean dropout", "dropout needs a value",
+        "Width 33 is no multiple of 4: type 32 or 36", "'ten' is not a number",
+        "did you mean dropout", "dropout needs a value",
         "at least 0 and below 1", "dataset cannot be changed here", "not closed",
         "'maybe' is not one",
     ):  # fmt: skip

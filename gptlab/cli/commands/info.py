@@ -22,7 +22,7 @@ from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
 from gptlab.runs import Run, find_run, list_runs
 
-MOST_ROWS = 8  # of each table; --runs shows all runs
+MOST_RUNS, MOST_DATASETS = 10, 5  # on one screen; --runs shows all runs
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return _manage(console)
     _show_environment(console)
     _show_datasets(console)
-    _show_runs(console, list_all_runs()[:MOST_ROWS])
+    _show_runs(console, list_all_runs()[:MOST_RUNS])
     return 0
 
 
@@ -96,12 +96,12 @@ def _show_datasets(console) -> None:
     table = _table("Datasets")
     table.add_column("name", overflow="fold", style="cyan")
     table.add_column("size")
-    for name, meta in datasets[:MOST_ROWS]:
+    for name, meta in datasets[:MOST_DATASETS]:
         table.add_row(Text(name), size_of(meta))
     console.print(table)
-    if len(datasets) > MOST_ROWS:
-        more = len(datasets) - MOST_ROWS
-        console.print(f"... and {more} more: {program('gpt.py')} dataset list")
+    if len(datasets) > MOST_DATASETS:
+        more = len(datasets) - MOST_DATASETS
+        console.print(f"... and {more} more; all: {program('gpt.py')} dataset list")
 
 
 def list_all_runs() -> list[Path]:
@@ -147,7 +147,7 @@ def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
     console.print(table)
     total = len(list_all_runs())
     if not numbered and total > len(folders):
-        console.print(f"... and {total - len(folders)} more: {program('gpt.py')} info --runs")
+        console.print(f"The {len(folders)} newest of {total}; all: {program('gpt.py')} info --runs")
 
 
 def _read(folder: Path) -> RunRecord:

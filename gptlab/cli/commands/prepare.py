@@ -34,7 +34,7 @@ def prepare_sources(
 ) -> Prepared:
     """Prepare a text with bars and notes on stderr, and print a summary of the dataset.
 
-    says_next: whether the command that trains on it ends the summary; where a question follows, not.
+    says_next: whether the summary ends with the command that trains on it.
     """
     with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
