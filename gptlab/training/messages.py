@@ -2,6 +2,7 @@
 
 import sys
 
+from gptlab.data import versions
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
@@ -30,7 +31,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
-        f"Data: {setup.dataset.name}, {len(setup.dataset.train):,} training and "
+        f"Data: {setup.dataset.name}{_as_it_was(setup)}, {len(setup.dataset.train):,} training and "
         f"{len(setup.dataset.val):,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
         f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
@@ -38,6 +39,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if config.run.extend_vocabulary and not state.step:
+        lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     if state.step:
@@ -52,6 +55,24 @@ def _what_losses_are(units: TextUnits) -> str:
     levels = [f"{name} {loss:.3f} ({BASELINES[name][1]})" for name, loss in units.levels().items()]
     compare = f" Compare with {in_words(levels)}." if levels else ""
     return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
+
+
+def _as_it_was(setup: Setup) -> str:
+    """A remark on a dataset of which the run keeps an older version."""
+    if setup.dataset.folder.parent.name != versions.FOLDER:
+        return ""
+    number = setup.dataset.meta.get("version", 1)
+    return f" as it was when the run began (version {number}; the text has changed since)"
+
+
+def _what_is_added(ids: int) -> str:
+    """What extend_vocabulary has done."""
+    if not ids:
+        return "Vocabulary: nothing to extend, the model has every id of the dataset."
+    return (
+        f"Vocabulary: extended by {ids:,}. Each new row begins as the mean of the others; the "
+        "logits of the other ids stay as they were."
+    )
 
 
 def _what_is_trained(config: TrainConfig) -> str:

@@ -16,9 +16,9 @@ import pytest
 
 import gptlab
 from gptlab import errors
-from gptlab.cli import main as module
+from gptlab.cli import stderr
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.main import main, run_command
+from gptlab.cli.main import GROUPS, main, run_command
 from gptlab.cli.reference import quick_reference
 from gptlab.options import options_of
 
@@ -54,7 +54,7 @@ def test_without_a_command_there_is_a_menu_that_opens_with_an_example(argv, caps
     lines = out.splitlines()
     assert len(lines) <= 20 and max(map(len, lines)) <= 79  # a window of 24 lines keeps the first
     groups = {line.split()[0] for line in lines[2:-2] if line[0] != " "}
-    assert groups <= set(module.GROUPS) and len(groups) >= 4
+    assert groups <= set(GROUPS) and len(groups) >= 4
     for command in COMMANDS.values():
         row = f" {command.name:9} {command.sentence}"
         assert sum(line.endswith(row) for line in lines) == bool(command.group), command.name
@@ -104,7 +104,7 @@ def test_every_script_of_the_repository_runs_a_command():
 def test_the_menu_imports_no_command_and_nothing_heavy():
     code = (
         "import sys; from gptlab.cli.main import main; main([]); "
-        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses'}; "
+        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses', 'logging'}; "
         "commands = {m for m in sys.modules if m.startswith('gptlab.cli.commands')}; "
         "print(heavy & set(sys.modules) | commands, file=sys.stderr)"
     )
@@ -197,7 +197,7 @@ def test_other_processes_of_a_training_keep_their_warnings_to_themselves(
 def test_output_is_utf_8_in_any_locale(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    module.configure_output()
+    stderr.configure_output()
     print("naïve 日本語")
     sys.stdout.flush()
     assert raw.getvalue().decode("utf-8").strip() == "naïve 日本語"
