@@ -16,7 +16,7 @@ import numpy as np
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.text_files import Reading
-from gptlab.data.token_files import Dataset, dataset_folder, open_dataset
+from gptlab.data.token_files import Dataset, find_meta, open_dataset
 from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.files import display
@@ -153,7 +153,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
     if tokenizer is None:
         raise CheckpointError(
             f"{name} was trained on token ids without a tokenizer",
-            "evaluate it on a dataset of such ids with --dataset",
+            "put a tokenizer.json next to its train.bin and train again",
         )
     source = find([word], None, lambda sentence: None)
     begin, unknown = begin_id(tokenizer), UnknownCharacters(DROP)
@@ -239,8 +239,8 @@ def evaluate_dataset(
     max_tokens: about so many, in evenly spread windows as during training. Raises ConfigError for
     another tokenizer than the model's, or another vocabulary.
     """
-    has_meta = (dataset_folder(name) / "meta.json").exists()
-    dataset = open_dataset(name, None if has_meta else checkpoint.model.config.vocab_size)
+    known = None if find_meta(name) else checkpoint.model.config.vocab_size
+    dataset = open_dataset(name, known)
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(

@@ -159,7 +159,7 @@ def options_that_matter(options: PrepareOptions) -> dict:
     return _other_than_default(dataclasses.asdict(options))
 
 
-def changed_options(before: dict, options: PrepareOptions) -> list[str]:
+def options_that_differ(before: dict, options: PrepareOptions) -> list[str]:
     """Each option that differs from those of a meta.json, as "name old -> new"."""
     old, new = _other_than_default(before), options_that_matter(options)
     defaults = {field.name: field.default for field in dataclasses.fields(PrepareOptions)}

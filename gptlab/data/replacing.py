@@ -9,7 +9,7 @@ from pathlib import Path
 from gptlab.data import documents, versions
 from gptlab.data.chat import PLAIN
 from gptlab.data.corpora import Source
-from gptlab.data.prepare_options import PrepareOptions, changed_options
+from gptlab.data.prepare_options import PrepareOptions, options_that_differ
 from gptlab.data.token_files import Dataset, Meta, dataset_fingerprint, open_dataset, read_meta
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.vocabulary import chat_template_at
@@ -85,7 +85,7 @@ def find_former(
         )
     if before.get("fingerprint") != source.fingerprint:
         say(f"{source.label} has changed since it was prepared: preparing it again.")
-    changed = changed_options(meta.get("options") or {}, options)
+    changed = options_that_differ(meta.get("options") or {}, options)
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")
     keeps_tokenizer = all(change.startswith("unknown ") for change in changed)
