@@ -77,6 +77,8 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     wanted = vocab_size or overrides.values.get("vocab_size")
     if name or not (wants_gpt2 or wanted):
         found = _prepared(name or configuration.RunOptions.dataset, wanted)
+        if found and vocab_size and overrides.values.get("extend_vocabulary"):
+            vocab_size = max(vocab_size, found.vocab_size)
         if found:
             return dataclasses.replace(found, vocab_size=vocab_size or found.vocab_size)
     if name and not vocab_size and overrides.sources["dataset"] == "command line":
@@ -444,8 +446,8 @@ def _notes(plan: Plan) -> list[str]:
     ratio = plan.tokens / plan.total_parameters
     if not fits(plan.needed, plan.free):
         notes.append(
-            f"This does not fit into the memory that is free here: {smaller_options(config)} needs "
-            "less and trains on the same tokens per step."
+            f"The free memory is too small: {smaller_options(config)} needs less and trains on the "
+            "same tokens per step."
         )
     rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # the text is the limit
     is_new = config.run.init_from == "scratch"  # a pretrained model has read other text
