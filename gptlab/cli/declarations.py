@@ -268,6 +268,23 @@ python gpt.py replay out/shakespeare_char
 python gpt.py replay out/shakespeare_char --steps 10""",
     ),
     Command(
+        name="compare",
+        sentence="train two recipes side by side and say which is better",
+        words="A [B]",
+        module="gptlab.cli.commands.compare",
+        options=("CompareOptions",),
+        positionals=(("recipes", "*", "A and B: recipes, runs, or A alone with --set"),),
+        summary="""\
+Train A and B with the same seeds, data order and, where they fit, initial tensors; measure both on
+the whole validation split; say which is better, with a 95% interval of the difference over seeds.
+Every run is an ordinary run directory. Ctrl-C loses nothing: the same command continues.""",
+        example="""\
+python gpt.py compare config/speedrun.py --set qk_norm=False --seeds 5
+python gpt.py compare config/speedrun.py my_recipe.py
+python gpt.py compare config/speedrun.py --against HEAD        the code here beside that of a commit
+python gpt.py compare config/quick_test.py --set n_layer=4 --both max_iters=100 --noise_floor""",
+    ),
+    Command(
         name="import",
         sentence="turn a model from elsewhere into a run",
         words="MODEL",

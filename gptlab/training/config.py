@@ -33,6 +33,11 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
+    initial_tensors: Annotated[
+        str | None,
+        "a .safetensors file: its tensors replace the initial weights of the same name and shape "
+        "(gpt.py compare writes one)",
+    ] = None
     resume: Annotated[
         bool | Literal["auto"],
         "continue the run in out_dir; auto = or start it where there is none",
@@ -320,6 +325,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("resume continues a run and overwrite deletes it", "use one of the two")
     if config.run.anneal and not config.run.resume:
         raise ConfigError("anneal finishes an existing run", "add --resume")
+    if config.run.initial_tensors is not None and config.run.init_from != "scratch":
+        raise ConfigError(
+            "initial_tensors replaces drawn weights, and init_from leaves none to draw",
+            "use one of the two",
+        )
     _check_finetuning(config)
 
 
