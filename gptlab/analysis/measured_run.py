@@ -101,14 +101,13 @@ def measure_run(run, initial: str | None = None) -> dict:
 
 def run_as_child(argv: list[str]) -> int:
     """`SPEC RESULT`: train what a JSON file describes and write the result to another."""
-    from gptlab.cli.main import complain
     from gptlab.errors import GPTLabError
 
     specification, result = map(Path, argv)
     try:
         found = train_and_measure(**json.loads(specification.read_text(encoding="utf-8")))
     except GPTLabError as error:
-        complain(str(error))
+        print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         found = None

@@ -303,7 +303,7 @@ def train_in_child(specification: dict, tree: Path, label: str) -> dict | None:
             return read_json(answered)
         if interruption.received or child.returncode in (130, 143, -2, -15):
             return None
-    cause = said[-1].removeprefix("gptlab: ") if said else f"exit code {child.returncode}"
+    cause = said[-1] if said else f"exit code {child.returncode}"
     raise RunError(f"The code of {label} cannot train this run: {cause}")
 
 
