@@ -82,13 +82,15 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
             f"{label} sets minutes, which is measured anew for each run",
             "give it a number of steps: --both max_iters=N",
         )
-    fixed = {"compile_model": values.get("compile_model") is True, "log_to": "none"}
-    values |= fixed | {"sample_interval": 0}
-    overrides = Overrides(values, {n: overrides.sources.get(n, "compare") for n in values})
-    adopted, vocab_size = with_start(overrides)
     dataset = open_dataset(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
     report = hardware.detect()
     choice = hardware.choose(report, values.get("device", "auto"), values.get("dtype", "auto"))
+    # what a run decides by measuring is decided once for all of them
+    values |= {"device": choice.device, "dtype": choice.dtype}
+    values["compile_model"] = values.get("compile_model") is True
+    values |= {"log_to": "none", "sample_interval": 0}
+    overrides = Overrides(values, {n: overrides.sources.get(n, "compare") for n in values})
+    adopted, vocab_size = with_start(overrides)
     situation = situation_of(report, choice, TextSize.of(dataset, vocab_size))
     # a curve has CURVE_POINTS evaluations at least, all together a tenth of the training
     drawn = resolve_roughly(adopted, situation).config

@@ -4,6 +4,7 @@ A difference is the loss of B minus that of A: below 0, B is better. `judge` dec
 the interval from the text alone stands beside it.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,14 +168,16 @@ def judge(
 def judge_in_turn(pairs: list[Pair], **options) -> Comparison:
     """The verdict of `--seeds auto`: at the first look that decides, else at the last.
 
-    It looks after each of FIRST_LOOK to LAST_LOOK pairs.
+    It looks after each of FIRST_LOOK to LAST_LOOK pairs. Fewer are enough where they are equal.
     """
-    found = judge(pairs[:LAST_LOOK], auto=True, **options)
     for n in range(FIRST_LOOK, min(len(pairs), LAST_LOOK) + 1):
         found = judge(pairs[:n], auto=True, **options)
         if found.state != UNDECIDED:
-            break
-    return found
+            return found
+    if len(pairs) >= FIRST_LOOK:
+        return found
+    found = judge(pairs, auto=True, **options)
+    return found if found.state == IDENTICAL else dataclasses.replace(found, state=UNDECIDED)
 
 
 def _ratios(pairs: list[Pair]) -> dict[str, float]:
