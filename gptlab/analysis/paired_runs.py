@@ -8,7 +8,9 @@ A process may be killed anywhere: the same call goes on with the run that was cu
 that has its line is never trained again.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -83,7 +85,7 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
             "give it a number of steps: --both max_iters=N",
         )
     dataset = open_dataset(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
-    report = hardware.detect()
+    report = _this_machine()
     choice = hardware.choose(report, values.get("device", "auto"), values.get("dtype", "auto"))
     # what a run decides by measuring is decided once for all of them
     values |= {"device": choice.device, "dtype": choice.dtype}
@@ -105,6 +107,11 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
     return Arm(name, label, overrides, config, dataset, commit)
 
 
+@functools.lru_cache
+def _this_machine() -> hardware.Hardware:
+    return hardware.detect()  # its trials take a second
+
+
 def shares_initial_tensors(first: Arm, other: Arm) -> bool:
     """Whether the tensors of the first arm are copied into the other, where name and shape agree.
 
@@ -123,6 +130,33 @@ def shares_initial_tensors(first: Arm, other: Arm) -> bool:
     return parameter_shapes(first.config.model) != parameter_shapes(other.config.model)
 
 
+class Ledger:
+    """Results in a file, one JSON object a line; what a kill cut short is left out."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def lines(self) -> list[dict]:
+        """All whole lines, oldest first."""
+        if not self.path.exists():
+            return []
+        found = []
+        for text in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    found.append(line)
+        return found
+
+    def add(self, line: dict) -> None:
+        """Append a line, on disk when this returns."""
+        is_whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
+        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(("" if is_whole else "\n") + json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
 class PairedRuns:
     """The runs of a comparison in one folder, and their results.
 
@@ -131,7 +165,7 @@ class PairedRuns:
 
     def __init__(self, folder: Path, arms: list[Arm], trees: dict[str, Path] | None = None):
         self.folder, self.arms, self.trees = Path(folder), arms, trees or {}
-        self.path = self.folder / "results.jsonl"
+        self.ledger = Ledger(self.folder / "results.jsonl")
 
     def open(self) -> None:
         """Make the folder, or go on in it. Raises RunError where it holds another comparison."""
@@ -162,35 +196,14 @@ class PairedRuns:
     def results(self) -> dict[tuple[str, int], dict]:
         """The line of each measured run, by (arm, seed): the first one, if a run has two."""
         found: dict[tuple[str, int], dict] = {}
-        for line in self._lines():
+        for line in self.ledger.lines():
             if "arm" in line:
                 found.setdefault((line["arm"], line["seed"]), line)
         return found
 
     def judgements(self) -> list[int]:
         """The numbers of seeds at which `--seeds N` was judged, in order."""
-        return list(dict.fromkeys(line["judged"] for line in self._lines() if "judged" in line))
-
-    def _lines(self) -> list[dict]:
-        if not self.path.exists():
-            return []
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # a kill cut it short: the run is measured again
-                continue
-            if isinstance(line, dict) and ({"arm", "seed"} <= line.keys() or "judged" in line):
-                lines.append(line)
-        return lines
-
-    def add(self, line: dict) -> None:
-        """Append a line, on disk when this returns."""
-        whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(("" if whole else "\n") + json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        return list(dict.fromkeys(n["judged"] for n in self.ledger.lines() if "judged" in n))
 
     def run_folder(self, arm: Arm, seed: int) -> Path:
         """The directory of one run."""
@@ -240,7 +253,7 @@ class PairedRuns:
             )
             if found is None:
                 return False
-            self.add({"arm": arm.name, "seed": seed, **found})
+            self.ledger.add({"arm": arm.name, "seed": seed, **found})
         return True
 
     def _initial_for(self, arm: Arm, seed: int, drawn: Path) -> Path | None:

@@ -188,9 +188,9 @@ def test_a_line_that_a_kill_cut_short_is_measured_again_and_a_doubled_one_counts
     runs = both(tmp_path / "c")
     train(runs, 5)
     before = runs.results()
-    text = runs.path.read_text(encoding="utf-8")
+    text = runs.ledger.path.read_text(encoding="utf-8")
     first, second = text.splitlines()
-    runs.path.write_text(f"{first}\n{first}\n{second[:40]}", encoding="utf-8")
+    runs.ledger.path.write_text(f"{first}\n{first}\n{second[:40]}", encoding="utf-8")
     assert set(runs.results()) == {("A", 5)}
     assert train(runs, 5) == [("B", 5)]
     found = runs.results()

@@ -318,7 +318,7 @@ def _show(runs, options: CompareOptions, words: list[str], argv: list[str], say)
     warnings = _warnings(runs, options, found)
     if options.seeds != "auto" and found.interval and found.interval.n == options.seeds:
         if options.seeds not in runs.judgements():
-            runs.add({"judged": options.seeds})
+            runs.ledger.add({"judged": options.seeds})
     following = as_installed(_next_command(found, runs, options, words, argv))
     page = runs.folder / "report.html"
     html = make_paired_page(found, runs, warnings, following)
@@ -367,7 +367,11 @@ def _warnings(runs, options: CompareOptions, found) -> list[str]:
 
 def _next_command(found, runs, options: CompareOptions, words: list[str], argv: list[str]) -> str:
     """The command that follows from the verdict."""
+    from gptlab.analysis.statistics import FIRST_LOOK
+
     if found.state == "undecided":
+        if len(found.pairs) < (FIRST_LOOK if options.seeds == "auto" else options.seeds):
+            return _again(argv)  # time was up
         wanted = found.more_seeds or 2 * len(_seeds(runs, options))
         kept, skip = [], False
         for word in argv:

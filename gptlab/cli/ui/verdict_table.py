@@ -26,7 +26,10 @@ def print_comparison(found) -> None:
         table.add_row("tokens, the text alone", "", "{:+.4f} to {:+.4f}".format(*found.text))
     print_table(console, f"Over {found.interval.n} seeds; below 0, B is better", table)
     costs = ", ".join(f"{ratio:.2f} of A's {view}" for view, ratio in found.ratios.items())
-    console.print(Text(f"A token of B takes {costs}. {_floor_line(found)}"))
+    apart = any(abs(ratio - 1) > 0.005 for ratio in found.ratios.values())
+    curve = " The longer run is read off its curve, before its learning rate has fallen."
+    console.print(Text(f"A token of B takes {costs}.{curve if apart else ''}"))
+    console.print(Text(_floor_line(found)))
 
 
 def _floor_line(found) -> str:
