@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from gptlab.errors import ConfigError, RunError
 from gptlab.files import FORMAT_VERSIONS, display, read_json, write_json
 from gptlab.model.building import parameter_shapes
 from gptlab.planning.plan import with_start
+from gptlab.runs import Run
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
 from gptlab.training.interruption import Interruption
 from gptlab.training.provenance import source_texts
@@ -227,39 +229,56 @@ class PairedRuns:
         begin(arm, seed) is called before each run that is trained. shows_bar: of its steps. False:
         a signal stopped it; the same call continues.
         """
-        first = self.arms[0]
         for arm in self.arms:
-            if (arm.name, seed) in self.results():
-                continue
-            begin(arm, seed)
-            wanted = arm is first and any(
-                shares_initial_tensors(first, other) for other in self.arms[1:]
-            )
-            initial = self.folder / f"initial.seed{seed}.safetensors"
-            values = {**arm.overrides.values, "seed": seed}
-            if arm is not first and (path := self._initial_for(arm, seed, initial)):
-                values["initial_tensors"] = str(path)
-            specification = {
-                "values": values,
-                "sources": {n: arm.overrides.sources.get(n, "compare") for n in values},
-                "folder": str(self.run_folder(arm, seed)),
-                "initial": str(initial) if wanted else None,
-            }
-            tree = self.trees.get(arm.commit)
-            found = (
-                train_and_measure(**specification, shows_bar=shows_bar)
-                if tree is None
-                else train_in_child(specification, tree, arm.label)
-            )
-            if found is None:
-                return False
-            self.ledger.add({"arm": arm.name, "seed": seed, **found})
+            run, told = Run(self.run_folder(arm, seed)), False
+            while (arm.name, seed) not in self.results():
+                if run.is_running():
+                    if not told:
+                        logger.warning("Another process trains %s: waiting.", display(run.folder))
+                    told = True
+                    time.sleep(0.5)
+                    continue
+                begin(arm, seed)
+                try:
+                    found = self._train_arm(arm, seed, shows_bar)
+                except RunError:  # another process was faster
+                    if not run.is_running() and (arm.name, seed) not in self.results():
+                        raise
+                    continue
+                if found is None:
+                    return False
+                self.ledger.add({"arm": arm.name, "seed": seed, **found})
         return True
+
+    def _train_arm(self, arm: Arm, seed: int, shows_bar: bool) -> dict | None:
+        first = self.arms[0]
+        wanted = arm is first and any(shares_initial_tensors(first, b) for b in self.arms[1:])
+        initial = self.folder / f"initial.seed{seed}.safetensors"
+        values = {**arm.overrides.values, "seed": seed}
+        if arm is not first and (path := self._initial_for(arm, seed, initial)):
+            values["initial_tensors"] = str(path)
+        specification = {
+            "values": values,
+            "sources": {n: arm.overrides.sources.get(n, "compare") for n in values},
+            "folder": str(self.run_folder(arm, seed)),
+            "initial": str(initial) if wanted else None,
+        }
+        tree = self.trees.get(arm.commit)
+        if tree is not None:
+            return train_in_child(specification, tree, arm.label)
+        return train_and_measure(**specification, shows_bar=shows_bar)
 
     def _initial_for(self, arm: Arm, seed: int, drawn: Path) -> Path | None:
         """The file of tensors that this arm begins with; None: it draws its own."""
-        if not shares_initial_tensors(self.arms[0], arm) or not drawn.exists():
+        first = self.arms[0]
+        is_lost = "diverged" in self.results()[first.name, seed]
+        if is_lost or not shares_initial_tensors(first, arm):
             return None
+        if not drawn.exists():
+            raise RunError(
+                f"{display(drawn)} is gone, and {arm.name} begins with its tensors",
+                "choose another --out_dir",
+            )
         import safetensors.torch
 
         tensors = safetensors.torch.load_file(drawn)

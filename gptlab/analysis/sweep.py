@@ -27,7 +27,7 @@ from gptlab.analysis.measured_run import train_and_measure
 from gptlab.analysis.paired_runs import Arm, Ledger, make_arm
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import FORMAT_VERSIONS, display, read_json, write_json
-from gptlab.options import coerce
+from gptlab.options import coerce, format_value
 from gptlab.runs import Run
 from gptlab.training.config import LENGTHS, OPTIONS, START_OPTIONS, Overrides, layer
 
@@ -161,7 +161,7 @@ class Sweep:
     def arm(self, number: int, values: dict) -> Arm:
         """A trial as a side of a comparison: as many tokens as the recipe, its own settings."""
         tokens = self.base.config.batch.max_iters * self.base.config.tokens_per_step
-        label = ", ".join(f"{name}={value}" for name, value in values.items())
+        label = ", ".join(f"{name}={format_value(value)}" for name, value in values.items())
         merged = layer(self.plan.recipe.values, values, self.plan.label)
         probe = make_arm(f"T{number}", label, merged)
         steps = max(1, round(tokens / probe.config.tokens_per_step))
@@ -226,17 +226,23 @@ class Sweep:
                 if not self._train_once(number, values, rung, begin, bar, proposals):
                     return False
             for number, values in waiting:  # what another process left, or has done by now
-                while self.is_taken(number) and self.result(number, rung) is None:
-                    time.sleep(0.5)
                 if not self._train_once(number, values, rung, begin, bar, proposals):
                     return False
         return True
 
     def _train_once(self, number, values, rung, begin, bar, proposals) -> bool:
-        found = self.result(number, rung)
-        if found is None:
+        """Train a trial in a rung, or wait for the process that does; False: a signal came."""
+        while (found := self.result(number, rung)) is None:
+            if self.is_taken(number):
+                time.sleep(0.5)
+                continue
             begin(number, rung, values)
-            found = self.train(number, values, rung, bar)
+            try:
+                found = self.train(number, values, rung, bar)
+                break
+            except RunError:  # another process was faster
+                if not self.is_taken(number) and self.result(number, rung) is None:
+                    raise
         if found is not None and rung == 0:
             proposals.tell(number, found.get("loss"))
         return found is not None
@@ -290,13 +296,22 @@ class OptunaStudy:
         )
 
     def trials(self):
-        """(number, values): those that a kill left unfinished, then new ones."""
-        for known in self.study.get_trials(deepcopy=False):
-            if len(known.params) == len(self.sweep.plan.axes):  # else a kill came in between
-                yield known.number, dict(known.params)
+        """(number, values): those that a kill left, new ones, those that other processes asked."""
+        seen = set()
+
+        def known():
+            for trial in self.study.get_trials(deepcopy=False):
+                # one without its values: a kill came in between
+                if trial.number not in seen and len(trial.params) == len(self.sweep.plan.axes):
+                    seen.add(trial.number)
+                    yield trial.number, dict(trial.params)
+
+        yield from known()
         while len(self.study.get_trials(deepcopy=False)) < self.sweep.plan.trials:
             trial = self.study.ask()
+            seen.add(trial.number)
             yield trial.number, {axis.name: axis.suggest(trial) for axis in self.sweep.plan.axes}
+        yield from known()
 
     def tell(self, number: int, loss: float | None) -> None:
         """The loss of a trial at the end of the first rung; None: it failed."""

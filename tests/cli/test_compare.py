@@ -8,63 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from gptlab import hardware
-from gptlab.analysis import paired_runs
 from gptlab.cli.main import main
-from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.metrics import Metrics
-from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = """
-dataset = "tiny"
-n_layer, n_head, n_embd, block_size, batch_size = 1, 2, 16, 16, 4
-max_iters, log_interval, learning_rate, dropout = 6, 1, 1e-2, 0.0
-device, dtype = "cpu", "float32"
-"""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A home with the datasets "tiny" and "other"."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GPTLAB_HOME", str(home))
-        for name, text in (("tiny", "to be or not to be, " * 200), ("other", "and so on, " * 400)):
-            (home / f"{name}.txt").write_text(text, encoding="utf-8")
-            prepare(str(home / f"{name}.txt"), PrepareOptions(tokenizer="char"))
-    return home / "data"
-
-
-@pytest.fixture(scope="module")
-def measured():
-    """The report on this machine and its peak, measured once."""
-    report, peak = hardware.detect(), hardware.peak_flops("cpu", "float32")
-    return {"detect": lambda only=None: report, "peak_flops": lambda device, dtype: peak}
-
-
-@pytest.fixture
-def here(data, measured, home, monkeypatch):
-    """An empty home with these datasets and the recipe a.py; runs of milliseconds."""
-    (home / "data").symlink_to(data, target_is_directory=True)
-    (home / "a.py").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(Picture, "draw", lambda *_: None)
-    monkeypatch.setattr(paired_runs, "CURVE_POINTS", 2)
-    for name, function in measured.items():
-        monkeypatch.setattr(hardware, name, function)
-    threads, level = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(1)
-    yield home
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(level)
 
 
 def compare(*words):
     return main(["compare", *words])
+
+
+def more(here, line):
+    """The text of the recipe with another line."""
+    return (here / "a.py").read_text(encoding="utf-8") + line
 
 
 def lines_of(folder):
@@ -108,7 +66,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(here, capsys, words, s
 
 
 def test_two_recipes_are_compared_and_the_page_and_the_table_say_so(here, capsys):
-    (here / "b.py").write_text(RECIPE + "learning_rate = 1e-6\n", encoding="utf-8")
+    (here / "b.py").write_text(more(here, "learning_rate = 1e-6\n"), encoding="utf-8")
     assert compare("a.py", "b.py", "--seeds", "3", "--smallest", "0.001") == 0
     out, err = capsys.readouterr()
     assert "B differs from A in learning_rate 0.01 -> 1e-06" in out
@@ -163,7 +121,7 @@ def test_a_changed_recipe_begins_another_comparison_and_the_same_one_goes_on(her
     compare(*words)
     compare(*words)  # nothing is left to train
     assert capsys.readouterr().err.count("Training ") == 4
-    (here / "a.py").write_text(RECIPE + "n_embd = 8\n", encoding="utf-8")
+    (here / "a.py").write_text(more(here, "n_embd = 8\n"), encoding="utf-8")
     compare(*words)
     assert {p.name for p in (here / "out" / "compare").iterdir()} == {
         "a-n_layer=2",

@@ -1,6 +1,7 @@
 """`python gpt.py compare`: train two recipes side by side and say whether they differ."""
 
 import contextlib
+import functools
 import json
 import sys
 import time
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     from gptlab.analysis.revisions import checkout, commit_of
 
     commit = commit_of(options.against) if options.against else ""
-    say = _say_on_stderr if options.json else print
+    say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
     arms = _arms(words, options, commit)
     with contextlib.ExitStack() as stack:
         trees = {commit: stack.enter_context(checkout(commit))} if commit else {}
@@ -396,7 +397,3 @@ def _next_command(found, runs, options: CompareOptions, words: list[str], argv: 
 
 def _again(argv: list[str]) -> str:
     return " ".join(map(quoted, ["python", "gpt.py", "compare", *argv]))
-
-
-def _say_on_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import leading_words, make_console, make_table, print_table
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, atomic_write, display, out_home, quoted
+from gptlab.options import format_value
 
 DEFAULT_TRIALS, MOST_TRIALS = 16, 1000
 BESIDE_STEPS = 1.3  # of a run's time: its evaluations, checkpoints and start beside its steps
@@ -62,18 +63,21 @@ def main(argv: list[str]) -> int:
 
 def _swept(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """({option of train.py: its values}, the other words)."""
+    from gptlab.options import unknown_option
     from gptlab.training.config import OPTIONS
 
-    own = {field.name for field in dataclasses.fields(SweepOptions)}
+    own = {"help", *(field.name for field in dataclasses.fields(SweepOptions))}
     found: dict[str, str] = {}
     rest, words = [], list(words)
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         name = name.removeprefix("--").replace("-", "_")
-        if not word.startswith("--") or name in own or name not in OPTIONS:
+        if not word.startswith("--") or name in own:
             rest.append(word)
             continue
+        if name not in OPTIONS:
+            raise unknown_option(f"--{name}", name, {*own, *OPTIONS})
         if not equals and not words:
             raise ConfigError(f"{word} has no values", "write them as 3e-3,7e-3 or 3..6")
         if name in found:
@@ -145,7 +149,7 @@ def _search(sweep, options: SweepOptions, say) -> bool:
     shows_bar = sys.stderr.isatty()
 
     def begin(number: int, rung: int, values: dict) -> None:
-        shown = ", ".join(f"{name} {value}" for name, value in values.items())
+        shown = ", ".join(f"{name} {format_value(value)}" for name, value in values.items())
         rungs = sweep.rungs()
         print(
             f"Trial {number} of {sweep.plan.trials}, to step {rungs[rung]:,} of {rungs[-1]:,}: "
@@ -313,7 +317,7 @@ def _axis_in_words(axis) -> str:
 
 
 def _as_json(row) -> dict:
-    mean, arm, line, found = row
+    mean, _, line, found = row
     difference = {"mean": found.mean, "low": found.low, "high": found.high, "seeds": found.n}
     return {
         "trial": line["trial"],
