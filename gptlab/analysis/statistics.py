@@ -61,7 +61,7 @@ def t_cdf(t: float, df: int) -> float:
     return 0.5 + within / 2
 
 
-@functools.lru_cache
+@functools.cache
 def t_quantile(p: float, df: int) -> float:
     """The t that Student's variable stays below with probability p, 0.5 <= p < 1."""
     low, high = 0.0, 1.0
