@@ -24,6 +24,7 @@ from gptlab.training.provenance import read_trace
 
 PASS_TOKENS = 8192  # about the size of a forward pass
 MOST_PLACES = 6  # documents of one window that are named
+STEP = "a step reads one batch of text and changes the parameters once"
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ class Window:
 class Blame:
     """What a step trained on. windows: the hardest of its `count` sequences from `first` on.
 
-    loss: the checkpoint's mean over all of them. record: the run's record of this step, or of the
-    nearest recorded one; its numbers may be None.
+    steps: how many the run has taken. loss: the checkpoint's mean over all sequences. record: the
+    run's record of this step, or of the nearest recorded one; its numbers may be None.
     """
 
     step: int
+    steps: int
     first: int
     count: int
     windows: list[Window]
@@ -106,7 +108,7 @@ def blame(
     if not 1 <= step <= last:
         raise ConfigError(
             f"--step {step} is out of range: {display(run.folder)} has taken {last:,} steps, so "
-            f"choose one from 1 to {last}."
+            f"choose one from 1 to {last} ({STEP})."
         )
     path = {"best": run.best, "ckpt": run.checkpoint, None: run.folder}[checkpoint]
     device = _device(device)
@@ -114,8 +116,9 @@ def blame(
     settings = (loaded.content.get("train_config") or {}).get("resolved")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
-    dataset = open_dataset(settings["dataset"], settings["vocab_size"])
-    if dataset.fingerprint != loaded.content["dataset"]["fingerprint"]:
+    fingerprint = loaded.content["dataset"]["fingerprint"]
+    dataset = open_dataset(settings["dataset"], settings["vocab_size"], fingerprint)
+    if dataset.fingerprint != fingerprint:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
             "now holds, so the text behind a step is gone",
@@ -140,8 +143,8 @@ def blame(
     ]
     record = _nearest_record(run, records, step)
     return Blame(
-        step, first, count, _with_places(dataset, windows), float(means.mean()), record, loaded,
-        dataset,
+        step, last, first, count, _with_places(dataset, windows), float(means.mean()), record,
+        loaded, dataset,
     )  # fmt: skip
 
 

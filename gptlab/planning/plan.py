@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import hardware
-from gptlab.data.token_files import dataset_folder, open_dataset, read_meta, token_dtype
+from gptlab.data.token_files import (
+    dataset_folder,
+    open_dataset,
+    read_meta,
+    token_dtype,
+    tokenizer_beside,
+)
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
@@ -114,6 +120,8 @@ def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
         meta = read_meta(folder)
         sizes = [meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]]
     except FileNotFoundError:
+        if vocab_size is None and (tokenizer := tokenizer_beside(folder, None)):
+            vocab_size = tokenizer.vocab_size  # of nanoGPT's meta.pkl, for example
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4

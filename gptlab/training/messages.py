@@ -1,5 +1,6 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
+from gptlab.data import versions
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
@@ -22,7 +23,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
-        f"Data: {setup.dataset.name}, {len(setup.dataset.train):,} training and "
+        f"Data: {setup.dataset.name}{_as_it_was(setup)}, {len(setup.dataset.train):,} training and "
         f"{len(setup.dataset.val):,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
         f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
@@ -30,6 +31,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if config.run.extend_vocabulary and not state.step:
+        lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     if state.step:
@@ -37,6 +40,24 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         if setup.changes:
             lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
     return lines
+
+
+def _as_it_was(setup: Setup) -> str:
+    """A remark on a dataset of which the run keeps an older version."""
+    if setup.dataset.folder.parent.name != versions.FOLDER:
+        return ""
+    number = setup.dataset.meta.get("version", 1)
+    return f" as it was when the run began (version {number}; the text has changed since)"
+
+
+def _what_is_added(ids: int) -> str:
+    """What extend_vocabulary has done."""
+    if not ids:
+        return "Vocabulary: nothing to extend, the model has every id of the dataset."
+    return (
+        f"Vocabulary: extended by {ids:,}. Each new row begins as the mean of the others; the "
+        "logits of the other ids stay as they were."
+    )
 
 
 def _what_is_trained(config: TrainConfig) -> str:

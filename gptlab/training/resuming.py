@@ -1,7 +1,9 @@
 """What a resumed run keeps from its first start, and what may change."""
 
-from gptlab.errors import CheckpointError, ConfigError
-from gptlab.files import display
+from gptlab.checkpoints import tokenizer_from
+from gptlab.data.token_files import Dataset
+from gptlab.errors import CheckpointError, ConfigError, RunError
+from gptlab.files import display, fresh_folder
 from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
@@ -12,11 +14,12 @@ from gptlab.training.config import (
     Overrides,
     TrainConfig,
 )
+from gptlab.training.going_on import way_to
 from gptlab.training.schedules import decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
-    "model_preset", "init_from", "optimizer", "seed", "minutes", "epochs",
+    "model_preset", "init_from", "extend_vocabulary", "optimizer", "seed", "minutes", "epochs",
     "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
@@ -39,13 +42,29 @@ def check_complete(stored: dict, run: Run) -> None:
                 )
 
 
+def check_same_data(dataset: Dataset, stored: dict, run: Run, overrides: Overrides) -> None:
+    """RunError for other tokens than the run's, with the commands that go on from its weights."""
+    if stored["dataset"]["fingerprint"] == dataset.fingerprint:
+        return
+    path, tokenizer = display(run.folder), tokenizer_from(stored, run.checkpoint)
+    elsewhere = Overrides(
+        {**overrides.values, "out_dir": display(fresh_folder(run.folder))},
+        {**overrides.sources, "out_dir": "command line"},
+    )
+    raise RunError(
+        f"{path} was trained on other data than {display(dataset.folder)} now holds (or with "
+        "another tokenizer), and no older version of that is kept",
+        way_to(path, path, tokenizer, dataset, elsewhere),
+    )
+
+
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     """The overrides of the run's first start, with those of the command line on top."""
     began = stored["train_config"]
     fresh = {
         name: value
         for name, value in overrides.values.items()
-        if overrides.sources[name] == "command line" or name in START_OPTIONS
+        if overrides.sources[name] in configuration.FOR_THIS_RUN or name in START_OPTIONS
     }
     recipe = {n: v for n, v in overrides.values.items() if n not in fresh}
     _refuse_fixed(fresh, began["values"])
@@ -55,7 +74,7 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     values = {name: value for name, value in began["values"].items() if name not in START_OPTIONS}
     merged = configuration.layer(values, fresh, "as the run began")
     sources = {
-        name: source if name in fresh else began["sources"].get(name, source)
+        name: (overrides.sources if name in fresh else began["sources"]).get(name, source)
         for name, source in merged.sources.items()
     }
     return Overrides(merged.values, sources)
@@ -82,7 +101,7 @@ def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
     values, sources = began["values"], began["sources"]
     for name in {*recipe, *values} - {*LENGTHS, *START_OPTIONS, *fresh}:
         source = sources.get(name, "")
-        if source == "command line" or source.startswith("preset"):
+        if source in configuration.FOR_THIS_RUN or source.startswith("preset"):
             continue
         if recipe.get(name) != values.get(name):
             raise ConfigError(
@@ -130,5 +149,5 @@ def changed_options(config: TrainConfig, overrides: Overrides, stored: dict) -> 
         for name, value in config.flat().items()
         if name not in {*START_OPTIONS, "minutes", "epochs"}
         and name in before and before[name] != value
-        and (name in MODEL_OPTIONS or overrides.sources.get(name) == "command line")
+        and (name in MODEL_OPTIONS or overrides.sources.get(name) in configuration.FOR_THIS_RUN)
     )  # fmt: skip

@@ -20,7 +20,8 @@ class Setup:
     """A run, resolved and open: options, data, processes. A rehearsal has no dataset and no run.
 
     windows: starts of the evaluation's windows. chat_template: Jinja, of the dataset, else of the
-    model that init_from names. machine: a description of this one. changes: options that differ
+    model that init_from names. machine: a description of this one. added_ids: by which the
+    vocabulary of that model was extended. changes: options that differ
     from the run's last start, as "name old -> new".
     """
 
@@ -34,6 +35,7 @@ class Setup:
     units: TextUnits | None = None
     chat_template: str = ""
     machine: str = ""
+    added_ids: int = 0
     changes: tuple[str, ...] = ()
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab import hardware
+from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
 from gptlab.training.clock import Clock
@@ -51,7 +52,7 @@ def train(
     overrides: layered options (`training.config.layer`); keyword options are the same names as on
     the command line. Returns the run's folder and how it ended. Raises GPTLabError.
     """
-    overrides = overrides or layer(command_line=options)
+    overrides = overrides or layer(command_line=options, asked="a call from Python")
     started = started or time.perf_counter()
     parallel, setup, observers = Parallel(), None, None
     try:
@@ -150,6 +151,8 @@ def open_run(setup: Setup, state: TrainState) -> None:
     config, run = setup.config, setup.run
     refuse_full_disk(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
+    if setup.dataset.meta is not None:
+        note_run(setup.dataset.folder, run.folder)
     if state.step:
         run.cut(state.step)
     with atomic_write(run.recipe, "w") as file:

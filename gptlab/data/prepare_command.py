@@ -1,0 +1,35 @@
+"""The command line that prepared a dataset, from its meta.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gptlab.data.prepare_options import PrepareOptions
+from gptlab.files import display, quoted
+from gptlab.options import option_words, options_of
+
+
+def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
+    """The command line that prepared a dataset; "" if its meta.json does not tell.
+
+    changed: options that take other values.
+    """
+    source = meta.get("source") or {}
+    files = source.get("files") or []
+    identity = source.get("identity", "")
+    if identity == "shakespeare" or identity.startswith("hf:"):
+        named = identity
+    elif identity and "\n" not in identity:
+        named = display(identity)
+    elif len(files) == 1:
+        named = display(files[0]["path"])
+    else:
+        return ""
+    recorded = {**(meta.get("options") or {}), **changed}
+    given = {
+        name: recorded[name]
+        for name, option in options_of(PrepareOptions).items()
+        if recorded.get(name, option.default) != option.default
+    }
+    if isinstance(meta.get("name"), str):
+        given["dataset"] = meta["name"]
+    return " ".join(map(quoted, ["python", "prepare.py", named, *option_words(given)]))
