@@ -96,6 +96,7 @@ def _differences(found: Comparison) -> str:
     lines = [
         Line("lower end", [(x, i.low) for x, i in rows], f"{colour(5)} raw"),
         Line("upper end", [(x, i.high) for x, i in rows], f"{colour(5)} raw"),
+        Line("no difference", [(0, 0.0), (rows[-1][0], 0.0)], "level"),  # always in sight
         Line("mean difference", [(x, i.mean) for x, i in rows], colour(1), dots=True),
     ]
     chart = Chart("Difference, B - A", lines, "tokens", found.unit, levels={"no difference": 0.0})
