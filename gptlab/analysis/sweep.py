@@ -85,7 +85,7 @@ def read_axis(name: str, text: str) -> Axis:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What a sweep does. trials: how many. halving: the factor between rungs; 1 = no halving."""
 
     recipe: Overrides
@@ -111,7 +111,7 @@ class Plan:
 class Sweep:
     """The trials of a sweep in one folder. Raises RunError where it holds another one."""
 
-    def __init__(self, folder: Path, plan: Plan):
+    def __init__(self, folder: Path, plan: SearchPlan):
         self.folder, self.plan = Path(folder), plan
         self.base = make_arm("A", plan.label, plan.recipe)
         self.ledger = Ledger(self.folder / "trials.jsonl")

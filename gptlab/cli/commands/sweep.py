@@ -108,12 +108,12 @@ def _check(words: list[str], texts: dict[str, str], options: SweepOptions) -> No
 
 def _open(word: str, texts: dict[str, str], options: SweepOptions):
     """The sweep in its folder; without --out_dir the first that is free or its own."""
-    from gptlab.analysis.sweep import Plan, Sweep, read_axis
+    from gptlab.analysis.sweep import SearchPlan, Sweep, read_axis
     from gptlab.training.named_config import open_config
 
     recipe = open_config(word)
     axes = tuple(read_axis(name, text) for name, text in texts.items())
-    plan = Plan(recipe.overrides, recipe.name, axes, "", 0, options.halving)
+    plan = SearchPlan(recipe.overrides, recipe.name, axes, "", 0, options.halving)
     sampler = options.sampler
     if sampler == "auto":
         sampler = "grid" if plan.points is not None and plan.points <= MOST_TRIALS else "random"
