@@ -1,6 +1,6 @@
 """What paired runs say: intervals at equal tokens, time and FLOPs, and a verdict.
 
-A difference is the loss of B minus that of A: below 0, B is better. `judge` decides by the seeds;
+A difference is the loss of B minus that of A: below 0, B is better. `judge_once` decides by the seeds;
 the interval from the text alone stands beside it.
 """
 
@@ -120,7 +120,7 @@ def pairs_of(runs: PairedRuns, seeds: list[int], other: Arm, in_bits: bool = Fal
     ]
 
 
-def judge(
+def judge_once(
     pairs: list[Pair],
     *,
     auto: bool,
@@ -171,12 +171,12 @@ def judge_in_turn(pairs: list[Pair], **options) -> Comparison:
     It looks after each of FIRST_LOOK to LAST_LOOK pairs. Fewer are enough where they are equal.
     """
     for n in range(FIRST_LOOK, min(len(pairs), LAST_LOOK) + 1):
-        found = judge(pairs[:n], auto=True, **options)
+        found = judge_once(pairs[:n], auto=True, **options)
         if found.state != UNDECIDED:
             return found
     if len(pairs) >= FIRST_LOOK:
         return found
-    found = judge(pairs, auto=True, **options)
+    found = judge_once(pairs, auto=True, **options)
     return found if found.state == IDENTICAL else dataclasses.replace(found, state=UNDECIDED)
 
 

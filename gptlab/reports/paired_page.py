@@ -49,12 +49,12 @@ def _header(found: Comparison, a: str, b: str, warnings: list[str]) -> str:
     figures = {}
     if found.interval:
         interval = found.interval
-        figures["difference, B - A"] = (f"{interval.mean:+.4f}", found.unit)
-        figures["95% interval over seeds"] = (f"{interval.low:+.4f} to {interval.high:+.4f}", "")
+        figures[f"difference, B - A, {found.unit}"] = f"{interval.mean:+.4f}"
+        figures["95% interval over seeds"] = f"{interval.low:+.4f} to {interval.high:+.4f}"
     if found.text:
-        figures["95% interval, the text alone"] = ("{:+.4f} to {:+.4f}".format(*found.text), "")
+        figures["95% interval, the text alone"] = "{:+.4f} to {:+.4f}".format(*found.text)
     if found.floor:
-        figures["noise floor"] = (f"{found.floor[0]:.4f}", found.unit)
+        figures[f"noise floor, {found.unit}"] = f"{found.floor[0]:.4f}"
     noticed = "".join(f'<p class="noticed">{escape(line)}</p>' for line in warnings)
     line = verdict_line(found)
     return (

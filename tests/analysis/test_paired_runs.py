@@ -7,7 +7,7 @@ import torch
 from gptlab import hardware
 from gptlab.analysis import paired_runs as module
 from gptlab.analysis.paired_runs import PairedRuns, make_arm, shares_initial_tensors, with_shuffled
-from gptlab.analysis.verdict import judge, pairs_of
+from gptlab.analysis.verdict import judge_once, pairs_of
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.model.transformer import GPT
@@ -137,7 +137,7 @@ def test_the_whole_validation_split_is_measured_window_by_window(tmp_path):
 def test_a_beside_a_is_identical(tmp_path):
     runs = both(tmp_path / "c")
     train(runs, 1, 2)
-    found = judge(pairs_of(runs, [1, 2], runs.arms[1]), auto=False, smallest=0.01)
+    found = judge_once(pairs_of(runs, [1, 2], runs.arms[1]), auto=False, smallest=0.01)
     assert found.state == "identical"
 
 
@@ -150,9 +150,9 @@ def test_a_shuffled_initialisation_is_no_difference_and_a_hopeless_one_is(tmp_pa
     a, shuffled = (initial_weights(runs, side, 1) for side in (0, 2))
     assert any(a[name] != shuffled[name] for name in a)
     again = pairs_of(runs, seeds, runs.arms[2])
-    found = judge(pairs_of(runs, seeds, runs.arms[1]), auto=False, smallest=0.2, floor=again)
+    found = judge_once(pairs_of(runs, seeds, runs.arms[1]), auto=False, smallest=0.2, floor=again)
     assert found.state == "A" and found.floor[1] == "A against A, 4 pairs"
-    assert judge(again, auto=False, smallest=0.2).state == "equal"
+    assert judge_once(again, auto=False, smallest=0.2).state == "equal"
 
 
 # Kills and resumes --------------------------------------------------------------------------------

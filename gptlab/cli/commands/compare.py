@@ -225,7 +225,7 @@ def _opening(runs, options: CompareOptions) -> list[str]:
     done = len(runs.results())
     lines.append(
         f"{seeds}, runs of {steps} steps, measured on all {len(a.dataset.val):,} validation "
-        f"tokens, into {display(runs.folder)}" + (f"; {done} runs are there." if done else ".")
+        f"tokens, into {display(runs.folder)}" + (f"; {done} of them done." if done else ".")
     )
     return lines
 
@@ -291,7 +291,7 @@ class _Progress:
 
 def _judged(runs, options: CompareOptions, seeds: int | None = None):
     """The verdict on the first `seeds` seeds, or on all that are there."""
-    from gptlab.analysis.verdict import judge, judge_in_turn, pairs_of
+    from gptlab.analysis.verdict import judge_in_turn, judge_once, pairs_of
 
     named, other = _seeds(runs, options)[:seeds], runs.arms[1]
     known = dict(
@@ -303,7 +303,7 @@ def _judged(runs, options: CompareOptions, seeds: int | None = None):
     pairs = pairs_of(runs, named, other, options.bits_per_byte)
     if options.seeds == "auto":
         return judge_in_turn(pairs, **known)
-    return judge(pairs, auto=False, **known)
+    return judge_once(pairs, auto=False, **known)
 
 
 # Showing ------------------------------------------------------------------------------------------
