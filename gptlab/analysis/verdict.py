@@ -1,7 +1,7 @@
 """What paired runs say: intervals at equal tokens, time and FLOPs, and a verdict.
 
-A difference is the loss of B minus that of A: below 0, B is better. `judge_once` decides by the seeds;
-the interval from the text alone stands beside it.
+A difference is the loss of B minus that of A: below 0, B is better. `judge_once` decides by the
+seeds; the interval from the text alone stands beside it.
 """
 
 import dataclasses

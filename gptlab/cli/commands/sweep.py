@@ -22,7 +22,7 @@ BESIDE_STEPS = 1.3  # of a run's time: its evaluations, checkpoints and start be
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Sweep. Any option of train.py takes several values: 3e-3,7e-3 or 3..6 or 1e-3..1e-2"""
+    """Sweep."""
 
     sampler: Annotated[
         Literal["auto", "grid", "random", "tpe", "gp", "cmaes"],
