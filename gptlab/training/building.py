@@ -16,6 +16,7 @@ from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, TrainConfig
 from gptlab.training.ema import Ema
+from gptlab.training.initial_model import take_initial_tensors
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import MixedPrecision
@@ -65,7 +66,10 @@ def build_state(
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         model = model_from(start.content, start.path, device, **changes)
     else:
-        model = GPT(config.model).to(device)
+        model = GPT(config.model)
+        if config.run.initial_tensors is not None:
+            take_initial_tensors(model, config.run.initial_tensors)
+        model = model.to(device)
     state = new_state(model, config, resolved.use_scaler)
     parallel.share_gradients(model)
     if stored is not None:

@@ -33,6 +33,11 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
+    initial_tensors: Annotated[
+        str | None,
+        "a .safetensors file: its tensors replace the initial weights of the same name and shape "
+        "(gpt.py compare writes one)",
+    ] = None
     extend_vocabulary: Annotated[
         bool, "with init_from: add rows for characters of the dataset that the model lacks"
     ] = False
@@ -323,6 +328,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("resume continues a run and overwrite deletes it", "use one of the two")
     if config.run.anneal and not config.run.resume:
         raise ConfigError("anneal finishes an existing run", "add --resume")
+    if config.run.initial_tensors is not None and config.run.init_from != "scratch":
+        raise ConfigError(
+            "initial_tensors replaces drawn weights, and init_from leaves none to draw",
+            "use one of the two",
+        )
     _check_finetuning(config)
 
 

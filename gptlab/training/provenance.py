@@ -110,6 +110,8 @@ def _settings(setup) -> dict:
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())
+    if values["initial_tensors"] is not None:
+        values["initial_tensors"] = str(Path(values["initial_tensors"]).expanduser().resolve())
     if Path(values["dataset"]).name != values["dataset"]:
         values["dataset"] = str(setup.dataset.folder.resolve())
     return values
