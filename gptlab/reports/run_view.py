@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
-from gptlab.data.prepare import PrepareOptions
-from gptlab.data.token_files import find_meta
+from gptlab.data.mixture import find_mixture_meta
+from gptlab.data.prepare_command import prepare_command
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, display, quoted
 from gptlab.model.arithmetic import count_parameters
-from gptlab.options import options_of
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
@@ -145,7 +144,7 @@ def view_run(folder) -> RunView:
         config = build({n: v for n, v in recipe.values.items() if n in OPTIONS})
     except (OSError, UnicodeDecodeError, ConfigError, TypeError):
         recipe, config = RunRecipe(Overrides({}, {})), None
-    return RunView(record, recipe, config, find_meta(record.settings.get("dataset", "")))
+    return RunView(record, recipe, config, find_mixture_meta(record.settings.get("dataset", "")))
 
 
 # Commands -----------------------------------------------------------------------------------------
@@ -183,29 +182,4 @@ def train_command(view: RunView) -> str:
         if overrides.sources[name] == "command line":
             words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
     words += ["--out_dir", display(view.record.folder)]
-    return " ".join(map(quoted, words))
-
-
-def prepare_command(meta: dict) -> str:
-    """The command line that prepared a dataset; "" if its meta.json does not tell."""
-    source = meta.get("source") or {}
-    files = source.get("files") or []
-    identity = source.get("identity", "")
-    if identity == "shakespeare" or identity.startswith("hf:"):
-        named = identity
-    elif identity and "\n" not in identity:
-        named = display(identity)
-    elif len(files) == 1:
-        named = display(files[0]["path"])
-    else:
-        return ""
-    words = ["python", "prepare.py", named]
-    for name, option in options_of(PrepareOptions).items():
-        value = (meta.get("options") or {}).get(name, option.default)
-        if option.type is tuple:
-            words += [word for each in value or () for word in (f"--{name}", str(each))]
-        elif value != option.default:
-            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    if isinstance(meta.get("name"), str):
-        words += ["--dataset", meta["name"]]
     return " ".join(map(quoted, words))

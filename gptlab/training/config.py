@@ -27,7 +27,9 @@ class RunOptions:
     """Run."""
 
     dataset: Annotated[
-        str, "name of a prepared dataset (prepare.py), or a folder of .bin files"
+        str,
+        "name of a prepared dataset (prepare.py), a folder of .bin files, or a mix of several such "
+        "as plays:0.7,letters:0.3 (without weights their sizes count)",
     ] = "shakespeare"
     out_dir: Annotated[str | None, "the run directory [out/RECIPE or out/DATASET]"] = None
     init_from: Annotated[

@@ -1,7 +1,7 @@
 """What a run takes over from the model that init_from names."""
 
 from gptlab.checkpoints import Checkpoint
-from gptlab.data.token_files import Dataset
+from gptlab.data.mixture import Mixture
 from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.config import GPTConfig
@@ -28,7 +28,7 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
     return Overrides({**stored, **overrides.values}, sources)
 
 
-def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Dataset) -> Overrides:
+def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Mixture) -> Overrides:
     """The overrides with the architecture of the checkpoint that init_from names.
 
     Raises ConfigError for another tokenizer than the dataset's, or another architecture.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gptlab import hardware
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Batches, Sequences
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import TrainConfig
@@ -44,12 +44,9 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
     block_size, vocab_size = config.model.block_size, config.model.vocab_size
     tokens = np.random.default_rng(0).integers(vocab_size, size=(2 * sequences + 2) * block_size)
     batches = Batches(
-        tokens,
-        vocab_size=vocab_size,
-        block_size=block_size,
+        Sequences(tokens, vocab_size=vocab_size, block_size=block_size, seed=0),
         batch_size=sequences,
         sequences_per_step=config.sequences_per_step,
-        seed=0,
         device=config.machine.device,
     )
     return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), batches)

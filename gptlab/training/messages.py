@@ -3,7 +3,7 @@
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
-from gptlab.training.config import TrainConfig, plan_numbers
+from gptlab.training.config import TrainConfig
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -14,7 +14,7 @@ ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     """What the training is about to do."""
     config = setup.config
-    numbers = plan_numbers(config, len(setup.dataset.train))
+    data, step_tokens = setup.data, config.tokens_per_step
     model, machine = config.model, config.machine
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
@@ -22,10 +22,10 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
-        f"Data: {setup.dataset.name}, {len(setup.dataset.train):,} training and "
-        f"{len(setup.dataset.val):,} validation tokens.",
-        f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
-        f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
+        f"Data: {data.name}{' (by size)' * data.by_size}, {data.train_tokens:,} training and "
+        f"{data.val_tokens:,} validation tokens.",
+        f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
+        f"{_epochs(setup)}, {config.optimizer.optimizer}, on {machine.device} in "
         f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
@@ -33,10 +33,29 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     if state.step:
-        lines.append(f"Continuing after step {state.step}.")
+        lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:
             lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
     return lines
+
+
+def _epochs(setup: Setup) -> str:
+    """How often the run reads its text; of a mix, each dataset."""
+    config = setup.config
+    sequences = config.batch.max_iters * config.sequences_per_step
+    epochs = setup.data.epochs(sequences, config.model.block_size)
+    if len(epochs) == 1:
+        return f"{sum(epochs.values()):.1f} epochs"
+    return " and ".join(f"{number:.1f} epochs of {name}" for name, number in epochs.items())
+
+
+def _positions(setup: Setup, state: TrainState) -> str:
+    """Where each dataset of a mix goes on."""
+    read = setup.data.positions(state.sequences_seen)
+    if len(read) == 1:
+        return ""
+    each = [f"{count:,} of {name}" for name, count in read.items()]
+    return f"; sequences read: {', '.join(each)}"
 
 
 def _what_is_trained(config: TrainConfig) -> str:
@@ -88,6 +107,6 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
             "smaller model or --early_stopping 3 would help."
         )
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
-    if setup.dataset.tokenizer is not None:  # without one no text can be sampled
+    if setup.data.tokenizer is not None:  # without one no text can be sampled
         lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
     return lines

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 
 from gptlab.files import as_installed
 from gptlab.runs import Run
@@ -135,8 +136,12 @@ class Metrics:
         averaged: float | None,
         is_best: bool,
         sample: str | None = None,
+        of_each: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        """Record and show the validation loss after `step` steps, and what the model writes."""
+        """Record and show the validation loss after `step` steps, and what the model writes.
+
+        of_each: share and loss of each dataset, by its name.
+        """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
             "step": step,
@@ -145,10 +150,15 @@ class Metrics:
         }
         if averaged is not None:
             record["ema_val_loss"] = averaged
+        mixed = of_each if of_each and len(of_each) > 1 else {}
+        if mixed:
+            record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         self._record(record)
         line = f"step {step}: validation loss {self.in_words(loss)}"
+        terms = [f"{share:.3g} {name} {value:.4f}" for name, (share, value) in mixed.items()]
+        line += f" = {' + '.join(terms)}" if terms else ""
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
         mark = ", the lowest so far" if is_best else ""

@@ -11,7 +11,7 @@ from gptlab.hardware import Choice, Hardware
 from gptlab.training.config import AUTO_BATCH_SIZE, Overrides, TrainConfig, build
 
 if TYPE_CHECKING:
-    from gptlab.data.token_files import Dataset
+    from gptlab.data.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,25 @@ def or_endless(tokens: int | None) -> int:
 
 @dataclass(frozen=True)
 class TextSize:
-    """The sizes of a text in tokens, and their source. None: unknown."""
+    """The sizes of a text in tokens, and their source. None: unknown.
+
+    mix: (dataset, its share of the training, its training tokens) where several are mixed.
+    """
 
     vocab_size: int
     train_tokens: int | None = None
     val_tokens: int | None = None
     source: str = ""
+    mix: tuple[tuple[str, float, int], ...] = ()
 
     @classmethod
-    def of(cls, dataset: "Dataset", vocab_size: int | None = None) -> "TextSize":
-        """The sizes of an open `token_files.Dataset`.
+    def of(cls, data: "Mixture", vocab_size: int | None = None) -> "TextSize":
+        """The sizes of opened datasets.
 
         vocab_size: of a model that has more rows than the tokenizer has ids (GPT-2's 50,304).
         """
-        sizes = len(dataset.train), len(dataset.val)
-        return cls(vocab_size or dataset.vocab_size, *sizes, f"the dataset {dataset.name}")
+        sizes = data.train_tokens, data.val_tokens
+        return cls(vocab_size or data.vocab_size, *sizes, f"the dataset {data.name}")
 
     def block_size(self, wanted: int) -> int:
         """The longest block_size up to `wanted` of which both parts hold one window. DataError."""

@@ -1,6 +1,7 @@
 """What a resumed run keeps from its first start, and what may change."""
 
-from gptlab.errors import CheckpointError, ConfigError
+from gptlab.data.mixture import Mixture
+from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display
 from gptlab.runs import Run
 from gptlab.training import config as configuration
@@ -37,6 +38,23 @@ def check_complete(stored: dict, run: Run) -> None:
                 raise CheckpointError(
                     f"{display(run.checkpoint)} cannot be continued: it has no {what}."
                 )
+
+
+def check_same_data(data: Mixture, stored: dict, run: Run) -> None:
+    """RunError for other data than the run's, another mix of it, or another order."""
+    began = stored["dataset"]
+    if began["fingerprint"] != data.fingerprint:
+        raise RunError(
+            f"{display(run.folder)} was trained on other data than {data.name} now holds (or with "
+            "another tokenizer, or other weights): start a new run with another --out_dir, or "
+            "prepare the data as before."
+        )
+    positions = data.positions(stored["sequences_seen"])  # a moved dataset has another name
+    if list(began.get("sequences_seen", positions).values()) != list(positions.values()):
+        raise RunError(
+            f"{display(run.folder)} has read its datasets in another order than this release does",
+            "continue it with the release that began it, or start a new run with another --out_dir",
+        )
 
 
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
