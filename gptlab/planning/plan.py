@@ -30,6 +30,7 @@ from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig, resolved_value
 from gptlab.training.disk_space import saving_seconds
+from gptlab.training.effects import without_effect
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
     explained_out_of_memory,
@@ -422,7 +423,7 @@ def make_plan(
         seconds=seconds,
         time_basis=basis,
         gpus=_on_gpus(config),
-        notes=[machine.note] if machine.note else [],
+        notes=[note for note in (machine.note, *without_effect(config, overrides)) if note],
     )
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
 

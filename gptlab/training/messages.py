@@ -4,6 +4,7 @@ from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
+from gptlab.training.effects import without_effect
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -32,6 +33,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     ]
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
+    lines += without_effect(config, setup.overrides)
     if state.step:
         lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:

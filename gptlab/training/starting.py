@@ -16,6 +16,7 @@ from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
 from gptlab.training.memory import explained_out_of_memory, memory_warning
@@ -91,7 +92,9 @@ def prepare_training(
         resuming.check_same_data(data, stored, run)
     resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
     config = resolved.config
-    if stored is not None:
+    if stored is None:
+        refuse_unused(config, overrides)
+    else:
         resuming.check_same_model(config, stored)
     if config.evaluation.sample_interval and data.tokenizer:
         data.tokenizer.encode(config.evaluation.sample_prompt)  # raises TokenizerError
