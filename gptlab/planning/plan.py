@@ -25,11 +25,9 @@ from gptlab.model.arithmetic import (
 from gptlab.model.config import GPTConfig
 from gptlab.model.memory import TIGHT, fits
 from gptlab.planning import gpus
-from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig, resolved_value
-from gptlab.training.disk_space import saving_seconds
 from gptlab.training.effects import without_effect
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
@@ -48,6 +46,7 @@ from gptlab.training.resolving import (
     resolve_roughly,
     situation_of,
 )
+from gptlab.training.times import SHARE_OF_PEAK, estimated_times
 
 GPT2_VOCABULARY = 50257
 MEASURE_SECONDS = 3.0
@@ -174,10 +173,7 @@ class Machine:
 
     def estimate(self, config: TrainConfig) -> Measurements:
         """The times at which every FLOP runs at the usual share of the peak."""
-        token = config.flops_per_token / (SHARE_OF_PEAK * self.peak)
-        return Measurements(
-            step=config.tokens_per_step * token, eval_token=token / 3, save=saving_seconds(config)
-        )
+        return estimated_times(config, self.peak)
 
     def measure(
         self, config: TrainConfig, started: float, seconds: float = MEASURE_SECONDS

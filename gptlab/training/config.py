@@ -64,8 +64,9 @@ class BatchOptions:
 
     batch_size: Annotated[
         int | Literal["auto"],
-        "sequences per micro-batch, on one device; auto = as many of a step's 32 x "
-        "gradient_accumulation_steps sequences as fit in memory",
+        "sequences per micro-batch; a step has batch_size x gradient_accumulation_steps of them, "
+        "which all processes share; auto = as many of a step's 32 x gradient_accumulation_steps "
+        "sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
     max_iters: Annotated[
@@ -124,7 +125,9 @@ class EvaluationOptions:
     """Evaluation and logging."""
 
     eval_interval: Annotated[
-        int | None, "steps between evaluations, each with a checkpoint [a tenth of the run]"
+        int | None,
+        "steps between evaluations, each with a checkpoint [a tenth of the run, or more where they "
+        "take long]",
     ] = None
     checkpoint_interval: Annotated[
         int, "steps between checkpoints without an evaluation; 0 = none"
@@ -253,6 +256,11 @@ class TrainConfig:
     def flops_per_token(self) -> float:
         """FLOPs of a training step per token."""
         return flops_per_token(self.model, trained=self.trained)
+
+    @property
+    def forward_share(self) -> float:
+        """FLOPs of a forward pass, relative to those of a training step on the same tokens."""
+        return flops_per_token(self.model) / 3 / self.flops_per_token
 
 
 def build(values: Mapping[str, Any]) -> TrainConfig:

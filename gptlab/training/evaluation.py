@@ -97,13 +97,17 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
     if math.isnan(loss) or loss >= state.best_val_loss:
         return
     state.best_val_loss, state.best_step = loss, state.step
+    adapters = {}
+    if state.base:
+        adapters = {"base": state.base, "lora_alpha": setup.config.finetune.lora_alpha}
 
     def write() -> None:
         setup.run.save_best(
             model_content(
                 state.model,
                 setup.data.tokenizer,
-                merge=True,
+                "adapters" if state.base else "merged",
+                **adapters,
                 step=state.step,
                 val_loss=loss,
                 val_bits_per_byte=setup.units.bits_per_byte(loss),

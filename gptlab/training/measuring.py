@@ -13,7 +13,6 @@ from gptlab.data.batches import Batches, Sequences
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import TrainConfig
-from gptlab.training.disk_space import saving_seconds
 from gptlab.training.loop import train_step
 from gptlab.training.memory import fitting_batch_size
 from gptlab.training.parallel import Parallel, compile_blocks
@@ -21,6 +20,7 @@ from gptlab.training.precision import MixedPrecision
 from gptlab.training.resolving import Measurements, Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
+from gptlab.training.times import saving_seconds
 from gptlab.training.units import duration
 
 logger = logging.getLogger(__name__)

@@ -34,11 +34,25 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     lines += without_effect(config, setup.overrides)
+    lines += _idle_processes(setup)
     if state.step:
         lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:
             lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
     return lines
+
+
+def _idle_processes(setup: Setup) -> list[str]:
+    """What to do about processes that get no sequence of a step."""
+    sequences, processes = setup.config.sequences_per_step, setup.parallel.world_size
+    if processes <= sequences:
+        return []
+    idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+    return [
+        f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: a "
+        f"step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
+        f"processes share. Use --batch_size {processes} or more, or fewer processes."
+    ]
 
 
 def _epochs(setup: Setup) -> str:

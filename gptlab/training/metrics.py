@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 
@@ -19,12 +20,20 @@ LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 class Metrics:
     """Records and shows how a run goes. Only the first process writes and prints.
 
-    run: None where nothing is written. peak: FLOP/s of the device, or None if unknown; a faster
-    step raises it, so that the share shown (MFU, Chowdhery et al. 2022) never exceeds 100%.
+    run: None where nothing is written. save_seconds: of a checkpoint, estimated. peak: FLOP/s of
+    the device, or None if unknown; a faster step raises it, so that the share shown (MFU, Chowdhery
+    et al. 2022) never exceeds 100%.
     """
 
     def __init__(
-        self, config: TrainConfig, run: Run | None, units: TextUnits, *, first: bool, peak
+        self,
+        config: TrainConfig,
+        run: Run | None,
+        units: TextUnits,
+        *,
+        first: bool,
+        peak,
+        save_seconds: float = 0.0,
     ):
         self.config, self.units = config, units
         self.run = run if first else None
@@ -34,6 +43,7 @@ class Metrics:
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
         self.tracker = None
+        self.save_seconds, self.pauses = save_seconds, []  # seconds of each pause so far
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
@@ -50,7 +60,23 @@ class Metrics:
         """Leave work that is not a step out of tokens/s."""
         before = time.perf_counter()
         yield
-        self.last_time += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self.last_time += seconds
+        self.pauses.append(seconds)
+
+    def seconds_left(self, step: int) -> float:
+        """Of the steps to come and of their evaluations and checkpoints."""
+        config = self.config
+        each_step = config.tokens_per_step / max(1.0, self.rate)
+        if self.pauses:
+            pause = sum(self.pauses) / len(self.pauses)
+        else:  # a forward pass over eval_tokens, in steps
+            weights = 2 if config.optimizer.ema_decay else 1
+            evaluated = weights * config.evaluation.eval_tokens / config.tokens_per_step
+            pause = evaluated * config.forward_share * each_step + self.save_seconds
+        total, interval = config.batch.max_iters, config.evaluation.eval_interval
+        pauses = math.ceil(total / interval) - step // interval
+        return (total - step) * each_step + pauses * pause
 
     def step(self, state, result, reading: float) -> None:
         """After a step: show it, and record it at every log_interval.
@@ -106,22 +132,21 @@ class Metrics:
         self._record({"step": step, "loss": loss, "diverged": True})
 
     def _show(self, step: int, loss: float) -> None:
-        terminal = self.terminal
+        terminal, left = self.terminal, duration(self.seconds_left(step))
         share = f" mfu {self.share:.0%}" if self.share is not None else ""
         if terminal.bar is not None:
             val = f" val {self.val_loss:.3f}" if self.val_loss is not None else ""
             bits = self.units.bits_per_byte(loss)
             bits = f" ({bits:.2f} b/B)" if bits is not None else ""
             terminal.bar.set_postfix_str(
-                f" loss {loss:.3f}{bits}{val} {self.rate:,.0f} tok/s{share}"
+                f" {left} left loss {loss:.3f}{bits}{val} {self.rate:,.0f} tok/s{share}"
             )
         elif terminal.loud and (time.perf_counter() - self.last_line > LINE_SECONDS or step == 1):
             self.last_line = time.perf_counter()
             total = self.config.batch.max_iters
-            left = (total - step) * self.config.tokens_per_step / max(1.0, self.rate)
             self.say(
                 f"step {step}/{total}: loss {self.in_words(loss)}, {self.rate:,.0f} tokens/s"
-                f"{share.replace(' mfu', ', mfu')}, {duration(left)} left"
+                f"{share.replace(' mfu', ', mfu')}, {left} left"
             )
 
     def in_words(self, loss: float) -> str:

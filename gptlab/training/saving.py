@@ -22,6 +22,7 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
         content = model_content(
             state.model,
             setup.data.tokenizer,
+            "adapters" if state.base else "whole",
             **state.content(),
             **setup.content(state.sequences_seen),
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class Setup:
 
     windows: starts of the evaluation's windows in each dataset. chat_template: Jinja, of the
     dataset, else of the model that init_from names. machine: a description of this one. changes:
-    options that differ from the run's last start, as "name old -> new".
+    options that differ from the run's last start, as "name old -> new". start: the checkpoint that
+    init_from names, at the first start.
     """
 
     resolved: Resolved
@@ -35,6 +37,7 @@ class Setup:
     chat_template: str = ""
     machine: str = ""
     changes: tuple[str, ...] = ()
+    start: Path | None = None
 
     @property
     def config(self) -> TrainConfig:

@@ -32,6 +32,7 @@ from gptlab.training.resolving import (
 )
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
+from gptlab.training.times import estimated_times
 from gptlab.training.units import TextUnits
 
 logger = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ def prepare_training(
         chat_template=data.chat_template or template or "",
         machine=report.in_words(choice.device),
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
+        start=start.path if start else None,
     )
     return setup, state
 
@@ -165,8 +167,14 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
         with explained_out_of_memory(config):
             return measure(config, choice, parallel.world_size, started)
 
+    def estimated() -> Measurements:
+        config = resolve_roughly(overrides, situation).config
+        return estimated_times(config, hardware.peak_flops(device.name, config.machine.dtype).value)
+
     measurements = parallel.from_first(measured)
-    resolved = resolve(overrides, dataclasses.replace(situation, measurements=measurements))
+    estimate = None if measurements else parallel.from_first(estimated)
+    times = dict(measurements=measurements, estimate=estimate)
+    resolved = resolve(overrides, dataclasses.replace(situation, **times))
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     return resolved

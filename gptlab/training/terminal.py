@@ -36,7 +36,7 @@ class Terminal:
                 desc="training",
                 dynamic_ncols=True,
                 smoothing=0.05,
-                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {remaining} left{postfix}",
+                bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}|{postfix}",
             )
 
     def advance(self) -> None:

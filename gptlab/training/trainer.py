@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab import hardware
+from gptlab.checkpoints import model_content
 from gptlab.files import atomic_write
 from gptlab.training import messages
 from gptlab.training.clock import Clock
@@ -25,6 +26,7 @@ from gptlab.training.setup import Setup
 from gptlab.training.stability import Stability
 from gptlab.training.starting import prepare_training
 from gptlab.training.state import TrainState
+from gptlab.training.times import saving_seconds
 from gptlab.training.trackers import make_tracker
 
 
@@ -80,7 +82,10 @@ def observe(setup: Setup, started: float) -> Observers:
         found = hardware.peak_flops(config.machine.device, config.machine.dtype)
         peak = found and found.value * parallel.world_size
     run = None if config.run.dry_run else setup.run
-    metrics = Metrics(config, run, setup.units, first=parallel.is_first, peak=peak)
+    metrics = Metrics(
+        config, run, setup.units, first=parallel.is_first, peak=peak,
+        save_seconds=saving_seconds(config),
+    )  # fmt: skip
     return Observers(
         metrics=metrics,
         trace=Trace(),
@@ -152,5 +157,8 @@ def open_run(setup: Setup, state: TrainState) -> None:
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
     if state.step:
         run.cut(state.step)
+    elif config.finetune.lora_rank:
+        base = model_content(state.model, setup.data.tokenizer, "base")
+        state.base = run.keep_base(base, setup.start)
     with atomic_write(run.recipe, "w") as file:
         file.write(as_recipe(setup.overrides, setup.resolved, setup.machine))

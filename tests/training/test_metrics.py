@@ -22,7 +22,7 @@ META = {
 }
 CONFIG = build(dict(
     batch_size=2, block_size=10, n_layer=1, n_head=1, n_embd=8, vocab_size=11, max_iters=100,
-    log_interval=1, eval_interval=10,
+    log_interval=1, eval_interval=10, eval_tokens=60,
 ))  # fmt: skip
 
 
@@ -102,6 +102,18 @@ def test_a_record_has_the_rate_of_the_steps_since_the_last_and_no_time_of_evalua
     assert second["bits_per_byte"] == pytest.approx(2.0 / math.log(2) / 4)
 
 
+def test_the_time_left_has_the_evaluations_and_checkpoints_to_come(make, clock):
+    metrics = make()
+    clock.now = 1.0
+    step(metrics, 1)
+    metrics.save_seconds = 4.0
+    assert metrics.seconds_left(1) == pytest.approx(99 + 10 * (1 + 4))
+    with metrics.paused():
+        clock.now += 30.0  # as long as one really takes
+    assert metrics.seconds_left(10) == pytest.approx(90 + 9 * 30)
+    assert metrics.seconds_left(100) == 0
+
+
 def test_only_log_steps_and_the_first_are_recorded(make, clock, tmp_path):
     metrics = make(config=CONFIG.replace(log_interval=4))
     for number in range(1, 11):
@@ -142,7 +154,8 @@ def test_in_a_pipe_there_are_plain_lines_now_and_then_and_no_bar(make, clock, ca
         "step 19/100",
     ]
     assert "loss 2.0000 (0.721 bits/byte), 20 tokens/s, mfu" in lines[1]
-    assert lines[-1].endswith("1 min 21 s left")
+    # 81 steps, and 9 evaluations of the tokens of 3 steps, forward only: 1 s each
+    assert lines[-1].endswith("1 min 30 s left")
     assert err == "" and "\x1b" not in out and "\r" not in out
 
 

@@ -76,6 +76,8 @@ def test_a_run_on_a_mix_goes_from_one_process_to_two_and_back(train, tmp_path, m
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Continuing after step 10" in out
+    idle = "1 of the 2 processes has nothing to do: a step has 1 sequence"
+    assert out.index(idle) < out.index("step 16: validation")
     train("moving", resume=True, max_iters=23, batch_size=4)
 
     np.testing.assert_allclose(losses(tmp_path / "moving"), losses(tmp_path / "whole"), atol=1e-5)
