@@ -233,7 +233,8 @@ class Run:
         """
         import torch
 
-        there = read_checkpoint(source)
+        # an overwritten run may have been its own start
+        there = read_checkpoint(source) if source.is_file() else {"model": {}}
         is_same = there["model"].keys() == base["model"].keys() and all(
             torch.equal(weight, base["model"][name]) for name, weight in there["model"].items()
         )
