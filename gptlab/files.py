@@ -57,6 +57,40 @@ def display(path: AnyPath) -> str:
         return printable(path)
 
 
+def fresh_folder(folder: Path, is_taken: bool = False) -> Path:
+    """`folder` if it does not exist yet, else the first free one of folder_2, folder_3, ... .
+
+    is_taken: as if it existed. After folder_2 comes folder_3; a longer number may be a year.
+    """
+    stem, _, number = folder.name.rpartition("_")
+    if not (stem and number.isdigit() and len(number) < 4):
+        stem, number = folder.name, "1"
+    count, fresh = int(number), folder
+    while is_taken or fresh.exists():
+        count, is_taken = count + 1, False
+        fresh = folder.with_name(f"{stem}_{count}")
+    return fresh
+
+
+def shareable(path: AnyPath) -> str:
+    """A path for a page that is shared: below the working directory or `home()`, else its name."""
+    where = Path(path).expanduser().resolve()
+    for folder in (Path.cwd(), home()):
+        if where != folder.resolve() and where.is_relative_to(folder.resolve()):
+            return printable(where.relative_to(folder.resolve()))
+    return printable(where.name) or "."
+
+
+_ABSOLUTE = re.compile(r"(?<![\w.~/\\-])(?:~[\w.-]*|[A-Za-z]:)?[/\\](?:[^\s/\\:;,'\"()]+[/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """A text for a page that is shared: of each absolute path in it only the file's name."""
+    if Path(text).is_absolute():
+        return shareable(text)
+    return _ABSOLUTE.sub("", text)
+
+
 def printable(path: AnyPath) -> str:
     """A path for messages and records; bytes of a name that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace") if os.name != "nt" else str(path)

@@ -17,7 +17,7 @@ import re
 import shutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -61,6 +61,15 @@ def options_of(*classes: type) -> dict[str, Option]:
                 field.name, *_read_type(kind, default), default=default, help=sentence, group=group
             )
     return options
+
+
+def option_words(values: Mapping[str, object]) -> list[str]:
+    """Options as the words of a command line; a tuple or list is an option that is repeated."""
+    words = []
+    for name, value in values.items():
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            words += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+    return words
 
 
 def _read_type(kind: Any, default: object) -> tuple[type, bool, tuple[Any, ...], tuple[str, ...]]:

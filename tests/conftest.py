@@ -78,13 +78,20 @@ def make_run(home):
     write_json(dataset / "meta.json", META)
 
     def make(
-        name="run", done=None, typed=None, tokens_per_byte=1.0, sample="to be {step}", **options
+        name="run",
+        done=None,
+        typed=None,
+        tokens_per_byte=1.0,
+        sample="to be {step}",
+        recipe_name="config/own.py",
+        asked="command line",
+        **options,
     ):
         recipe = {
             "dataset": "plays", "max_iters": 400, "block_size": 64, "batch_size": 8, "n_layer": 2,
             "n_head": 2, "n_embd": 64, "eval_interval": 100, **options,
         }  # fmt: skip
-        overrides = layer(recipe, typed, "config/own.py")
+        overrides = layer(recipe, typed, recipe_name, asked)
         resolved = resolve(overrides, Situation(cpu, 66, 1_003_854, 111_540))
         run = Run(home / "out" / name)
         run.folder.mkdir(parents=True)

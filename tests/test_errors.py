@@ -11,7 +11,7 @@ import pytest
 
 from gptlab import errors
 from gptlab.data.messages import NoConversationError
-from gptlab.data.text_files import NotTextError
+from gptlab.data.opening import NotTextError
 from gptlab.errors import GPTLabError
 
 PACKAGE = Path(errors.__file__).parent

@@ -24,6 +24,7 @@ from gptlab.training.provenance import read_trace
 
 PASS_TOKENS = 8192  # about the size of a forward pass
 MOST_PLACES = 6  # documents of one window that are named
+STEP = "a step reads one batch of text and changes the parameters once"
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Window:
 class Blame:
     """What a step trained on. windows: the hardest of its `count` sequences from `first` on.
 
-    loss: the checkpoint's mean over all of them. record: the run's record of this step, or of the
-    nearest recorded one; its numbers may be None.
+    steps: how many the run has taken. loss: the checkpoint's mean over all sequences. record: the
+    run's record of this step, or of the nearest recorded one; its numbers may be None.
     """
 
     step: int
+    steps: int
     first: int
     count: int
     windows: list[Window]
@@ -107,7 +109,7 @@ def blame(
     if not 1 <= step <= last:
         raise ConfigError(
             f"--step {step} is out of range: {display(run.folder)} has taken {last:,} steps, so "
-            f"choose one from 1 to {last}."
+            f"choose one from 1 to {last} ({STEP})."
         )
     path = {"best": run.best, "ckpt": run.checkpoint, None: run.folder}[checkpoint]
     device = _device(device)
@@ -115,8 +117,9 @@ def blame(
     settings = (loaded.content.get("train_config") or {}).get("resolved")
     if not isinstance(settings, dict):
         raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
-    data = open_mixture(settings["dataset"], settings["vocab_size"])
-    if data.fingerprint != loaded.content["dataset"]["fingerprint"]:
+    fingerprint = loaded.content["dataset"]["fingerprint"]
+    data = open_mixture(settings["dataset"], settings["vocab_size"], fingerprint)
+    if data.fingerprint != fingerprint:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {data.name} "
             "now holds, so the text behind a step is gone",
@@ -144,8 +147,9 @@ def blame(
     ]
     record = _nearest_record(run, records, step)
     return Blame(
-        step, first, count, _with_places(data, windows), float(means.mean()), record, loaded, data
-    )
+        step, last, first, count, _with_places(data, windows), float(means.mean()), record,
+        loaded, data,
+    )  # fmt: skip
 
 
 def sequences_of(records: Sequence[dict], batch: int, step: int) -> tuple[int, int]:

@@ -6,8 +6,9 @@ compressor, has the same unit.
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.text_files import Reading
 from gptlab.data.token_files import open_dataset
+from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.files import display
 from gptlab.inference.evaluate import (
@@ -34,7 +36,10 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss of one model on one text. data: the text's name; bytes: of the predicted text."""
+    """The loss of one model on one text. data: the text's name; bytes: of the predicted text.
+
+    unknown: the characters of the text that the model lacks, which were left out.
+    """
 
     model: str
     step: int
@@ -44,6 +49,7 @@ class Evaluation:
     bytes: float
     block_size: int
     stride: int
+    unknown: Counter = field(default_factory=Counter)
 
     @property
     def perplexity(self) -> float:
@@ -69,6 +75,7 @@ class Evaluation:
             "bits_per_byte": self.bits_per_byte,
             "block_size": self.block_size,
             "stride": self.stride,
+            "unknown_characters": dict(self.unknown),
             "by_position": [
                 {"first": first, "last": last, "tokens": tokens, "loss": loss}
                 for first, last, tokens, loss in self.measured.by_position()
@@ -115,13 +122,17 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A text as ids. loss_mask: bool [n], the tokens of the text itself; bytes: of these."""
+    """A text as ids. loss_mask: bool [n], the tokens of the text itself; bytes: of these.
+
+    unknown: the characters that the tokenizer lacks, which were left out.
+    """
 
     label: str
     sha256: str
     ids: np.ndarray
     loss_mask: np.ndarray
     bytes: int
+    unknown: Counter
 
 
 def begin_id(tokenizer) -> int | None:
@@ -133,7 +144,8 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
     """A file, folder or glob (as prepare.py reads it) as ids of a tokenizer, in memory.
 
     The token that begins a text precedes every document: the model sees it, but it is no target.
-    Without such a token, a document's first token is no target. name: of the model, for errors.
+    Without such a token, a document's first token is no target. Characters that the tokenizer lacks
+    are left out and counted. name: of the model, for errors.
     """
     if tokenizer is None:
         raise CheckpointError(
@@ -141,10 +153,10 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
             "evaluate it on a dataset of such ids with --dataset",
         )
     source = find([word], None, lambda sentence: None)
-    begin = begin_id(tokenizer)
+    begin, unknown = begin_id(tokenizer), UnknownCharacters(DROP)
     ids, loss_mask, size = [], [], 0
     for document in source.documents(Reading()):
-        text = "".join(document)
+        text = "".join(unknown.known(document, tokenizer))
         own = tokenizer.encode_to_array(text).astype(np.int64)
         if not len(own):
             continue
@@ -157,10 +169,20 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
             own, marks = np.insert(own, 0, begin), np.insert(marks, 0, False)
         ids.append(own)
         loss_mask.append(marks)
+    if not ids and unknown.found:
+        raise DataError(
+            f"{name} has none of the characters of {source.label} in its vocabulary",
+            "name a text in a script that it was trained on",
+        )
     if not ids:
         raise DataError(f"{source.label} holds no text", "name a file with text in it")
     return HeldOut(
-        source.label, source.fingerprint, np.concatenate(ids), np.concatenate(loss_mask), size
+        source.label,
+        source.fingerprint,
+        np.concatenate(ids),
+        np.concatenate(loss_mask),
+        size,
+        unknown.found,
     )
 
 
@@ -192,8 +214,10 @@ def evaluate_text(
         checkpoint.model, ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
+    left_out = text.unknown.total()
+    label = text.label + (f" without {left_out:,} unknown characters" if left_out else "")
     return Evaluation(
-        name, checkpoint.step, text.label, text.sha256, measured, size, block_size, stride
+        name, checkpoint.step, label, text.sha256, measured, size, block_size, stride, text.unknown
     )
 
 

@@ -84,7 +84,9 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
         overrides = _overrides(recorded, temporary)
         try:
-            setup, state = prepare_training(overrides, parallel, started=began)
+            setup, state = prepare_training(
+                overrides, parallel, started=began, fingerprint=recorded["data"]["fingerprint"]
+            )
             compile_if_wanted(setup, state, say=lambda line: None)
             now = describe(setup)
             difference, digested, done = _compare(trace, _steps(setup, state), progress)

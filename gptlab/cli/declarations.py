@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 TRAINING = "gptlab.training.config:OPTION_CLASSES"
 STARTING = "gptlab.cli.commands.train:StartOptions"
-PREPARING = "gptlab.data.prepare:PrepareOptions"
+PREPARING = "gptlab.data.prepare_options:PrepareOptions"
 LISTING = "gptlab.cli.commands.prepare:ListOptions"
 
 
@@ -181,6 +181,29 @@ one command. Exit code 1 when something was found.""",
 python gpt.py doctor
 python gpt.py doctor --config config/shakespeare_char.py
 python gpt.py doctor out/mytext""",
+    ),
+    Command(
+        name="check",
+        sentence="prove an edit of the code sane",
+        words="[RUN|RECIPE]",
+        module="gptlab.cli.commands.check",
+        options=(
+            "CheckOptions",
+            "gptlab.training.config:PresetOption",
+            "gptlab.training.config:OptimizerOptions",
+            "gptlab.model.config:GPTConfig",
+        ),
+        summary="""\
+Check that the code builds and trains a model as it should, after an edit of gptlab/model or
+gptlab/training: causality, the cache, the loss, gradients, learning, precision, checkpoints,
+exports. Each line is PASS, WARN (unusual), FAIL or SKIP (and why), with what was measured. A large
+model is checked at a small shape of the same settings. Exit code 1 when a check fails.""",
+        example="""\
+python gpt.py check                                the defaults
+python gpt.py check --model_preset gpt2            a preset
+python gpt.py check config/shakespeare_char.py     a recipe, with its optimizer
+python gpt.py check out/shakespeare_char           a run, and its weights
+python gpt.py check --qk_norm --against HEAD       speed beside the last commit""",
     ),
     Command(
         name="hardware",

@@ -9,7 +9,7 @@ from pathlib import Path
 from gptlab.cli.commands.dataset import ask_for_text, size_of
 from gptlab.cli.commands.prepare import prepare_sources
 from gptlab.cli.ui import explanations, questions
-from gptlab.cli.ui.command_line import command_line, fresh_folder, program
+from gptlab.cli.ui.command_line import command_line, program
 from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.cli.ui.recipe_builder import (
@@ -20,7 +20,7 @@ from gptlab.cli.ui.recipe_builder import (
 )
 from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import display, out_home, quoted
+from gptlab.files import display, fresh_folder, out_home, quoted
 from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
@@ -387,7 +387,7 @@ class Wizard:
             self._say(f"Wrote the recipe {display(self.recipe)}. It trains without questions:")
             self._say(command_line("train.py", {"config": display(self.recipe)}))
         starts = self.action in ("start", "both")
-        again = _next_folder(folder) if starts else folder
+        again = fresh_folder(folder, is_taken=starts)
         self.console.print("\nThe same training without questions:", style="bold")
         print(command_line("train.py", {**options, "out_dir": display(again)}), flush=True)
         if not starts:
@@ -395,20 +395,13 @@ class Wizard:
         from gptlab.cli.commands.train import run_training
 
         print(flush=True)
-        return run_training(layer(command_line={**options, "out_dir": display(folder)}))
+        answers = {**options, "out_dir": display(folder)}
+        return run_training(layer(command_line=answers, asked="the wizard"))
 
     # Helpers
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, style="dim", markup=False, soft_wrap=False)
-
-
-def _next_folder(folder: Path) -> Path:
-    """The first free folder once `folder` is taken."""
-    name, _, number = folder.name.rpartition("_")
-    if name and number.isdigit():
-        return fresh_folder(folder.with_name(f"{name}_{int(number) + 1}"))
-    return fresh_folder(folder.with_name(f"{folder.name}_2"))
 
 
 def _dataset_choice(name: str, meta: dict | None) -> MenuItem:

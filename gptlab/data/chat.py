@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlab.data.messages import NoConversationError
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.turns import NoConversationError
 from gptlab.errors import DataError, GenerationError
 
 # For a model without a template: the role on a line, the text, the end of text, a line feed.

@@ -3,6 +3,7 @@
 Joiners (U+200C, U+200D) are left alone: Persian, Indic scripts and emoji are spelled with them.
 """
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -13,7 +14,10 @@ INVISIBLE = (
     "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffb"
 )
-_INVISIBLE = re.compile(f"[{INVISIBLE}]")
+# A terminal's colours and moves, with the letters behind the escape (ECMA-48, 5.4).
+_SEQUENCE = r"\x1b\[[0-?]*[ -/]*[@-~]"
+_INVISIBLE = re.compile(f"{_SEQUENCE}|[{INVISIBLE}]")
+_CUT_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*)?\Z")
 _CONTROLS = {0: "NUL", 7: "BEL", 8: "BACKSPACE", 11: "LINE TABULATION", 12: "FORM FEED"}
 _CONTROLS |= {26: "SUBSTITUTE", 27: "ESCAPE", 127: "DELETE", 133: "NEXT LINE"}
 # A text may be normalised in pieces that begin with one of these: nothing in front changes them.
@@ -25,6 +29,8 @@ _LETTER_AND_MARKS: re.Pattern | None = None
 
 def character_name(character: str) -> str:
     """Such as `SOFT HYPHEN (U+00AD)`."""
+    if len(character) > 1:
+        return "SEQUENCE FOR A TERMINAL (ESC [)"
     name = unicodedata.name(character, _CONTROLS.get(ord(character), "control character"))
     return f"{name} (U+{ord(character):04X})"
 
@@ -38,11 +44,16 @@ def name_all(counts: Counter, most: int = 8) -> str:
 
 
 def without_invisible(blocks: Iterable[str], dropped: Counter) -> Iterator[str]:
-    """Blocks without INVISIBLE characters, which are counted in `dropped`."""
-    for block in blocks:
-        found = _INVISIBLE.findall(block)
-        dropped.update(found)
-        yield _INVISIBLE.sub("", block) if found else block
+    """Blocks without INVISIBLE characters and sequences, which are counted in `dropped`."""
+    held = ""
+    for block in itertools.chain(blocks, [None]):
+        text, held = held + (block or ""), ""
+        if block is not None and (cut := _CUT_SEQUENCE.search(text)):
+            text, held = text[: cut.start()], cut[0]
+        found = _INVISIBLE.findall(text)
+        dropped.update(each if len(each) == 1 else "\x1b[" for each in found)
+        if text or block is not None:
+            yield _INVISIBLE.sub("", text) if found else text
 
 
 def invisible(counts: Counter) -> Counter:

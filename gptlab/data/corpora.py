@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import IO
 
 from gptlab.data import archives, forms, hub, shakespeare, text_files
+from gptlab.data.encodings import is_foreign_to_utf8
 from gptlab.data.forms import Form
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError, with_way_out
+from gptlab.data.rows import documents_of_rows
+from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import display, printable, sha256_file
+from gptlab.files import data_home, display, printable, quoted, sha256_file
 
 # The corpora known by name, each with its description for --list.
 KNOWN = {"shakespeare": "tiny Shakespeare, 1.1 MB (or 38 plays, 4.8 MB, from a package index)"}
@@ -76,15 +79,17 @@ class Source:
     def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
         """Each document as blocks of clean text."""
         if self.hub_name:
-            for text in text_files.documents_of_rows(hub.rows(self.hub_name), reading):
+            for text in documents_of_rows(hub.rows(self.hub_name), reading):
                 yield text_files.clean([text], reading)
                 reading.progress(len(text))
         for file in self.files:
             args = reading, file.name, file.origin
             if file.form.kind in ("zip", "tar"):
-                yield from archives.documents_of_members(file.path, file.form.kind, *args)
+                found = archives.documents_of_members(file.path, file.form.kind, *args)
             else:
-                yield from forms.documents_of_file(file.path, file.form, *args)
+                found = forms.documents_of_file(file.path, file.form, *args)
+            is_one = len(self.files) == 1
+            yield from found if is_one else with_way_out(found, file.path.as_posix())
 
 
 def find(
@@ -165,6 +170,7 @@ def _source(
     _check_options(files, how)
     _say_forms(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
+    how.said.add("files left out that are not text")
     identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
     if found.pipes:  # what comes through a pipe is known by its content only
         identity = "\n".join(sorted(f"a pipe, {file.sha256[:16]}" for file in files))
@@ -203,6 +209,12 @@ class _Found:
             if sys.stdin is not None and sys.stdin.isatty():
                 self._note("Type or paste the text; Ctrl-D on a line of its own ends it.")
             self._add_pipe(getattr(sys.stdin, "buffer", None), "stdin")
+        elif path.is_dir() and (path / "train.bin").is_file():
+            raise DataError(
+                f"{printable(word)} holds token files, which are a dataset as they are",
+                f"name it with --dataset {quoted(_dataset_word(path))} to train, evaluate or plan",
+                sep="; ",
+            )
         elif path.is_dir():
             self.folders += 1
             self._add_folder(path)
@@ -299,8 +311,8 @@ def _raise(error: OSError) -> None:
 def _read_as_they_are(
     files: list[SourceFile], how: Reading, note: Callable[[str], None]
 ) -> list[SourceFile]:
-    """The files; JSON among texts that is no list of texts (of programs) becomes text."""
-    if how.column is not None or all(file.form.is_table for file in files):
+    """The files; JSON that is no list of texts (of programs) becomes text among other files."""
+    if how.column is not None or len(files) == 1:
         return files
     changed, names = [], []
     for file in files:
@@ -308,6 +320,8 @@ def _read_as_they_are(
             names.append(file.name)
             file = dataclasses.replace(file, form=Form("text"))
         changed.append(file)
+    if len(names) == len(files):  # reading them says which fields they have
+        return files
     if names:
         note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
     return changed
@@ -335,7 +349,7 @@ def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
 
 def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
     """Raise ConfigError for an encoding that would only damage what is valid UTF-8."""
-    if encoding is None or not text_files.is_foreign_to_utf8(encoding):
+    if encoding is None or not is_foreign_to_utf8(encoding):
         return
     kinds = {}
     for file in files:
@@ -387,6 +401,12 @@ def _derived_name(words: Sequence[str]) -> str:
     plain = [re.split(r"[*?\[]", word)[0] for word in words]
     folder = os.path.commonpath([os.path.abspath(word or ".") for word in plain])
     return dataset_name(Path(folder if os.path.isdir(folder) else os.path.dirname(folder)).name)
+
+
+def _dataset_word(folder: Path) -> str:
+    """How --dataset names a folder: by its name in data/, or by its path."""
+    folder = folder.resolve()
+    return folder.name if folder.parent == data_home().resolve() else display(folder)
 
 
 def dataset_name(word: str) -> str:

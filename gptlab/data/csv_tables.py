@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.data.opening import file_suffix
 from gptlab.data.tables import Row
-from gptlab.data.text_files import Reading, file_suffix, head_of_text, lines, text_blocks
+from gptlab.data.text_files import Reading, head_of_text, lines, text_blocks
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display
 
@@ -273,7 +274,7 @@ def csv_rows(
         next(source, None)
         skipped = 1
     rows = _quoted_rows(source, dialect) if dialect.quoting else _plain_rows(source, dialect)
-    is_header, long_fields = dialect.has_header, 0
+    is_header, long_fields = dialect.has_header, []
     width = len(dialect.header)
     for number, row in rows:
         place = f"{name} line {number + skipped:,}"
@@ -294,17 +295,17 @@ def csv_rows(
             yield place, DataError(what, fix, sep="; ")
         else:
             if dialect.quoting and any(cell.count("\n") > MANY_LINE_ENDS for cell in row):
-                long_fields += 1
-                if long_fields == 1:
-                    reading.note(
-                        f"The field that ends in {place} has more than {MANY_LINE_ENDS} line ends; "
-                        "if a loose quotation mark opens it, read marks as letters with "
-                        "--quoting no."
-                    )
+                long_fields.append(place)
             cells = row + [None] * (width - len(row))
             yield place, dict(zip(dialect.header, cells, strict=False))
     if long_fields:
-        reading.counts[f"fields with more than {MANY_LINE_ENDS} line ends"] += long_fields
+        more = f", and so have {len(long_fields) - 1:,} others" if len(long_fields) > 1 else ""
+        reading.tell(
+            f"fields with more than {MANY_LINE_ENDS} line ends",
+            len(long_fields),
+            f"The field that ends in {long_fields[0]} has more than {MANY_LINE_ENDS} line ends"
+            f"{more}; if a loose quotation mark opens it, read marks as letters with --quoting no.",
+        )
 
 
 def dialect_of(path: Path, reading: Reading, name: str = "") -> Dialect:

@@ -13,7 +13,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from gptlab.data.text_files import NotTextError, file_format
+from gptlab.data.opening import NotTextError
+from gptlab.data.text_files import file_format
 from gptlab.data.token_files import SCAN_TOKENS, Dataset
 from gptlab.errors import DataError
 from gptlab.files import FORMAT_VERSIONS, display, write_json

@@ -1,26 +1,36 @@
-"""The text of e-books (EPUB) and of Word files (.docx)."""
+"""The text of what is made to be read or printed: EPUB, Word, OpenDocument, PDF and RTF files."""
 
+import contextlib
+import importlib
+import logging
 import posixpath
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from gptlab.data import opening
 from gptlab.data.markup import TextOfHtml
-from gptlab.data.text_files import NotTextError, Reading, naming_damage
+from gptlab.data.opening import NotTextError, naming_damage
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 from gptlab.files import display
 
 _LARGEST_MEMBER = 1 << 28  # bytes; a chapter is a fraction of that
+_ODT = b"application/vnd.oasis.opendocument.text"
 _CURE = "save it as plain text first"
 
 
 def book_kind(path: Path) -> str | None:
-    """ "epub" or "docx" by the content of a zip file, or None for another one."""
+    """ "epub", "odt" or "docx" by the content of a zip file, or None for another one."""
     try:
         with naming_damage("", ""), zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
+            is_open = {"mimetype", "content.xml"} <= names
+            if is_open and _member(archive, "mimetype").startswith(_ODT):
+                return "odt"
     except DataError:
         return None
     if "META-INF/container.xml" in names:
@@ -69,17 +79,50 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
+def odt_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
+    """Headings and paragraphs of an OpenDocument text, a line each, without what was deleted."""
+    name = name or display(path)
+    with naming_damage(name, "no readable OpenDocument text", _CURE):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                content = ElementTree.fromstring(_member(archive, "content.xml"))
+            except ElementTree.ParseError as error:
+                raise ValueError(str(error)) from None
+        for part in content.iterfind(".//{*}tracked-changes/*"):
+            part.clear()
+        for paragraph in content.iter():
+            if paragraph.tag.rpartition("}")[2] in ("p", "h"):
+                yield "".join(_pieces(paragraph)) + "\n"
+    reading.counts["OpenDocument texts read as their paragraphs"] += 1
+
+
+def _pieces(element: ElementTree.Element) -> Iterator[str]:
+    """The text of a paragraph of an OpenDocument text (OASIS OpenDocument 1.3, part 3, 6.1)."""
+    yield element.text or ""
+    for child in element:
+        match child.tag.rpartition("}")[2]:
+            case "s":
+                number = child.get(child.tag.replace("}s", "}c"), "1")
+                yield " " * min(int(number), 1000)
+            case "tab":
+                yield "\t"
+            case "line-break":
+                yield "\n"
+            case "annotation" | "p" | "h":  # a remark at the margin; what is read by itself
+                pass
+            case _:
+                yield from _pieces(child)
+        yield child.tail or ""
+
+
 def docx_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     """The paragraphs of a Word file, and of the cells of its tables, a line each.
 
     Raises NotTextError where the package that reads it is not installed.
     """
     name = name or display(path)
-    try:
-        import docx
-    except ImportError:
-        raise no_docx(name) from None
-    try:
+    docx = _package("docx", name)
+    with _naming_any(name, "no readable Word file"):
         document = docx.Document(str(path))
         for part in document.iter_inner_content():
             if hasattr(part, "rows"):
@@ -87,22 +130,64 @@ def docx_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
                     yield "\t".join(cell.text for cell in row.cells) + "\n"
             else:
                 yield part.text + "\n"
-    except Exception as error:  # the package and lxml raise errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{name} is no readable Word file ({reason})", _CURE, sep="; ") from None
     reading.counts["Word files read as their paragraphs"] += 1
 
 
-def no_docx(name: str) -> NotTextError:
-    """The refusal of a Word file that no package can read."""
-    return NotTextError(
-        name, "a Word document", "install the package python-docx, or save it as plain text first"
-    )
+def pdf_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
+    """The text of the pages of a PDF, line by line as they are printed."""
+    name = name or display(path)
+    pypdf = _package("pdf", name)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of each odd object
+    with _naming_any(name, "no readable PDF"):
+        for page in pypdf.PdfReader(str(path)).pages:
+            if text := page.extract_text().strip("\n"):
+                yield text + "\n"
+            else:
+                reading.counts["pages of PDFs without text, such as scanned ones"] += 1
+    reading.counts["PDFs read as the text of their pages"] += 1
 
 
-def check_docx(name: str) -> None:
-    """Raise NotTextError if the package that reads Word files is not installed."""
+def rtf_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
+    """The text of an RTF document without its formatting."""
+    name = name or display(path)
+    striprtf = _package("rtf", name)
+    with _naming_any(name, "no readable RTF document"), open(path, "rb") as file:
+        content = opening.read_bytes(opening.decompressed(file, name), name, _LARGEST_MEMBER + 1)
+        if len(content) > _LARGEST_MEMBER:
+            raise ValueError(f"it is larger than {_LARGEST_MEMBER >> 20} MB")
+        yield striprtf.rtf_to_text(content.decode("latin-1"), errors="replace") + "\n"
+    reading.counts["RTF documents read without their formatting"] += 1
+
+
+# {kind: (module, its package, what such a file is)}
+_PACKAGES = {
+    "docx": ("docx", "python-docx", "a Word document"),
+    "pdf": ("pypdf", "pypdf", "a PDF"),
+    "rtf": ("striprtf.striprtf", "striprtf", "an RTF document"),
+}
+
+
+def _package(kind: str, name: str) -> ModuleType:
+    """The module that reads such files; raises NotTextError where it is not installed."""
+    module, package, what = _PACKAGES[kind]
     try:
-        import docx  # noqa: F401
+        return importlib.import_module(module)
     except ImportError:
-        raise no_docx(name) from None
+        cure = f"install the package {package}, or save it as plain text first"
+        raise NotTextError(name, what, cure) from None
+
+
+def check_readable(kind: str, name: str) -> None:
+    """Raise NotTextError if files of this kind need a package that is not installed."""
+    if kind in _PACKAGES:
+        _package(kind, name)
+
+
+@contextlib.contextmanager
+def _naming_any(name: str, what: str) -> Iterator[None]:
+    """Turn whatever a package raises for a damaged file into a DataError."""
+    try:
+        yield
+    except Exception as error:  # of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} is {what} ({reason})", _CURE, sep="; ") from None

@@ -6,23 +6,37 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import ebooks, markup, tables, text_files
+from gptlab.data import ebooks, mail, markup, opening, subtitles, tables, text_files, wikis
 from gptlab.data.csv_tables import Dialect, csv_rows, find_dialect
+from gptlab.data.opening import file_suffix
+from gptlab.data.rows import documents_of_rows
 from gptlab.data.tables import JsonText, Row
-from gptlab.data.text_files import Reading, file_suffix, head_of_text
+from gptlab.data.text_files import Reading, head_of_text
 from gptlab.errors import DataError
 from gptlab.files import display
 
 _HEAD_BYTES = 1 << 18
 _JSON_LINES = (".jsonl", ".ndjson")
+_PRINTED = {b"%PDF-": "pdf", b"{\\rtf": "rtf"}
+# What the first element of a file says of it.
+_ROOTS = {
+    **dict.fromkeys(("!doctype html", "html", "head", "body"), "html"),
+    **dict.fromkeys(("fictionbook", "tei"), "xml"),
+    "mediawiki": "wiki",
+}
+_MARKUP = re.compile(
+    rf"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype (?!html)[^>]*>|\s)*<({'|'.join(_ROOTS)})\b",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
 class Form:
     """What a file is read as.
 
-    kind: "text", "html", "notebook", "subtitles", "epub", "docx", "json", "jsonl", "csv",
-    "parquet", "zip" or "tar". dialect: of a CSV file.
+    kind: "text", "html", "xml" (a book), "notebook", "subtitles", "epub", "docx", "odt", "pdf",
+    "rtf", "json", "jsonl", "csv", "parquet", "mail", "wiki", "zip" or "tar". dialect: of a CSV
+    file.
     """
 
     kind: str
@@ -36,6 +50,8 @@ class Form:
     @property
     def key(self) -> str:
         """Equal for forms that read the same bytes as the same documents."""
+        if self.kind == "subtitles":
+            return "subtitles 2"  # 2: the names of cues are left out
         usual = self.dialect is None or (self.dialect.quoting and self.dialect.has_header)
         return self.kind if usual else f"{self.kind} {self.dialect}"
 
@@ -43,14 +59,15 @@ class Form:
 def find_form(path: Path, reading: Reading, name: str = "") -> Form:
     """What a file is to be read as. Raises NotTextError if it holds no text."""
     name = name or display(path)
-    kind = text_files.archive_kind(path, name)
-    if kind == "zip" and (book := ebooks.book_kind(path)):
-        if book == "docx":
-            ebooks.check_docx(name)
+    kind = opening.archive_kind(path, name)
+    start = opening.first_bytes(path, 5)
+    book = ebooks.book_kind(path) if kind == "zip" else _PRINTED.get(start)
+    if book:
+        ebooks.check_readable(book, name)
         return Form(book)
-    if kind and file_suffix(path) not in text_files.FOREIGN_SUFFIXES:
+    if kind and file_suffix(path) not in opening.FOREIGN_SUFFIXES:
         return Form(kind)
-    if text_files.file_format(path) == "parquet" or text_files.first_bytes(path, 4) == b"PAR1":
+    if text_files.file_format(path) == "parquet" or start[:4] == b"PAR1":
         return Form("parquet")
     head, is_whole = head_of_text(path, reading.encoding, name, _HEAD_BYTES)
     suffix = file_suffix(path)
@@ -61,21 +78,18 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
         return Form("notebook")
     if kind := _json_kind(head, is_whole, suffix):
         return Form(kind)
-    if _looks_like_html(start):
-        return Form("html")
-    if markup.looks_like_subtitles(head):
+    if found := _MARKUP.match(start):
+        return Form(_ROOTS[found[1].lower()])
+    if mail.looks_like_mail(head[:4000]):
+        return Form("mail")
+    if subtitles.looks_like_subtitles(head):
         return Form("subtitles")
     return Form("text")
 
 
-def _looks_like_html(start: str) -> bool:
-    start = re.sub(r"^(?:<\?xml[^>]*>|<!--.*?-->|\s)+", "", start, flags=re.DOTALL)
-    return bool(re.match(r"<(?:!doctype html|html|head|body)\b", start, re.IGNORECASE))
-
-
 def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
     """ "json", "jsonl", or None where a text does not begin as JSON does."""
-    is_lines, start = suffix in _JSON_LINES, head.lstrip()
+    is_lines, start = suffix in _JSON_LINES, tables.without_assignment(head).lstrip()
     if not re.match(r'\{\s*["}]|\[\s*[\[{"\]]', start):
         is_list = suffix == ".json" and re.match(r"\[\s*(?:[-\d]|true|false|null)", start)
         return "jsonl" if is_lines else "json" if is_list else None
@@ -92,7 +106,7 @@ def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
         return "json" if is_object and (suffix == ".json" or is_cut or not is_whole) else None
     spelled, rest = start[: text.position], start[text.position :].lstrip(" \t\r")
     if isinstance(first, list):
-        if rest.strip():
+        if rest.strip(" \t\r\n;"):
             return "jsonl" if is_lines else "json" if suffix == ".json" else None
         is_of_rows = all(isinstance(row, dict | str | list) for row in first)
         return "json" if suffix == ".json" or is_lines or (is_of_rows and first) else None
@@ -121,14 +135,20 @@ _ROWS: dict[str, Callable[[Path, Reading, str], Iterator[Row]]] = {
     "json": tables.json_rows,
     "jsonl": tables.jsonl_rows,
     "parquet": tables.parquet_rows,
+    "mail": mail.mail_rows,
+    "wiki": wikis.wiki_rows,
 }
 _BLOCKS: dict[str, Callable[[Path, Reading, str], Iterator[str]]] = {
     "text": text_files.text_blocks,
     "html": markup.html_blocks,
+    "xml": markup.xml_book_blocks,
     "notebook": markup.notebook_blocks,
-    "subtitles": markup.subtitle_blocks,
+    "subtitles": subtitles.subtitle_blocks,
     "epub": ebooks.epub_blocks,
     "docx": ebooks.docx_blocks,
+    "odt": ebooks.odt_blocks,
+    "pdf": ebooks.pdf_blocks,
+    "rtf": ebooks.rtf_blocks,
 }
 
 
@@ -139,7 +159,7 @@ def is_list_of_texts(path: Path, how: Reading) -> bool:
     reading = Reading(how.encoding, max_bad_rows=0)
     try:
         first = itertools.islice(tables.json_rows(path, reading), 1)
-        return any(True for _ in text_files.documents_of_rows(first, reading))
+        return any(True for _ in documents_of_rows(first, reading))
     except DataError:
         return False
 
@@ -162,5 +182,5 @@ def documents_of_file(
         rows = csv_rows(path, reading, name, form.dialect)
     else:
         rows = _ROWS[form.kind](path, reading, name)
-    for text in text_files.documents_of_rows(rows, reading):
+    for text in documents_of_rows(rows, reading):
         yield text_files.clean([text], reading)

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
-from gptlab.data.text_files import Reading, lines, text_blocks
+from gptlab.data.text_files import Reading, text_blocks
 from gptlab.errors import DataError
 from gptlab.files import display
 
 # Tags before and after which a text has an empty line, or a new line.
 _PARAGRAPHS = frozenset(
     "p h1 h2 h3 h4 h5 h6 blockquote pre ul ol dl table hr article section header footer nav aside "
-    "main figure title form".split()
+    "main figure title form lg".split()
 )
-_LINES = frozenset("div li tr dt dd option figcaption caption legend address".split())
-_HIDDEN = frozenset("script style template svg noscript".split())
+_LINES = frozenset("div l v li tr dt dd option figcaption caption legend address".split())
+_HIDDEN = frozenset("script style template svg noscript binary teiheader".split())
 _HTML_SPACE = " \t\n\f\r"
 
 
@@ -85,6 +85,16 @@ class TextOfHtml(HTMLParser):
 def html_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
     """The text of an HTML page, without tags, scripts and styles; entities are letters."""
     reading.counts["HTML pages read without their tags"] += 1
+    yield from _without_tags(path, reading, name)
+
+
+def xml_book_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
+    """The text of a FictionBook or of a book in TEI, without tags and pictures."""
+    reading.counts["books in XML read without their tags"] += 1
+    yield from _without_tags(path, reading, name)
+
+
+def _without_tags(path: Path, reading: Reading, name: str) -> Iterator[str]:
     parser = TextOfHtml(reading)
     for block in text_blocks(path, reading, name):
         parser.feed(block)
@@ -117,53 +127,6 @@ def notebook_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[st
     yield "\n"
 
 
-_TIME = r"(?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3}"
-_CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}")
-_CUE_TAGS = re.compile(r"</?(?:[ibuc]|font|v|lang|ruby|rt|\d)\b[^<>]*>|\{\\[^{}]*\}|<\d[\d:.]*>")
-
-
-def looks_like_subtitles(head: str) -> bool:
-    """Whether a text begins as SubRip (.srt) or WebVTT files do."""
-    first = [line for line in head[:4000].split("\n") if line.strip()][:2]
-    if first and first[0].startswith("WEBVTT"):
-        return True
-    return len(first) > 1 and first[0].strip().isdigit() and bool(_CUE.match(first[1]))
-
-
-def subtitle_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
-    """What is said in a file of subtitles, a line each, without lines that repeat the last one."""
-    reading.counts["files of subtitles read without their time codes"] += 1
-    held, before = "", ""  # held: a line that may be the number of a cue
-    is_header, is_after_blank = False, False
-    for number, line in enumerate(lines(text_blocks(path, reading, name))):
-        line = line.strip()
-        if _CUE.match(line):
-            held, is_header = "", False
-            continue
-        if number == 0 and line.startswith("WEBVTT"):
-            is_header = True
-        elif is_after_blank and line.split(" ")[0] in ("NOTE", "STYLE", "REGION"):
-            is_header = True
-        elif not line:
-            is_header = False
-        is_after_blank = not line
-        if is_header:
-            continue
-        if held:
-            yield held + "\n"
-            held = ""
-        text = _CUE_TAGS.sub("", line).strip()
-        if text and text == before:
-            reading.counts["subtitle lines that repeat the one before left out"] += 1
-        elif text.isdigit():
-            held = text
-        elif text:
-            before = text
-            yield text + "\n"
-    if held:
-        yield held + "\n"
-
-
 _LONG_LINE = 1_000  # characters
 _LONG_LINES = re.compile(rf"[^\n]{{{_LONG_LINE},}}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=_-]{400,}")
@@ -193,6 +156,7 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
                 counted = match.start()
                 found.append(f"line {line:,} ({what})")
                 reading.counts[f"lines that look like {what}"] += 1
+                reading.said.add(f"lines that look like {what}")
         line += block.count("\n", counted)
         yield block
     if found:

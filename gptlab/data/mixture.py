@@ -7,7 +7,6 @@
 The order of the sequences is that of data/batches.py: a pure function of their number.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +101,11 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest: the same for the same tokens, tokenizer and weights."""
+        """The same for the same tokens, tokenizer and weights: of a mix, those of its datasets."""
         if len(self.parts) == 1:
             return self.parts[0].fingerprint
-        digest = hashlib.sha256()
-        for part, weight in zip(self.parts, self.weights, strict=True):
-            digest.update(f"{part.fingerprint} {weight};".encode())
-        return digest.hexdigest()
+        both = zip(self.parts, self.weights, strict=True)
+        return ",".join(f"{part.fingerprint}:{weight}" for part, weight in both)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -171,14 +168,25 @@ def _joined(names: Sequence[str], weights: Sequence[int]) -> str:
     return ", ".join(f"{n} {100 * w / total:.3g}%" for n, w in zip(names, weights, strict=True))
 
 
-def open_mixture(word: str, vocab_size: int | None = None) -> Mixture:
+def open_mixture(
+    word: str, vocab_size: int | None = None, fingerprint: str | None = None
+) -> Mixture:
     """Open what the option `dataset` names; vocab_size as in `open_dataset`.
+
+    fingerprint: of the mixture that a run began with, whose versions are opened where they are
+    still there; else the newest.
 
     Raises ConfigError for a mix that cannot be read, DataError for a dataset that cannot be opened
     or that was prepared with another tokenizer or chat template than the first.
     """
     named = parse_mixture(word)
-    parts = tuple(open_dataset(name, vocab_size) for name, _ in named)
+    began = [part.partition(":")[0] for part in fingerprint.split(",")] if fingerprint else []
+    if len(began) != len(named):
+        began = [None] * len(named)
+    parts = tuple(
+        open_dataset(name, vocab_size, before)
+        for (name, _), before in zip(named, began, strict=True)
+    )
     if len({part.name for part in parts}) < len(parts):
         raise ConfigError(f"dataset {word!r} names two folders of one name", "rename one of them")
     _check_tokenizers(parts)

@@ -77,6 +77,7 @@ def divide(
         train = [file for file in train if roles.get(file.path) != "val"]
     if roles:
         note(_said(roles, train, name, left_out))
+        reading.said.add("files left out because of their names")
     return Parts(_of(source, train) if source.files else source, own, len(left_out), name)
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gptlab.data.prepare import PrepareOptions
+from gptlab.data.prepare_options import PrepareOptions
 from gptlab.files import display, quoted
-from gptlab.options import options_of
+from gptlab.options import option_words, options_of
 
 
-def prepare_command(meta: Mapping[str, Any], **changed: str) -> str:
+def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
     """The command line that prepared a dataset; "" if its meta.json does not tell.
 
     changed: options that take other values.
@@ -24,14 +24,12 @@ def prepare_command(meta: Mapping[str, Any], **changed: str) -> str:
         named = display(files[0]["path"])
     else:
         return ""
-    words = ["python", "prepare.py", named]
     recorded = {**(meta.get("options") or {}), **changed}
-    for name, option in options_of(PrepareOptions).items():
-        value = recorded.get(name, option.default)
-        if option.type is tuple:
-            words += [word for each in value or () for word in (f"--{name}", str(each))]
-        elif value != option.default:
-            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    given = {
+        name: recorded[name]
+        for name, option in options_of(PrepareOptions).items()
+        if recorded.get(name, option.default) != option.default
+    }
     if isinstance(meta.get("name"), str):
-        words += ["--dataset", meta["name"]]
-    return " ".join(map(quoted, words))
+        given["dataset"] = meta["name"]
+    return " ".join(map(quoted, ["python", "prepare.py", named, *option_words(given)]))

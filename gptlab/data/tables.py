@@ -3,14 +3,16 @@
 A row that cannot be read is yielded as its DataError, which `documents_of_rows` skips and counts.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from gptlab.data.messages import conversation_columns, is_message
-from gptlab.data.text_files import Reading, lines, text_blocks, text_columns
+from gptlab.data.messages import conversation_columns
+from gptlab.data.rows import text_columns
+from gptlab.data.text_files import Reading, lines, text_blocks
+from gptlab.data.turns import is_message
 from gptlab.errors import DataError
 from gptlab.files import display
 
@@ -99,13 +101,14 @@ def json_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
     """(place, value) of each row of a JSON file.
 
     The rows are the elements of the list that the file holds; or of the longest list of objects in
-    the one object that it holds, or all its values if these are objects; or the values that stand
-    one after the other.
+    the one object that it holds, or in an object in that, or all its values if these are objects;
+    or the values that stand one after the other.
     """
     name = name or display(path)
-    text = JsonText(text_blocks(path, reading, name), name)
+    text = _json_text(path, reading, name)
     if text.peek() == "[":
         yield from _elements(text, name)
+        text.take(";")
         if text.peek():
             raise text.error("Extra data")
         return
@@ -115,18 +118,42 @@ def json_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
             line = text.line
             yield f"{name} line {line:,}", text.value()
         return
-    which = "are its values" if field is True else f"are those of its field {field!r}"
+    shown = ".".join(field)
+    which = f"are those of its field {shown!r}" if field else "are its values"
     reading.note(f"{name} holds one object: the rows {which}.")
+    yield from _rows_at(text, field, name)
+
+
+def _rows_at(text: JsonText, field: tuple[str, ...], name: str) -> Iterator[Row]:
+    """(place, value) of the rows of the object that is next; field: as of `_field_of_rows`."""
     text.take("{")
     for key in _keys(text):
-        if field is True:
+        if not field:
             text.peek()
             line = text.line
             yield f"{name} line {line:,}", text.value()
-        elif key == field:
-            yield from _elements(text, name)
-        else:
+        elif key != field[0]:
             text.value()
+        elif field[1:]:
+            yield from _rows_at(text, field[1:], name)
+        else:
+            yield from _elements(text, name)
+
+
+# tweets.js and other files of Twitter's archive are a program that sets one value
+_ASSIGNMENT = re.compile(r"\s*(?:(?:var|let|const) )?[A-Za-z_$][\w$.]*\s*=\s*(?=[\[{])")
+
+
+def without_assignment(text: str) -> str:
+    """The text of a JSON value, without the name to which a program assigns it."""
+    found = _ASSIGNMENT.match(text)
+    return text[found.end() :] if found else text
+
+
+def _json_text(path: Path, reading: Reading, name: str) -> JsonText:
+    blocks = text_blocks(path, reading, name)
+    first = without_assignment(next(blocks, ""))
+    return JsonText(itertools.chain([first], blocks), name)
 
 
 def _elements(text: JsonText, name: str) -> Iterator[Row]:
@@ -161,33 +188,45 @@ def _keys(text: JsonText) -> Iterator[str]:
             raise text.error("Expecting ',' or '}'")
 
 
-def _field_of_rows(path: Path, reading: Reading, name: str) -> str | Literal[True] | None:
-    """The field of a file's one object whose list is the longest list of rows; None if none is.
+def _field_of_rows(path: Path, reading: Reading, name: str) -> tuple[str, ...] | None:
+    """The path of the field of a file's one object whose list is the longest list of rows.
 
-    True for an object of objects, as pandas writes a table with its index. A list of messages, each
-    with a role, is no table but one conversation.
+    () for an object of objects, as pandas writes a table with its index; None where there are no
+    rows. Lists in the object go before those in an object in it. A list of messages, each with a
+    role, is no table but one conversation.
     """
-    silent = Reading(reading.encoding)
-    text = JsonText(text_blocks(path, silent, name), name)
-    sizes: dict[str, int] = {}
+    text = _json_text(path, Reading(reading.encoding), name)
+    sizes: dict[tuple[str, ...], int] = {}
     values, objects = 0, 0
     if not text.take("{"):
         return None
     for key in _keys(text):
         values += 1
-        if text.peek() != "[":
-            objects += isinstance(text.value(), dict)
-            continue
-        rows = 0
-        for _, value in _elements(text, name):
-            rows += isinstance(value, dict) and not is_message(value)
-        if rows:
-            sizes[key] = rows
+        if text.peek() == "{":
+            objects += 1
+            text.take("{")
+            for inner in _keys(text):
+                sizes[key, inner] = _rows_in(text, name)
+        else:
+            sizes[(key,)] = _rows_in(text, name)
+    text.take(";")
     if text.peek():
         return None
-    if not sizes:
-        return True if objects == values > 1 else None
-    return max(sizes, key=lambda key: sizes[key])
+    sizes = {field: rows for field, rows in sizes.items() if rows}
+    outer = {field: rows for field, rows in sizes.items() if len(field) == 1}
+    if not outer and objects == values > 1:
+        return ()
+    sizes = outer or sizes
+    return max(sizes, key=lambda field: sizes[field]) if sizes else None
+
+
+def _rows_in(text: JsonText, name: str) -> int:
+    """How many objects that are no messages the next value, a list, holds; 0 for another value."""
+    if text.peek() != "[":
+        text.value()
+        return 0
+    values = (value for _, value in _elements(text, name))
+    return sum(isinstance(value, dict) and not is_message(value) for value in values)
 
 
 def jsonl_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
@@ -219,7 +258,8 @@ def parquet_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
         fields = table.schema_arrow.names
         wanted = conversation_columns(fields, reading.column)
         if not wanted:
-            wanted = text_columns(fields, reading.column, name)
+            nested = [column.path for column in table.schema]
+            wanted = text_columns(list(dict.fromkeys([*fields, *nested])), reading.column, name)
         elif reading.column is None and "text" in fields:
             wanted.append("text")
         bytes_per_row = path.stat().st_size / max(1, table.metadata.num_rows)

@@ -13,10 +13,11 @@ from typing import TypedDict
 
 import numpy as np
 
+from gptlab.data import versions
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, quoted, sha256_file
+from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
 from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Meta(_Sizes, total=False):
     name: str
     fingerprint: str
     chat_template: str
+    version: Count
     characters: Count
     documents: Count
     train_bytes: Count
@@ -102,13 +104,22 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest: the same for the same tokens and tokenizer."""
-        digest = hashlib.sha256()
-        masks = [] if self.train_loss_mask is None else ["train.mask.bin", "val.mask.bin"]
-        for name in ["train.bin", "val.bin", *masks]:
-            recorded = ((self.meta or {}).get("sha256") or {}).get(name)
-            digest.update((recorded or sha256_file(self.folder / name)).encode())
-        digest.update(self.tokenizer.fingerprint.encode() if self.tokenizer else b"")
-        return digest.hexdigest()
+        return dataset_fingerprint(self.folder, self.meta, self.tokenizer)
+
+
+def dataset_fingerprint(folder: Path, meta: Meta | None, tokenizer: Tokenizer | None) -> str:
+    """`Dataset.fingerprint` of the dataset in a folder, which need not be opened."""
+    digest = hashlib.sha256()
+    masks = ["train.mask.bin", "val.mask.bin"] if _has_masks(meta) else []
+    for name in ["train.bin", "val.bin", *masks]:
+        recorded = ((meta or {}).get("sha256") or {}).get(name)
+        digest.update((recorded or sha256_file(folder / name)).encode())
+    digest.update(tokenizer.fingerprint.encode() if tokenizer else b"")
+    return digest.hexdigest()
+
+
+def _has_masks(meta: Meta | None) -> bool:
+    return (meta or {}).get("chat_template") is not None
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -141,6 +152,17 @@ def find_meta(name_or_path) -> Meta | None:
         return None
 
 
+def text_label(meta: Meta) -> str:
+    """What the text of a dataset is, for a page that is shared; "" where nothing tells."""
+    source = meta.get("source") or {}
+    label = str(source.get("label") or "")
+    paths = [file["path"] for file in source.get("files") or ()]
+    for path in [*str(source.get("identity") or "").split("\n"), *paths]:
+        if Path(path).is_absolute():
+            label = label.replace(path, shareable(path))
+    return without_folders(label)
+
+
 def dataset_folder(name_or_path) -> Path:
     """The folder of a dataset: a name under `data/`, else a path."""
     word = str(name_or_path)
@@ -150,19 +172,41 @@ def dataset_folder(name_or_path) -> Path:
     return Path(word)
 
 
-def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
+def open_dataset(
+    name_or_path, vocab_size: int | None = None, fingerprint: str | None = None
+) -> Dataset:
     """Open a prepared dataset by its name under `data/` or by its folder.
 
-    vocab_size: required, and trusted, for a folder of token files without meta.json. Raises
-    DataError for a dataset that is missing, damaged, changed since it was prepared, or that holds
-    an id outside its vocabulary.
+    vocab_size: required, and trusted, for a folder of token files without meta.json. fingerprint:
+    of the version that a run began with, which is opened where it is still there; else the newest.
+    Raises DataError for a dataset that is missing, damaged, changed since it was prepared, or that
+    holds an id outside its vocabulary.
     """
     folder = dataset_folder(name_or_path)
     name = folder.resolve().name
+    versions.complete_interrupted(folder)
     if not (folder / "train.bin").is_file():
         raise _missing(str(name_or_path), folder)
+    if fingerprint and (older := versions.version_folder(folder, fingerprint)).is_dir():
+        return _open(name, older, vocab_size)
     if not (folder / "meta.json").exists():
         return _open_without_meta(name, folder, vocab_size)
+    dataset = _open(name, folder, vocab_size)
+    if changed := _changed_source(dataset.meta):
+        from gptlab.data.prepare_command import prepare_command  # which imports all its options
+
+        command = prepare_command(dataset.meta)
+        logger.warning(
+            "%s has changed since %s was prepared from it; %s makes a version of the new text.",
+            display(changed),
+            name,
+            f"`{command}`" if command else "preparing it again",
+        )
+    return dataset
+
+
+def _open(name: str, folder: Path, vocab_size: int | None) -> Dataset:
+    """The dataset whose meta.json is in this folder."""
     meta = read_meta(folder)
     known = meta["vocab_size"]
     if vocab_size is not None and vocab_size < known:
@@ -189,16 +233,8 @@ def open_dataset(name_or_path, vocab_size: int | None = None) -> Dataset:
                 prepare_again(name),
                 sep="; ",
             )
-    changed = _changed_source(meta)
-    if changed:
-        logger.warning(
-            "%s has changed since %s was prepared from it; prepare it again to train on the new "
-            "text.",
-            display(changed),
-            name,
-        )
     masks = [None, None]
-    if meta.get("chat_template") is not None:
+    if _has_masks(meta):
         masks = [_open_mask(folder, split, meta) for split in ("train", "val")]
     return Dataset(name, folder, meta, *splits, tokenizer, known, *masks)
 
@@ -293,7 +329,7 @@ def _changed_source(meta: Meta) -> Path | None:
 
 def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Dataset:
     """A folder of token files made elsewhere: nanoGPT's meta.pkl or the caller tells the ids."""
-    tokenizer = _tokenizer_without_meta(folder, vocab_size)
+    tokenizer = tokenizer_beside(folder, vocab_size)
     if tokenizer is not None:
         if vocab_size is not None and vocab_size < tokenizer.vocab_size:
             raise DataError(
@@ -339,7 +375,7 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
     return Dataset(name, folder, None, *splits, tokenizer, vocab_size)
 
 
-def _tokenizer_without_meta(folder: Path, vocab_size: int | None) -> Tokenizer | None:
+def tokenizer_beside(folder: Path, vocab_size: int | None) -> Tokenizer | None:
     """The tokenizer of a tokenizer.json or of nanoGPT's meta.pkl beside token files."""
     if (folder / "tokenizer.json").is_file():
         return Tokenizer.load(folder / "tokenizer.json")

@@ -152,25 +152,48 @@ class Tokenizer:
 
 
 class CharTokenizer(Tokenizer):
-    """One id per character, then one for the end of text.
+    """One id per character, and one for the end of text.
 
-    An alphabet learned here is sorted. One imported with a model keeps the model's order and may
-    lack the end of text.
+    An alphabet learned here is sorted, the end of text follows it, and characters that were added
+    later follow that. One imported with a model keeps the model's order and may lack the end of
+    text. alphabet: in the order of the ids. characters: by id, "" for the end of text.
     """
 
     kind = "char"
 
     def __init__(self, spec: dict):
         super().__init__(spec)
-        vocab = spec["model"]["vocab"]
-        self.alphabet = "".join(sorted(vocab, key=vocab.get))
-        self.eot_id = len(self.alphabet) if spec["added_tokens"] else None
-        self.vocab_size = len(self.alphabet) + len(spec["added_tokens"])
-        self._bytes = [character.encode() for character in self.alphabet] + [b""]
+        ids = _ids_of_characters(spec)
+        self.alphabet = "".join(sorted(ids, key=ids.get))
+        self.eot_id = spec["added_tokens"][0]["id"] if spec["added_tokens"] else None
+        self.vocab_size = len(ids) + len(spec["added_tokens"])
+        self.characters = list(self.alphabet)
+        if self.eot_id is not None:
+            self.characters.insert(self.eot_id, "")
+        self._bytes = [character.encode() for character in self.characters]
         codes = _code_points(self.alphabet)
         # the id of each code point; vocab_size for those outside the alphabet
         self._id_of_code = np.full(int(codes.max(initial=0)) + 2, self.vocab_size, np.uint32)
-        self._id_of_code[codes] = np.arange(len(codes), dtype=np.uint32)
+        self._id_of_code[codes] = [ids[character] for character in self.alphabet]
+
+    def extends(self, other: Tokenizer | None) -> bool:
+        """Whether it has the characters of `other` under the same ids, and perhaps more."""
+        return (
+            isinstance(other, CharTokenizer)
+            and self.alphabet.startswith(other.alphabet)
+            and self.eot_id == other.eot_id
+        )
+
+    def extended(self, characters: Iterable[str]) -> "CharTokenizer":
+        """A tokenizer with the same ids, and with new ones for those of `characters` that are new,
+        in their order."""
+        spec, new = json.loads(self._json), sorted(set(characters) - set(self.alphabet))
+        if not new:
+            return self
+        if self.eot_id is not None:  # inside the vocabulary, as GPT-2's: its id is none behind it
+            spec["model"]["vocab"][END_OF_TEXT] = self.eot_id
+        spec["model"]["vocab"] |= {c: self.vocab_size + i for i, c in enumerate(new)}
+        return CharTokenizer(spec)
 
     def encode_to_array(self, text: str) -> np.ndarray:
         codes = _code_points(text)
@@ -490,17 +513,30 @@ def _special_token(token_id: int, content: str) -> dict:
 
 
 def _is_char(spec: dict) -> bool:
-    vocab = spec["model"]["vocab"]
+    ids, added = _ids_of_characters(spec), spec.get("added_tokens")
+    if (
+        spec["model"]["type"] != "BPE"
+        or spec["model"].get("merges")
+        or (spec.get("decoder") or {}).get("type") != "Fuse"
+        or spec.get("normalizer") is not None
+        or spec.get("pre_tokenizer") is not None
+        or not all(len(token) == 1 for token in ids)
+        or not isinstance(added, list)
+    ):
+        return False
+    end = added[0]["id"] if added else None
+    found = sorted([*ids.values(), *([end] if added else [])])
+    is_in_vocab = spec["model"]["vocab"].get(END_OF_TEXT, end) == end
     return (
-        spec["model"]["type"] == "BPE"
-        and not spec["model"].get("merges")
-        and (spec.get("decoder") or {}).get("type") == "Fuse"
-        and spec.get("normalizer") is None
-        and spec.get("pre_tokenizer") is None
-        and all(len(token) == 1 for token in vocab)
-        and sorted(vocab.values()) == list(range(len(vocab)))
-        and (_only_special_is(spec, len(vocab)) or spec.get("added_tokens") == [])
+        found == list(range(len(found)))
+        and is_in_vocab
+        and (not added or _only_special_is(spec, end))
     )
+
+
+def _ids_of_characters(spec: dict) -> dict[str, int]:
+    """{character: id}; the end of text may be in the vocabulary as well."""
+    return {token: i for token, i in spec["model"]["vocab"].items() if token != END_OF_TEXT}
 
 
 def _is_byte_level_bpe(spec: dict) -> bool:
@@ -556,13 +592,10 @@ def _byte_of_character() -> dict[str, int]:
     return spelled
 
 
-def unknown_in_text(
-    characters: Counter, tokenizer: "CharTokenizer", place: str, letters: Sequence[str] = ()
-) -> TokenizerError:
-    """The refusal of a text whose characters a tokenizer lacks, each with its count.
+def name_characters(characters: Counter, place: str = "") -> str:
+    """Characters by their code points, each with its count; at most 20.
 
-    characters: the first of the text comes first. place: of that one, "" if it is unknown.
-    letters: what they are part of, such as a letter with a mark.
+    place: of the first one, "" if it is unknown.
     """
     named = [f"{c!r} (U+{ord(c):04X})" for c in characters]
     named[0] += f" at {place}" if place else ""
@@ -571,13 +604,28 @@ def unknown_in_text(
         for name, number in zip(named, characters.values(), strict=True)
     ]
     more = f"; and {len(named) - 20:,} others" if len(named) > 20 else ""
-    noun, verb = ("character", "is") if len(named) == 1 else ("characters", "are")
+    return "; ".join(named[:20]) + more
+
+
+def unknown_in_text(
+    characters: Counter,
+    tokenizer: "CharTokenizer",
+    place: str,
+    letters: Sequence[str] = (),
+    ways: str = "",
+) -> TokenizerError:
+    """The refusal of a text whose characters a tokenizer lacks, each with its count.
+
+    characters: the first of the text comes first. place: of that one, "" if it is unknown.
+    letters: what they are part of, such as a letter with a mark. ways: what to do about them.
+    """
+    noun, verb = ("character", "is") if len(characters) == 1 else ("characters", "are")
     problem = (
-        f"The {noun} {'; '.join(named[:20])}{more} {verb} not among the "
+        f"The {noun} {name_characters(characters, place)} {verb} not among the "
         f"{len(tokenizer.alphabet):,} characters that this tokenizer knows"
     )
     fix = "leave {} out, or prepare the text with --tokenizer bpe, which can encode any text"
-    fix = fix.format("it" if len(characters) == 1 else "them")
+    fix = ways or fix.format("it" if len(characters) == 1 else "them")
     if spelling := _other_spelling([*characters, *letters], tokenizer):
         fix = f"{spelling}; else {fix}"
     return TokenizerError(problem, fix, sep="; ")

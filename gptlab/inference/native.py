@@ -191,13 +191,13 @@ class NativeDecoder:
         weight = next(model.parameters())
         if weight.device.type != "cpu" or weight.dtype != torch.float32 or library() is None:
             return None
-        decoder, reason = cls._compared(model, dtype)
+        decoder, reason = cls.compared(model, dtype)
         if reason:
             logger.warning("native.cpp does not decode this model (%s): torch does.", reason)
         return decoder
 
     @classmethod
-    def _compared(cls, model: GPT, dtype: str) -> "tuple[NativeDecoder | None, str]":
+    def compared(cls, model: GPT, dtype: str) -> "tuple[NativeDecoder | None, str]":
         """(decoder, "") or (None, how it differs): of these weights, and of the code alone."""
         reason = unlike_names(model) or unlike_in_narrow_copy(
             model, lambda narrow: cls(narrow)._difference(NARROW_PROBE)

@@ -52,7 +52,7 @@ def module_parameters(config: GPTConfig) -> int:
 
 
 @torch.no_grad()
-def narrow_copy(model: GPT) -> GPT:
+def narrow_copy(model: GPT, dropout: float = 0.0) -> GPT:
     """A small model of the same code, heads and switches, with large random weights.
 
     A branch whose weights are zero or tiny hides what it computes; here every branch shows.
@@ -63,7 +63,7 @@ def narrow_copy(model: GPT) -> GPT:
     if config.n_head * config.head_dim != config.n_embd:
         small["n_embd"] = min(config.n_embd, small["n_embd"] + 8)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), SkipInitialisation():
-        narrow = type(model)(dataclasses.replace(config, **small, dropout=0.0))
+        narrow = type(model)(dataclasses.replace(config, **small, dropout=dropout))
     generator = torch.Generator().manual_seed(0)
     embeddings = {id(m.weight) for m in narrow.modules() if isinstance(m, torch.nn.Embedding)}
     for name, weight in narrow.named_parameters():

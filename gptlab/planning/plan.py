@@ -13,7 +13,7 @@ from typing import Any
 
 from gptlab import hardware
 from gptlab.data.mixture import open_mixture, parse_mixture, whole_weights
-from gptlab.data.token_files import dataset_folder, read_meta, token_dtype
+from gptlab.data.token_files import dataset_folder, read_meta, token_dtype, tokenizer_beside
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
@@ -132,6 +132,8 @@ def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | N
         meta = read_meta(folder)
         return meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]
     except FileNotFoundError:
+        if vocab_size is None and (tokenizer := tokenizer_beside(folder, None)):
+            vocab_size = tokenizer.vocab_size  # of nanoGPT's meta.pkl, for example
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4

@@ -3,6 +3,8 @@
 from html import escape
 
 from gptlab.analysis.blame import Blame, Window, level, pieces
+from gptlab.data.documents import Place
+from gptlab.files import without_folders
 from gptlab.reports import page as page
 from gptlab.reports.sections import footer
 from gptlab.training.terminal import CONTROL
@@ -13,8 +15,16 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --l1: #39321f; --l2: #5d451d; --l3: #8a4524; --l4: #d14a42; }
 }
+.windows { display: grid; gap: 16px; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
+.windows section { margin: 0; }
 .window { margin-top: 10px; }
-.window span { border-radius: 2px; }
+.window span { border-radius: 2px; position: relative; }
+.window [data-loss]:is(:hover, :focus) { outline: 2px solid var(--ink); z-index: 1; }
+.window [data-loss]:is(:hover, :focus)::after {
+  content: attr(data-loss); position: absolute; left: 0; bottom: 100%; padding: 1px 6px;
+  border-radius: 4px; background: var(--ink); color: var(--paper); white-space: nowrap;
+}
 .l1 { background: var(--l1); } .l2 { background: var(--l2); } .l3 { background: var(--l3); }
 .l4 { background: var(--l4); color: #fff; }
 .end { color: var(--muted); font-style: italic; }
@@ -31,21 +41,24 @@ def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
         f'<header>\n<p class="eyebrow">gptlab blame</p>\n<h1>{escape(title)}</h1>\n'
         + "".join(f'<p class="lede">{escape(sentence)}</p>\n' for sentence in sentences)
         + f'<div class="scale">{scale}</div>\n<p class="hint">The loss of a token as a share of '
-        f"the uniform baseline, {found.uniform_loss:.2f} nats. Point at a token to see its loss."
+        f"the uniform baseline, {found.uniform_loss:.2f} nats: that of a model that knows nothing. "
+        "Point at a token, or tap it, to see its loss in nats."
         "</p>\n"
         "</header>"
     )
     sections = [
         _section(found, place, window) for place, window in enumerate(found.windows, start=1)
     ]
-    body = "\n".join([header, *sections, footer()])
+    windows = "\n".join(sections)
+    body = "\n".join([header, f'<div class="windows">\n{windows}\n</div>', footer()])
     return page.page(f"{title} (gptlab blame)", body, STYLE)
 
 
 def _section(found: Blame, rank: int, window: Window) -> str:
     hint = f"{window.loss:.3f} nats per token, from token {window.start:,} of train.bin on"
     if window.places:
-        hint += f": {', '.join(map(str, window.places))}"
+        places = [Place(without_folders(place.name), place.line) for place in window.places]
+        hint += f": {', '.join(map(str, places))}"
     text = "".join(
         _span(piece, level(piece.loss, found.uniform_loss))
         for piece in pieces(window, found.data.tokenizer)
@@ -62,4 +75,4 @@ def _span(piece, hardness: int) -> str:
         text = escape(CONTROL.sub("\ufffd", piece.text)).replace("\n", "\u21b5\n")
     if piece.loss is None:
         return text
-    return f'<span class="l{hardness}" title="{piece.loss:.2f}">{text}</span>'
+    return f'<span class="l{hardness}" data-loss="{piece.loss:.2f}" tabindex="-1">{text}</span>'

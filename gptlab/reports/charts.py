@@ -13,28 +13,33 @@ MOST_POINTS = 400  # per line: more than a phone has pixels
 LETTER = 6.6  # approximate width of a letter in a label, in pixels
 LEVEL_GAP = 14  # pixels between the labels of two levels
 MARK_WIDTH = 60  # pixels for the ring and the text of a mark
-# a cut chart ends at WILD times the USUAL quantile of its values
-USUAL, WILD = 0.9, 1.1
+# a chart ends where WILD times the way from its lowest value to the USUAL quantile of all ends
+USUAL, WILD = 0.9, 10
+RING = 6  # radius of the ring around a mark, in pixels
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve. kind: its CSS class. dots: mark each point and show its values in a tooltip."""
+    """A curve. kind: its CSS class. dots: mark each point and show its values in a tooltip.
+
+    faint: the scale does not follow it upwards.
+    """
 
     label: str
     points: Sequence[tuple[float, float]]
     kind: str
     dots: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
 class Chart:
     """The content of a chart.
 
-    levels: {name: height} of horizontal lines. right: (label, factor) of a second vertical axis.
-    mark: (x, y, text) of one labelled point. floor: the vertical axis starts at this value or
-    below. cut: leave out values far above nearly all others, such as the loss of the first steps,
-    so that they do not flatten the rest.
+    levels: {name: height} of horizontal lines, drawn where they lie in the range of the curves.
+    right: (label, factor) of a second vertical axis. mark: (x, y, text) of one labelled point.
+    floor: the vertical axis starts at this value or below. cut: leave out values far above nearly
+    all others, such as those of a loss that explodes, so that they do not flatten the rest.
     """
 
     title: str
@@ -100,12 +105,11 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.03) -> list
 
 
 def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
-    """The chart as an <svg> element of this size in pixels; "" if there is nothing to draw."""
-    lines = [(line, thinned(line.points)) for line in chart.lines]
-    lines = [(line, points) for line, points in lines if points]
+    """The chart as an <svg> element of this size in pixels; "" if no line has two points."""
+    lines = _drawn(chart)
     if not lines:
         return ""
-    low, high = _range(chart, [points for _, points in lines])
+    low, high = _range(chart, lines)
     right_x = max(points[-1][0] for _, points in lines)
     y_ticks = ticks(low, high, max(2, height // 50))
     left = 14 + LETTER * max(len(chart.y_format(tick)) for tick in y_ticks)
@@ -133,7 +137,9 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     if chart.right:
         label, factor = chart.right
         for tick in ticks(low * factor, high * factor, max(2, height // 50)):
-            parts.append(_text(width - right + 6, y_of(tick / factor) + 4, short(tick), "start"))
+            parts.append(
+                _text(width - right + RING + 3, y_of(tick / factor) + 4, short(tick), "start")
+            )
         parts.append(_text(width - 2, 13, label, "end", "axis"))
     parts.append(f'<path class="base" d="M{left:.1f} {height - bottom}H{width - right}"/>')
     for line, points in lines:
@@ -156,15 +162,41 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     )
 
 
-def _range(chart: Chart, curves: list) -> tuple[float, float]:
+def left_out(chart: Chart) -> str:
+    """What the chart does not show: values above it, and levels outside; "" if it shows all."""
+    lines = _drawn(chart)
+    if not lines:
+        return ""
+    low, high = _range(chart, lines)
+    values = [y for line, _ in lines for _, y in line.points if y > high]
+    outside = [
+        f"{name} {level:.2f}"
+        for name, level in sorted(chart.levels.items(), key=lambda pair: pair[1])
+        if not low <= level <= high
+    ]
+    sentences = [f"Above the picture: values up to {short(max(values))}."] if values else []
+    if outside:
+        sentences.append(f"Outside the picture: {', '.join(outside)}.")
+    return " ".join(sentences)
+
+
+def _drawn(chart: Chart) -> list[tuple[Line, list]]:
+    """The lines with their thinned points; [] if none has two points."""
+    lines = [(line, thinned(line.points)) for line in chart.lines]
+    lines = [(line, points) for line, points in lines if points]
+    return lines if any(len(points) > 1 for _, points in lines) else []
+
+
+def _range(chart: Chart, lines: list) -> tuple[float, float]:
     """The lowest and the highest value shown."""
-    values = sorted(y for points in curves for _, y in points)
-    low, high = values[0], values[-1]
+    followed = [points for line, points in lines if not line.faint]
+    if not any(len(points) > 1 for points in followed):
+        followed = [points for _, points in lines]
+    values = sorted(y for points in followed for _, y in points)
+    low, high = min(y for _, points in lines for _, y in points), values[-1]
     usual = values[int(USUAL * (len(values) - 1))]
-    levels = [level for level in chart.levels.values() if level <= high]
-    low = min([low, *levels])
-    if chart.cut:
-        high = min(high, max([low + WILD * (usual - low), *levels]))
+    if chart.cut and usual > low:
+        high = min(high, low + WILD * (usual - low))
     if chart.floor is not None:
         return min(chart.floor, low), high * 1.06 if high > chart.floor else chart.floor + 1
     margin = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
@@ -217,8 +249,8 @@ def _levels(chart: Chart, low, high, left, right, names, y_of) -> list[str]:
 def _mark(mark: tuple[float, float, str], x_of, y_of, left, right) -> list[str]:
     x, y, words = mark
     half = LETTER * len(words) / 2
-    at = min(max(x_of(x), left + half + 4), right - half)
+    at = min(max(x_of(x), left + half + 4), right - half - RING)
     return [
-        f'<circle class="ring" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="6"/>',
+        f'<circle class="ring" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="{RING}"/>',
         _text(at, y_of(y) + 22, words, "middle", "mark"),
     ]

@@ -3,6 +3,7 @@
 It loads no script, font or picture, so it opens without a network and prints well.
 """
 
+from collections.abc import Collection
 from html import escape
 
 # The lines of several runs differ in colour and follow the order of the legend.
@@ -48,13 +49,12 @@ section, .tiles div {
   background: var(--card); border: 1px solid var(--rule); border-radius: 12px;
 }
 section { margin-top: 18px; padding: 20px 22px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(138px, 1fr)); gap: 10px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 10px;
   margin: 20px 0 0; }
-.tiles div { padding: 10px 14px; }
-.tiles dt { color: var(--muted); font-size: .8rem; }
-.tiles dd { margin: 0; font-size: 1.24rem; font-weight: 600; letter-spacing: -.01em;
+.tiles div { padding: 10px 12px; white-space: nowrap; }
+.tiles dt { color: var(--muted); font-size: .78rem; }
+.tiles dd { margin: 0; font-size: 1.2rem; font-weight: 600; letter-spacing: -.01em;
   font-variant-numeric: tabular-nums; }
-.tiles dd small { font-size: .8rem; font-weight: 400; color: var(--muted); letter-spacing: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 8px 0 4px; padding: 0;
   list-style: none; font-size: .88rem; color: var(--muted); }
 .legend i { display: inline-block; width: 18px; height: 0; margin-right: 7px;
@@ -105,6 +105,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; overflow-wrap: normal; }
 tr:last-child td { border-bottom: 0; }
 td:first-child { color: var(--muted); }
+tr.marked td { background: var(--soft); font-weight: 600; }
 .values td:nth-child(2), .data td:nth-child(2) { color: var(--ink); font-weight: 500; }
 .values td:nth-child(3) { color: var(--muted); }
 .data col:first-child { width: 12em; } .values col:first-child { width: 15em; }
@@ -168,11 +169,11 @@ def section(title: str, *parts: str, hint: str = "") -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{hint}\n{content}\n</section>"
 
 
-def tiles(rows: dict[str, tuple[str, str]]) -> str:
-    """Named figures: {name: (figure, unit)}; empty figures are left out."""
+def tiles(rows: dict[str, str]) -> str:
+    """Named figures: {name: figure}; empty figures are left out."""
     cells = [
-        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)} <small>{escape(unit)}</small></dd></div>"
-        for name, (figure, unit) in rows.items()
+        f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd></div>"
+        for name, figure in rows.items()
         if figure
     ]
     return f'<dl class="tiles">{"".join(cells)}</dl>'
@@ -186,8 +187,17 @@ def legend(names: dict[str, str]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def table(columns: list[str], rows: list[list[str]], kind: str = "", numbers: bool = False) -> str:
-    """A table; with `numbers` every column but the first is aligned to the right."""
+def table(
+    columns: list[str],
+    rows: list[list[str]],
+    kind: str = "",
+    numbers: bool = False,
+    marked: Collection[int] = (),
+) -> str:
+    """A table; with `numbers` every column but the first is aligned to the right.
+
+    marked: the places of rows that stand out.
+    """
     if not rows:
         return ""
     side = ' class="number"' if numbers else ""
@@ -196,10 +206,10 @@ def table(columns: list[str], rows: list[list[str]], kind: str = "", numbers: bo
         cells = [f"<th{side if i else ''}>{escape(name)}</th>" for i, name in enumerate(columns)]
         head = f"<thead><tr>{''.join(cells)}</tr></thead>"
     body = "".join(
-        "<tr>"
+        ('<tr class="marked">' if place in marked else "<tr>")
         + "".join(f"<td{side if i else ''}>{escape(cell)}</td>" for i, cell in enumerate(row))
         + "</tr>"
-        for row in rows
+        for place, row in enumerate(rows)
     )
     columns_ = "<colgroup>" + "<col>" * len(rows[0]) + "</colgroup>"
     return f'<div class="{kind}"><table>{columns_}{head}<tbody>{body}</tbody></table></div>'

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
-from gptlab.files import in_bytes
+from gptlab.data.token_files import text_label
+from gptlab.files import in_bytes, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, short, smoothed
@@ -42,14 +43,14 @@ def single(view: RunView) -> str:
         part
         for part in (
             _header(view),
+            _samples_section(view),
             _loss_section(view),
             _baseline_section(view),
             course_section([view]),
-            _samples_section(view),
             _evaluations_section(view),
-            _config_section(view),
             _data_section(view),
             machine_section([view]),
+            _config_section(view),
             commands_section([view]),
             footer(),
         )
@@ -72,7 +73,8 @@ def _header(view: RunView) -> str:
         _verdict(view),
     ]
     findings = "".join(
-        f'<p class="noticed">{escape(finding.sentence)}</p>' for finding in diagnose(record)
+        f'<p class="noticed">{escape(without_folders(finding.sentence))}</p>'
+        for finding in diagnose(record)
     )
     return (
         f'<header>\n<p class="eyebrow">gptlab report</p>\n<h1>{escape(view.name)}</h1>\n'
@@ -101,7 +103,7 @@ def _verdict(view: RunView) -> str:
     unbeaten = [name for name in view.baselines if name not in beaten]
     if not beaten:
         return f"{words}. It does not beat {_and(unbeaten)} yet."
-    rest = f", but not {_and(unbeaten)} yet" if unbeaten else ""
+    rest = f", but not yet {_and(unbeaten)}" if unbeaten else ""
     return f"{words}. It beats {_and(beaten)}{rest}."
 
 
@@ -109,18 +111,18 @@ def _and(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _figures(view: RunView) -> dict[str, tuple[str, str]]:
+def _figures(view: RunView) -> dict[str, str]:
     record = view.record
     loss = record.best[1] if record.best else None
     bits = bits_of(view, loss)
     speed = view.speed
     return {
-        "Loss (nats/token)": (f"{loss:.4f}" if loss is not None else "", ""),
-        "Loss (bits/byte)": (f"{bits:.3f}" if bits else "", ""),
-        "Parameters": (short(view.parameters) if view.parameters else "", ""),
-        "Tokens": (short(view.tokens[-1][1]), _in_epochs(view)),
-        "Time in steps": (duration(view.seconds[-1][1]), ""),
-        "Speed": (short(speed) if speed else "", "tokens/s"),
+        "Loss (nats/token)": f"{loss:.4f}" if loss is not None else "",
+        "Loss (bits/byte)": f"{bits:.3f}" if bits else "",
+        "Parameters": short(view.parameters) if view.parameters else "",
+        "Tokens": short(view.tokens[-1][1]),
+        "Time in steps": duration(view.seconds[-1][1]),
+        "Tokens per second": short(speed) if speed else "",
     }
 
 
@@ -129,15 +131,10 @@ def _epochs(view: RunView) -> float | None:
     return view.tokens[-1][1] / train_tokens if train_tokens else None
 
 
-def _in_epochs(view: RunView) -> str:
-    epochs = _epochs(view)
-    return f"{epochs:.2g} epochs" if epochs and epochs >= 0.1 else ""
-
-
 def _loss_section(view: RunView) -> str:
     training = view.curve("loss")
     lines = [
-        Line("one batch", training, "train raw"),
+        Line("one batch", training, "train raw", faint=True),
         Line("training", smoothed(training), "train"),
         Line("validation", view.curve("val_loss"), "val", dots=True),
         Line("averaged weights", view.curve("ema_val_loss"), "ema", dots=True),
@@ -163,7 +160,12 @@ def _loss_section(view: RunView) -> str:
     )
     if view.levels:
         hint += " Dashed lines: what simple programs reach on the same text."
-    return page.section("Loss", page.legend(names), charts(chart), hint=hint)
+    drawn = charts(chart)
+    if not drawn:
+        points = [f"{line.label} {y:.4f} at step {x:,}" for line in lines for x, y in line.points]
+        few = "; ".join(points[1:]) or "none"  # those of "one batch" are those of "training"
+        return page.section("Loss", f"<p>Too few records for a curve: {escape(few)}.</p>")
+    return page.section("Loss", page.legend(names), drawn, hint=hint)
 
 
 def _baseline_section(view: RunView) -> str:
@@ -225,7 +227,7 @@ def _evaluations_section(view: RunView) -> str:
     results = Run(view.record.folder).evaluated()
     rows = [
         [
-            row["data"],
+            without_folders(row["data"]),
             f"{row['step']:,}",
             f"{row['loss']:.4f}",
             f"{row['perplexity']:,.4g}",
@@ -258,13 +260,13 @@ def _config_section(view: RunView) -> str:
     recipe = view.recipe
     if not recipe.values:
         return ""
-    explicit = [n for n in recipe.values if recipe.sources[n] != "default"]
+    chosen = [n for n in recipe.values if recipe.sources[n] != "default"]
     defaults = [n for n in recipe.values if recipe.sources[n] == "default"]
     return page.section(
         "Configuration",
-        _values_table(view, explicit),
+        page.details(f"{len(chosen)} options that were set or follow", _values_table(view, chosen)),
         page.details(f"{len(defaults)} options at their default", _values_table(view, defaults)),
-        hint="Each value and its source: a recipe, a preset, the command line, or the value that "
+        hint="Each value and its source: a recipe, a preset, the command line, the wizard, or what "
         "it follows from.",
     )
 
@@ -272,6 +274,7 @@ def _config_section(view: RunView) -> str:
 def _values_table(view: RunView, names: list[str]) -> str:
     recipe = view.recipe
     rows = [[name, format_value(recipe.values[name]), recipe.sources[name]] for name in names]
+    rows = [[without_folders(cell) for cell in row] for row in rows]
     return page.table(["option", "value", "source"], rows, "values")
 
 
@@ -282,7 +285,7 @@ def _data_section(view: RunView) -> str:
     source, tokenizer = meta.get("source") or {}, meta.get("tokenizer") or {}
     rows = {
         "name": meta.get("name"),
-        "text": source.get("label"),
+        "text": text_label(meta),
         "size": in_bytes(source["bytes"]) if isinstance(source.get("bytes"), int) else None,
         "characters": _count(meta.get("characters")),
         "documents": _count(meta.get("documents")),
@@ -291,12 +294,13 @@ def _data_section(view: RunView) -> str:
         "split": (meta.get("split") or {}).get("how"),
         "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
         "noticed while reading": "; ".join(
-            f"{what}: {_count(number)}" for what, number in (meta.get("counts") or {}).items()
+            f"{without_folders(what)}: {_count(number)}"
+            for what, number in (meta.get("counts") or {}).items()
         ),
         "fingerprint": str(meta.get("fingerprint", ""))[:16],
     }
     changed = ""
-    if view.bits_per_nat and not view.baselines and meta.get("baselines"):
+    if view.has_changed_data:
         changed = (
             '<p class="noticed">The dataset of this name is no longer the one that this run was '
             "trained on.</p>"

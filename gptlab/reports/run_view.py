@@ -5,17 +5,20 @@ Everything comes from the run's own files and the meta.json of its dataset; noth
 
 import bisect
 import math
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.mixture import find_mixture_meta
 from gptlab.data.prepare_command import prepare_command
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, display, quoted
+from gptlab.files import as_installed, display, quoted, shareable
 from gptlab.model.arithmetic import count_parameters
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
+from gptlab.training.going_on import command_to_train
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
 from gptlab.training.units import TextUnits
 
@@ -94,13 +97,28 @@ class RunView:
         return None
 
     @cached_property
+    def has_changed_data(self) -> bool:
+        """Whether the dataset of this name is no longer the one that the run was trained on."""
+        size = TextUnits(self.meta).tokens_per_byte
+        if self.bits_per_nat is None or size is None:
+            return False
+        return not math.isclose(size / math.log(2), self.bits_per_nat, rel_tol=1e-6)
+
+    @cached_property
     def baselines(self) -> dict[str, float]:
         """The baselines in bits per byte; {} if the dataset is no longer the same."""
-        text = TextUnits(self.meta)
-        if self.bits_per_nat is None or text.tokens_per_byte is None:
-            return {}
-        same = math.isclose(text.tokens_per_byte / math.log(2), self.bits_per_nat, rel_tol=1e-6)
-        return text.baselines if same else {}
+        known = self.bits_per_nat is not None and not self.has_changed_data
+        return TextUnits(self.meta).baselines if known else {}
+
+    @property
+    def text(self) -> tuple:
+        """What two runs share that were measured on the same text, whatever their tokenizers."""
+        name = self.record.settings.get("dataset")
+        source = (self.meta or {}).get("source") or {}
+        if self.has_changed_data or not source.get("fingerprint"):
+            return (name, self.has_changed_data)
+        split = self.meta.get("split") or {}
+        return (source["fingerprint"], *(split.get(n) for n in ("how", "val_fraction", "val")))
 
     @property
     def levels(self) -> dict[str, float]:
@@ -152,11 +170,11 @@ def view_run(folder) -> RunView:
 
 def commands(view: RunView) -> list[tuple[str, str]]:
     """(purpose, command) of each command that made this run or continues from it."""
-    folder = quoted(display(view.record.folder))
-    recipe = quoted(display(Run(view.record.folder).recipe))
+    folder = quoted(shareable(view.record.folder))
+    recipe = quoted(shareable(Run(view.record.folder).recipe))
     found = []
     if view.meta and (prepare := prepare_command(view.meta)):
-        found.append(("Prepare the text", prepare))
+        found.append(("Prepare the text", shared(prepare)))
     if view.recipe.values:
         found.append(("Start the run", train_command(view)))
         steps = view.recipe.values.get("max_iters")
@@ -173,13 +191,10 @@ def commands(view: RunView) -> list[tuple[str, str]]:
 
 def train_command(view: RunView) -> str:
     """The command line that started the run, from the sources of its values."""
-    overrides, words = view.recipe.overrides, ["python", "train.py"]
-    for source in overrides.sources.values():
-        if source.endswith(".py"):
-            words += ["--config", source]
-            break
-    for name, value in overrides.values.items():
-        if overrides.sources[name] == "command line":
-            words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    words += ["--out_dir", display(view.record.folder)]
-    return " ".join(map(quoted, words))
+    return shared(command_to_train(view.recipe.overrides, out_dir=display(view.record.folder)))
+
+
+def shared(command: str) -> str:
+    """A command line whose absolute paths are as a page that is shared shows them."""
+    words = shlex.split(command)
+    return " ".join(quoted(shareable(w) if Path(w).is_absolute() else w) for w in words)

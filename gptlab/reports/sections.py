@@ -4,10 +4,10 @@ import datetime
 from html import escape
 
 import gptlab
-from gptlab.files import display
+from gptlab.files import shareable, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, Line, draw_svg
+from gptlab.reports.charts import Chart, Line, draw_svg, left_out
 from gptlab.reports.run_view import RunView, commands
 from gptlab.training.terminal import CONTROL
 
@@ -15,8 +15,13 @@ WIDE, NARROW, SMALL = (952, 380), (334, 270), (310, 180)  # (width, height) of c
 
 
 def charts(chart: Chart) -> str:
-    """A chart in the sizes for a desktop and for a phone; the style shows one of them."""
-    return draw_svg(chart, *WIDE, kind="wide") + draw_svg(chart, *NARROW, kind="narrow")
+    """A chart in the sizes for a desktop and for a phone, and what it leaves out; "" without one.
+
+    The style shows one of the two.
+    """
+    drawn = draw_svg(chart, *WIDE, kind="wide") + draw_svg(chart, *NARROW, kind="narrow")
+    rest = left_out(chart)
+    return drawn + (f'<p class="hint">{escape(rest)}</p>' if rest else "")
 
 
 def bits_of(view: RunView, loss: float | None) -> float | None:
@@ -36,7 +41,7 @@ def names_of(views: list[RunView]) -> list[str]:
     """The names of the runs, or their folders where a name occurs twice."""
     names = [view.name for view in views]
     return [
-        name if names.count(name) == 1 else display(view.record.folder)
+        name if names.count(name) == 1 else shareable(view.record.folder)
         for name, view in zip(names, views, strict=True)
     ]
 
@@ -86,7 +91,7 @@ def machine_section(views: list[RunView]) -> str:
         "machine": view.recipe.machine,
         "device": values.get("device"),
         "precision": values.get("dtype"),
-        "why": reasons.get("device"),
+        "why": without_folders(reasons.get("device") or ""),
         "compiled": format_value(values["compile_model"]) if "compile_model" in values else "",
         "share of peak speed (MFU)": f"{shares[len(shares) // 2]:.0%}" if shares else "",
     }

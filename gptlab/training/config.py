@@ -35,6 +35,9 @@ class RunOptions:
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
+    extend_vocabulary: Annotated[
+        bool, "with init_from: add rows for characters of the dataset that the model lacks"
+    ] = False
     resume: Annotated[
         bool | Literal["auto"],
         "continue the run in out_dir; auto = or start it where there is none",
@@ -335,6 +338,18 @@ def _check(config: TrainConfig) -> None:
 
 def _check_finetuning(config: TrainConfig) -> None:
     layers = config.finetune.freeze_layers
+    if config.run.extend_vocabulary:
+        if config.run.init_from == "scratch":
+            raise ConfigError(
+                "extend_vocabulary widens a trained model, but this run starts from scratch",
+                "name the model with --init_from, or leave extend_vocabulary out",
+            )
+        for name in ("lora_rank", "freeze_layers"):
+            if getattr(config.finetune, name):
+                raise ConfigError(
+                    f"{name} trains no embedding, so the new characters would not be learned",
+                    f"leave {name} out, or extend the vocabulary in a training before it",
+                )
     for name in ("lora_rank", "freeze_layers"):
         if getattr(config.finetune, name) and config.run.init_from == "scratch":
             raise ConfigError(
@@ -377,11 +392,15 @@ def resolved_value(value: Value | Literal["auto"] | None) -> Value:
 # Layers -------------------------------------------------------------------------------------------
 
 
+# where an option was set for one run alone, and not in a file
+FOR_THIS_RUN = ("command line", "the wizard", "a call from Python")
+
+
 @dataclass(frozen=True)
 class Overrides:
     """The options that were set explicitly, by flat name, and where each was set.
 
-    sources: "preset tiny", "config/x.py" or "command line".
+    sources: "preset tiny", "config/x.py", or one of `FOR_THIS_RUN`.
     """
 
     values: dict[str, Any]
@@ -440,10 +459,12 @@ def layer(
     recipe: Mapping[str, Any] | None = None,
     command_line: Mapping[str, Any] | None = None,
     recipe_name: str = "recipe",
+    asked: str = "command line",
 ) -> Overrides:
     """Merge the layers: the command line overrides the recipe, which overrides the preset.
 
-    max_iters, minutes and epochs exclude each other: the later layer wins, two in one are refused.
+    asked: what set the options of the command line, one of `FOR_THIS_RUN`. max_iters, minutes and
+    epochs exclude each other: the later layer wins, two in one are refused.
     """
     recipe, command_line = dict(recipe or {}), dict(command_line or {})
     for overrides, where in ((recipe, recipe_name), (command_line, "the command line")):
@@ -454,7 +475,7 @@ def layer(
         for name in LENGTHS:
             recipe.pop(name, None)
     name = command_line.get("model_preset", recipe.get("model_preset", ""))
-    layers = [(recipe, recipe_name), (command_line, "command line")]
+    layers = [(recipe, recipe_name), (command_line, asked)]
     if name and name != "auto":
         layers.insert(0, (preset(name), f"preset {name}"))
     values: dict[str, Any] = {}

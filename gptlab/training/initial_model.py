@@ -1,11 +1,15 @@
 """What a run takes over from the model that init_from names."""
 
-from gptlab.checkpoints import Checkpoint
+import dataclasses
+
+from gptlab.checkpoints import Checkpoint, model_from, tokenizer_content
 from gptlab.data.mixture import Mixture
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError
 from gptlab.files import display
 from gptlab.model.config import GPTConfig
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, Overrides
+from gptlab.training.going_on import as_named, is_wider, other_vocabulary, same_ids
 
 
 def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Overrides:
@@ -28,20 +32,46 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
     return Overrides({**stored, **overrides.values}, sources)
 
 
-def with_model_of(start: Checkpoint, overrides: Overrides, dataset: Mixture) -> Overrides:
-    """The overrides with the architecture of the checkpoint that init_from names.
+def with_model_of(
+    start: Checkpoint, overrides: Overrides, data: Mixture
+) -> tuple[Checkpoint, Overrides]:
+    """(the checkpoint that init_from names, the overrides with its architecture).
 
-    Raises ConfigError for another tokenizer than the dataset's, or another architecture.
+    With extend_vocabulary the checkpoint is widened for what the data's tokenizer has beyond its
+    own. Raises ConfigError for another tokenizer than the data's, or another architecture.
     """
-    model, tokenizer = start.model.config, start.tokenizer
-    known = tokenizer.vocab_size if tokenizer else model.vocab_size
-    if known != dataset.vocab_size or (
-        tokenizer and dataset.tokenizer and tokenizer.fingerprint != dataset.tokenizer.fingerprint
-    ):
-        raise ConfigError(
-            f"{display(start.path)} was trained with another tokenizer than {dataset.name} was "
-            "prepared with",
-            "prepare the text with the tokenizer of that model (prepare.py YOUR_TEXT --tokenizer "
-            f"{display(start.path.parent)})",
-        )
-    return with_architecture(overrides, model, display(start.path))
+    ours, model, dataset = start.tokenizer, start.model.config, data.parts[0]
+    if overrides.values.get("extend_vocabulary") and is_wider(dataset.tokenizer, ours):
+        start = widened(start, dataset.tokenizer)
+    else:
+        known = ours.vocab_size if ours else model.vocab_size
+        if known != dataset.vocab_size or not same_ids(ours, dataset.tokenizer):
+            word = overrides.values["init_from"]
+            raise other_vocabulary(word, as_named(start.path), ours, dataset, overrides)
+    return start, with_architecture(overrides, model, display(start.path))
+
+
+def widened(start: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
+    """A checkpoint with rows for the ids that `tokenizer` has beyond the checkpoint's own.
+
+    Each new row of the embedding, and of an untied head, is the mean of the former ones (Hewitt
+    2021): a new id is then no likelier than the former ones are on average, and their logits stay.
+    """
+    known = start.tokenizer.vocab_size
+    rows = max(tokenizer.vocab_size, start.model.config.vocab_size)
+    weights = dict(start.content["model"])
+    for name in ("token_embedding.weight", "lm_head.weight"):
+        if name not in weights:  # tied
+            continue
+        former = weights[name]
+        weights[name] = former.new_empty(rows, former.size(1))  # [V, C]
+        weights[name][: len(former)] = former
+        weights[name][known : tokenizer.vocab_size] = former[:known].double().mean(0)
+    content = {
+        **{name: value for name, value in start.content.items() if name != "proof"},
+        "model": weights,
+        "model_config": {**start.content["model_config"], "vocab_size": rows},
+        "tokenizer": tokenizer_content(tokenizer),
+    }
+    model = model_from(content, start.path).eval()
+    return dataclasses.replace(start, model=model, tokenizer=tokenizer, content=content)

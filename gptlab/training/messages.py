@@ -1,5 +1,6 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
+from gptlab.data import versions
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
@@ -23,14 +24,16 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
-        f"Data: {data.name}{' (by size)' * data.by_size}, {data.train_tokens:,} training and "
-        f"{data.val_tokens:,} validation tokens.",
+        f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
+        f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
         f"{_epochs(setup)}, {config.optimizer.optimizer}, on {machine.device} in "
         f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if config.run.extend_vocabulary and not state.step:
+        lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     lines += without_effect(config, setup.overrides)
@@ -72,6 +75,28 @@ def _positions(setup: Setup, state: TrainState) -> str:
         return ""
     each = [f"{count:,} of {name}" for name, count in read.items()]
     return f"; sequences read: {', '.join(each)}"
+
+
+def _as_it_was(setup: Setup) -> str:
+    """A remark on datasets of which the run keeps an older version."""
+    older = [part for part in setup.data.parts if part.folder.parent.name == versions.FOLDER]
+    if not older:
+        return ""
+    numbers = ", ".join(
+        f"version {part.meta.get('version', 1)}{f' of {part.name}' * (len(setup.data.parts) > 1)}"
+        for part in older
+    )
+    return f" as it was when the run began ({numbers}; the text has changed since)"
+
+
+def _what_is_added(ids: int) -> str:
+    """What extend_vocabulary has done."""
+    if not ids:
+        return "Vocabulary: nothing to extend, the model has every id of the dataset."
+    return (
+        f"Vocabulary: extended by {ids:,}. Each new row begins as the mean of the others; the "
+        "logits of the other ids stay as they were."
+    )
 
 
 def _what_is_trained(config: TrainConfig) -> str:

@@ -95,6 +95,7 @@ def describe(setup) -> Provenance:
             "fingerprint": data.fingerprint,
             "train.bin": ((data.meta or {}).get("sha256") or {}).get("train.bin"),
             "train_tokens": data.train_tokens,
+            "parts": {part.name: part.fingerprint for part in data.parts},
         },
         "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},

@@ -1,8 +1,9 @@
 """What a resumed run keeps from its first start, and what may change."""
 
+from gptlab.checkpoints import tokenizer_from
 from gptlab.data.mixture import Mixture
 from gptlab.errors import CheckpointError, ConfigError, RunError
-from gptlab.files import display
+from gptlab.files import display, fresh_folder
 from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
@@ -13,11 +14,12 @@ from gptlab.training.config import (
     Overrides,
     TrainConfig,
 )
+from gptlab.training.going_on import way_to
 from gptlab.training.schedules import decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
-    "model_preset", "init_from", "optimizer", "seed", "minutes", "epochs",
+    "model_preset", "init_from", "extend_vocabulary", "optimizer", "seed", "minutes", "epochs",
     "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
@@ -40,21 +42,32 @@ def check_complete(stored: dict, run: Run) -> None:
                 )
 
 
-def check_same_data(data: Mixture, stored: dict, run: Run) -> None:
-    """RunError for other data than the run's, another mix of it, or another order."""
-    began = stored["dataset"]
-    if began["fingerprint"] != data.fingerprint:
-        raise RunError(
-            f"{display(run.folder)} was trained on other data than {data.name} now holds (or with "
-            "another tokenizer, or other weights): start a new run with another --out_dir, or "
-            "prepare the data as before."
-        )
-    positions = data.positions(stored["sequences_seen"])  # a moved dataset has another name
-    if list(began.get("sequences_seen", positions).values()) != list(positions.values()):
-        raise RunError(
-            f"{display(run.folder)} has read its datasets in another order than this release does",
-            "continue it with the release that began it, or start a new run with another --out_dir",
-        )
+def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:
+    """RunError for other tokens than the run's, with the commands that go on from its weights; for
+    tokens in another order too."""
+    began, path = stored["dataset"], display(run.folder)
+    if began["fingerprint"] == data.fingerprint:
+        positions = data.positions(stored["sequences_seen"])  # a moved dataset has another name
+        if list(began.get("sequences_seen", positions).values()) != list(positions.values()):
+            raise RunError(
+                f"{path} has read its datasets in another order than this release does",
+                "continue it with the release that began it, or start a new run with another "
+                "--out_dir",
+            )
+        return
+    dataset, tokenizer = data.parts[0], tokenizer_from(stored, run.checkpoint)
+    elsewhere = Overrides(
+        {**overrides.values, "out_dir": display(fresh_folder(run.folder))},
+        {**overrides.sources, "out_dir": "command line"},
+    )
+    what, other = display(dataset.folder), "another tokenizer"
+    if len(data.parts) > 1:
+        what, other = data.name, "another tokenizer, or other weights"
+    raise RunError(
+        f"{path} was trained on other data than {what} now holds (or with {other}), and no older "
+        "version of that is kept",
+        way_to(path, path, tokenizer, dataset, elsewhere),
+    )
 
 
 def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
@@ -63,7 +76,7 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     fresh = {
         name: value
         for name, value in overrides.values.items()
-        if overrides.sources[name] == "command line" or name in START_OPTIONS
+        if overrides.sources[name] in configuration.FOR_THIS_RUN or name in START_OPTIONS
     }
     recipe = {n: v for n, v in overrides.values.items() if n not in fresh}
     _refuse_fixed(fresh, began["values"])
@@ -73,7 +86,7 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     values = {name: value for name, value in began["values"].items() if name not in START_OPTIONS}
     merged = configuration.layer(values, fresh, "as the run began")
     sources = {
-        name: source if name in fresh else began["sources"].get(name, source)
+        name: (overrides.sources if name in fresh else began["sources"]).get(name, source)
         for name, source in merged.sources.items()
     }
     return Overrides(merged.values, sources)
@@ -100,7 +113,7 @@ def _refuse_other_recipe(recipe: dict, fresh: dict, began: dict) -> None:
     values, sources = began["values"], began["sources"]
     for name in {*recipe, *values} - {*LENGTHS, *START_OPTIONS, *fresh}:
         source = sources.get(name, "")
-        if source == "command line" or source.startswith("preset"):
+        if source in configuration.FOR_THIS_RUN or source.startswith("preset"):
             continue
         if recipe.get(name) != values.get(name):
             raise ConfigError(
@@ -148,5 +161,5 @@ def changed_options(config: TrainConfig, overrides: Overrides, stored: dict) -> 
         for name, value in config.flat().items()
         if name not in {*START_OPTIONS, "minutes", "epochs"}
         and name in before and before[name] != value
-        and (name in MODEL_OPTIONS or overrides.sources.get(name) == "command line")
+        and (name in MODEL_OPTIONS or overrides.sources.get(name) in configuration.FOR_THIS_RUN)
     )  # fmt: skip

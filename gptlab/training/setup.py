@@ -21,9 +21,10 @@ class Setup:
     """A run, resolved and open: options, data, processes. A rehearsal has no data and no run.
 
     windows: starts of the evaluation's windows in each dataset. chat_template: Jinja, of the
-    dataset, else of the model that init_from names. machine: a description of this one. changes:
-    options that differ from the run's last start, as "name old -> new". start: the checkpoint that
-    init_from names, at the first start.
+    dataset, else of the model that init_from names. machine: a description of this one. added_ids:
+    by which the vocabulary of that model was extended. changes: options that differ from the run's
+    last start, as "name old -> new". start: the checkpoint that init_from names, at the first
+    start.
     """
 
     resolved: Resolved
@@ -36,6 +37,7 @@ class Setup:
     units: TextUnits | None = None
     chat_template: str = ""
     machine: str = ""
+    added_ids: int = 0
     changes: tuple[str, ...] = ()
     start: Path | None = None
 

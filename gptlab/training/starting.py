@@ -49,11 +49,18 @@ def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
 
 
 def prepare_training(
-    overrides: Overrides, parallel: Parallel, *, started: float, recipe_name: str = ""
+    overrides: Overrides,
+    parallel: Parallel,
+    *,
+    started: float,
+    recipe_name: str = "",
+    fingerprint: str | None = None,
 ) -> tuple[Setup, TrainState]:
     """Prepare everything before the first step, of the run or of a resume. Raises GPTLabError.
 
     started: time.perf_counter() when the process began; a budget in minutes counts from there.
+    fingerprint: of the version of the dataset to take; without it the newest, and for a resume the
+    one that the run began with.
     """
     run = Run(new_run_folder(overrides, recipe_name))
     if overrides.values.get("resume") is True and not run.exists():
@@ -81,16 +88,20 @@ def prepare_training(
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
     data = open_mixture(
-        overrides.values.get("dataset", RunOptions.dataset), overrides.values.get("vocab_size")
+        overrides.values.get("dataset", RunOptions.dataset),
+        overrides.values.get("vocab_size"),
+        stored["dataset"]["fingerprint"] if stored else fingerprint,
     )
-    start = None  # the model of init_from
+    start, added_ids = None, 0  # the model of init_from
     init_from = overrides.values.get("init_from", "scratch")
     if stored is None and init_from != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
-        start = load_checkpoint(path)
-        overrides = with_model_of(start, overrides, data)
+        loaded = load_checkpoint(path)
+        start, overrides = with_model_of(loaded, overrides, data)
+        if start is not loaded:
+            added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
-        resuming.check_same_data(data, stored, run)
+        resuming.check_same_data(data, stored, run, overrides)
     resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
     config = resolved.config
     if stored is None:
@@ -113,6 +124,7 @@ def prepare_training(
         units=TextUnits(data.meta),
         chat_template=data.chat_template or template or "",
         machine=report.in_words(choice.device),
+        added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
         start=start.path if start else None,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gptlab import hardware
 from gptlab.checkpoints import model_content
+from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
 from gptlab.training.clock import Clock
@@ -53,7 +54,7 @@ def train(
     overrides: layered options (`training.config.layer`); keyword options are the same names as on
     the command line. Returns the run's folder and how it ended. Raises GPTLabError.
     """
-    overrides = overrides or layer(command_line=options)
+    overrides = overrides or layer(command_line=options, asked="a call from Python")
     started = started or time.perf_counter()
     parallel, setup, observers = Parallel(), None, None
     try:
@@ -155,6 +156,9 @@ def open_run(setup: Setup, state: TrainState) -> None:
     config, run = setup.config, setup.run
     refuse_full_disk(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
+    for dataset in setup.data.parts:
+        if dataset.meta is not None:
+            note_run(dataset.folder, run.folder)
     if state.step:
         run.cut(state.step)
     elif config.finetune.lora_rank:

@@ -54,7 +54,7 @@ def in_home(trained, monkeypatch):
 def test_blame_says_what_was_read_what_was_recorded_and_whose_losses_these_are(capsys):
     assert main(["blame", "small", "--step", "4", "--top", "3"]) == 0
     out = capsys.readouterr().out
-    assert "Step 4 of out/small trained on sequences 192 to 255 (32 tokens each) of books." in out
+    assert "trained on sequences 192 to 255 (32 tokens each) of books; a step reads" in out
     assert re.search(r"The run recorded at this step: loss \d\.\d+, gradient norm \d\.\d+\.", out)
     assert re.search(r"those of out/small/best\.pt \(step 6\), not of the model at that step", out)
     headings = re.findall(r"^(\d)\. sequence \d+: \d\.\d+ nats per token, from books/", out, re.M)
@@ -97,18 +97,22 @@ def test_the_page_needs_no_other_file_and_shows_text_as_text(trained, capsys):
     assert page.startswith("<!doctype html>") and "Step 2 of small" in page
     assert "<script" not in page and "http" not in page and "src=" not in page
     assert "\x1b" not in page and "prefers-color-scheme: dark" in page and "width=device" in page
-    losses = re.findall(r'<span class="l[0-4]" title="(\d+\.\d\d)">', page)
+    token = r'<span class="l[0-4]" data-loss="(\d+\.\d\d)" tabindex="-1">(.*?)</span>'
+    losses, texts = zip(*re.findall(token, page, re.S), strict=True)
     assert len(losses) == 64 * 32
     assert "books/nasty.txt:1" in page and "books/b1.txt:" in page
-    shown = "".join(re.findall(r'<span class="l\d" title="[^"]*">(.*?)</span>', page, re.S))
+    shown = "".join(texts)
     assert "&lt;script&gt;alert(1)" in shown
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["small"], "blame needs a step: choose one with --step N."),
-        (["small", "--step", "7"], "has taken 6 steps, so choose one from 1 to 6."),
+        (["small"], "blame needs a step: choose one of the 6 that out/small has taken, with"),
+        (
+            ["small", "--step", "7"],
+            "has taken 6 steps, so choose one from 1 to 6 (a step reads one",
+        ),
         (["small", "--step", "1", "--top", "0"], "--top is 0: it must be at least 1."),
         (["none", "--step", "1"], "There is no run 'none'"),
         (["small", "--step", "1", "--html", "books"], "books is a folder: name a file"),

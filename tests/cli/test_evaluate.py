@@ -101,4 +101,20 @@ def test_what_cannot_be_measured_is_one_sentence(run, words, sentence, capsys):
 def test_text_that_the_model_cannot_spell_is_one_sentence(run, home, capsys):
     (home / "strange.txt").write_text("漢字")
     assert evaluate("--data", "strange.txt") == 2
-    assert "not among the" in capsys.readouterr().err
+    assert "has none of the characters of strange.txt" in capsys.readouterr().err
+
+
+def test_characters_that_the_model_lacks_are_left_out_and_counted(run, home, capsys):
+    assert evaluate("--data", "held_out.txt", "--json") == 0
+    plain = json.loads(capsys.readouterr().out)
+    (home / "mixed.txt").write_text(TEXT.replace("to", "3to€ö", 4), encoding="utf-8")
+    assert evaluate("--data", "mixed.txt", "--json") == 0
+    mixed = json.loads(capsys.readouterr().out)
+    assert mixed["unknown_characters"] == {"3": 4, "€": 4, "ö": 4}
+    for name in ("loss", "tokens", "bytes", "bits_per_byte"):
+        assert mixed[name] == plain[name]
+    assert plain["unknown_characters"] == {}
+    assert evaluate("--data", "mixed.txt") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "mixed.txt without 12 unknown characters" in shown
+    assert "Not measured: 12 characters that the model lacks ('3' (U+0033), 4 times" in shown

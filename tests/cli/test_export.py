@@ -104,7 +104,19 @@ def test_the_model_card_has_the_runs_figures_and_its_data(write_run, export, hom
     assert f"| tokens trained on | {30 * 4 * 2 * 16:,} |" in card
     assert "| validation loss | 1.2500 nats per token, 1.750 bits per byte |" in card
     assert "hamlet.txt" in card and f"{len(TEXT):,} bytes" in card and "5gram" in card
+    assert "bytes_used" not in card  # a size is no program
     assert str(home) not in card  # what is published tells nothing of this machine
+
+
+def test_a_card_names_no_folder_where_the_text_came_from_elsewhere(write_run, export, home):
+    write_run()
+    path = home / "data/hamlet/meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    meta["source"]["label"] = "/home/anna/texts/diary.txt"
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    export("mine", "--output", "it")
+    card = (home / "it/README.md").read_text(encoding="utf-8")
+    assert "diary.txt" in card and "anna" not in card
 
 
 def test_a_dataset_that_changed_is_not_described(write_run, export, home):

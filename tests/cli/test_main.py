@@ -16,7 +16,7 @@ import pytest
 
 import gptlab
 from gptlab import errors
-from gptlab.cli import main as module
+from gptlab.cli import stderr
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.main import main, run_command
 from gptlab.cli.reference import quick_reference
@@ -100,7 +100,7 @@ def test_every_script_of_the_repository_runs_a_command():
 def test_the_menu_imports_no_command_and_nothing_heavy():
     code = (
         "import sys; from gptlab.cli.main import main; main([]); "
-        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses'}; "
+        "heavy = {'torch', 'numpy', 'rich', 'tqdm', 'argparse', 'dataclasses', 'logging'}; "
         "commands = {m for m in sys.modules if m.startswith('gptlab.cli.commands')}; "
         "print(heavy & set(sys.modules) | commands, file=sys.stderr)"
     )
@@ -193,7 +193,7 @@ def test_other_processes_of_a_training_keep_their_warnings_to_themselves(
 def test_output_is_utf_8_in_any_locale(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    module.configure_output()
+    stderr.configure_output()
     print("naïve 日本語")
     sys.stdout.flush()
     assert raw.getvalue().decode("utf-8").strip() == "naïve 日本語"

@@ -37,10 +37,17 @@ def test_without_a_name_it_is_the_newest_run(runs, monkeypatch):
     assert (runs / "out" / "b" / "report.html").is_file()
 
 
-def test_the_page_of_several_runs_lies_here(runs):
+def test_the_page_of_several_runs_lies_beside_them(runs):
     command.main(["a", str(runs / "out" / "b")])
-    assert (runs / "here" / "report.html").is_file()
-    assert not list((runs / "out").glob("*/report.html"))
+    assert (runs / "out" / "report.html").is_file()
+    assert not list((runs / "here").iterdir()) and not list((runs / "out").glob("*/report.html"))
+
+
+def test_the_page_of_runs_that_lie_in_a_checkout_lies_in_the_first(runs):
+    (runs / "out" / "gpt.py").write_text("")
+    command.main(["a", "b"])
+    assert (runs / "out" / "a" / "report.html").is_file()
+    assert not (runs / "out" / "report.html").exists()
 
 
 def test_output_names_the_file(runs):

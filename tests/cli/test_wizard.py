@@ -85,6 +85,9 @@ def test_what_it_trains_the_printed_command_trains_again_with_the_same_loss(word
     for name in ("loss", "val_loss", "grad_norm", "learning_rate"):
         values = [[r[name] for r in records if name in r] for records in (first, second)]
         assert values[0] == values[1] and len(values[0]) >= 6
+    recipes = [(words / "out" / n / "config.py").read_text() for n in ("words", "words_2")]
+    assert "# the wizard" in recipes[0] and "# command line" not in recipes[0]
+    assert "# command line" in recipes[1] and "# the wizard" not in recipes[1]
 
 
 def test_a_second_time_the_command_has_a_fresh_folder_again(words, ask):

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.corpora import find
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 
 MEMBERS = {
@@ -78,7 +79,6 @@ def test_what_is_no_text_is_left_out_and_named(tmp_path):
     members = {
         "a.txt": b"text\n",
         "p.png": b"\x89PNG\r\n",
-        "inner.zip": write_zip(tmp_path / "inner.zip", MEMBERS).read_bytes(),
         "__MACOSX/._a.txt": b"\0\5\x16\7",
         ".DS_Store": b"\0\0",
         "empty.txt": b"",
@@ -86,12 +86,41 @@ def test_what_is_no_text_is_left_out_and_named(tmp_path):
     for path in (write_zip(tmp_path / "x.zip", members), write_tar(tmp_path / "x.tar", members)):
         texts, counts, notes = read(path)
         assert texts == ["text\n"]
-        assert "p.png (a picture), inner.zip (an archive inside an archive)" in notes
-        assert counts["members of archives left out that are not text"] == 2
+        assert "p.png (a picture)" in notes
+        assert counts["members of archives left out that are not text"] == 1
     with pytest.raises(DataError, match=r"y\.zip holds no text: only p\.png \(a picture\)"):
         read(write_zip(tmp_path / "y.zip", {"p.png": b"\x89PNG"}))
     with pytest.raises(DataError, match=r"z\.zip holds no text: it is empty"):
         read(write_zip(tmp_path / "z.zip", {}))
+
+
+@pytest.mark.parametrize("write", [write_zip, write_tar])
+def test_archives_in_an_archive_are_read_and_those_inside_them_left_out(tmp_path, write):
+    deepest = write_zip(tmp_path / "deepest.zip", {"c.txt": b"too deep\n"}).read_bytes()
+    inner = {**MEMBERS, "p.png": b"\x89PNG\r\n", "deepest.zip": deepest}
+    members = {
+        "a.txt": b"text\n",
+        "in.zip": write_zip(tmp_path / "in.zip", inner).read_bytes(),
+        "in.tar.gz": write_tar(tmp_path / "in.tar.gz", {"b.txt": b"last\n"}).read_bytes(),
+    }
+    texts, counts, notes = read(write(tmp_path / "x", members))
+    assert texts == ["text\n", *TEXTS, "last\n"]
+    assert counts["archives in archives read"] == 2
+    assert counts["members of archives read"] == 2 + len(MEMBERS)
+    assert counts["members of archives left out that are not text"] == 2
+    assert "in.zip/p.png (a picture), in.zip/deepest.zip (an archive inside an arch" in notes
+
+
+def test_json_of_programs_in_an_archive_is_text_and_a_table_without_text_says_its_fields(tmp_path):
+    odd = json.dumps({"title": "N", "body": "note"}).encode()
+    path = write_zip(tmp_path / "x.zip", {"odd.json": odd, "a.txt": b"text\n"})
+    texts, _, notes = read(path)
+    assert texts == [odd.decode(), "text\n"] and "Read as plain text, as their JSON is no" in notes
+    assert read(path, column="body")[0] == ["note", "text\n"]
+    tables = {"good.jsonl": b'{"text": "a"}\n', "odd.json": odd}
+    with pytest.raises(DataError, match=r"--column body.* leave the file out with --exclude odd\."):
+        read(write_zip(tmp_path / "y.zip", tables))
+    assert read(tmp_path / "y.zip", exclude=("odd.json",))[0] == ["a"]
 
 
 def test_the_names_of_members_lead_nowhere(tmp_path):

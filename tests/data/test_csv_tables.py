@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.csv_tables import csv_rows, find_dialect
-from gptlab.data.text_files import Reading, documents_of_rows
+from gptlab.data.rows import documents_of_rows
+from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
 
 

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from gptlab.data.corpora import find
-from gptlab.data.text_files import NotTextError, Reading
+from gptlab.data.opening import NotTextError
+from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 
 CONTAINER = (

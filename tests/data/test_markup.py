@@ -97,7 +97,7 @@ def test_subtitles_are_what_is_said(write):
     assert texts == ["First line\n1984\n{one more}\n12\n"]
     assert counts["files of subtitles read without their time codes"] == 1
     texts, counts, _ = read(write("x.vtt", VTT))
-    assert texts == ["First line\nid\nend\n"]
+    assert texts == ["First line\nend\n"]
     assert counts["subtitle lines that repeat the one before left out"] == 1
     assert read(write("y.srt", "No time codes\nhere\n"))[0] == ["No time codes\nhere\n"]
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from gptlab.data import text_files
 from gptlab.data.corpora import find
 from gptlab.data.forms import find_form
+from gptlab.data.rows import documents_of_rows
 from gptlab.data.tables import json_rows, jsonl_rows
-from gptlab.data.text_files import Reading, documents_of_rows
+from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
 
 TEXTS = st.lists(st.text(max_size=20).filter(lambda t: "\0" not in t), max_size=8)

@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 
 from gptlab.data import text_files
 from gptlab.data.csv_tables import csv_rows
+from gptlab.data.opening import NotTextError
+from gptlab.data.rows import documents_of_rows
 from gptlab.data.tables import jsonl_rows, parquet_rows
-from gptlab.data.text_files import (
-    NotTextError,
-    Reading,
-    check_is_text,
-    clean,
-    documents_of_rows,
-    file_format,
-    text_blocks,
-)
+from gptlab.data.text_files import Reading, check_is_text, clean, file_format, text_blocks
 from gptlab.errors import ConfigError, DataError
 
 

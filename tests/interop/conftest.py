@@ -241,6 +241,12 @@ class LlamaCpp:
         options = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "top_k": 1}
         return self.server.handle_completions(options)["choices"][0]["text"]
 
+    def logprobs(self, prompt: str, vocab_size: int) -> dict[int, float]:
+        """What the next token may be, with the logarithm of its probability."""
+        options = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "n_probs": vocab_size}
+        first = self.server.handle_completions(options)["choices"][0]["logprobs"]["content"][0]
+        return {each["id"]: each["logprob"] for each in first["top_logprobs"]}
+
     def ids(self, text: str) -> list[int]:
         """The tokens of plain text."""
         content = {"content": text, "add_special": False, "parse_special": False}

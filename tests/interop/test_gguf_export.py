@@ -21,7 +21,9 @@ from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.interop.read.gguf import open_file, read
 from gptlab.interop.read.gguf_tokenizer import split_of
+from gptlab.interop.read.imported_model import write_run
 from gptlab.interop.write.export import export
+from gptlab.runs import load_checkpoint
 
 GPT2 = dict(
     position_encoding="learned",
@@ -168,7 +170,7 @@ def test_what_is_written_comes_back_bitwise(
         assert found.config.rope_theta == model.config.rope_theta
 
 
-@pytest.mark.parametrize("quantize", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("quantize", ["f32", "f16", "bf16", "q8_0", "q4_0"])
 def test_matrices_are_stored_as_asked_and_the_rest_in_float32(
     random_model, make_run, bpe, tmp_path, llama_cpp, quantize
 ):
@@ -179,8 +181,10 @@ def test_matrices_are_stored_as_asked_and_the_rest_in_float32(
     fields, tensors = open_file(path)
     for name, tensor in tensors.items():
         expected = quantize.upper() if len(tensor.shape) == 2 else "F32"
-        if quantize == "q8_0" and "ffn_down" in name:
+        if quantize in ("q8_0", "q4_0") and "ffn_down" in name:
             expected = "F16"
+        if quantize == "q4_0" and name == "token_embd.weight":
+            expected = "Q8_0"
         assert tensor.tensor_type.name == expected, name
     assert (
         fields["general.file_type"]
@@ -188,6 +192,24 @@ def test_matrices_are_stored_as_asked_and_the_rest_in_float32(
     )
     if quantize == "q8_0":
         assert len(llama_cpp(path).greedy("Hello", 8)) > 0
+
+
+@pytest.mark.parametrize("kind", ["llama, grouped queries", "gpt2"])
+def test_four_bits_are_to_llama_cpp_what_they_are_here(
+    random_model, make_run, bpe, tmp_path, home, llama_cpp, kind
+):
+    settings = KINDS[kind][1] | dict(n_embd=96)
+    model = random_model(noise=0.3, vocab_size=bpe.vocab_size, **settings)
+    path = export(make_run(model, bpe), "gguf", tmp_path / "m.gguf", quantize="q4_0")
+    assert {t.tensor_type.name for t in open_file(path)[1].values()} == {"Q4_0", "Q8_0", "F32"}
+    read_back = load_checkpoint(write_run(read(path), home / "out" / "four", {}))
+    peer = llama_cpp(path).logprobs("Hello, world", bpe.vocab_size)
+    ids, tokens = torch.tensor([bpe.encode("Hello, world")]), list(peer)
+    ours, exact = (m(ids)[0][0, -1].log_softmax(-1)[tokens] for m in (read_back.model, model))
+    peers = torch.tensor(list(peer.values()))
+    # it also rounds what it multiplies the weights with, to 8 bits
+    assert (ours - peers).abs().max() < 0.2 * (exact - peers).abs().max()
+    assert len(tokens) == bpe.vocab_size and (ours - peers).abs().max() < 0.5
 
 
 def test_q8_0_is_within_its_rounding(random_model, make_run, bpe, tmp_path):

@@ -177,6 +177,108 @@ def test_an_empty_prompt_starts_where_ours_does(
     assert ours.text and (found["given"], found["new"]) == ("", ours.text)
 
 
+def after(path: Path, script: str, browse, **query) -> dict:
+    """What `out` holds after a script, which may wait with `sleep`, ran on the opened page."""
+    code = f"""<pre id="out"></pre><script>
+    const sleep = time => new Promise(resolve => setTimeout(resolve, time));
+    const out = {{}};
+    (async () => {{ {script} }})().catch(error => {{ out.error = String(error); }}).then(
+      () => {{ document.getElementById("out").textContent = JSON.stringify(out); }});
+    </script></body>"""
+    page = path.read_text(encoding="utf-8").replace("</body>", code)
+    path.with_name("script.html").write_text(page, encoding="utf-8")
+    return json.loads(Parts(browse(path.with_name("script.html"), **query)).found["out"])
+
+
+@pytest.fixture
+def endless(random_model, make_run, characters, tmp_path):
+    """The page of a model that writes on and on."""
+    model = random_model(noise=0.3, vocab_size=characters.vocab_size, block_size=32)
+    with torch.no_grad():
+        weight = model.token_embedding.weight
+        weight[characters.eot_id] = weight.mean(0)
+    return export(make_run(model, characters), "html", tmp_path / "page.html")
+
+
+def test_while_the_demo_writes_typing_write_and_ctrl_enter_take_over(endless, browse):
+    found = after(
+        endless,
+        """
+        const box = byId("prompt"), given = () =>
+          [...document.querySelectorAll("#text .given")].map(span => span.textContent).join("");
+        await sleep(200);
+        out.atFirst = [isWriting(), byId("go-on").textContent];
+        box.value = "ab";
+        box.dispatchEvent(new Event("input"));
+        out.typed = isWriting();
+        byId("go-on").click();
+        await sleep(100);
+        out.goesOn = isWriting();
+        byId("write").click();
+        await sleep(100);
+        out.written = [isWriting(), given()];
+        box.value = "ba";
+        box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", ctrlKey: true }));
+        await sleep(100);
+        out.entered = [isWriting(), given()];
+        byId("go-on").click();
+        out.stopped = isWriting();
+        """,
+        browse,
+        n=1000,
+    )
+    assert found == {
+        "atFirst": [True, "Stop"], "typed": False, "goesOn": True, "written": [True, "ab"],
+        "entered": [True, "ba"], "stopped": False,
+    }  # fmt: skip
+
+
+def test_unknown_characters_are_marked_and_skipped(endless, browse):
+    found = after(
+        endless,
+        """
+        await sleep(3000);
+        out.given = byId("text").querySelectorAll(".given").length;
+        out.unknown = [...document.querySelectorAll(".unknown")].map(span => span.textContent);
+        out.order = byId("text").textContent.slice(0, 4);
+        out.note = byId("note").textContent;
+        out.script = generate("a€b", 5) === generate("ab", 5);
+        """,
+        browse,
+        n=20,
+        prompt="a€b☃",
+    )
+    assert found["given"] == 2 and found["unknown"] == ["€", "☃"]
+    assert found["order"] == "a€b☃" and found["script"] is True
+    assert "“€” “☃”. 20 tokens" in found["note"]
+
+
+def test_the_speed_is_the_one_that_is_seen(endless, browse):
+    script = 'await sleep(9000); out.note = byId("note").textContent;'
+    speed = re.search(r"([\d,]+) per second", after(endless, script, browse, n=100)["note"])
+    assert int(speed[1].replace(",", "")) <= 125  # each token is followed by a pause of 8 ms
+
+
+def test_attention_follows_while_the_model_writes(endless, browse):
+    found = after(
+        endless,
+        """
+        const picture = () => [...document.querySelectorAll("canvas")].map(c => c.toDataURL());
+        await sleep(150);
+        [out.before, out.first] = [byId("look-hint").textContent, new Set(picture()).size];
+        const earlier = picture();
+        await sleep(400);
+        out.writing = isWriting();
+        out.moved = picture().every((data, i) => data !== earlier[i]);
+        out.coloured = shown.filter(({ span }) => span.style.background).length;
+        """,
+        browse,
+        n=1000,
+    )
+    assert found["writing"] and found["moved"] and found["first"] > 1 and found["coloured"] > 1
+    assert "all heads" in found["before"]
+
+
 def encoded_there(path: Path, lines: list[str], browse) -> list[list[int]]:
     """The ids of lines by the page's own tokenizer."""
     script = f"""<pre id="out"></pre><script>

@@ -24,6 +24,7 @@ def test_onnxruntime_computes_our_logits_at_every_length(
     checkpoint = make_run(random_model(n_layer=1, block_size=64, **SETTINGS[name]), bpe)
     folder = export(checkpoint, "onnx", tmp_path / "onnx")
     assert {p.name for p in folder.iterdir()} == {"model.onnx", "tokenizer.json"}
+    assert __file__.split("tests")[0].encode() not in (folder / "model.onnx").read_bytes()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(

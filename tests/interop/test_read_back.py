@@ -71,7 +71,7 @@ def test_rounded_matrices_are_held_against_the_live_module_with_these_very_weigh
     random_model, make_run, bpe, tmp_path, monkeypatch
 ):
     checkpoint = make_run(random_model(noise=0.3, vocab_size=bpe.vocab_size, n_head=2), bpe)
-    for quantize in ("f16", "bf16", "q8_0"):
+    for quantize in ("f16", "bf16", "q8_0", "q4_0"):
         export(checkpoint, "gguf", tmp_path / quantize, quantize=quantize)
 
     def other_eps(path):

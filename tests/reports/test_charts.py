@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlab.reports.charts import Chart, Line, draw_svg, short, smoothed, thinned, ticks
+from gptlab.reports.charts import Chart, Line, draw_svg, left_out, short, smoothed, thinned, ticks
 
 CURVE = [(step, 4 * math.exp(-step / 100) + 1) for step in range(1, 500)]
 
@@ -104,6 +104,33 @@ def test_levels_have_their_names_and_those_above_everything_are_left_out():
     assert heights[0] - heights[1] >= 12  # they do not lie on each other
 
 
+def test_levels_do_not_stretch_the_picture_and_those_outside_are_named():
+    bare = coordinates(draw_svg(chart(), 700, 300))
+    low, high = min(y for _, y in CURVE), max(y for _, y in CURVE)
+    far = chart(levels={"low": low - 9, "high": high + 9, "between": (low + high) / 2})
+    assert coordinates(draw_svg(far, 700, 300)) == bare
+    assert words(draw_svg(far, 700, 300), "name") == ["between"]
+    assert left_out(far) == f"Outside the picture: low {low - 9:.2f}, high {high + 9:.2f}."
+
+
+def test_the_first_loss_of_a_calm_run_is_shown_and_what_is_cut_off_is_said():
+    calm = [(x, 1.5 + 2.7 * math.exp(-x / 90)) for x in range(1, 400)]
+    (points,) = coordinates(draw_svg(chart(calm, cut=True), 700, 300))
+    assert len(points) == len(calm) and left_out(chart(calm, cut=True)) == ""
+    assert left_out(chart([(0, 7000.0), *calm], cut=True)) == (
+        "Above the picture: values up to 7k."
+    )
+
+
+def test_a_faint_line_below_the_others_stays_inside_the_picture():
+    lines = [
+        Line("v", [(0, 3.0), (9, 2.0)], "val"),
+        Line("t", [(0, 8.0), (9, 1.0)], "x", faint=True),
+    ]
+    for piece in coordinates(draw_svg(Chart("t", lines, "x", "y"), 700, 300)):
+        assert all(0 <= y <= 300 for _, y in piece)
+
+
 def test_points_tell_their_values_and_names_are_escaped():
     line = Line("a <b> & c", [(100, 2.5), (200, 1.25)], "val", dots=True)
     svg = draw_svg(Chart("x < y", [line], "step", "loss"), 700, 300)
@@ -111,12 +138,13 @@ def test_points_tell_their_values_and_names_are_escaped():
     assert titles == ["a <b> & c: 2.5 at step 100", "a <b> & c: 1.25 at step 200"]
 
 
-@pytest.mark.parametrize("points", [[(1, 2.0)], [(1, 2.0), (2, 2.0)], [(0, 0.0)]], ids=str)
-def test_a_single_point_or_a_flat_line_can_be_drawn(points):
+def test_a_flat_line_can_be_drawn():
+    points = [(1, 2.0), (2, 2.0)]
     ET.fromstring(draw_svg(chart(points), 300, 200))
     ET.fromstring(draw_svg(chart(points, floor=0.0), 300, 200))
 
 
-def test_nothing_gives_no_picture():
+def test_nothing_and_a_single_point_give_no_picture():
     assert draw_svg(chart([]), 300, 200) == ""
+    assert draw_svg(chart([(1, 2.0)]), 300, 200) == ""
     assert draw_svg(chart([(1, math.nan)]), 300, 200) == ""

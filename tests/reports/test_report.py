@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from gptlab.data.prepare_command import prepare_command
 from gptlab.errors import RunError
 from gptlab.options import parse_command_line
 from gptlab.reports.run_report import make_report
-from gptlab.reports.run_view import at, commands, prepare_command, train_command, view_run
+from gptlab.reports.run_view import at, commands, shared, train_command, view_run
 from gptlab.runs import Run
 from gptlab.training.config import GROUPS, PresetOption, layer, read_recipe
 
@@ -81,7 +82,7 @@ def test_the_lowest_loss_and_what_it_beats_are_reported(make_run):
     bits = lowest / math.log(2)
     assert f"Its lowest validation loss is {lowest:.3f} ({bits:.2f} bits per byte)" in text
     # 2.29 bits: unigram 4.8 and lzma 2.7 are beaten, 5-gram 2.2 is not
-    assert "It beats lzma and unigram, but not 5-gram yet" in text
+    assert "It beats lzma and unigram, but not yet 5-gram" in text
 
 
 def test_every_part_of_a_run_is_there(make_run):
@@ -155,6 +156,52 @@ def test_what_is_missing_is_left_out(make_run, home, missing):
     text_of(make_report([run.folder, make_run("other").folder]))
 
 
+def test_samples_come_first_and_options_are_folded(make_run):
+    source = make_report([make_run().folder])
+    titles = re.findall(r"<h2>(.*?)</h2>", source)
+    assert titles[0] == "Samples over time" and titles.index("Configuration") > 4
+    tables = re.findall(r"<(/?details|table)", source[source.index("<h2>Configuration") :])
+    assert tables[:2] == ["details", "table"]
+
+
+def test_of_one_record_there_is_no_curve_but_its_numbers(make_run):
+    text = text_of(make_report([make_run(done=1).folder]))
+    assert "Too few records for a curve: training 4.2" in text
+    assert "<svg" not in make_report([make_run("other", done=1).folder])
+
+
+def test_what_the_wizard_or_a_program_chose_is_not_said_to_be_typed(make_run):
+    for asked in ("the wizard", "a call from Python"):
+        run = make_run(asked.split()[-1], typed={"seed": 9}, asked=asked)
+        text = text_of(make_report([run.folder]))
+        assert f"seed 9 {asked}" in text and "seed 9 command line" not in text
+        assert "--config config/own.py --seed 9" in text  # which repeats the same
+
+
+def test_no_page_that_is_shared_names_a_folder_of_its_author(make_run, home, tmp_path_factory):
+    """Everything that a run records as an absolute path, as a home elsewhere writes it."""
+    private = "/home/Anna Secret/own texts"
+    meta = home / "data" / "plays" / "meta.json"
+    content = json.loads(meta.read_text(encoding="utf-8"))
+    text = f"{private}/diary.txt"
+    file = {"path": text, "bytes": 1, "mtime_ns": 1, "sha256": "0"}
+    content["source"] |= {"identity": text, "label": text, "files": [file]}
+    content["options"]["tokenizer"] = f"{private}/tokenizer.json"
+    meta.write_text(json.dumps(content), encoding="utf-8")
+    typed = {"init_from": f"{private}/out/base", "seed": 3}
+    run = make_run(typed=typed, recipe_name=f"{private}/mine.py")
+    row = {"data": "/home/anna-secret/x.txt", "step": 1, "loss": 1.0, "perplexity": 2.7,
+           "bits_per_byte": 1.4, "tokens": 9, "time": "today"}  # fmt: skip
+    run.add_evaluation(row)
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.chdir(tmp_path_factory.mktemp("elsewhere"))
+        pages = [make_report([run.folder]), make_report([run.folder, make_run("two").folder])]
+    for page in pages:
+        for word in ("Secret", "secret", "/home", str(home), "own texts"):
+            assert word not in page, word
+        assert "diary.txt" in page and "mine.py" in page
+
+
 def test_losses_that_are_not_finite_do_not_stop_a_report(make_run):
     run = make_run(done=200)
     run.append({"step": 210, "loss": None, "grad_norm": None, "learning_rate": 1.0})
@@ -168,17 +215,51 @@ def test_a_dataset_that_changed_since_gives_no_baselines(make_run):
     assert "is no longer the one" in text_of(make_report([run.folder]))
 
 
+@pytest.fixture
+def other_dataset(home):
+    """Writes a dataset "other" beside "plays": of the same text, unless `text` names another."""
+
+    def write(tokens=1.0, text="plays"):
+        folder = home / "data" / "other"
+        plays = json.loads((home / "data" / "plays" / "meta.json").read_text(encoding="utf-8"))
+        plays["source"]["fingerprint"] = "plays"
+        (home / "data" / "plays" / "meta.json").write_text(json.dumps(plays), encoding="utf-8")
+        folder.mkdir()
+        (folder / "train.bin").write_bytes(b"")
+        meta = {**plays, "name": "other", "val_tokens": round(tokens * plays["val_bytes"])}
+        meta["source"] = {**plays["source"], "fingerprint": text}
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        return "other"
+
+    return write
+
+
 # Several ------------------------------------------------------------------------------------------
 
 
-def test_runs_of_different_vocabularies_are_compared_in_bits_per_byte(make_run):
-    runs = [make_run("chars").folder, make_run("pieces", tokens_per_byte=0.5).folder]
+def test_runs_of_different_vocabularies_are_compared_in_bits_per_byte(make_run, other_dataset):
+    runs = [
+        make_run("chars").folder,
+        make_run("pieces", tokens_per_byte=0.5, dataset=other_dataset(tokens=0.5)).folder,
+    ]
     source = make_report(runs)
     text = text_of(source)
     lowest = view_run(runs[1]).record.best[1] * 0.5 / math.log(2)
     assert f"pieces reached the lowest validation loss, {lowest:.3f} bits per byte" in text
     assert 'aria-label="Validation loss against tokens: bits per byte over tokens"' in source
-    assert "Losses per token can only be compared" not in text
+    assert "Losses per token are comparable only" not in text
+    assert "\u2605 pieces" in text and "\u2605 chars" not in text
+
+
+def test_runs_on_different_texts_are_not_ranked_against_each_other(make_run, other_dataset):
+    zh = other_dataset(text="another")
+    runs = [make_run("en").folder, make_run("zh", dataset=zh).folder]
+    text = text_of(make_report(runs))
+    assert "different texts (plays, other)" in text and "only runs on the same text" in text
+    assert "reached the lowest" not in text and "\u2605" not in text
+    both = make_run("zh2", dataset=zh, done=300).folder  # two of three share a text
+    text = text_of(make_report([*runs, both]))
+    assert "zh reached the lowest validation loss on other" in text
 
 
 def test_runs_whose_bytes_are_unknown_are_compared_with_a_warning(make_run):
@@ -263,8 +344,8 @@ def test_the_command_that_started_a_run_says_the_same_again(make_run, home, monk
 def test_the_command_that_prepared_a_text_names_it():
     meta = {"name": "b", "options": {"tokenizer": "bpe", "vocab_size": 500, "val_fraction": 0.1},
             "source": {"identity": "/a/b c.txt", "files": [{"path": "/a/b c.txt"}]}}  # fmt: skip
-    expected = "python prepare.py '/a/b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
-    assert prepare_command(meta) == expected
+    expected = "python prepare.py 'b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
+    assert shared(prepare_command(meta)) == expected
     assert prepare_command({"source": {"identity": "hf:x/y"}}) == "python prepare.py hf:x/y"
     assert prepare_command({"source": {"identity": "/a\n/b", "files": [1, 2]}}) == ""
     assert prepare_command({}) == ""

@@ -8,7 +8,7 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console, write_page
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.files import display, shareable
 
 HARDEST = 5  # tokens of a window that are listed with their loss
 STYLES = ("", "yellow", "red", "black on yellow", "bold white on red")
@@ -32,16 +32,21 @@ def main(argv: list[str]) -> int:
     overrides = COMMANDS["blame"].parse(argv)
     word = overrides.pop("run", None)
     options = BlameOptions(**overrides)
-    if options.step is None:
-        raise ConfigError("blame needs a step", "choose one with --step N")
     if options.top < 1:
         raise ConfigError(f"--top is {options.top}", "it must be at least 1")
     path = Path(options.html).expanduser() if options.html else None
     if path and path.is_dir():
         raise ConfigError(f"{display(path)} is a folder", "name a file with --html")
-    from gptlab.runs import find_run, newest_run
+    from gptlab.runs import Run, find_run, newest_run
 
     folder = find_run(word) if word else newest_run()
+    if options.step is None:
+        steps = max((record["step"] for record in Run(folder).records()), default=0)
+        raise ConfigError(
+            "blame needs a step",
+            f"choose one of the {steps:,} that {display(folder)} has taken, with --step N" if steps
+            else "train first",
+        )  # fmt: skip
     from gptlab.analysis.blame import blame
 
     with Bars(unit="sequence") as bars:
@@ -59,13 +64,15 @@ def main(argv: list[str]) -> int:
 
 def blame_sentences(found, folder) -> list[str]:
     """What the step read, what the run recorded, and which model the losses are from."""
+    from gptlab.analysis.blame import STEP
+
     last = found.first + found.count - 1
     which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"
     return [
-        f"Step {found.step:,} of {display(folder)} trained on {which} ({found.block_size:,} tokens "
-        f"each) of {found.data.name}.",
+        f"Step {found.step:,} of the {found.steps:,} of {shareable(folder)} trained on {which} "
+        f"({found.block_size:,} tokens each) of {found.data.name}; {STEP}.",
         _recorded(found),
-        f"The losses here are those of {display(found.checkpoint.path)} (step "
+        f"The losses here are those of {shareable(found.checkpoint.path)} (step "
         f"{found.checkpoint.step:,}), not of the model at that step: {found.loss:.3f} nats per "
         f"token over the whole batch; the uniform baseline is {found.uniform_loss:.3f}.",
     ]

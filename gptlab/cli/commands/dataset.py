@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from gptlab.cli.commands.prepare import list_prepared, listing, prepare_sources
+from gptlab.cli.commands.prepare import kept_versions, list_prepared, listing, prepare_sources
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
@@ -13,7 +13,8 @@ from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
-from gptlab.data.prepare import OUR_FILES, PrepareOptions
+from gptlab.data.prepare_options import PrepareOptions
+from gptlab.data.replacing import OUR_FILES
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
@@ -44,12 +45,13 @@ def main(argv: list[str]) -> int:
         print(listing())
         return 0
     view = {name: options.pop(name) for name in ViewOptions.__dataclass_fields__ if name in options}
+    vocab_size = options.pop("vocab_size", None) if word == "view" else None
     if word in ("view", "delete"):
         name = _only_name(word, names)
         if options:
             raise ConfigError(f"--{next(iter(options))} belongs to preparing, not to {word}.")
         return (
-            show_dataset(name, ViewOptions(**view))
+            show_dataset(name, ViewOptions(**view), vocab_size)
             if word == "view"
             else delete_dataset(name, **view)
         )
@@ -138,19 +140,20 @@ def size_of(meta: dict | None) -> str:
     tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
     size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
     kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
-    return f"{in_bytes(size)}, {tokens:,} tokens ({kind})"
+    version = f", version {meta['version']}" if meta.get("version", 1) > 1 else ""
+    return f"{in_bytes(size)}, {tokens:,} tokens ({kind}){version}"
 
 
 # Viewing ------------------------------------------------------------------------------------------
 
 
-def show_dataset(name: str, options: ViewOptions) -> int:
-    """Print what a dataset holds; 0."""
+def show_dataset(name: str, options: ViewOptions, vocab_size: int | None = None) -> int:
+    """Print what a dataset holds; 0. vocab_size: of token files without a meta.json."""
     from gptlab.analysis import dataset_statistics as view
 
     if options.top < 0 or options.excerpts < 0:
         raise ConfigError("--top and --excerpts are numbers from 0 on.")
-    dataset = open_dataset(name)
+    dataset = open_dataset(name, vocab_size)
     console = questions.open_console()
     total = 3 * len(dataset.train) + 2 * len(dataset.val)  # three readings
     with Bars(unit="token") as bars:
@@ -185,6 +188,8 @@ def _statistics(dataset: Dataset, counts, documents):
         "folder": display(dataset.folder),
         "vocabulary": f"{kind}, {dataset.vocab_size:,} ids, of which {used:,} occur",
     }
+    if kept := kept_versions(dataset.folder):
+        rows["version"] = f"{meta.get('version', 1)}; kept: {'; '.join(kept)}"
     for split in ("train", "val"):
         tokens = len(getattr(dataset, split))
         size = meta.get(f"{split}_bytes")

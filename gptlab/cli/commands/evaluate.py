@@ -127,6 +127,8 @@ def show_evaluation(result) -> None:
     """Print an evaluation: one line of figures and the loss by position."""
     from rich.text import Text
 
+    from gptlab.data.tokenizer import name_characters
+
     console = make_console()
     console.print(Text(f"{result.model} on {result.data}", style="bold"))
     overlap = "side by side" if result.stride == result.block_size else f"every {result.stride:,}"
@@ -138,6 +140,14 @@ def show_evaluation(result) -> None:
             f"{result.block_size:,} tokens {overlap}\n"
         )
     )
+    if result.unknown:
+        console.print(
+            Text(
+                f"Not measured: {result.unknown.total():,} characters that the model lacks "
+                f"({name_characters(result.unknown)}). The figures are those of the rest.\n",
+                style="yellow",
+            )
+        )
     columns = ("tokens before", "tokens", "loss", "perplexity")
     table = make_table(*columns, numbers=columns[1:])
     for first, last, tokens, loss in result.measured.by_position():

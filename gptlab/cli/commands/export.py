@@ -23,7 +23,8 @@ class ExportOptions:
         None
     )
     quantize: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"] | None, "gguf: how its matrices are stored [f32]"
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None,
+        "gguf: how its matrices are stored [f32]; llama-quantize makes other forms of a file",
     ] = None
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
+from gptlab.analysis.dataset_runs import DatasetRun, forget_unneeded_versions, runs_on
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.corpora import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
-from gptlab.data.token_files import list_datasets
-from gptlab.files import as_installed, data_home, display, quoted
+from gptlab.data.token_files import Dataset, find_meta, list_datasets
+from gptlab.data.versions import older_versions, version_folder
+from gptlab.files import as_installed, data_home, display, fresh_folder, quoted
+from gptlab.options import option_words
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
@@ -32,7 +36,9 @@ def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = Non
     """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
     with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
-    print(_summary(done))
+    runs = runs_on(done.dataset.folder)
+    forget_unneeded_versions(done.dataset.folder, runs)
+    print(_summary(done, runs))
     return done
 
 
@@ -70,7 +76,7 @@ class ListOptions:
     list: Annotated[bool, "show the prepared datasets and the known corpora"] = False
 
 
-def _summary(done: Prepared) -> str:
+def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
     """The prepared dataset in a few lines, and the next command."""
     dataset, meta = done.dataset, done.dataset.meta
     tokens = meta["train_tokens"] + meta["val_tokens"]
@@ -92,8 +98,10 @@ def _summary(done: Prepared) -> str:
         f"validation ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
-        as_installed(f"Next: python train.py --dataset {quoted(dataset.name)}"),
     ]
+    if kept := kept_versions(dataset.folder):
+        lines.append(f"  kept        {'; '.join(kept)}")
+    lines.append(as_installed(f"Next: {_next_command(dataset, runs)}"))
     return "\n".join(lines)
 
 
@@ -106,6 +114,35 @@ def _baselines(meta: dict) -> str:
         f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
         f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
     )
+
+
+def _next_command(dataset: Dataset, runs: list[DatasetRun]) -> str:
+    """The command that trains on a dataset: from the newest model of an older version of it."""
+    options = {"dataset": dataset.name}
+    ready = [run for run in runs if not run.record.is_running]
+    former = next((run for run in ready if not run.is_unfinished), ready[0] if ready else None)
+    if former is not None and former.fingerprint != dataset.fingerprint:
+        options["init_from"] = display(former.folder)
+        if dataset.vocab_size > former.record.settings.get("vocab_size", dataset.vocab_size):
+            options["extend_vocabulary"] = True
+        options["out_dir"] = display(fresh_folder(former.folder))
+    return " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
+
+
+def kept_versions(folder: Path) -> list[str]:
+    """The older versions of a dataset, each with its size and the runs that it stays for."""
+    runs, found = runs_on(folder), []
+    for path in older_versions(folder):
+        meta = find_meta(path) or {}
+        tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
+        users = [
+            display(run.folder)
+            for run in runs
+            if run.is_unfinished and version_folder(folder, run.fingerprint) == path
+        ]
+        why = f" for {', '.join(users)}, which may go on with --resume" if users else ""
+        found.append(f"version {meta.get('version', 1)} ({tokens:,} tokens){why}")
+    return found
 
 
 def listing() -> str:
@@ -126,9 +163,10 @@ def list_prepared() -> str:
         size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
         kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
         label = (meta.get("source") or {}).get("label", "unknown")
+        version = f", version {meta['version']}" if meta.get("version", 1) > 1 else ""
         rows.append(
             f"  {name:20}  {size / 1e6:>10,.1f} MB  {tokens:>14,} tokens  {kind:8}  "
-            f"{meta.get('vocab_size', 0):>7,} ids  from {label}"
+            f"{meta.get('vocab_size', 0):>7,} ids  from {label}{version}"
         )
     return "\n".join([f"Prepared, in {display(data_home())}:", *(rows or ["  nothing yet"])])
 

@@ -15,7 +15,7 @@ class ReportOptions:
     """Output"""
 
     output: Annotated[
-        str | None, "the file [RUN/report.html; for several runs report.html here]"
+        str | None, "the file [RUN/report.html; for several runs report.html beside the first]"
     ] = None
 
 
@@ -28,9 +28,15 @@ def main(argv: list[str]) -> int:
     folders = [find_run(word) for word in overrides.get("runs") or ()] or [newest_run()]
     if len(set(map(Path.resolve, folders))) < len(folders):
         raise ConfigError("The same run is named twice", "name each once")
-    default = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+    default = (folders[0] if len(folders) == 1 else beside(folders[0])) / "report.html"
     path = Path(overrides["output"]).expanduser() if overrides.get("output") else default
     if path.is_dir():
         raise ConfigError(f"{display(path)} is a folder", "name a file with --output")
     write_page(path, make_report(folders))
     return 0
+
+
+def beside(run: Path) -> Path:
+    """The folder in which a run lies; the run's own where that would be a checkout's root."""
+    parent = run.resolve().parent
+    return run if (parent / "gpt.py").exists() else run.parent

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from gptlab.files import as_installed, display, has_scripts, quoted
+from gptlab.files import as_installed, display, fresh_folder, has_scripts, quoted
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -39,12 +39,3 @@ def command_to_try(run, finding) -> str:
     if recipe.exists():
         start = {"config": display(recipe)} | start
     return command_line("train.py", start | finding.options)
-
-
-def fresh_folder(folder: Path) -> Path:
-    """`folder` if it does not exist yet, else the first free one of folder_2, folder_3, ... ."""
-    number, fresh = 1, folder
-    while fresh.exists():
-        number += 1
-        fresh = folder.with_name(f"{folder.name}_{number}")
-    return fresh

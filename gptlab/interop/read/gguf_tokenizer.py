@@ -21,10 +21,12 @@ def tokenizer_of(fields: dict, where: str) -> Tokenizer:
     types = fields.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise TokenizerError(f"{where} is damaged: its vocabulary has {len(types)} types.")
-    if model == "gpt2" and (alphabet := _alphabet(tokens, types)):
-        if tokens[len(alphabet) :] == [END_OF_TEXT] and alphabet == sorted(alphabet):
-            return char_tokenizer(alphabet)
-        spec = _spec({"vocab": {c: i for i, c in enumerate(alphabet)}, "merges": []})
+    if model == "gpt2" and (ids := _ids_of_characters(tokens, types)):
+        if tokens[len(ids) :] == [END_OF_TEXT] and list(ids) == sorted(ids):
+            return char_tokenizer(ids)
+        if max(ids.values()) >= len(ids):  # characters were added behind the end of text
+            ids[END_OF_TEXT] = tokens.index(END_OF_TEXT)
+        spec = _spec({"vocab": ids, "merges": []})
         spec["decoder"] = {"type": "Fuse"}
     elif model == "gpt2":
         spec = _byte_level(fields, tokens, where)
@@ -74,21 +76,24 @@ def _spec(model: dict, **parts) -> dict:
     return {"version": "1.0", "added_tokens": [], **empty, **parts, "model": PLAIN_BPE | model}
 
 
-def _alphabet(tokens: list[str], types: list[int]) -> list[str]:
-    """The characters of which this is the spelling in bytes; [] where it is another vocabulary.
+def _ids_of_characters(tokens: list[str], types: list[int]) -> dict[str, int]:
+    """{character: id} of a vocabulary of characters; {} where it is another one.
 
     A byte-level BPE always has bytes that are no character by themselves.
     """
     from tokenizers.decoders import ByteLevel
 
-    decoder = ByteLevel()
-    normal = [token for token, kind in zip(tokens, types, strict=True) if kind == _NORMAL]
-    found = [decoder.decode([token]) for token in normal]
-    fits = all(
-        len(character) == 1 and spelled(character) == token
-        for character, token in zip(found, normal, strict=True)
-    )
-    return found if fits and normal == tokens[: len(normal)] else []
+    decoder, found, between = ByteLevel(), {}, []
+    for i, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind != _NORMAL:
+            between.append((i, token))
+            continue
+        character = decoder.decode([token])
+        if len(character) != 1 or spelled(character) != token:
+            return {}
+        found[character] = i
+    last = max(found.values(), default=-1)
+    return found if {token for i, token in between if i < last} <= {END_OF_TEXT} else {}
 
 
 def _byte_level(fields: dict, tokens: list[str], where: str) -> dict:

@@ -17,7 +17,7 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.shapes import shapes
 
 # llama.cpp's number of what most tensors are (general.file_type)
-_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 
 
 def check(checkpoint) -> None:
@@ -38,9 +38,10 @@ def write(
 ) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as one GGUF file; its path.
 
-    quantize: f32 (what None means), f16, bf16 or q8_0, of the matrices; norms, biases and learned
-    positions stay float32, rows that q8_0 cannot hold (no multiple of 32) float16. Only the ids
-    that the tokenizer knows are written, and one more where it has no end of text.
+    quantize: f32 (what None means), f16, bf16, q8_0 or q4_0, of the matrices; norms, biases and
+    learned positions stay float32, rows that blocks cannot hold (no multiple of 32) float16. With
+    q4_0 the embedding and the head take 8 bits, as their rounding costs most. Only the ids that
+    the tokenizer knows are written, and one more where it has no end of text.
     """
     import gguf
 
@@ -127,8 +128,10 @@ def _type_of(name: str, shape, quantize: str):
 
     if len(shape) < 2 or name == "position_embd.weight":
         return Type.F32
-    if quantize == "q8_0" and shape[-1] % 32:
+    if quantize in ("q8_0", "q4_0") and shape[-1] % 32:
         return Type.F16
+    if quantize == "q4_0" and name in ("token_embd.weight", "output.weight"):
+        return Type.Q8_0
     return Type[quantize.upper()]
 
 

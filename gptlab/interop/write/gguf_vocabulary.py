@@ -54,13 +54,13 @@ def _characters(tokenizer: CharTokenizer) -> tuple[dict[int, str], list[str]]:
     A character of three bytes is joined from the left, through a pair that needs no id of its own.
     No merge crosses from one character to the next: none begins with what may follow a first byte.
     """
-    tokens = [spelled(character) for character in tokenizer.alphabet]
+    tokens = {i: spelled(character) for i, character in enumerate(tokenizer.characters)}
     merges = {
         f"{token[:length]} {token[length]}": None
-        for token in tokens
+        for token in tokens.values()
         for length in range(1, len(token))
     }
-    return dict(enumerate(tokens)), list(merges)
+    return tokens, list(merges)
 
 
 def _split_rule(spec: dict) -> str:

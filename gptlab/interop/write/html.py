@@ -105,7 +105,7 @@ def _filled(template: str, **parts: str) -> str:
 
 def _vocabulary(tokenizer: Tokenizer) -> dict:
     if isinstance(tokenizer, CharTokenizer):
-        return {"kind": "char", "alphabet": list(tokenizer.alphabet), "end": tokenizer.eot_id}
+        return {"kind": "char", "alphabet": tokenizer.characters, "end": tokenizer.eot_id}
     merges = json.loads(tokenizer.to_json())["model"]["merges"]
     lines = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     return {"kind": "bpe", "merges": lines, "end": tokenizer.eot_id}

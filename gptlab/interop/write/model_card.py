@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from gptlab.data.token_files import find_meta
+from gptlab.data.token_files import find_meta, text_label
+from gptlab.files import without_folders
 from gptlab.model.arithmetic import count_parameters
 
 _CARD = """\
@@ -51,8 +52,8 @@ def model_card(checkpoint, architecture: str) -> str:
     number = f"{count_parameters(config):,}"
     if imported:
         summary = f"A language model of {number} parameters, imported as {imported['kind']}"
-        origin = str(imported.get("from", ""))
-        summary += f" from {origin}." if origin and "/" not in origin else "."
+        origin = without_folders(str(imported.get("from", "")))
+        summary += f" from {origin}." if origin else "."
     else:
         summary = f"A language model of {number} parameters ({architecture}), trained with gptlab."
     return _CARD.format(
@@ -101,15 +102,16 @@ def _data(checkpoint) -> str:
     meta = find_meta(name) or {}
     recorded = (meta.get("tokenizer") or {}).get("fingerprint")
     if checkpoint.tokenizer is None or recorded != checkpoint.tokenizer.fingerprint:
-        return f"The dataset {name}, as it was prepared then."
+        return f"The dataset {Path(name).name}, as it was prepared then."
     tokens = meta.get("train_tokens", 0), meta.get("val_tokens", 0)
     size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
     lines = [
-        f"- {name}: {(meta.get('source') or {}).get('label', 'a text')}",
+        f"- {Path(name).name}: {text_label(meta) or 'a text'}",
         f"- {size:,} bytes in {meta.get('documents', 1):,} document(s); {tokens[0]:,} tokens for "
         f"training, {tokens[1]:,} for validation",
     ]
-    if bits := meta.get("baselines"):
+    bits = {n: v for n, v in (meta.get("baselines") or {}).items() if not n.endswith("_used")}
+    if bits:
         lines.append(
             f"- simple programs reach, in bits per byte of the validation text: "
             f"{', '.join(f'{program} {value:.2f}' for program, value in bits.items())}"

@@ -50,6 +50,8 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
                 dynamo=True,
                 verbose=False,
             )
+            for node in program.model.graph:
+                node.metadata_props.clear()  # stack traces: the folders of this machine
             program.save(folder / "model.onnx")
         if has_runtime():
             _check(model, folder / "model.onnx")

@@ -6,6 +6,8 @@ from gptlab.errors import ConfigError
 
 # how far a weight may be from the model's, as a share of the largest of its tensor
 ROUNDING = {"f32": 0.0, "f16": 2**-10, "bf16": 2**-8, "q8_0": 1 / 127, "int8": 1 / 127}
+# 16 steps of an eighth of the largest value, with its sign: its opposite loses a whole one
+ROUNDING["q4_0"] = 1 / 8 + 2**-10
 
 
 def check_architecture(model, format: str) -> None:

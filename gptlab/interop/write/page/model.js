@@ -224,7 +224,7 @@ class GPT {
   }
 }
 
-// Tokenizers: encode(text) -> ids, bytes(id) -> UTF-8 -------------------------------------------
+// Tokenizers: encode(text) -> ids, bytes(id) -> UTF-8, pieces(text) -> [{ id } or { unknown }] ------
 
 class CharTokenizer {
   constructor({ alphabet, end }) {
@@ -234,11 +234,14 @@ class CharTokenizer {
     this.spelled = alphabet.map(character => new TextEncoder().encode(character));
   }
 
+  pieces(text) {
+    return Array.from(text, character => (
+      this.ids.has(character) ? { id: this.ids.get(character) } : { unknown: character }));
+  }
+
+  // Characters that the model does not know are left out.
   encode(text) {
-    return Array.from(text, character => {
-      if (this.ids.has(character)) return this.ids.get(character);
-      throw new Error(`The model does not know the character “${character}”: leave it out.`);
-    });
+    return this.pieces(text).filter(piece => !piece.unknown).map(piece => piece.id);
   }
 
   bytes(id) {
@@ -281,6 +284,10 @@ class BytePairTokenizer {
       }
     }
     return ids;
+  }
+
+  pieces(text) {
+    return this.encode(text).map(id => ({ id }));
   }
 
   // Merge neighbours, the earliest merge of the list first, until no pair is in the list.
@@ -345,11 +352,12 @@ class Text {
     model.length = 0;
   }
 
-  // The tokens of a prompt that the model sees: at least one, at most a window.
-  static promptIds(model, tokenizer, prompt) {
-    const ids = tokenizer.encode(prompt).slice(-model.config.block_size);
-    if (ids.length) return ids;
-    return tokenizer.end === null ? tokenizer.encode("\n") : [tokenizer.end];
+  // The pieces of a prompt that the model sees: at least one token, at most a window.
+  static promptPieces(model, tokenizer, prompt) {
+    const pieces = tokenizer.pieces(prompt).slice(-model.config.block_size);
+    if (pieces.some(piece => !piece.unknown)) return pieces;
+    const start = tokenizer.end === null ? tokenizer.encode("\n")[0] : tokenizer.end;
+    return [...pieces, { id: start }];
   }
 
   push(id) {

@@ -11,6 +11,7 @@ const tokenizer = makeTokenizer(content.tokenizer);
 for (const id of ["int8", "floats"]) byId(id).remove();  // or the weights stay in memory twice
 
 const BARS = 9;
+const LOOK_EVERY = 120;  // milliseconds between two pictures of the attention while writing
 const canHover = matchMedia("(hover: hover)").matches;
 let text = null;       // the text in progress
 let shown = [];        // for each token: { span, next: [[id, probability], ...] }
@@ -19,6 +20,7 @@ let picked = null;     // number of the token whose predictions and attention ar
 let isHeld = false;    // a click holds the picked token, so that the pointer can move to the heads
 let pickedHead = null; // [layer, head], or null for the mean of all
 let run = 0;           // number of the current generation; a new one ends it
+let remark = "";       // a sentence about the prompt
 
 const value = id => Number(byId(id).value);
 const isWriting = () => document.body.classList.contains("writing");
@@ -36,8 +38,9 @@ function begin() {
   text = new Text(model, tokenizer);
   decoder = new TextDecoder();
   shown = [];
-  picked = pickedHead = null;
+  picked = null;
   isHeld = false;
+  showHead(null);
   byId("text").replaceChildren();
 }
 
@@ -54,31 +57,37 @@ function add(id, isGiven) {
 
 const pause = () => new Promise(resolve => setTimeout(resolve, 8));
 
+function setWriting(writing) {
+  document.body.classList.toggle("writing", writing);
+  byId("go-on").textContent = writing ? "Stop" : "Continue";
+}
+
 // Continue the text token by token until it ends, has `count` more tokens, or a new run begins.
 async function goOn(count) {
-  const mine = ++run, box = byId("text");
-  document.body.classList.add("writing");
-  byId("write").textContent = "Stop";
-  let written = 0, spent = 0, ended = false;
+  const mine = ++run, box = byId("text"), began = performance.now();
+  setWriting(true);
+  byId("go-on").disabled = false;
+  let written = 0, ended = false, looked = -LOOK_EVERY;
   while (written < count && mine === run) {
-    const before = performance.now();
     const next = choose(model.logits, value("temperature"), value("top-k"), Math.random());
     if ((ended = next === tokenizer.end)) break;
     const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 60;
     add(next, false);
     written++;
-    spent += performance.now() - before;
     if (isAtEnd) box.scrollTop = box.scrollHeight;
-    if (picked === null) showNext(shown.length - 1);
+    showNext(shown.length - 1);
+    if (performance.now() - looked > LOOK_EVERY) {
+      drawLook();
+      looked = performance.now();
+    }
     await pause();
   }
   if (mine !== run) return;
   run++;
-  document.body.classList.remove("writing");
-  byId("write").textContent = "Write";
+  setWriting(false);
   byId("go-on").disabled = ended;
-  const speed = Math.round(written / Math.max(spent, 1) * 1000);
-  note(`${written} tokens${written ? `, ${speed.toLocaleString("en")} per second` : ""}`
+  const speed = Math.round(written / Math.max(performance.now() - began, 1) * 1000);
+  note(`${remark}${written} tokens${written ? `, ${speed.toLocaleString("en")} per second` : ""}`
     + (ended ? "; the model ended the text" : ""));
   pick(shown.length - 1);
 }
@@ -90,29 +99,35 @@ function note(sentence, isWrong = false) {
 
 function stop() {
   run++;
-  document.body.classList.remove("writing");
-  byId("write").textContent = "Write";
+  setWriting(false);
   pick(shown.length - 1);
 }
 
 async function write(prompt, count) {
-  let ids;
-  try {
-    ids = Text.promptIds(model, tokenizer, prompt);
-  } catch (error) {
-    note(error.message, true);
-    return;
-  }
+  const pieces = Text.promptPieces(model, tokenizer, prompt);
+  const unknown = [...new Set(pieces.flatMap(piece => piece.unknown ?? []))];
+  remark = unknown.length
+    ? `Skipped, because the model does not know it: ${unknown.map(c => `“${c}”`).join(" ")}. ` : "";
   begin();
-  byId("go-on").disabled = false;
-  note("");
+  note(remark);
+  setWriting(true);
   const mine = ++run;
-  for (const [number, id] of ids.entries()) {
-    add(id, true);
+  for (const [number, { id, unknown }] of pieces.entries()) {
+    if (unknown) addUnknown(unknown);
+    else add(id, true);
     if (number % 32 === 31) await pause();
     if (mine !== run) return;
   }
   await goOn(count);
+}
+
+// A character of the prompt that the model does not know: shown, and skipped.
+function addUnknown(character) {
+  const span = document.createElement("span");
+  span.className = "unknown";
+  span.title = "the model does not know this character";
+  span.textContent = character;
+  byId("text").append(span);
 }
 
 // What comes next --------------------------------------------------------------------------------
@@ -144,7 +159,8 @@ function take(number, id) {
     note("That token is no longer in the model's window.", true);
     return;
   }
-  for (const { span } of shown.splice(number + 1)) span.remove();
+  shown.length = number + 1;
+  while (shown[number].span.nextSibling) shown[number].span.nextSibling.remove();
   decoder = new TextDecoder();
   add(id, false);
   byId("go-on").disabled = false;
@@ -159,18 +175,31 @@ function pick(number) {
   if (picked !== null) shown[picked]?.span.classList.remove("picked");
   picked = isWriting() ? null : number;
   showNext(number);
-  if (picked === null) return;
-  shown[number].span.classList.add("picked");
-  drawHeads();
-  paint();
+  if (picked !== null) shown[number].span.classList.add("picked");
+  drawLook();
 }
 
-// Attention of the picked token by each head: [layer][head] -> Float32Array over the window.
+// The token whose attention is shown: the picked one, or the newest while the model writes.
+const looking = () => picked ?? shown.length - 1;
+
+// Its attention by each head: [layer][head] -> Float32Array over the window; null outside of it.
 function attentions() {
-  const position = picked - text.start, { n_layer, n_head } = model.config;
+  const position = looking() - text.start, { n_layer, n_head } = model.config;
   if (position < 0 || position >= model.length) return null;
   return Array.from({ length: n_layer }, (_, layer) =>
     Array.from({ length: n_head }, (_, head) => model.attention(layer, head, position)));
+}
+
+function drawLook() {
+  const all = attentions(), box = byId("heads");
+  box.hidden = !all;
+  if (all) {
+    const style = getComputedStyle(document.documentElement);
+    const colour = `rgb(${style.getPropertyValue("--look")})`;
+    const canvases = box.querySelectorAll("canvas");
+    all.flat().forEach((weights, i) => drawHead(canvases[i], weights, colour));
+  }
+  paint(all);
 }
 
 function mean(rows) {
@@ -179,58 +208,54 @@ function mean(rows) {
   return sum;
 }
 
-function drawHeads() {
-  const all = attentions(), box = byId("heads");
-  if (!all) {
-    box.replaceChildren();
-    return;
-  }
-  const colour = `rgb(${getComputedStyle(document.documentElement).getPropertyValue("--look")})`;
-  box.replaceChildren(...all.map((heads, layer) => {
+// One row per layer, one canvas per head.
+function makeHeads() {
+  const { n_layer, n_head } = model.config;
+  byId("heads").replaceChildren(...Array.from({ length: n_layer }, (_, layer) => {
     const row = document.createElement("div");
     row.className = "layer";
     row.append(String(layer + 1));
-    row.append(...heads.map((weights, head) => drawHead(weights, layer, head, colour)));
+    row.append(...Array.from({ length: n_head }, (_, head) => makeHead(layer, head)));
     return row;
   }));
 }
 
-// The attention weights of the last positions as bars, the newest on the right.
-function drawHead(weights, layer, head, colour) {
+function makeHead(layer, head) {
   const canvas = document.createElement("canvas");
-  const seen = weights.subarray(-48), top = Math.max(...seen, 0.1);
   [canvas.width, canvas.height] = [192, 60];
+  canvas.title = `layer ${layer + 1}, head ${head + 1}`;
+  canvas.dataset.head = `${layer} ${head}`;
+  const show = () => { showHead([layer, head]); paint(attentions()); };
+  const release = () => { showHead(null); paint(attentions()); };
+  if (canHover) [canvas.onmouseenter, canvas.onmouseleave] = [show, release];
+  else canvas.onclick = () => (canvas.classList.contains("picked") ? release() : show());
+  return canvas;
+}
+
+// Let one head alone colour the text; null: the mean of all.
+function showHead(which) {
+  pickedHead = which;
+  for (const canvas of document.querySelectorAll("canvas")) {
+    canvas.classList.toggle("picked", canvas.dataset.head === which?.join(" "));
+  }
+}
+
+// The attention weights of the last positions as bars, the newest on the right.
+function drawHead(canvas, weights, colour) {
+  const seen = weights.subarray(-48), top = Math.max(...seen, 0.1);
   const pen = canvas.getContext("2d"), width = canvas.width / 48;
+  pen.clearRect(0, 0, canvas.width, canvas.height);
   pen.fillStyle = colour;
   seen.forEach((weight, i) => {
     const height = weight / top * (canvas.height - 8);
     pen.fillRect((48 - seen.length + i) * width, canvas.height - height, width - 1, height);
   });
-  canvas.title = `layer ${layer + 1}, head ${head + 1}`;
-  const show = () => {
-    pickedHead = [layer, head];
-    for (const other of document.querySelectorAll("canvas.picked")) other.classList.remove("picked");
-    canvas.classList.add("picked");
-    paint();
-  };
-  const release = () => {
-    pickedHead = null;
-    canvas.classList.remove("picked");
-    paint();
-  };
-  if (canHover) [canvas.onmouseenter, canvas.onmouseleave] = [show, release];
-  else canvas.onclick = () => (canvas.classList.contains("picked") ? release() : show());
-  if (pickedHead && pickedHead[0] === layer && pickedHead[1] === head) {
-    canvas.classList.add("picked");
-  }
-  return canvas;
 }
 
-// Colour the text by the attention of the picked token to each token up to it.
-function paint() {
+// Colour the text by the attention of a token to each token up to it.
+function paint(all) {
   for (const { span } of shown) span.style.background = "";
-  const all = picked === null ? null : attentions();
-  const word = picked === null ? "" : label(text.ids[picked]);
+  const word = label(text.ids[looking()]);
   if (!all) {
     byId("look-hint").innerHTML = `“${word}” is no longer in the model's window of `
       + `${model.config.block_size} tokens.`;
@@ -260,8 +285,18 @@ function showValues() {
 byId("bars").className = content.tokenizer.kind === "char" ? "characters" : "";
 byId("top-k").max = Math.min(100, model.config.vocab_size);
 for (const id of ["temperature", "top-k", "length"]) byId(id).oninput = showValues;
-byId("write").onclick = () => (isWriting() ? stop() : write(byId("prompt").value, value("length")));
-byId("go-on").onclick = () => { picked = null; isHeld = false; goOn(value("length")); };
+byId("write").onclick = () => write(byId("prompt").value, value("length"));
+byId("go-on").onclick = () => {
+  if (isWriting()) {
+    stop();
+    return;
+  }
+  if (picked !== null) shown[picked].span.classList.remove("picked");
+  picked = null;
+  isHeld = false;
+  goOn(value("length"));
+};
+byId("prompt").oninput = () => { if (isWriting()) stop(); };
 byId("prompt").onkeydown = event => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("write").click();
 };
@@ -277,7 +312,7 @@ if (canHover) {
     if (number !== undefined && !isHeld) pick(Number(number));
   };
 }
-matchMedia("(prefers-color-scheme: dark)").onchange = () => pick(picked ?? -1);
+matchMedia("(prefers-color-scheme: dark)").onchange = drawLook;
 byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see what the model `
   + `expected after it, and its attention${canHover ? "; click to keep it selected" : ""}.`;
 
@@ -285,7 +320,9 @@ byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see
 window.generate = (prompt, count) => {
   const text = new Text(model, tokenizer), decoder = new TextDecoder();
   let logits, written = "";
-  for (const id of Text.promptIds(model, tokenizer, prompt)) logits = text.push(id);
+  for (const { id, unknown } of Text.promptPieces(model, tokenizer, prompt)) {
+    if (!unknown) logits = text.push(id);
+  }
   for (let i = 0; i < count; i++) {
     const next = choose(logits, 0);
     if (next === tokenizer.end) break;
@@ -300,4 +337,5 @@ const asked = new URLSearchParams(location.search);
 if (asked.has("temperature")) byId("temperature").value = asked.get("temperature");
 byId("prompt").value = asked.get("prompt") ?? "";
 showValues();
+makeHeads();
 write(byId("prompt").value, asked.has("n") ? Number(asked.get("n")) : value("length"));

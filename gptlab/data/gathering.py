@@ -1,0 +1,182 @@
+"""Read the documents of a source into the store, and say what was changed in them."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from gptlab.data import cleaning, documents
+from gptlab.data.corpora import Source
+from gptlab.data.intake import Changes, Intake
+from gptlab.data.partition import Parts
+from gptlab.data.prepare_options import PrepareOptions
+from gptlab.data.text_files import Reading
+from gptlab.data.text_store import TextStore
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.unknown import UnknownCharacters
+from gptlab.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What was read into the store. origins: {first byte: origin} of many documents. first_val:
+    the number of the first document of a validation text of its own, None without one."""
+
+    origins: dict[int, documents.Origin]
+    first_val: int | None
+    is_chat: bool
+
+
+def gather(
+    store: TextStore,
+    parts: Parts,
+    options: PrepareOptions,
+    reading: Reading,
+    tokenizer: Tokenizer | None,
+    say: Callable[[str], None],
+) -> Gathered:
+    """Read the documents of both parts into the store; say and count what was changed in them.
+
+    tokenizer: the one that exists already, whose unknown characters may be dropped or replaced.
+    """
+    changes, unknown = Changes(), UnknownCharacters(options.unknown)
+    unknown.check(tokenizer)
+
+    def read(source: Source, options: PrepareOptions) -> dict[int, documents.Origin]:
+        def known(blocks: Iterable[str]) -> Iterable[str]:
+            return blocks if reading.conversations else unknown.known(blocks, tokenizer)
+
+        return _read_documents(store, source, reading, options, changes, known)
+
+    origins, first_val = read(parts.train, options), None
+    if parts.val:
+        first_val = store.documents
+        origins |= read(parts.val, dataclasses.replace(options, max_bytes=None))
+        reading.counts["validation documents that are in the training text too"] += (
+            store.repeated_after(first_val)
+        )
+    store.finish()
+    reading.counts["documents that repeat another"] += store.repeated_documents
+    is_chat = reading.conversations > 0
+    if is_chat:
+        _check_conversations(store, reading, options)
+        say(str(reading.chats))
+    for what, number in reading.counts.items():
+        if number and what not in reading.said:
+            say(f"{what[0].upper()}{what[1:]}: {number:,}.")
+    for sentence in _changes_said(changes, parts.train, options, reading.counts):
+        say(sentence)
+    if options.unknown and not unknown.are_added:
+        reading.counts["characters that the tokenizer lacks"] += unknown.found.total()
+        say(unknown.said())
+    return Gathered(origins, first_val, is_chat)
+
+
+def _read_documents(
+    store: TextStore,
+    source: Source,
+    reading: Reading,
+    options: PrepareOptions,
+    changes: Changes,
+    known: Callable[[Iterable[str]], Iterable[str]],
+) -> dict[int, documents.Origin]:
+    """Add the source's documents to the store; returns {first byte: origin} for many of them."""
+    before = store.documents
+    limit, origins, unit = options.max_bytes or math.inf, {}, options.unit
+    intake = Intake(source, reading, unit, options.cleaning, changes)
+    for document in intake.documents():
+        start, document = store.bytes, known(document)
+        if options.max_bytes and not reading.conversations:  # conversations are never cut
+            document = _limited(document, limit - start)
+        if not store.add(document):
+            # what stands between paragraphs, or an end and a start, is no document
+            if unit.document != "paragraph" and len(unit.separators) < 2:
+                noun = "lines" if unit.document == "line" else "documents"
+                reading.counts[f"blank {noun} left out"] += 1
+        elif len(origins) < 2 * documents.MOST_DOCUMENTS:  # some go to the validation part
+            origins[start] = reading.document
+        if store.bytes > limit - 4:  # the next character may not fit
+            break
+    if not before:  # a validation text may be one document without any separator
+        intake.check()
+    if store.documents == before:
+        raise DataError(
+            f"{source.label} holds no text (nothing, or only white space)",
+            "name a file that holds text",
+            sep="; ",
+        )
+    return origins
+
+
+def _changes_said(
+    changes: Changes, source: Source, options: PrepareOptions, counts: Counter
+) -> Iterator[str]:
+    """A line for each kind of change, which is counted. Raises ConfigError for an option that has
+    changed nothing; a stream that has been read is not thrown away for that."""
+    asked = {
+        "--normalize": (options.normalize, changes.respelled, "the text is spelled so already"),
+        "--clean": (options.clean, changes.dropped, "no character of the text is invisible"),
+        "--gutenberg keep": (
+            options.gutenberg == "keep",
+            changes.gutenberg,
+            "the text has no header or licence of Project Gutenberg",
+        ),
+    }
+    for option, (is_asked, found, why) in asked.items():
+        if is_asked and not found:
+            if not source.hub_name:
+                raise ConfigError(f"{option} has no effect: {why}", "leave it out", sep="; ")
+            yield f"{option} had no effect: {why}."
+    if changes.respelled:
+        number = sum(changes.respelled.values())
+        counts["letters spelled otherwise (normalised)"] += number
+        yield f"Letters spelled as {options.normalize.upper()} spells them: {number:,}."
+    if changes.dropped:
+        counts["invisible characters dropped"] += sum(changes.dropped.values())
+        yield f"Invisible characters dropped: {cleaning.name_all(changes.dropped)}."
+    if changes.gutenberg and options.gutenberg == "cut":
+        headers, licences = changes.gutenberg["headers"], changes.gutenberg["licences"]
+        counts["Project Gutenberg's headers cut"] += headers
+        counts["Project Gutenberg's licences cut"] += licences
+        named = [
+            f"{number:,} {noun}{'' if number == 1 else 's'}"
+            for number, noun in ((headers, "header"), (licences, "licence"))
+            if number
+        ]
+        yield (
+            f"Project Gutenberg: {' and '.join(named)} cut ({changes.gutenberg['characters']:,} "
+            "characters); --gutenberg keep leaves them in."
+        )
+
+
+def _check_conversations(store: TextStore, reading: Reading, options: PrepareOptions) -> None:
+    """Raise DataError or ConfigError if these conversations cannot be prepared."""
+    if reading.conversations < store.documents:
+        raise DataError(
+            "Some rows are conversations (they have messages) and some are plain text",
+            "prepare them as two datasets",
+        )
+    if options.tokenizer in ("auto", "char", "bpe"):
+        raise ConfigError(
+            "Conversations need the tokenizer and the chat template of the model to be trained",
+            "name it with --tokenizer (a run, a folder of a model, or gpt2), or read their fields "
+            'as plain text with --column FIELD or --column "{FIELD}\\n{FIELD}"',
+        )
+    if options.unknown:
+        raise ConfigError(
+            "--unknown is for plain text, and these are conversations", "leave it out", sep="; "
+        )
+    if options.split == "tail":
+        raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")
+
+
+def _limited(blocks: Iterator[str], max_bytes: int) -> Iterator[str]:
+    """Blocks up to `max_bytes` of UTF-8, cut after a whole character."""
+    for block in blocks:
+        content = block.encode()
+        if len(content) >= max_bytes:
+            yield content[:max_bytes].decode(errors="ignore")
+            return
+        yield block
+        max_bytes -= len(content)
