@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import torch
 
 from gptlab.analysis.blame import blame
+from gptlab.analysis.dataset_runs import runs_on
 from gptlab.analysis.replay import replay
 from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.data.mixture import find_mixture_meta, open_mixture, parse_mixture
@@ -136,3 +138,28 @@ def test_a_short_dataset_of_a_mix_is_named(train, mixed, prepared_home):
     )
     with pytest.raises(DataError, match=r"val part of short has .* tokens"):
         train(dataset="tiny,short", block_size=64)
+
+
+def test_an_unfinished_run_keeps_the_version_of_each_dataset_that_it_began_with(
+    train, tmp_path, mixed, prepared_home, capsys
+):
+    text = prepared_home / "diary.txt"
+    options = PrepareOptions(tokenizer=str(prepared_home / "data" / "tiny"))
+    text.write_text("to be or not to be, that is the question.\n".replace(",", "") * 100)
+    prepare(str(text), options)
+    settings = dict(dataset="tiny:0.5,diary:0.5", max_iters=8, eval_interval=4)
+    train("whole", **settings)
+    train("run", **settings, stop_at=3)
+    text.write_text(text.read_text() + "tis nobler in mind.\n" * 100)
+    prepare(str(text), options)
+    train("run", resume=True, quiet=False)
+    shown = capsys.readouterr().out
+    assert "diary 50% as it was when the run began (version 1 of diary; the text has" in shown
+    whole, resumed = (read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "run"))
+    assert whole["dataset"] == resumed["dataset"]
+    for name, weight in whole["model"].items():
+        assert torch.equal(weight, resumed["model"][name])
+    assert blame(tmp_path / "run", 8).count == 4
+    assert [run.fingerprint for run in runs_on(prepared_home / "data" / "diary")] == [
+        resumed["dataset"]["fingerprint"].split(",")[1].partition(":")[0]
+    ] * 2
