@@ -10,7 +10,7 @@ from typing import Any
 
 from gptlab.errors import ConfigError
 from gptlab.options import format_value
-from gptlab.training.config import OPTIONS, Overrides, TrainConfig
+from gptlab.training.config import FOR_THIS_RUN, OPTIONS, Overrides, TrainConfig
 from gptlab.training.schedules import decay_start
 
 # "" where the option has an effect, else why it has none
@@ -125,7 +125,7 @@ def without_effect(config: TrainConfig, overrides: Overrides) -> list[str]:
 def refuse_unused(config: TrainConfig, overrides: Overrides) -> None:
     """ConfigError for an option of the command line that belongs to what the run does not use."""
     for name, _, why in _idle(UNUSED, config, overrides):
-        if overrides.sources[name] == "command line":
+        if overrides.sources[name] in FOR_THIS_RUN:
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")
 
 
@@ -141,4 +141,4 @@ def _idle(
 
 def _origin(overrides: Overrides, name: str) -> str:
     source = overrides.sources[name]
-    return "" if source == "command line" else f" ({source})"
+    return "" if source in FOR_THIS_RUN else f" ({source})"
