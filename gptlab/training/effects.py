@@ -13,6 +13,7 @@ from gptlab.options import format_value
 from gptlab.training.config import FOR_THIS_RUN, OPTIONS, Overrides, TrainConfig
 from gptlab.training.schedules import decay_start
 
+PROPOSED = "the wizard"  # which sets options together, and lets some be changed
 # "" where the option has an effect, else why it has none
 Reason = Callable[[TrainConfig], str]
 
@@ -125,7 +126,7 @@ def without_effect(config: TrainConfig, overrides: Overrides) -> list[str]:
 def refuse_unused(config: TrainConfig, overrides: Overrides) -> None:
     """ConfigError for an option of the command line that belongs to what the run does not use."""
     for name, _, why in _idle(UNUSED, config, overrides):
-        if overrides.sources[name] in FOR_THIS_RUN:
+        if overrides.sources[name] in FOR_THIS_RUN and overrides.sources[name] != PROPOSED:
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")
 
 
