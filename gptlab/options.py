@@ -25,6 +25,9 @@ from gptlab.errors import ConfigError
 
 TRUE_WORDS = {"true", "yes", "on", "1"}
 FALSE_WORDS = {"false", "no", "off", "0"}
+# Marks an option whose text may have \n, \t and \\ in it on the command line:
+# Annotated[str, "what it does", ESCAPED].
+ESCAPED = "escaped"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Option:
     default: object
     help: str
     group: str
+    escaped: bool = False  # \n, \t and \\ of the command line are read
 
 
 def options_of(*classes: type) -> dict[str, Option]:
@@ -50,7 +54,7 @@ def options_of(*classes: type) -> dict[str, Option]:
             hint = hints[field.name]
             if typing.get_origin(hint) is not typing.Annotated:
                 continue
-            kind, sentence = typing.get_args(hint)[:2]
+            kind, sentence, *marks = typing.get_args(hint)
             if field.name in options:
                 raise ValueError(f"option {field.name} is declared twice")
             default = field.default
@@ -58,7 +62,12 @@ def options_of(*classes: type) -> dict[str, Option]:
                 default = field.default_factory()
             group = (owner.__doc__ or owner.__name__).splitlines()[0].rstrip(".")
             options[field.name] = Option(
-                field.name, *_read_type(kind, default), default=default, help=sentence, group=group
+                field.name,
+                *_read_type(kind, default),
+                default=default,
+                help=sentence,
+                group=group,
+                escaped=ESCAPED in marks,
             )
     return options
 
@@ -283,6 +292,8 @@ def _add_option(
     flag_only: bool,
 ) -> None:
     def convert(word: str) -> Any:
+        if option.escaped:
+            word = unescaped(word)
         if option.type is tuple:
             return word  # one of several
         return coerce(option, word)  # argparse lets its ConfigError pass
@@ -302,6 +313,14 @@ def _add_option(
     if option.type is tuple:
         extra = {"action": "append"}
     group.add_argument(f"--{option.name}", type=convert, metavar=metavar, help=help_text, **extra)
+
+
+def unescaped(word: str) -> str:
+    """A word of the command line with \\n, \\t and \\\\ read; other backslashes stay as they are.
+
+    cmd.exe has no other way to give a line end, and bash takes "\\n" as it stands.
+    """
+    return re.sub(r"\\([nt\\])", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), word)
 
 
 def describe_default(option: Option) -> str:

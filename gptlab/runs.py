@@ -8,6 +8,7 @@
     config.py     the options set for the run, as a recipe
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
+    imported.json: what a model from elsewhere is, for commands that do not load it
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 What a `.pt` file holds, and how it is validated, is in checkpoints.py.
@@ -51,7 +52,7 @@ from gptlab.files import (
     remove_folder,
 )
 from gptlab.options import nearest
-from gptlab.typed_json import Count, Number, misfit
+from gptlab.typed_json import Count, Number, misfit, read_form
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +100,19 @@ class EvaluatedText(Record):
     time: str
     loss: Number
     perplexity: Number
-    bits_per_byte: Number
+    bits_per_byte: Number | None  # None for token files that nobody can read as text
     tokens: Number
+
+
+class Origin(TypedDict, total=False):
+    """The content of imported.json. stored_as: how the files held the weights."""
+
+    kind: str
+    name: str
+    license: str
+    stored_as: str
+    is_chat: bool
+    block_size: Count
 
 
 class EvaluatedTasks(Record):
@@ -128,11 +140,19 @@ class Run:
         self.trace = self.folder / "trace.jsonl"
         self.adapter = self.folder / "adapter"
         self.evaluations = self.folder / "evaluations.jsonl"
+        self.imported = self.folder / "imported.json"
         self._lock = None
 
     def exists(self) -> bool:
         """Whether there is something here that a new start would destroy."""
         return any(path.exists() for path in (self.checkpoint, self.previous, self.best))
+
+    def origin(self) -> Origin:
+        """What a model from elsewhere is; {} for a run that began here."""
+        try:
+            return read_form(self.imported, "imported", Origin, RunError, "import the model again")
+        except (OSError, RunError):  # the run itself is whole without it
+            return {}
 
     def check_free(self) -> None:
         """RunError when a new start would destroy a run."""
@@ -157,7 +177,7 @@ class Run:
             former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
             former += [self.base]
             former += [self.metrics, self.plot, self.recipe]
-            former += [self.provenance, self.sources, self.trace, self.evaluations]
+            former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             if self.adapter.is_dir():
                 remove_folder(self.adapter)
         for path in former:

@@ -28,7 +28,10 @@ RUN_LINES = [
     for line in step.get("run", "").splitlines()
 ]
 # the options with which a tool says something and does nothing
-DRY = {"ruff": "--version", "mypy": "--version", "lint-imports": "--help", "venv": "--help"}
+DRY = {
+    **dict.fromkeys(("ruff", "mypy", "pip", "pytest"), "--version"),
+    **dict.fromkeys(("lint-imports", "venv"), "--help"),
+}
 
 
 def ci_lines() -> list[str]:

@@ -1,9 +1,11 @@
 """Whether the code that is here builds and trains this model as it should: questions with answers.
 
 Each check is a plain function of a `Subject` that returns a `CheckLine`; the modules beside this
-one hold them by subject: check_model.py, check_training.py, check_files.py, check_speed.py.
+one hold them by subject: check_model.py, check_weights.py, check_training.py, check_files.py,
+check_speed.py.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -25,7 +27,7 @@ Status = Literal["PASS", "WARN", "FAIL", "SKIP"]
 
 # the small shape, at most: a step takes hundredths of a second, and every switch still acts
 SMALL = dict(n_layer=4, vocab_size=256, block_size=64)
-SMALL_KV_HEADS, SMALL_GROUP, SMALL_HEAD_DIM = 2, 3, 32
+SMALL_KV_HEADS, SMALL_GROUP, SMALL_HEAD_DIM = 2, 2, 32
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,14 @@ def subject_of(
     decided: values that a run has resolved. What a check does not use (lengths, names) is left out.
     """
     from gptlab import hardware
-    from gptlab.planning.plan import text_size, with_start
+    from gptlab.planning.plan import text_size
     from gptlab.training.building import settle_torch
     from gptlab.training.resolving import resolve_roughly, situation_of
 
-    notes = []
+    notes: list[str] = []
     report = hardware.detect()
     choice = hardware.choose(report, device)
-    overrides, vocab_size = _with_start(overrides, with_start, notes)
+    overrides, vocab_size = _with_start(overrides, notes)
     text = text_size(overrides, vocab_size or (decided or {}).get("vocab_size"))
     left_out = {*LENGTHS, *START_OPTIONS, "compile_model", "device", "dtype", "batch_size"}
     values = {n: v for n, v in overrides.values.items() if n not in left_out}
@@ -169,14 +171,20 @@ def subject_of(
     return Subject(name, config, original, choice, precisions, run, tuple(notes))
 
 
-def _with_start(overrides: Overrides, with_start, notes: list[str]):
+def _with_start(overrides: Overrides, notes: list[str]) -> tuple[Overrides, int | None]:
     """`with_start`; a model that is not here is noted, and the options alone are checked."""
     from gptlab.errors import GPTLabError
+    from gptlab.interop.read.models import present_checkpoint
+    from gptlab.planning.plan import with_start
 
     try:
         return with_start(overrides)
     except GPTLabError:
-        word = overrides.values["init_from"]
+        word, here = overrides.values["init_from"], None
+        with contextlib.suppress(GPTLabError):
+            here = present_checkpoint(word)
+        if here is not None:
+            raise  # the options do not fit it
         notes.append(f"{word}, which init_from names, is not here: a default shape takes its place")
         return overrides, None
 
@@ -186,24 +194,35 @@ Table = Mapping[str, Callable[[Subject], CheckLine]]
 
 def run_checks(subject: Subject, checks: Table) -> Iterator[CheckLine]:
     """The line of each check as soon as it is known. One that cannot be computed is a FAIL."""
-    import torch
-
     from gptlab.errors import GPTLabError
 
-    threads = torch.get_num_threads()
     for name, check in checks.items():
-        random = torch.get_rng_state()
-        torch.set_num_threads(1)  # tensors are small: a second thread is waited for
-        try:
-            line = check(subject)
-        except GPTLabError as error:
-            line = CheckLine("FAIL", str(error).rstrip("."))
-        except Exception as error:  # whatever an edited module may raise
-            first = next(iter(str(error).splitlines()), "")
-            line = CheckLine("FAIL", f"cannot be computed: {type(error).__name__} {first}".rstrip())
+        with _undisturbed():
+            try:
+                line = check(subject)
+            except GPTLabError as error:
+                line = CheckLine("FAIL", str(error).rstrip("."))
+            except Exception as error:  # whatever an edited module may raise
+                why = f"{type(error).__name__} {next(iter(str(error).splitlines()), '')}".rstrip()
+                line = CheckLine("FAIL", f"cannot be computed: {why}")
+        yield dataclasses.replace(line, name=name)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """One thread and whole float32 products; afterwards all is as before, random numbers too."""
+    import torch
+
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    precision = torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)  # tensors are small: a second thread is only waited for
+    torch.set_float32_matmul_precision("highest")  # TF32 rounds more than the checks allow
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(random)
-        yield dataclasses.replace(line, name=name)
+        torch.set_float32_matmul_precision(precision)
 
 
 def shape_in_words(model: GPTConfig) -> str:

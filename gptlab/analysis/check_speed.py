@@ -44,7 +44,7 @@ def _speed(subject: Subject, *, revision: str, checkout: Path) -> CheckLine:
     ratio, tokens = ratios[len(ratios) // 2], sequences * config.model.block_size
     own, other = (tokens / min(each) for each in zip(*times, strict=True))
     size = "the small shape" if config is not subject.original else "its own size"
-    more = memory[0] / memory[1]
+    more = memory[0] / max(1, memory[1])
     sentence = (
         f"{own:,.0f} tokens/s, {revision} {other:,.0f}: {ratio:.2f} times as fast ({ratios[0]:.2f} "
         f"to {ratios[-1]:.2f} in {ROUNDS} rounds), {in_bytes(memory[0])} for "

@@ -16,7 +16,7 @@ import numpy as np
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.text_files import Reading
-from gptlab.data.token_files import open_dataset
+from gptlab.data.token_files import Dataset, find_meta, open_dataset
 from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.files import display
@@ -36,7 +36,8 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The loss of one model on one text. data: the text's name; bytes: of the predicted text.
+    """The loss of one model on one text. data: the text's name; bytes: of the predicted text, None
+    for token files that nobody can read.
 
     unknown: the characters of the text that the model lacks, which were left out.
     """
@@ -46,7 +47,7 @@ class Evaluation:
     data: str
     data_sha256: str
     measured: TokenLoss
-    bytes: float
+    bytes: float | None
     block_size: int
     stride: int
     unknown: Counter = field(default_factory=Counter)
@@ -57,8 +58,10 @@ class Evaluation:
         return math.exp(min(self.measured.loss, 700.0))
 
     @property
-    def bits_per_byte(self) -> float:
-        """Bits that the model needs per byte of the text."""
+    def bits_per_byte(self) -> float | None:
+        """Bits that the model needs per byte of the text; None where its bytes are unknown."""
+        if self.bytes is None:
+            return None
         return bits_per_byte(self.measured.loss, self.measured.tokens, self.bytes)
 
     def to_dict(self) -> dict:
@@ -69,7 +72,7 @@ class Evaluation:
             "data": self.data,
             "data_sha256": self.data_sha256,
             "tokens": self.measured.tokens,
-            "bytes": round(self.bytes),
+            "bytes": None if self.bytes is None else round(self.bytes),
             "loss": self.measured.loss,
             "perplexity": self.perplexity,
             "bits_per_byte": self.bits_per_byte,
@@ -150,7 +153,7 @@ def read_text(word: str, tokenizer, name: str) -> HeldOut:
     if tokenizer is None:
         raise CheckpointError(
             f"{name} was trained on token ids without a tokenizer",
-            "evaluate it on a dataset of such ids with --dataset",
+            "put a tokenizer.json next to its train.bin and train again",
         )
     source = find([word], None, lambda sentence: None)
     begin, unknown = begin_id(tokenizer), UnknownCharacters(DROP)
@@ -234,9 +237,10 @@ def evaluate_dataset(
     """Measure a model on the validation part of a prepared dataset.
 
     max_tokens: about so many, in evenly spread windows as during training. Raises ConfigError for
-    another tokenizer than the model's, or a dataset that does not record its size in bytes.
+    another tokenizer than the model's, or another vocabulary.
     """
-    dataset = open_dataset(name)
+    known = None if find_meta(name) else checkpoint.model.config.vocab_size
+    dataset = open_dataset(name, known)
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
@@ -249,10 +253,7 @@ def evaluate_dataset(
             f"{dataset.name} has {dataset.vocab_size:,} ids, but {display(checkpoint.path)} has "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
-    part = "val" if dataset.val_loss_mask is None else "val_counted"
-    size = (dataset.meta or {}).get(f"{part}_bytes")
-    if not size:
-        raise ConfigError(f"{dataset.name} does not record its size in bytes", "use --data FILE")
+    size = _bytes_per_token(dataset, ours)
     block_size, stride = _window(checkpoint, block_size, stride)
     if max_tokens is None:
         windows = sliding_windows(len(dataset.val), block_size, stride)
@@ -269,10 +270,22 @@ def evaluate_dataset(
         f"the validation part of {dataset.name}",
         dataset.fingerprint,
         measured,
-        size * measured.tokens / dataset.meta[f"{part}_tokens"],
+        None if size is None else size * measured.tokens,
         block_size,
         stride,
     )
+
+
+def _bytes_per_token(dataset: Dataset, tokenizer) -> float | None:
+    """Bytes of text for each predicted token of the validation part; None where nobody knows."""
+    part = "val" if dataset.val_loss_mask is None else "val_counted"
+    if size := (dataset.meta or {}).get(f"{part}_bytes"):
+        return size / dataset.meta[f"{part}_tokens"]
+    if tokenizer is None or dataset.val_loss_mask is not None:
+        return None
+    counts = np.bincount(dataset.val, minlength=dataset.vocab_size)
+    known = range(min(len(counts), tokenizer.vocab_size))
+    return sum(len(tokenizer.token_bytes(i)) * int(counts[i]) for i in known) / len(dataset.val)
 
 
 def _window(checkpoint: Checkpoint, block_size: int | None, stride: int | None):

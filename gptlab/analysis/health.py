@@ -197,7 +197,7 @@ def check_dataset(
             if recorded.get(path.name) not in (None, sha256_file(path, progress)):
                 raise DataError(
                     f"{display(path)} has changed since it was prepared",
-                    prepare_again(dataset.name),
+                    prepare_again(dataset.name, dataset.meta),
                 )
     except (DataError, OSError) as error:
         found = explain_error(error)

@@ -12,7 +12,7 @@ import types
 
 
 def print_timed_steps() -> None:
-    """Answer standard input until it ends."""
+    """Take the steps that standard input asks for, until it ends."""
     asked = json.loads(sys.stdin.readline())
     import torch
 
@@ -28,28 +28,33 @@ def print_timed_steps() -> None:
     config = configuration.build(asked["values"])
     choice = types.SimpleNamespace(device=device, use_scaler=asked["use_scaler"])
     setup, state = rehearsal(config, choice, asked["sequences"])
-    for _ in range(2):  # the first warms up
-        seconds = _timed(lambda: train_step(setup, state), hardware, device)
-    _answer({"unknown": unknown, "seconds": seconds})
+
+    def seconds(steps: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(steps):
+            train_step(setup, state)
+        hardware.synchronize(device)
+        return (time.perf_counter() - begin) / steps
+
+    seconds(1)  # warms up
+    _answer({"unknown": unknown, "seconds": seconds(1)})
     for line in sys.stdin:
-        steps = int(line)
-        taken = _timed(lambda: [train_step(setup, state) for _ in range(steps)], hardware, device)  # noqa: B023
-        _answer({"seconds": taken / steps})
+        _answer({"seconds": seconds(int(line))})
     if device.startswith("cuda"):
         peak = torch.cuda.max_memory_allocated()
     else:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak *= 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+        peak = _peak_of_process()
     _answer({"memory": peak})
 
 
-def _timed(work, hardware, device: str) -> float:
-    begin = time.perf_counter()
-    work()
-    hardware.synchronize(device)
-    return time.perf_counter() - begin
+def _peak_of_process() -> int:
+    """The largest memory of this process in bytes; 0 on Windows, which does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes
 
 
 def _answer(line: dict) -> None:

@@ -88,7 +88,7 @@ def odt_blocks(path: Path, reading: Reading, name: str = "") -> Iterator[str]:
                 content = ElementTree.fromstring(_member(archive, "content.xml"))
             except ElementTree.ParseError as error:
                 raise ValueError(str(error)) from None
-        for part in content.iterfind(".//{*}tracked-changes/*"):
+        for part in content.iterfind(".//{*}tracked-changes"):
             part.clear()
         for paragraph in content.iter():
             if paragraph.tag.rpartition("}")[2] in ("p", "h"):

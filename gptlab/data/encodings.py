@@ -62,7 +62,7 @@ def _category(character: str) -> str:
 
 def likely_encoding(sample: bytes) -> str:
     """The encoding in which a sample's bytes above 127 look most like a language."""
-    is_latin = sum(byte > 127 for byte in sample) < 0.25 * len(sample)  # accents among ASCII
+    is_latin = sum(byte > 127 for byte in sample) < 0.4 * len(sample)  # accents among ASCII
     best, best_score = "cp1252", 0.0
     for name, codec, frequent, usual in _LATIN if is_latin else _OTHERS:
         decoded = sample.decode(codec, errors="replace")

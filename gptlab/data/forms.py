@@ -175,7 +175,7 @@ def documents_of_file(
         reading.document = (origin, 1)
         blocks = _BLOCKS[form.kind](path, reading, name)
         if form.kind == "text":
-            blocks = markup.watched(markup.noticed_xml(blocks, reading), reading, name)
+            blocks = markup.watched(markup.noticed_head(blocks, reading), reading, name)
         yield text_files.clean(blocks, reading)
         return
     if form.kind == "csv":

@@ -94,8 +94,9 @@ class Intake:
                     )
                 yield self._clean_conversation(document)
                 continue
-            place = reading.document
+            place, is_blank = reading.document, True
             for lines, book in self._books(document):
+                is_blank = False
                 text = self._clean(book)
                 reading.document = _further(place, lines)
                 if cut is None:
@@ -106,6 +107,7 @@ class Intake:
                     self._documents += 1
                     reading.document = _further(place, lines + inside)
                     yield blocks
+            reading.counts["blank documents left out"] += is_blank
 
     def _books(self, document: Iterable[str]) -> Iterator[tuple[int, Iterable[str]]]:
         """(lines before it, blocks) of each text between Project Gutenberg's marks, mostly one."""

@@ -134,14 +134,19 @@ _BASE64_LINES = re.compile(r"(?:^[A-Za-z0-9+/]{60,76}\n){15,}", re.MULTILINE)
 _MOST_NAMED = 3  # lines of one file
 
 
-def noticed_xml(blocks: Iterator[str], reading: Reading) -> Iterator[str]:
-    """The same blocks; a text that begins as XML is counted."""
-    is_first = True
-    for block in blocks:
-        if is_first and block.lstrip().startswith("<?xml"):
-            reading.counts["XML files read as they are, with their tags"] += 1
-        is_first = False
-        yield block
+_XML = re.compile(r"\s*(?:<\?xml\b|<[A-Za-z][\w.:-]*\s[^<>]*\bxmlns[:=])")
+_FRONT_MATTER = re.compile(r"---\r?\n(?:[\w\s-]+:.*\n|[\s#-].*\n|\r?\n)+?(?:---|\.\.\.)\r?\n")
+
+
+def noticed_head(blocks: Iterator[str], reading: Reading) -> Iterator[str]:
+    """The same blocks; a text that begins as XML, or with front matter (YAML), is counted."""
+    first = next(blocks, "")
+    if _XML.match(first):
+        reading.counts["XML files read as they are, with their tags"] += 1
+    elif _FRONT_MATTER.match(first):
+        reading.counts["files read with the front matter (YAML) above their text"] += 1
+    yield first
+    yield from blocks
 
 
 def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]:

@@ -109,7 +109,7 @@ class _ZstdFrames(io.RawIOBase):
     def readinto(self, buffer) -> int:
         while not self._ready:
             # small pieces: 4 bytes of zstd can hold 128 kB
-            self._packed = self._packed or self._raw.read(2048)
+            self._packed = self._packed or self._raw.read(512)
             if not self._packed:
                 if self._frame is not None:
                     raise EOFError("it ends before the end-of-stream marker")
@@ -167,6 +167,7 @@ _DAMAGE = (
     NotImplementedError,
     RuntimeError,
     KeyError,
+    TypeError,
     ValueError,
 )
 

@@ -13,17 +13,11 @@ def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
 
     changed: options that take other values.
     """
-    source = meta.get("source") or {}
-    files = source.get("files") or []
-    identity = source.get("identity", "")
-    if identity == "shakespeare" or identity.startswith("hf:"):
-        named = identity
-    elif identity and "\n" not in identity:
-        named = display(identity)
-    elif len(files) == 1:
-        named = display(files[0]["path"])
-    else:
+    identity = (meta.get("source") or {}).get("identity") or ""
+    if not identity or identity.startswith("a pipe, "):
         return ""
+    is_name = identity == "shakespeare" or identity.startswith("hf:")
+    named = [identity] if is_name else map(display, identity.split("\n"))
     recorded = {**(meta.get("options") or {}), **changed}
     given = {
         name: recorded[name]
@@ -32,4 +26,4 @@ def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
     }
     if isinstance(meta.get("name"), str):
         given["dataset"] = meta["name"]
-    return " ".join(map(quoted, ["python", "prepare.py", named, *option_words(given)]))
+    return " ".join(map(quoted, ["python", "prepare.py", *named, *option_words(given)]))

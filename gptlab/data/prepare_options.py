@@ -41,8 +41,8 @@ class PrepareOptions:
     seed: Annotated[int, "chooses the documents to keep for validation"] = 1337
     column: Annotated[
         str | None,
-        "field of a table that holds the text (default: text); several as title,body or in a "
-        'pattern such as "{title}\\n{body}"',
+        "field of a table that holds the text (default: text); data.text for a field in a field, "
+        'several as title,body or in a pattern such as "{title}\\n{body}"',
     ] = None
     encoding: Annotated[str | None, "encoding of the text files (default: UTF-8)"] = None
     document: Annotated[
@@ -159,7 +159,7 @@ def options_that_matter(options: PrepareOptions) -> dict:
     return _other_than_default(dataclasses.asdict(options))
 
 
-def changed_options(before: dict, options: PrepareOptions) -> list[str]:
+def options_that_differ(before: dict, options: PrepareOptions) -> list[str]:
     """Each option that differs from those of a meta.json, as "name old -> new"."""
     old, new = _other_than_default(before), options_that_matter(options)
     defaults = {field.name: field.default for field in dataclasses.fields(PrepareOptions)}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data import documents, versions
+from gptlab.data.chat import PLAIN
 from gptlab.data.corpora import Source
-from gptlab.data.prepare_options import PrepareOptions, changed_options
+from gptlab.data.prepare_options import PrepareOptions, options_that_differ
 from gptlab.data.token_files import Dataset, Meta, dataset_fingerprint, open_dataset, read_meta
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.vocabulary import chat_template_at
 from gptlab.errors import DataError
 from gptlab.files import display
 
@@ -66,7 +68,10 @@ def find_former(
             "choose another name with --dataset, or replace them with --overwrite",
             sep="; ",
         ) from None
-    if meta.get("fingerprint") == fingerprint:
+    template = meta.get("chat_template")
+    if template is not None and (chat_template_at(options.tokenizer) or PLAIN) != template:
+        say("The chat template has changed: preparing it again.")
+    elif meta.get("fingerprint") == fingerprint:
         try:
             return open_dataset(folder)
         except DataError as error:
@@ -80,7 +85,7 @@ def find_former(
         )
     if before.get("fingerprint") != source.fingerprint:
         say(f"{source.label} has changed since it was prepared: preparing it again.")
-    changed = changed_options(meta.get("options") or {}, options)
+    changed = options_that_differ(meta.get("options") or {}, options)
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")
     keeps_tokenizer = all(change.startswith("unknown ") for change in changed)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from gptlab.data.messages import conversation_of
@@ -50,7 +51,7 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
                 return None
             reading.chats.add(found)
             reading.conversations += 1
-            return found.to_json()
+            return _without_escaped_nul(found.to_json(), reading.counts)
         names = text_columns(list(row), reading.column, place, row)
         if len(names) > 1 or is_pattern(reading.column, list(row)):
             return _joined(row, names, reading, place)
@@ -67,6 +68,18 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
     if isinstance(row, str):
         return row
     raise DataError(f"{place} holds {type(row).__name__}, not text", _advice(whole), sep="; ")
+
+
+# after an even number of backslashes: those before it escape each other
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def _without_escaped_nul(content: str, counts: Counter) -> str:
+    """JSON without NUL in its texts, which it holds as an escape."""
+    content, removed = _ESCAPED_NUL.subn(r"\1", content)
+    if removed:
+        counts["NUL characters removed"] += removed
+    return content
 
 
 def _conversation_of_row(place: str, row: dict, reading: Reading) -> FoundConversation | None:

@@ -15,6 +15,9 @@ from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 # <|endoftext|> and its like anywhere; </s> only at the end of a line, or it may be HTML
 _MARK = re.compile(r"<\|[A-Za-z][\w ]{1,30}\|>|<(?:eos|bos|eot|sep)>|</s>$", re.MULTILINE)
 _LONGEST_MARK = 36
+# A letter of two bytes of UTF-8, or a quotation mark of three, read as Latin-1 or cp1252.
+_DECODED_TWICE = re.compile("[\u00c2\u00c3][\x80-\xbf]|\u00e2(?:\u20ac.|\x80[\x80-\xbf])")
+_MANY = 10  # fewer may be meant
 _IN_CHATS = re.compile(r"<\|(?:im_|user|assistant|system|start_header|end_header|eot_id)")
 
 
@@ -22,28 +25,32 @@ _IN_CHATS = re.compile(r"<\|(?:im_|user|assistant|system|start_header|end_header
 class Survey:
     """characters: how often each occurs. marks: of documents or chats, written out in the text.
     decomposed: letters that are written as a letter and its marks, or as an old twin of a letter.
+    decoded_twice: what UTF-8 looks like where it was read as another encoding.
     """
 
     characters: Counter = field(default_factory=Counter)
     marks: Counter = field(default_factory=Counter)
     decomposed: Counter = field(default_factory=Counter)
+    decoded_twice: Counter = field(default_factory=Counter)
 
 
 def survey(store: TextStore, progress: Callable[[int], None] = lambda _: None) -> Survey:
     """Read the whole text once; progress is called with the bytes done since the last call."""
     codes = np.zeros(0x110000, np.int64)
-    marks, decomposed, before = Counter(), Counter(), ""
+    marks, decomposed, twice, before = Counter(), Counter(), Counter(), ""
     for text in store.texts():
         found = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         codes += np.bincount(found, minlength=len(codes))
         decomposed += respelled(text)
+        if not text.isascii():
+            twice.update(_DECODED_TWICE.findall(text))
         if "<" in text or "<" in before:
             whole = before + text
             marks.update(m[0] for m in _MARK.finditer(whole) if m.end() > len(before))
         before = text[-_LONGEST_MARK:]
         progress(len(text.encode()))
     characters = {chr(code): int(codes[code]) for code in np.flatnonzero(codes)}
-    return Survey(Counter(characters), marks, decomposed)
+    return Survey(Counter(characters), marks, decomposed, twice)
 
 
 def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
@@ -54,6 +61,13 @@ def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
         lines.append(_marks_said(marks, separators))
     if hidden := invisible(found.characters):
         lines.append(f"Invisible characters in the text: {name_all(hidden)}; --clean drops them.")
+    if found.decoded_twice.total() >= _MANY:
+        sample, number = found.decoded_twice.most_common(1)[0]
+        lines.append(
+            "Letters that look decoded twice (UTF-8 read as another encoding): "
+            f"{found.decoded_twice.total():,}, such as {sample!r} ({number:,} times); mend the "
+            "text first, or they are learned so."
+        )
     if found.decomposed:
         lines.append(_spelling_said(found))
     return lines

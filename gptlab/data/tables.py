@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptlab.data.messages import conversation_columns
+from gptlab.data.opening import naming_damage
 from gptlab.data.rows import text_columns
 from gptlab.data.text_files import Reading, lines, text_blocks
 from gptlab.data.turns import is_message
@@ -249,11 +250,10 @@ def jsonl_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
 
 def parquet_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
     """(place, row) of a Parquet file, read in batches; only the columns with the text."""
-    import pyarrow  # comes with datasets
-    import pyarrow.parquet
+    import pyarrow.parquet  # comes with datasets
 
     name = name or display(path)
-    try:
+    with naming_damage(name, "not a readable Parquet file"):
         table = pyarrow.parquet.ParquetFile(path)
         fields = table.schema_arrow.names
         wanted = conversation_columns(fields, reading.column)
@@ -269,5 +269,3 @@ def parquet_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
                 number += 1
                 yield f"{name} row {number:,}", row
             reading.progress(int(batch.num_rows * bytes_per_row))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{name} is not a readable Parquet file ({error}).") from None

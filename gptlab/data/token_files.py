@@ -152,6 +152,11 @@ def find_meta(name_or_path) -> Meta | None:
         return None
 
 
+def is_chat(meta: Meta | None) -> bool:
+    """Whether a dataset holds conversations."""
+    return (meta or {}).get("chat_template") is not None
+
+
 def text_label(meta: Meta) -> str:
     """What the text of a dataset is, for a page that is shared; "" where nothing tells."""
     source = meta.get("source") or {}
@@ -230,7 +235,7 @@ def _open(name: str, folder: Path, vocab_size: int | None) -> Dataset:
             raise DataError(
                 f"{display(folder / 'tokenizer.json')} is not the tokenizer that its token files "
                 "were made with",
-                prepare_again(name),
+                prepare_again(name, meta),
                 sep="; ",
             )
     masks = [None, None]
@@ -260,13 +265,13 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     dtype = DTYPES[meta["dtype"]]
     tokens = meta[f"{split}_tokens"]
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name, meta), sep="; ")
     size = path.stat().st_size
     if size != tokens * dtype.itemsize:
         raise DataError(
             f"{display(path)} has {size:,} bytes where its meta.json says "
             f"{tokens * dtype.itemsize:,}",
-            prepare_again(folder.name),
+            prepare_again(folder.name, meta),
             sep="; ",
         )
     recorded = (meta.get("sha256") or {}).get(path.name)
@@ -280,7 +285,7 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
     if now != recorded:
         raise DataError(
             f"{display(path)} has changed since it was prepared",
-            prepare_again(folder.name),
+            prepare_again(folder.name, meta),
             sep="; ",
         )
     return _map(path, dtype)
@@ -290,12 +295,12 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     """The loss mask of a split: bool, from a byte per token, 0 or 1."""
     path = folder / f"{split}.mask.bin"
     if not path.is_file():
-        raise DataError(f"{display(path)} is missing", prepare_again(folder.name), sep="; ")
+        raise DataError(f"{display(path)} is missing", prepare_again(folder.name, meta), sep="; ")
     size, recorded = path.stat().st_size, (meta.get("sha256") or {}).get(path.name)
     is_same = size > VERIFY_BYTES or recorded is None or sha256_file(path) == recorded
     if size != meta[f"{split}_tokens"] or not is_same:
         raise DataError(
-            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name), sep="; "
+            f"{display(path)} does not fit {split}.bin", prepare_again(folder.name, meta), sep="; "
         )
     return _map(path, np.dtype(np.uint8)).view(bool)
 
@@ -343,8 +348,9 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
         raise DataError(
             f"{display(folder)} holds token files without a meta.json, so their vocabulary is "
             "unknown",
-            "add --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 for GPT-2), or, "
-            "to sample text as well, put nanoGPT's meta.pkl or a tokenizer.json beside them",
+            "put nanoGPT's meta.pkl or a tokenizer.json beside them, or train a model that writes "
+            "no text with train.py --vocab_size N (65 for nanoGPT's Shakespeare characters, 50257 "
+            "for GPT-2)",
             sep="; ",
         )
     dtype_name = token_dtype(vocab_size)
@@ -387,7 +393,9 @@ def tokenizer_beside(folder: Path, vocab_size: int | None) -> Tokenizer | None:
         if vocab_size is not None:  # a vocabulary of something else than characters
             return None
         raise DataError(
-            error.problem, "add --vocab_size N, for a model that writes no text", sep="; "
+            error.problem,
+            "train a model that writes no text with train.py --vocab_size N",
+            sep="; ",
         ) from None
 
 
@@ -406,9 +414,16 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.memmap(path, dtype, mode="r")
 
 
-def prepare_again(name: str) -> str:
+def prepare_again(name: str, meta: Meta | None = None) -> str:
     """The fix for a dataset whose files are damaged or missing."""
-    return f"prepare it again (python prepare.py ... --dataset {quoted(name)})"
+    from gptlab.data.prepare_command import prepare_command  # which imports all its options
+
+    if command := prepare_command({**meta, "name": name}) if meta else "":
+        return f"prepare it again: {command}"
+    return (
+        "prepare it again from its text: python prepare.py YOUR_TEXT.txt --dataset "
+        f"{quoted(name)} --overwrite"
+    )
 
 
 def _missing(word: str, folder: Path) -> DataError:

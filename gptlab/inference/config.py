@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.errors import GenerationError
+from gptlab.options import ESCAPED
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,20 @@ class SamplingConfig:
         "(Saxena 2023): faster, the same text; 0 = off",
     ] = 10
     stop: Annotated[
-        tuple[str, ...], "end before this text (\\n is a line end); may be given several times"
+        tuple[str, ...],
+        "end before this text (\\n is a line end); may be given several times",
+        ESCAPED,
     ] = ()
     bad_words: Annotated[
-        tuple[str, ...], "never write this text, also inside a word; may be given several times"
+        tuple[str, ...],
+        "never write this text, also inside a word; may be given several times",
+        ESCAPED,
     ] = ()
     logit_bias: Annotated[
         tuple[str, ...],
         "TEXT=NUMBER: add to the logit of the token TEXT (or id:N); -inf bans it; may be given "
         "several times",
+        ESCAPED,
     ] = ()
 
     def __post_init__(self):

@@ -72,6 +72,8 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
     wanted = vocab_size or overrides.values.get("vocab_size")
     if name or not (wants_gpt2 or wanted):
         found = _prepared(name or configuration.RunOptions.dataset, wanted)
+        if found and vocab_size and overrides.values.get("extend_vocabulary"):
+            vocab_size = max(vocab_size, found.vocab_size)
         if found:
             return dataclasses.replace(found, vocab_size=vocab_size or found.vocab_size)
     if name and not vocab_size and overrides.sources["dataset"] == "command line":

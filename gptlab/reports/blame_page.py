@@ -6,7 +6,7 @@ from gptlab.analysis.blame import Blame, Window, level, pieces
 from gptlab.data.documents import Place
 from gptlab.files import without_folders
 from gptlab.reports import page as page
-from gptlab.reports.sections import footer
+from gptlab.reports.sections import footer, words_section
 from gptlab.training.terminal import CONTROL
 
 LEVELS = ("below 25%", "25% to 50%", "50% to 75%", "75% to 100%", "above the uniform baseline")
@@ -42,7 +42,8 @@ def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
         + "".join(f'<p class="lede">{escape(sentence)}</p>\n' for sentence in sentences)
         + f'<div class="scale">{scale}</div>\n<p class="hint">The loss of a token as a share of '
         f"the uniform baseline, {found.uniform_loss:.2f} nats: that of a model that knows nothing. "
-        "Point at a token, or tap it, to see its loss in nats."
+        "Point at a token, or tap it, to see its loss in nats. "
+        f"{page.words_link()}."
         "</p>\n"
         "</header>"
     )
@@ -50,7 +51,8 @@ def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
         _section(found, place, window) for place, window in enumerate(found.windows, start=1)
     ]
     windows = "\n".join(sections)
-    body = "\n".join([header, f'<div class="windows">\n{windows}\n</div>', footer()])
+    body = "\n".join([header, f'<div class="windows">\n{windows}\n</div>'])
+    body += words_section(body) + footer()
     return page.page(f"{title} (gptlab blame)", body, STYLE)
 
 

@@ -17,6 +17,7 @@ from gptlab.reports.sections import (
     machine_section,
     names_of,
     readable,
+    words_section,
 )
 from gptlab.training.config import OPTIONS
 from gptlab.training.config_diff import differing
@@ -29,7 +30,7 @@ LOWEST = "\u2605"  # a star beside the run with the lowest loss
 
 def overlay(views: list[RunView]) -> str:
     """The sections of a comparison as HTML."""
-    return "\n".join(
+    body = "\n".join(
         part
         for part in (
             _header_of_many(views),
@@ -40,10 +41,10 @@ def overlay(views: list[RunView]) -> str:
             _last_samples_section(views),
             machine_section(views),
             commands_section(views),
-            footer(),
         )
         if part
     )
+    return body + words_section(body) + footer()
 
 
 # Several runs -------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ def _header_of_many(views: list[RunView]) -> str:
     return (
         '<header>\n<p class="eyebrow">gptlab report</p>\n'
         f"<h1>{escape(' · '.join(names))}</h1>\n"
-        f'<p class="lede">{escape(" ".join(sentences))}</p>\n</header>'
+        f'<p class="lede">{escape(" ".join(sentences))} {page.words_link()}.</p>\n</header>'
     )
 
 

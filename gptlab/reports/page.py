@@ -115,6 +115,10 @@ tr.marked td { background: var(--soft); font-weight: 600; }
 .scroll td:first-child { color: var(--ink); font-weight: 500; }
 details { margin-top: 12px; }
 summary { cursor: pointer; color: var(--accent); font-size: .92rem; }
+a { color: var(--accent); }
+#words { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: 8px 0 0;
+  font-size: .92rem; }
+#words dt { font-weight: 500; } #words dd { margin: 0; color: var(--muted); }
 footer { margin-top: 26px; color: var(--muted); font-size: .85rem; }
 @media (max-width: 640px) {
   main { padding: 26px 14px 44px; }
@@ -124,6 +128,7 @@ footer { margin-top: 26px; color: var(--muted); font-size: .85rem; }
   svg.wide { display: none; } svg.narrow { display: block; }
   .small { grid-template-columns: 1fr; }
   .samples li { grid-template-columns: 1fr; }
+  #words { grid-template-columns: 1fr; gap: 0; } #words dd { margin-bottom: 7px; }
   .samples strong { display: inline; margin-right: 8px; }
   .values table, .values tbody, .values tr, .values td { display: block; }
   .values thead { display: none; }
@@ -177,6 +182,11 @@ def tiles(rows: dict[str, str]) -> str:
         if figure
     ]
     return f'<dl class="tiles">{"".join(cells)}</dl>'
+
+
+def words_link() -> str:
+    """The link to the folded section that explains the words of a page."""
+    return '<a href="#words">What the words mean</a>'
 
 
 def legend(names: dict[str, str]) -> str:

@@ -19,6 +19,7 @@ from gptlab.reports.sections import (
     footer,
     machine_section,
     readable,
+    words_section,
 )
 from gptlab.runs import Run
 from gptlab.training.units import duration
@@ -39,7 +40,7 @@ def make_report(folders: Sequence) -> str:
 
 def single(view: RunView) -> str:
     """The sections of a report on one run as HTML."""
-    return "\n".join(
+    body = "\n".join(
         part
         for part in (
             _header(view),
@@ -52,10 +53,10 @@ def single(view: RunView) -> str:
             machine_section([view]),
             _config_section(view),
             commands_section([view]),
-            footer(),
         )
         if part
     )
+    return body + words_section(body) + footer()
 
 
 def _header(view: RunView) -> str:
@@ -65,11 +66,12 @@ def _header(view: RunView) -> str:
     dataset = record.settings.get("dataset", "")
     read = f" of {dataset}" if dataset else ""
     if epochs := _epochs(view):
-        read += f", {epochs:.2g} times the text," if epochs >= 1 else f" ({epochs:.0%} of it)"
+        times = "once" if f"{epochs:.2g}" == "1" else f"{epochs:.2g} times"
+        read += f" ({times} through the text)" if epochs >= 1 else f" ({epochs:.0%} of it)"
     state = {"finished": "", "interrupted": " and then interrupted"}.get(record.state, " so far")
     sentences = [
         f"{model}, trained for {_steps(view)} on {short(tokens)} tokens{read} in "
-        f"{duration(view.seconds[-1][1])}{state}.".replace(",,", ","),
+        f"{duration(view.seconds[-1][1])}{state}.",
         _verdict(view),
     ]
     findings = "".join(
@@ -78,7 +80,8 @@ def _header(view: RunView) -> str:
     )
     return (
         f'<header>\n<p class="eyebrow">gptlab report</p>\n<h1>{escape(view.name)}</h1>\n'
-        f'<p class="lede">{escape(" ".join(filter(None, sentences)))}</p>\n{findings}\n'
+        f'<p class="lede">{escape(" ".join(filter(None, sentences)))} {page.words_link()}.</p>\n'
+        f"{findings}\n"
         f"{page.tiles(_figures(view))}\n</header>"
     )
 
@@ -231,7 +234,7 @@ def _evaluations_section(view: RunView) -> str:
             f"{row['step']:,}",
             f"{row['loss']:.4f}",
             f"{row['perplexity']:,.4g}",
-            f"{row['bits_per_byte']:.4f}",
+            f"{row['bits_per_byte']:.4f}" if row["bits_per_byte"] is not None else "",
             f"{row['tokens']:,}",
             row["time"],
         ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from gptlab.analysis.diagnosis import RunRecord, read_run
 from gptlab.data.mixture import find_mixture_meta
 from gptlab.data.prepare_command import prepare_command
+from gptlab.data.token_files import is_chat
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, display, quoted, shareable
 from gptlab.model.arithmetic import count_parameters
@@ -185,7 +186,8 @@ def commands(view: RunView) -> list[tuple[str, str]]:
         found.append(("Continue to twice as many steps", longer))
     else:
         found.append(("Continue the run", f"python train.py --out_dir {folder} --resume"))
-    found.append(("Write with the model", f"python sample.py --out_dir {folder} --interactive"))
+    mode = "chat" if is_chat(view.meta) else "interactive"
+    found.append(("Write with the model", f"python sample.py --out_dir {folder} --{mode}"))
     return [(purpose, as_installed(command)) for purpose, command in found]
 
 

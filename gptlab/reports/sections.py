@@ -1,6 +1,7 @@
 """The sections that reports on one run and on several share."""
 
 import datetime
+import re
 from html import escape
 
 import gptlab
@@ -8,6 +9,7 @@ from gptlab.files import shareable, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, draw_svg, left_out
+from gptlab.reports.glossary import words_in
 from gptlab.reports.run_view import RunView, commands
 from gptlab.training.terminal import CONTROL
 
@@ -107,6 +109,17 @@ def commands_section(views: list[RunView]) -> str:
             parts.append(f"<h3>{escape(name)}</h3>")
         parts += [page.command(f"{purpose}:", line) for purpose, line in commands(view)]
     return page.section("Commands", *parts)
+
+
+def words_section(body: str) -> str:
+    """What the words of a page mean, folded; body: the page so far, as HTML."""
+    text = re.sub(r"<pre.*?</pre>|<svg.*?</svg>|<[^>]+>", " ", body, flags=re.DOTALL)
+    rows = "".join(
+        f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>"
+        for word, meaning in words_in(text).items()
+    )
+    # a browser unfolds it when the link leads to an element inside
+    return page.section("Words", page.details("What the words mean", f'<dl id="words">{rows}</dl>'))
 
 
 def footer() -> str:

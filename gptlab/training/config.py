@@ -18,7 +18,7 @@ from gptlab.errors import ConfigError
 from gptlab.files import AnyPath, display, has_scripts, home
 from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
 from gptlab.model.config import GPTConfig, preset
-from gptlab.options import coerce, options_of, unknown_option
+from gptlab.options import ESCAPED, coerce, options_of, unknown_option
 from gptlab.training.optimizers.table import OPTIMIZERS
 
 
@@ -149,7 +149,7 @@ class EvaluationOptions:
     sample_interval: Annotated[
         int, "write a short sample at evaluations whose step is a multiple of this; 0 = never"
     ] = 0
-    sample_prompt: Annotated[str, "the prompt of these samples"] = ""
+    sample_prompt: Annotated[str, "the prompt of these samples (\\n is a line end)", ESCAPED] = ""
 
 
 @dataclass(frozen=True)

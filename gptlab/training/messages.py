@@ -1,6 +1,7 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
 from gptlab.data import versions
+from gptlab.data.token_files import is_chat
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
@@ -149,5 +150,6 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
         )
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
     if setup.data.tokenizer is not None:  # without one no text can be sampled
-        lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}")
+        chat = " --chat" if any(is_chat(part.meta) for part in setup.data.parts) else ""
+        lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}{chat}")
     return lines

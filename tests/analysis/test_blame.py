@@ -13,6 +13,7 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.data.batches import Batches
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.versions import forget_versions
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
@@ -149,7 +150,9 @@ def test_data_that_are_gone_or_changed_are_a_sentence(train, tmp_path):
     folder = train()
     book = tmp_path / "books" / "b3.txt"
     book.write_text(book.read_text().replace("the", "teh"), encoding="utf-8")
-    prepare("books", PrepareOptions(tokenizer="char", split="document"))
+    books = prepare("books", PrepareOptions(tokenizer="char", split="document")).dataset
+    assert blame(folder, 1).windows  # of the version that the run began with
+    forget_versions(books.folder, [])
     with pytest.raises(RunError, match="trained on other data than books now holds"):
         blame(folder, 1)
     shutil.rmtree(tmp_path / "data" / "books")

@@ -3,6 +3,11 @@
 import functools
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +18,9 @@ from gptlab import hardware
 from gptlab.analysis.check import Subject, run_checks, small_shape, subject_of
 from gptlab.analysis.check_files import FILE_CHECKS
 from gptlab.analysis.check_model import MODEL_CHECKS
+from gptlab.analysis.check_speed import beside_revision
 from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
+from gptlab.analysis.check_weights import WEIGHT_CHECKS
 from gptlab.cli.main import main
 from gptlab.data.batches import Batches, Sequences
 from gptlab.hardware import Choice
@@ -28,8 +35,9 @@ from gptlab.training.named_config import open_recipe
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.combined import Optimizers
 
-ALL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS, **COMPILED_CHECKS, **WIDTH_CHECKS}
-USUAL = {**MODEL_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS}
+USUAL = {**MODEL_CHECKS, **WEIGHT_CHECKS, **TRAINING_CHECKS, **FILE_CHECKS}
+ALL = {**USUAL, **COMPILED_CHECKS, **WIDTH_CHECKS}
+ROOT = Path(__file__).resolve().parents[2]
 LOOK = functools.cache(hardware.detect)
 CPU = Choice("cpu", "float32", False, "")
 
@@ -494,7 +502,7 @@ def quick_look(monkeypatch):
 
 def few(monkeypatch, *names):
     """Let the command run these checks only."""
-    for table in (MODEL_CHECKS, TRAINING_CHECKS, FILE_CHECKS):
+    for table in (MODEL_CHECKS, WEIGHT_CHECKS, TRAINING_CHECKS, FILE_CHECKS):
         for name in set(table) - set(names):
             monkeypatch.delitem(table, name)
 
@@ -526,6 +534,20 @@ def test_code_that_raises_is_a_failure_and_the_next_line_follows(monkeypatch):
     found = list(run_checks(subject(), {n: ALL[n] for n in ("causality", "targets")}))
     assert [line.status for line in found] == ["FAIL", "PASS"]
     assert found[0].sentence.startswith("cannot be computed: RuntimeError ")
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(home, monkeypatch, capsys):
+    few(monkeypatch, "initial loss")
+    forward = GPT.forward
+
+    def infinite(model, *args, **more):
+        logits, loss = forward(model, *args, **more)
+        return logits, None if loss is None else loss * math.inf
+
+    monkeypatch.setattr(GPT, "forward", infinite)
+    assert main(["check", "--json", "--device", "cpu"]) == 1
+    (line,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["checks"]
+    assert line["number"] is None and "inf" in line["sentence"]
 
 
 def test_a_check_leaves_threads_random_numbers_and_no_file_behind(tmp_path, monkeypatch):
@@ -580,6 +602,17 @@ def test_the_weights_of_a_run_are_whole_or_damaged_or_trained_by_other_code(
     assert code == 1 and "damaged" in sentence
 
 
+def test_options_that_do_not_fit_the_model_of_init_from_are_refused(train, home, capsys):
+    folder = train(max_iters=1)
+    recipe = home / "after.py"
+    recipe.write_text(f"init_from = {str(folder)!r}\nn_layer = 5\n", encoding="utf-8")
+    assert main(["check", str(recipe), "--device", "cpu"]) == 2
+    assert "n_layer 5 differs from 1" in capsys.readouterr().err
+    recipe.write_text("init_from = 'elsewhere'\nlora_rank = 2\n", encoding="utf-8")
+    subject = subject_of("it", open_recipe(recipe).overrides, "cpu")
+    assert subject.notes[0].startswith("elsewhere, which init_from names, is not here")
+
+
 # On request ---------------------------------------------------------------------------------------
 
 
@@ -590,5 +623,45 @@ def test_widths_name_the_logits_of_three_widths():
 
 
 @pytest.mark.slow
-def test_compiled_blocks_are_compared_with_eager_ones(monkeypatch):
-    assert line_of("compiled").status == "PASS"
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler asks tensors for it
+def test_compiled_blocks_are_compared_with_eager_ones():
+    line = line_of("compiled")
+    assert line.status == "PASS", line.sentence
+
+
+IN_A_CLONE = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no git clone")
+
+
+@pytest.mark.slow
+@IN_A_CLONE
+def test_speed_beside_a_revision_is_a_ratio(home, tmp_path, monkeypatch, capsys):
+    few(monkeypatch)
+    shape = ["--n_layer", "1", "--n_head", "1", "--n_embd", "16", "--block_size", "16"]
+    main(["check", *shape, "--against", "HEAD", "--json", "--device", "cpu"])
+    (line,) = json.loads(capsys.readouterr().out)["checks"]
+    assert line["name"] == "beside HEAD" and line["status"] in ("PASS", "WARN")
+    assert 0.2 < line["number"] < 5 and "tokens/s" in line["sentence"]
+
+
+@pytest.mark.slow
+def test_a_revision_that_cannot_take_these_steps_is_skipped_with_its_reason(home, tmp_path):
+    (tmp_path / "gptlab").mkdir()
+    (tmp_path / "gptlab" / "__init__.py").write_text("raise ValueError('older than this')")
+    line = next(run_checks(subject(), {"beside it": beside_revision("it", tmp_path)}))
+    assert line.status == "SKIP" and "ValueError: older than this" in line.sentence
+
+
+@pytest.mark.slow
+@IN_A_CLONE
+def test_ctrl_c_leaves_no_checkout_behind(home, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "gpt.py", "check", "--against", "HEAD", "--device", "cpu"],
+        env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline().startswith("Checking")
+    assert list(temporary.iterdir())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and not list(temporary.iterdir())

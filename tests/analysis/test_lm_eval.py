@@ -106,9 +106,9 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
     return home / "tiny.yaml"
 
 
+@pytest.mark.lm_eval
 @pytest.mark.filterwarnings("ignore")
 def test_lm_eval_runs_a_task_of_ones_own_and_the_run_keeps_it(checkpoint, task, home, capsys):
-    pytest.importorskip("lm_eval")
     rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
     right = 0
     for row in rows:
@@ -123,9 +123,9 @@ def test_lm_eval_runs_a_task_of_ones_own_and_the_run_keeps_it(checkpoint, task, 
     assert [row["tasks"]["tiny"]["acc"] for row in kept] == [right / 4]
 
 
+@pytest.mark.lm_eval
 @pytest.mark.filterwarnings("ignore")
 def test_a_task_that_cannot_be_run_is_a_sentence(checkpoint, home):
-    pytest.importorskip("lm_eval")
     with pytest.raises(DataError, match="lm-eval cannot run"):
         evaluate_tasks(checkpoint, [str(home / "nothing.yaml")])
 

@@ -15,6 +15,7 @@ import gptlab
 from gptlab.analysis import replay as module
 from gptlab.analysis.replay import CodeChange, changed_code, replay
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.data.versions import forget_versions
 from gptlab.errors import DataError, RunError
 from gptlab.files import read_json, write_json
 from gptlab.model.transformer import GPT
@@ -142,7 +143,9 @@ def test_other_data_are_named(train, tmp_path, more):
     folder = train()
     book = tmp_path / "books" / "b3.txt"
     book.write_text(book.read_text().replace("the", "teh") + more, encoding="utf-8")
-    prepare("books", PrepareOptions(tokenizer="char", split="document"))
+    books = prepare("books", PrepareOptions(tokenizer="char", split="document")).dataset
+    assert replay(folder, 2).difference is None  # on the version that the run began with
+    forget_versions(books.folder, [])
     result = replay(folder, 50)
     assert result.difference is not None
     assert result.changes[0][0] == "data books" and "SHA-256" in result.changes[0][1]

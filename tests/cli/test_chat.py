@@ -48,6 +48,15 @@ def dataset(home):
     return open_dataset("talk")
 
 
+def test_nul_in_a_message_is_removed_and_counted(dataset, home, capsys):
+    talk = (home / "talk.jsonl").read_text().replace("is a a", "is \\u0000a a")
+    (home / "nul.jsonl").write_text(talk)
+    assert run_command("prepare", ["nul.jsonl", "--tokenizer", "tokenizer.json"]) == 0
+    assert "NUL characters removed: " in capsys.readouterr().err
+    tokens = [open_dataset(name).train.tolist() for name in ("talk", "nul")]
+    assert tokens[0] == tokens[1]
+
+
 def test_the_files_of_a_chat_dataset_are_known_when_it_is_deleted(dataset, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     monkeypatch.setattr(questions, "at_terminal", lambda: True)

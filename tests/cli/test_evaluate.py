@@ -98,6 +98,37 @@ def test_what_cannot_be_measured_is_one_sentence(run, words, sentence, capsys):
     assert not run.evaluations.exists()
 
 
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_token_files_of_nanogpt_are_evaluated_and_what_nobody_knows_is_left_out(
+    run, home, capsys, has_tokenizer
+):
+    folder, text, tokenizer = (
+        home / "data" / "nano",
+        "to be or not to be " * 40,
+        char_tokenizer(TEXT),
+    )
+    folder.mkdir(parents=True)
+    for name in ("train.bin", "val.bin"):
+        (folder / name).write_bytes(tokenizer.encode_to_array(text).astype("<u2").tobytes())
+    word = "out/run"
+    if not has_tokenizer:
+        word, bare = "out/bare", Run(home / "out" / "bare")
+        config = GPTConfig(block_size=8, vocab_size=99, n_layer=1, n_head=2, n_embd=8)
+        bare.begin()
+        bare.save_best(model_content(GPT(config), None, step=5, val_loss=1.0))
+        bare.end()
+    assert evaluate(word, "--dataset", "nano", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] > 0 and found["tokens"] == len(text) - 1
+    # a token is a character of one byte
+    assert found["bytes"] == (found["tokens"] if has_tokenizer else None)
+    assert evaluate(word, "--dataset", "nano") == 0
+    assert ("bits per byte" in capsys.readouterr().out) == has_tokenizer
+    assert len(Run(home / word).evaluated()) == 2  # which the report reads
+    assert evaluate(word, "--data", str(folder)) == 2
+    assert "--dataset" in capsys.readouterr().err
+
+
 def test_text_that_the_model_cannot_spell_is_one_sentence(run, home, capsys):
     (home / "strange.txt").write_text("漢字")
     assert evaluate("--data", "strange.txt") == 2

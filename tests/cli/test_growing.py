@@ -78,3 +78,20 @@ def test_the_next_command_goes_on_from_the_model_of_the_text_as_it_was(
     assert line.endswith("--init_from out/diary_2 --out_dir out/diary_3")
     assert command("dataset delete diary --yes") == 0  # with its older versions
     assert not (home / "data/diary").exists()
+
+
+def test_a_plan_counts_the_rows_that_are_added(home, command, trained, capsys):
+    write(home, DIARY + TODAY)
+    assert command("prepare diary.txt") == 0
+    capsys.readouterr()
+    words = "plan --dataset diary --init_from out/diary --max_iters 2 --device cpu"
+    for more, size in (("", trained.vocab_size), (" --extend_vocabulary", trained.vocab_size + 6)):
+        assert command(words + more) == 0
+        assert f"vocabulary {size} (" in capsys.readouterr().out
+
+
+def test_a_run_on_an_older_version_is_replayed_and_blamed(home, command, trained, capsys):
+    write(home, DIARY + TODAY)
+    assert command("prepare diary.txt") == 0
+    assert command("replay elsewhere/stopped") == 0
+    assert command("blame elsewhere/stopped --step 1 --top 1") == 0

@@ -114,6 +114,7 @@ def test_devices_can_be_chosen_and_measured_one_after_the_other(fake_machine, ca
     assert shown.count("Some CPU (CPU)") == 2
     assert "cpu multiplies matrices in float32 at 2 TFLOP/s" in shown
     assert "cpu multiplies matrices in float16" not in shown  # it cannot train in it
+    assert shown.count("train.py --device cpu --dtype float32") == 2  # each time
 
 
 def test_choosing_needs_a_terminal(fake_machine, monkeypatch):

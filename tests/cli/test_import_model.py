@@ -9,7 +9,7 @@ import torch
 
 from gptlab.checkpoints import model_content
 from gptlab.cli.main import run_command
-from gptlab.data.tokenizer import char_tokenizer
+from gptlab.data.tokenizer import char_tokenizer, train_bpe
 from gptlab.interop.architectures import NANOGPT_NAMES
 from gptlab.interop.weights import to_peer
 from gptlab.model.config import GPTConfig
@@ -35,18 +35,56 @@ def test_an_imported_model_is_sampled_and_exported_like_any_other(hf_folder, hom
     captured = capsys.readouterr()
     assert "The model is in out/model" in captured.out
     assert "sample.py --out_dir out/model --interactive" in captured.out
-    assert captured.err == "Reading model.\nWriting out/model.\n"
-    assert {p.name for p in (home / "out/model").iterdir()} == {
-        ".lock",
-        "best.pt",
-        "tokenizer.json",
-    }
+    said = "model: imported as Hugging Face; its weights came in float32."
+    assert captured.err == f"Reading model.\n{said}\nWriting out/model.\n"
+    files = {".lock", "best.pt", "imported.json", "tokenizer.json"}
+    assert {p.name for p in (home / "out/model").iterdir()} == files
     assert run_command("sample", ["--prompt", "abc", "--max_tokens", "5"]) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("abc") and "no validation loss recorded" in captured.err
     assert run_command("export", ["out/model", "--output", "again"]) == 0
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (home / "again" / name).read_bytes() == (hf_folder / name).read_bytes()
+
+
+def test_weights_of_few_bits_and_a_chat_model_are_said_at_import_in_info_and_in_the_card(
+    home, capsys
+):
+    tokenizer = train_bpe(["abc def " * 20], 262)
+    config = dict(block_size=16, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2)
+    model = GPT(GPTConfig(**config, n_embd=64, intermediate_size=64))
+    run = Run(home / "elsewhere" / "run")
+    run.begin()
+    content = model_content(model, tokenizer, step=1, val_loss=1.0)
+    run.save_best({**content, "chat_template": "{{ messages[0].content }}"})
+    run.end()
+    export = ["elsewhere/run", "--format", "gguf", "--quantize", "q8_0", "--output", "m.gguf"]
+    assert run_command("export", export) == 0
+    assert run_command("import", ["m.gguf"]) == 0
+    captured = capsys.readouterr()
+    assert "sample.py --out_dir out/m --chat" in captured.out
+    assert run_command("info", []) == 0
+    info = " ".join(capsys.readouterr().out.split())
+    assert run_command("export", ["out/m", "--output", "again"]) == 0
+    card = (home / "again" / "README.md").read_text(encoding="utf-8").lower()
+    for shown in (captured.err, info, card):
+        assert "its weights were rounded to 8 bits (q8_0) and stay so" in shown.replace("Q8", "q8")
+        assert "a chat model, with its own template" in shown
+    (home / "out/m/imported.json").write_text("{")  # damaged: the rest of the run is whole
+    assert run_command("info", []) == 0
+
+
+def test_the_next_command_after_a_text_for_a_model_trains_that_model(hf_folder, home, capsys):
+    assert run_command("import", ["model"]) == 0
+    (home / "mine.txt").write_text("abc def gh " * 99, encoding="utf-8")
+    for word in ("out/model", "model"):
+        capsys.readouterr()
+        prepare = ["mine.txt", "--tokenizer", word, "--dataset", "mine", "--overwrite"]
+        assert run_command("prepare", prepare) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("Next: python train.py --dataset mine")
+        assert f"--init_from {word} --config finetune_shakespeare" in last
+        assert "--block_size 16 --out_dir out/mine" in last  # no longer than the model's window
 
 
 def test_out_dir_and_overwrite(hf_folder, home, capsys):

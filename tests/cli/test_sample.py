@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from gptlab.checkpoints import model_content
-from gptlab.cli.commands.sample import unescaped
+from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.main import run_command
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.options import unescaped
 from gptlab.runs import Run, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,6 +244,8 @@ def test_escapes_in_a_stop_text_and_a_prompt_are_read_as_the_shell_user_means_th
     assert [unescaped(word) for word in (r"\t", r"\\n", r"\\", r"C:\dir", "\n", r"\\\n")] == [
         "\t", r"\n", "\\", r"C:\dir", "\n", "\\\n"
     ]  # fmt: skip
+    for command, option in (("generate", "system"), ("train", "sample_prompt")):
+        assert COMMANDS[command].parse([f"--{option}", r"a\nb"])[option] == "a\nb"
 
 
 @pytest.mark.parametrize("option", ["stop", "bad_words"])

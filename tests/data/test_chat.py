@@ -353,6 +353,21 @@ def talks(number):
     ]  # fmt: skip
 
 
+def test_another_chat_template_makes_another_dataset_of_the_same_file(home):
+    options = folder_with_template(home / "llama", ALTERNATING)
+    (home / "chat.jsonl").write_text("\n".join(map(json.dumps, talks(300))), encoding="utf-8")
+    first = prepare("chat.jsonl", options).dataset
+    assert prepare("chat.jsonl", options).skipped
+    content = json.dumps(
+        {"chat_template": ALTERNATING.replace("'content'] +", "'content'] + '!' +")}
+    )
+    (home / "llama" / "tokenizer_config.json").write_text(content, encoding="utf-8")
+    again = prepare("chat.jsonl", options)
+    assert not again.skipped and again.dataset.fingerprint != first.fingerprint
+    assert "The chat template has changed: preparing it again." in again.notes
+    assert prepare("chat.jsonl", options).skipped
+
+
 def test_a_conversation_that_does_not_fit_is_skipped_with_the_line_of_the_file(home):
     options = folder_with_template(home / "llama", ALTERNATING)
     rows = talks(300)
@@ -360,6 +375,8 @@ def test_a_conversation_that_does_not_fit_is_skipped_with_the_line_of_the_file(h
     (home / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     made = prepare("chat.jsonl", options)
     assert made.dataset.meta["documents"] == 299
+    assert sum("kipped" in note for note in made.notes) == 1  # said once
+    assert made.dataset.meta["counts"]["odd rows skipped"] == 1
     assert (
         "Skipped, of 300 rows: chat.jsonl line 150 does not fit the chat template (Conversation "
         "roles must alternate user/assistant)." in made.notes

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gptlab.data import gutenberg
 from gptlab.data.boundaries import documents_of
-from gptlab.data.cleaning import normalized, respelled, without_invisible
+from gptlab.data.cleaning import name_all, normalized, respelled, without_invisible
 from gptlab.data.documents import places
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.errors import ConfigError, TokenizerError
@@ -20,17 +20,6 @@ BLOCKS = st.lists(st.text(alphabet=LETTERS, max_size=5), max_size=12)
 START = "*** START OF THE PROJECT GUTENBERG EBOOK TITLE ***\n\n"
 END = "*** END OF THE PROJECT GUTENBERG EBOOK TITLE ***\n"
 FRENCH = "Le café était fermé à Noël, où l'été finit; ça va là-bas, naïve élève.\n" * 60
-
-
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode())
-        return name
-
-    return write
 
 
 def decoded(dataset):
@@ -187,3 +176,23 @@ def test_any_blocks_of_a_text_give_the_same_books_and_lose_nothing(monkeypatch):
             assert counts["characters"] == sum(len(part) for part, is_text in parts if not is_text)
             results.append(([(n, "".join(d)) for n, d in documents_of(parts)], counts))
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_sequences_for_a_terminal_are_dropped_whole(size):
+    text = "\x1b[1;31mred\x1b[0m plain\x1b[K [0m stays\x1b"
+    dropped = Counter()
+    blocks = [text[i : i + size] for i in range(0, len(text), size)]
+    assert "".join(without_invisible(blocks, dropped)) == "red plain [0m stays"
+    assert dropped == {"\x1b[": 3, "\x1b": 1}
+    assert "3 SEQUENCE FOR A TERMINAL" in name_all(dropped)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_text_that_was_decoded_twice_is_said(write, encoding):
+    text = "Grüße an Zoë \u2013 schön\n" * 60
+    write("x.txt", text.encode().decode(encoding).encode())
+    notes = prepare("x.txt", PrepareOptions()).notes
+    assert any("decoded twice" in note and "'Ã" in note for note in notes), notes
+    write("y.txt", (text + "«café» NÃO Â»\n") * 3)
+    assert not any("twice" in note for note in prepare("y.txt", PrepareOptions()).notes)

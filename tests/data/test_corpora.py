@@ -13,17 +13,6 @@ from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError, DownloadError
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def look(*words, encoding=None, **how):
     notes = []
     reading = Reading(encoding, **how)
@@ -311,3 +300,15 @@ def test_the_way_a_csv_file_is_read_is_part_of_the_fingerprint(write):
     write("a.csv", "text\nx\n")
     with_header, without = look("a.csv")[0], look("a.csv", header="no")[0]
     assert with_header.fingerprint != without.fingerprint
+
+
+def test_the_kinds_of_names_that_are_read_as_text_are_said(write):
+    for name in ("main.tex", "chapter.tex", "main.log", "README"):
+        write(f"thesis/{name}", f"text of {name}")
+    notes = []
+    find(["thesis"], None, notes.append)
+    (said,) = [each for each in notes if "Read as plain text: 2 .tex, 1 " in each]
+    assert "1 .log" in said and "1 without a suffix" in said and "--exclude" in said
+    notes.clear()
+    find(["thesis/main.tex", "thesis/chapter.tex"], None, notes.append)
+    assert not any("Read as plain text" in each for each in notes)

@@ -12,16 +12,6 @@ from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content.encode())
-        return path
-
-    return write
-
-
 def read(path, **how):
     notes = []
     reading = Reading(note=notes.append, **how)

@@ -19,17 +19,6 @@ from gptlab.errors import ConfigError, DataError
 NAMES = [f"{first}{last}" for first in ("ba", "ko", "ri", "el") for last in map(str, range(75))]
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return write
-
-
 def prepared(name, **options):
     return prepare(name, PrepareOptions(tokenizer="char", overwrite=True, **options)).dataset
 
@@ -166,3 +155,16 @@ def test_a_limit_inside_a_character_makes_no_document_of_the_rest(write):
     write("t.txt", "\n".join([*["ééééé"] * 20, "é", "abc"]))
     dataset = prepared("t.txt", document="line", max_bytes=201)
     assert set(texts(dataset)) == {"ééééé"} and dataset.meta["documents"] == 20
+
+
+@given(st.lists(st.sampled_from(["", " ", "\n", "a text", "two\nlines"]), min_size=2, max_size=12))
+@settings(deadline=None, max_examples=40)
+def test_rows_are_read_or_counted_as_blank(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("rows") / "x.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    reading = Reading()
+    source = find([str(path)], None, lambda _: None, how=reading)
+    intake = Intake(source, reading, Unit(), Cleaning(), Changes())
+    found = ["".join(document) for document in intake.documents()]
+    assert found == [text for text in texts if text]
+    assert len(found) + reading.counts["blank documents left out"] == len(texts)

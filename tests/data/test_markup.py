@@ -14,17 +14,6 @@ from gptlab.data.text_files import Reading
 from gptlab.errors import DataError
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 def read(path):
     notes = []
     reading = Reading(note=notes.append)
@@ -147,3 +136,14 @@ def test_xml_is_said_to_keep_its_tags(write):
     text = '<?xml version="1.0"?>\n<pages><page>words</page></pages>\n'
     texts, counts, _ = read(write("x.xml", text))
     assert texts == [text] and counts == {"XML files read as they are, with their tags": 1}
+
+
+def test_front_matter_and_xml_without_a_first_line_are_said(write):
+    note = "---\ntags: [a, b]\ndate: 2021-01-01\naliases:\n  - x\n---\n# Title\n\ntext\n"
+    texts, counts, _ = read(write("note.md", note))
+    assert texts == [note]
+    assert counts == {"files read with the front matter (YAML) above their text": 1}
+    rule = "---\nA poem between rules\nof some lines\n---\n"
+    assert read(write("poem.md", rule))[1] == {}
+    feed = '<feed xmlns="http://www.w3.org/2005/Atom"><title>x</title></feed>'
+    assert read(write("feed.xml", feed))[1] == {"XML files read as they are, with their tags": 1}

@@ -66,6 +66,76 @@ def test_a_list_of_messages_is_read_as_it_was_written_whatever_its_keys(form, tu
     assert read(as_json) == messages(turns, system)
 
 
+SPEAKERS = [("human", "assistant"), ("user", "bot"), ("User", "AI"), ("question", "answer")]
+
+
+@given(st.sampled_from(SPEAKERS), TURNS, st.sampled_from(["conversation", "turns", "messages"]))
+@settings(deadline=None)
+def test_turns_that_are_named_by_who_speaks_are_read(names, turns, field):
+    pairs = [dict(zip(names, turn, strict=True)) for turn in turns]
+    assert read({"id": 1, field: pairs}) == messages(turns)
+    assert read({field: json.dumps(pairs)}) == messages(turns)
+    if len(turns) == 1:
+        assert read(pairs[0]) == messages(turns)
+        assert read({"id": 1, **pairs[0], "text": "of a table"}) is None
+
+
+@given(TURNS, TEXTS, st.sampled_from(["whole", "answers", "text", "asked as messages"]))
+@settings(deadline=None)
+def test_of_preference_data_the_chosen_side_is_read(turns, rejected, form):
+    talk = messages(turns)
+    *before, answer = talk
+    other = [*before, {"role": "assistant", "content": rejected}]
+    if form == "whole":
+        row = {"chosen": talk, "rejected": other, "score_chosen": 1.5}
+    elif form == "asked as messages":
+        row = {"prompt": before, "chosen": [answer], "rejected": other[-1:]}
+    else:
+        talk = messages(turns[:1])
+        answers = [talk[1]], [{"role": "assistant", "content": rejected}]
+        if form == "text":
+            answers = talk[1]["content"], rejected
+        row = {"prompt": talk[0]["content"], "chosen": answers[0], "rejected": answers[1]}
+    found = conversation_of(row, None, "x")
+    assert found.messages == talk
+    if form != "text":
+        assert "rejected one is left out" in found.form
+
+
+def test_a_transcript_as_the_chosen_answer_is_its_turns():
+    text = "\n\nHuman: one\n\nor two?\n\nAssistant: two\n\nHuman: why\n\nAssistant: so"
+    row = {"chosen": text, "rejected": text[:-2] + "no"}
+    assert read(row) == messages([("one\n\nor two?", "two"), ("why", "so")])
+    assert read({"chosen": "no turns", "rejected": "none"}) is None
+
+
+@pytest.mark.parametrize("turn", ["messages", "pairs"])
+def test_a_row_that_is_a_list_of_turns_is_a_conversation(home, turn):
+    talk = messages([("q", "a"), ("r", "b")])
+    pairs = [{"human": "q", "assistant": "a"}, {"human": "r", "assistant": "b"}]
+    rows = [talk if turn == "messages" else pairs] * 3
+    (home / "x.json").write_text(json.dumps(rows), encoding="utf-8")
+    reading = Reading()
+    source = find(["x.json"], None, lambda _: None, how=reading)
+    found = ["".join(document) for document in source.documents(reading)]
+    assert list(map(json.loads, found)) == [talk] * 3
+    assert str(reading.chats).startswith("Conversations: 3 with messages")
+
+
+def test_a_role_that_nobody_knows_names_the_column_to_read_as_text(home):
+    talk = [{"role": "Alice", "content": "a long question"}, {"role": "Bob", "content": "no"}]
+    (home / "x.jsonl").write_text("\n".join([json.dumps({"messages": talk})] * 2), "utf-8")
+
+    def documents(column=None):
+        reading = Reading(column=column)
+        source = find(["x.jsonl"], None, lambda _: None, how=reading)
+        return ["".join(document) for document in source.documents(reading)]
+
+    with pytest.raises(DataError, match=r"the role 'Alice'.* with --column messages\.content"):
+        documents()
+    assert documents("messages.content") == ["a long question\nno"] * 2
+
+
 @given(TURNS)
 @settings(deadline=None)
 def test_chatgpts_export_is_the_branch_that_ends_in_the_newest_message(turns):

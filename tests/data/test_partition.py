@@ -10,17 +10,6 @@ VALID = "".join(f"valid line {i}\n" for i in range(40))
 TEST = "".join(f"TEST LINE {i}\n" for i in range(40))
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-        return name
-
-    return write
-
-
 def parts(dataset):
     return tuple(dataset.tokenizer.decode(ids) for ids in (dataset.train, dataset.val))
 

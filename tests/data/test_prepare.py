@@ -15,17 +15,6 @@ from gptlab.errors import ConfigError, DataError, TokenizerError
 POEM = "  Über allen Gipfeln\n\tist Ruh,\n\n\n\nin allen  Wipfeln  \nspürest du\n" * 30 + "kaum"
 
 
-@pytest.fixture
-def write(home):
-    def write(name, content):
-        path = home / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return write
-
-
 def bins(dataset):
     return [(dataset.folder / name).read_bytes() for name in ("train.bin", "val.bin")]
 

@@ -26,16 +26,6 @@ def read(path, **how):
     return ["".join(d) for d in source.documents(reading)], +reading.counts, notes
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 ROWS = [{"text": "one", "n": 1}, {"text": "two", "n": 2}, {"text": "th\nree", "n": 3}]
 LAYOUTS = {
     "a list": json.dumps(ROWS),
@@ -187,6 +177,64 @@ def test_several_fields_are_one_text(write, column, expected):
     path = write("x.parquet", b"")
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert read(path, column=column)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ("data.text", ["one", "two"]),
+        ("title,data.text", ["A\none", "two"]),
+        ("{title}: {data.text}", ["A: one", ": two"]),
+        ("data.parts.body", ["x\ny"]),
+        ("tags", ["a\nb"]),
+    ],
+)
+def test_fields_in_fields_are_named_with_dots_and_lists_of_them_are_lines(write, column, expected):
+    rows = [
+        {"title": "A", "data": {"text": "one", "parts": [{"body": "x"}, {"body": "y"}]}},
+        {"title": None, "data": {"text": "two", "parts": []}},
+    ]
+    rows[0]["tags"] = ["a", "b"]
+    rows[1]["tags"] = None
+    for name, content in (
+        ("x.json", json.dumps(rows)),
+        ("x.jsonl", "\n".join(map(json.dumps, rows))),
+    ):
+        assert read(write(name, content), column=column, max_bad_rows=1)[0] == expected
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    path = write("x.parquet", b"")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    if column not in ("data.parts.body", "tags"):  # other paths there: data.parts.list.element
+        assert read(path, column=column)[0] == expected
+
+
+def test_a_refusal_names_a_field_that_works(write):
+    rows = [{"id": 1, "tweet": {"full_text": f"My tweet {i}", "id": "1"}} for i in range(9)]
+    path = write("tweets.js", "window.YTD.tweets.part0 = " + json.dumps(rows, indent=1) + ";\n")
+    with pytest.raises(DataError, match=r"for example --column tweet\.full_text"):
+        read(path)
+    assert read(path, column="tweet.full_text")[0] == [f"My tweet {i}" for i in range(9)]
+    program = "const a = {};\nlet b = [1];\nconsole.log(a)\n"
+    assert read(write("program.js", program))[0] == [program]
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=9), min_size=1
+    ),
+    st.sampled_from([(), ("rows",), ("data", "rows")]),
+    st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_row_of_a_list_in_an_object_comes_back(tmp_path_factory, texts, path, indent):
+    file = tmp_path_factory.mktemp("json") / "x.json"
+    value = [{"text": text} for text in texts]
+    for name in reversed(path):
+        value = {"version": 1, name: value, "more": {"x": [1, 2], "y": []}}
+    file.write_text(json.dumps(value, indent=indent or None), encoding="utf-8")
+    assert read(file)[0] == texts
 
 
 def test_a_field_of_a_pattern_that_is_not_there_is_named(write):

@@ -28,16 +28,6 @@ def read_rows(rows, path, **how):
     return texts, +reading.counts
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(name, content):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return write
-
-
 @pytest.mark.parametrize(
     ("mark", "encoding"),
     [
@@ -103,6 +93,14 @@ def test_a_wrong_byte_is_named_with_its_place(write, monkeypatch, block_bytes, w
         ("euc_jp", "これは日本語の文章です。ひらがなとカタカナ。" * 20),
         ("koi8_r", "это русское предложение, мы проверяем кодировку. " * 20),
         ("cp1251", "это русское предложение, мы проверяем кодировку. " * 20),
+        ("cp866", "это русское предложение, мы проверяем кодировку. " * 20),
+        ("cp1253", "αυτό είναι ένα ελληνικό κείμενο και το διαβάζουμε. " * 20),
+        ("cp1255", "זהו טקסט בעברית לבדיקה של הקידוד. " * 20),
+        ("cp1256", "هذا نص باللغة العربية لاختبار الترميز. " * 20),
+        ("cp874", "นี่คือข้อความภาษาไทยสำหรับทดสอบการเข้ารหัส " * 20),
+        ("cp1250", "Zażółć gęślą jaźń, to jest polskie zdanie. " * 20),
+        ("cp1254", "Bu bir Türkçe cümledir, ışığı gördüğümüz için. " * 20),
+        ("cp1252", "Das ist ein schöner Satz über Grüße und Äpfel. " * 20),
     ],
 )
 def test_the_likely_encoding_is_the_true_one(write, encoding, text):
@@ -110,6 +108,25 @@ def test_the_likely_encoding_is_the_true_one(write, encoding, text):
     with pytest.raises(DataError, match=f"--encoding {encoding}"):
         read_text(path)
     assert read_text(path, encoding=encoding)[0] == text
+
+
+@pytest.mark.parametrize(
+    "head",
+    ['<?xml version="1.0" encoding="windows-1251"?>\n<a>', '<html><meta charset="windows-1251">'],
+)
+def test_a_file_is_read_in_the_encoding_that_it_declares(write, head):
+    text = f"{head}это русское предложение"
+    read, counts = read_text(write("x.xml", text.encode("cp1251")))
+    assert read == text
+    assert counts == {"files read in the encoding that they declare, windows-1251": 1}
+    read, counts = read_text(write("x.xml", text.encode()))  # many pages say what they are not
+    assert read == text and "UTF-8 that they are, not as windows-1251" in next(iter(counts))
+    assert read_text(write("x.xml", text.encode("koi8_r")), encoding="koi8_r")[0] == text
+
+
+def test_japanese_in_escape_sequences_is_recognised(write):
+    with pytest.raises(DataError, match="--encoding iso2022_jp"):
+        read_text(write("x.txt", "これは日本語です。".encode("iso2022_jp")))
 
 
 def test_utf16_without_a_mark_is_recognised(write):

@@ -105,7 +105,7 @@ def test_the_characters_of_nanogpts_meta_pkl_are_the_vocabulary(home, caplog):
 def test_a_meta_pkl_without_characters_needs_the_size_of_the_vocabulary(home, content):
     folder = write_token_files(home / "own", [0, 1, 2] * 50, [2] * 20)
     (folder / "meta.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=r"meta.pkl .*add --vocab_size N"):
+    with pytest.raises(DataError, match=r"meta.pkl .*train.py --vocab_size N"):
         open_dataset(folder)
     assert open_dataset(folder, 3).tokenizer is None
 

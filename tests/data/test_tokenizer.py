@@ -15,6 +15,7 @@ from gptlab.data.tokenizer import (
     Tokenizer,
     byte_level_bpe,
     char_tokenizer,
+    char_tokenizer_without_end,
     train_bpe,
 )
 from gptlab.errors import TokenizerError
@@ -150,6 +151,27 @@ def test_a_tokenizer_survives_saving(tmp_path, bpe, kind):
 
 def test_different_vocabularies_of_one_size_have_different_fingerprints():
     assert char_tokenizer("abc").fingerprint != char_tokenizer("abd").fingerprint
+
+
+def test_added_characters_follow_the_end_of_text_and_other_programs_agree():
+    first = char_tokenizer("cab \n")
+    grown = first.extended("xa€").extended("b!")
+    assert (grown.kind, grown.vocab_size, grown.eot_id) == ("char", 9, first.eot_id)
+    text = "a€b! x\ncc"
+    ids = grown.encode(text)
+    assert ids == independent(grown).encode(text).ids and grown.decode(ids) == text
+    assert independent(grown).token_to_id(END_OF_TEXT) == 5 == grown.eot_id
+    assert first.encode("cab \n") == grown.encode("cab \n") == [4, 2, 3, 1, 0]
+    assert [grown.encode(c) for c in "x€!"] == [[6], [7], [8]]
+    assert grown.token_bytes(5) == b"" and grown.decode([5], keep_special=True) == END_OF_TEXT
+    assert grown.extends(first) and not first.extends(grown)
+    assert not char_tokenizer("ab €x!\n").extends(first)
+    again = Tokenizer.from_json(grown.to_json())
+    assert again.fingerprint == grown.fingerprint and again.kind == "char"
+    assert Tokenizer.from_json(independent(grown).to_str()).encode(text) == ids
+    assert first.extended("abc") is first  # nothing new
+    endless = char_tokenizer_without_end("ba").extended("c")  # nanoGPT's order, and no end
+    assert (endless.alphabet, endless.vocab_size, endless.eot_id) == ("bac", 3, None)
 
 
 def test_an_unseen_character_is_named_with_its_place():

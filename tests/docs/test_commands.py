@@ -2,16 +2,19 @@
 
 A command is a line of a ```bash block, or inline code that begins with one of `STARTS`. It runs
 in-process through the commands' `main(argv)`, in a separate home for each page, with a small text
-for every file that it names; trainings get tiny sizes. NOT_RUN lists what cannot run here, with the
-reason and a check instead. A new page or line needs a change here only if it needs something that a
-test does not have.
+for every file that it names; trainings get tiny sizes, and `smollm2-135m` is a tiny model in the
+file's place. What a line says that it writes is there afterwards. NOT_RUN lists what cannot run
+here, with the reason and a check instead. A new page or line needs a change here only if it needs
+something that a test does not have.
 """
 
+import bz2
 import csv
 import gzip
 import html
 import importlib.util
 import io
+import itertools
 import json
 import re
 import shlex
@@ -25,9 +28,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptlab.checkpoints import model_content
 from gptlab.cli import bootstrap
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.main import main, run_command
+from gptlab.data.tokenizer import train_bpe
+from gptlab.interop.read.smollm2 import FILE
+from gptlab.interop.write.export import export
+from gptlab.model.config import GPTConfig
+from gptlab.model.transformer import GPT
+from gptlab.runs import Run, load_checkpoint
 from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,18 +56,25 @@ SUBSTITUTIONS = {
 
 # Options that replace those of the page.
 TINY = (
-    "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 16 --batch_size 2 "
-    "--gradient_accumulation_steps 1 --eval_tokens 64 --device cpu --dtype float32 "
+    "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 64 --batch_size 2 "
+    "--gradient_accumulation_steps 1 --eval_tokens 128 --device cpu --dtype float32 "
     "--compile_model false"
 ).split()
 SHORT = {"sample": ["--max_tokens", "8", "--device", "cpu"]}
 
 # Pages that must create everything they use. On the others (a reference, a guide to one subject), a
 # `--dataset NAME` or `out/NAME` that the page did not create is provided.
-ON_THEIR_OWN = ("README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md")
+ON_THEIR_OWN = (
+    "README.md", "docs/START_HERE.md", "docs/GETTING_STARTED.md", "docs/FINETUNE.md"
+)  # fmt: skip
 
 # Exit codes besides 0 that are not an error of the page.
 ALSO_FINE = {"doctor": 1}  # it has found something to fix in this machine or in three steps
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 # Files whose content matters; any other text, table or folder gets 20 kB of words.
 FILES = {
@@ -108,13 +125,9 @@ def module_exists(words: list[str], page: "Page") -> None:
 
 # (what the line looks like, why it is not run, what is checked instead)
 NOT_RUN = [
-    (
-        r".*sample\.py --chat",
-        "needs a longer window: tests/cli/test_chat.py",
-        help_knows_the_options,
-    ),
-    (r".*--tasks ", "needs lm-eval: tests/analysis/test_tasks.py", help_knows_the_options),
+    (r".*--tasks ", "needs lm-eval: tests/analysis/test_lm_eval.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
+    (r"python docs/pictures/", "trains for minutes: tests/docs/test_pictures.py", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"bash \.ci/run", "runs this suite: tests/test_workflows.py", files_exist),
     (r"pre-commit install", "writes into .git: tests/test_workflows.py", files_exist),
@@ -122,10 +135,31 @@ NOT_RUN = [
     (r"pip install", "installs packages", files_exist),
     (r"torchrun ", "several processes: tests/training/test_parallel.py", help_knows_the_options),
     (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
-    (r".*(gpt\.py import |smollm2-135m)", "needs a model: tests/interop", help_knows_the_options),
+    (
+        r".*gpt\.py import (?!smollm2)",
+        "needs a model: tests/interop",
+        help_knows_the_options,
+    ),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
+    (r".*--against ", "needs a clone: tests/analysis/test_check.py", help_knows_the_options),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
 ]
+
+
+# What a command leaves behind ---------------------------------------------------------------------
+
+
+def wrote_what_it_names(name: str, argv: list[str], comment: re.Match | None) -> None:
+    """What a line of the page says that it writes is there, by its options and its comment."""
+    options = dict(itertools.pairwise(argv))
+    wanted = [options[option] for option in ("--output", "--html") if option in options]
+    if name == "prepare.py" and "--dataset" in options and "--show" not in argv:
+        wanted.append(f"data/{options['--dataset']}/meta.json")
+    if name == "train.py" and "--out_dir" in options and "--dry_run" not in argv:
+        wanted.append(f"{options['--out_dir']}/best.pt")
+    wanted += [comment[1]] if comment else []
+    for path in wanted:
+        assert Path(path).exists(), f"it wrote no {path}"
 
 
 # Reading a page -----------------------------------------------------------------------------------
@@ -220,6 +254,7 @@ class Page:
         command = argv[0] if name == "gpt.py" and argv else ""
         assert code in (0, ALSO_FINE.get(command, 0)), f"exit code {code}: {printed.err.strip()}"
         assert "Traceback" not in printed.err
+        wrote_what_it_names(name, argv, re.search(r"# -> (\S+)", text))
         return None
 
     def _call(self, name: str, argv: list[str]) -> int:
@@ -245,9 +280,7 @@ class Page:
         column = argv[argv.index("--column") + 1] if "--column" in argv else "text"
         reads_folders = name == "prepare.py" or argv[:1] == ["dataset"]
         for word in argv:
-            if word.endswith(
-                (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
-            ):
+            if word.endswith(WRITTEN):
                 write_text(Path(word.replace("*", "one")), column)
             elif reads_folders and word.endswith("/"):
                 write_text(Path(word, "monday.txt"), column)
@@ -262,6 +295,10 @@ class Page:
             if not (begins and run.startswith("--out_dir")):
                 where = run[run.index("out/") :]
                 self.put("out/quick_test", where)
+
+
+WRITTEN = (".txt", ".gz", ".jsonl", ".csv", ".tsv", ".parquet", ".html", ".zip", ".epub")
+WRITTEN += (".mbox", ".rtf", ".bz2")
 
 
 def write_text(path: Path, column: str) -> None:
@@ -298,6 +335,14 @@ def write_text(path: Path, column: str) -> None:
             chapter = '<item id="a" href="a.xhtml"/><itemref idref="a"/>'
             archive.writestr("a.opf", f"<package>{chapter}</package>")
             archive.writestr("a.xhtml", f"<html><pre>{html.escape(text)}</pre></html>")
+    elif path.suffix == ".mbox":
+        path.write_text(f"From a@b Fri Jan 1\nFrom: a@b\nMessage-ID: <1>\n\n{text}", "utf-8")
+    elif path.suffix == ".rtf":
+        escaped = re.sub(r"([\\{}])", r"\\\1", text).replace("\n", "\\par\n")
+        path.write_text(f"{{\\rtf1 {escaped}}}", encoding="utf-8")
+    elif path.suffix == ".bz2":
+        page = f"<page><title>x</title><revision><text>{html.escape(text)}</text></revision></page>"
+        path.write_bytes(bz2.compress(f"<mediawiki>{page}</mediawiki>".encode()))
     elif path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("one.txt", text)
@@ -320,6 +365,21 @@ def write_corpus(home: Path) -> None:
     shutil.copytree(ROOT / "config", home / "config")
 
 
+def write_pretrained(home: Path) -> None:
+    """A tiny chat model in the file of `smollm2-135m`, as if it had been downloaded."""
+    tokenizer = train_bpe([str(talk("to be, or not to be")), string.printable], 300)
+    config = GPTConfig(
+        block_size=256, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_kv_head=1,
+        n_embd=32, dropout=0.0,
+    )  # fmt: skip
+    content = model_content(GPT(config), tokenizer, step=1, val_loss=1.0)
+    run = Run(home / "pretrained")
+    run.begin()
+    run.save_best({**content, "chat_template": TEMPLATE})
+    run.end()
+    export(load_checkpoint(run.folder), "gguf", home / "data" / ".corpora" / FILE)
+
+
 def replaced(argv: list[str], options: list[str]) -> list[str]:
     """A command line with other values of options; none may be given twice."""
     given, kept, words = {word for word in options if word.startswith("--")}, [], iter(argv)
@@ -336,6 +396,7 @@ def prepared(tmp_path_factory) -> Path:
     """A home with the dataset data/shakespeare and the run out/quick_test."""
     home = tmp_path_factory.mktemp("prepared")
     write_corpus(home)
+    write_pretrained(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTLAB_HOME", str(home))
         patch.chdir(home)
@@ -350,6 +411,7 @@ def prepared(tmp_path_factory) -> Path:
 def page(request, prepared, tmp_path, monkeypatch) -> Page:
     """A reader at the beginning of a page, in a home and working directory of its own."""
     write_corpus(tmp_path)
+    shutil.copy(prepared / "data" / ".corpora" / FILE, tmp_path / "data" / ".corpora")
     monkeypatch.setenv("GPTLAB_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")  # help without wrapped options
     monkeypatch.chdir(tmp_path)
@@ -377,6 +439,34 @@ def test_every_command_of_the_page_works(page, capsys):
         except Exception as error:
             problem = f"{page.name}:{command.line}: {command.text}\n{error}"
             raise pytest.fail.Exception(problem, pytrace=False) from None
+
+
+STOPS = sorted(
+    {
+        command.text
+        for name in PAGES
+        for command in commands_of((ROOT / name).read_text(encoding="utf-8"))
+        if "--stop" in command.text
+    }
+)
+
+
+@pytest.mark.parametrize("text", STOPS)
+def test_the_stop_text_of_a_page_stops(text, home, capsys, monkeypatch):
+    words = shlex.split(text)
+    stop = COMMANDS["generate"].parse(words[words.index("--stop") :][:2])["stop"][0]
+    monkeypatch.setattr(Picture, "draw", lambda *_: None)
+    Path("circle.txt").write_text(f"abcd{stop}" * 400, encoding="utf-8")
+    assert run_command("prepare", ["circle.txt"]) == 0
+    train = replaced(TINY, ["--dataset", "circle", "--max_iters", "60", "--learning_rate", "1e-2"])
+    assert run_command("train", [*train, "--quiet", "--out_dir", "out/circle"]) == 0
+    argv = ["--out_dir", "out/circle", "--prompt", "ab", "--temperature", "0", "--max_tokens", "20"]
+    written = []
+    for more in ([], words[words.index("--stop") :][:2]):
+        capsys.readouterr()
+        assert run_command("sample", [*argv, *more]) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0].startswith(f"abcd{stop}abcd") and written[1] == "abcd\n"
 
 
 @pytest.mark.parametrize("page", PAGES, indirect=True)

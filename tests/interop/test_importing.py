@@ -273,7 +273,7 @@ def test_a_text_with_another_tokenizer_is_refused_with_the_command_that_helps(
     hf_folder, book, train
 ):
     book("char")
-    with pytest.raises(ConfigError, match=r"prepare\.py YOUR_TEXT --tokenizer out/model"):
+    with pytest.raises(ConfigError, match=r"prepare\.py book\.txt --tokenizer out/model"):
         train("model")
 
 

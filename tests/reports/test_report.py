@@ -61,7 +61,8 @@ def test_the_page_is_whole_and_needs_no_network_and_no_script(make_run):
     page = Page(source)
     assert not {"script", "img", "link", "iframe", "object", "embed"} & set(page.tags)
     names = {name for name, _ in page.attributes}
-    assert not {"src", "href", "srcset", "data"} & names
+    assert not {"src", "srcset", "data"} & names
+    assert {value for name, value in page.attributes if name == "href"} == {"#words"}
     assert not [name for name in names if name.startswith("on")]
     assert not re.search(r"https?:|@import|url\(", source)
     for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL):
@@ -347,7 +348,8 @@ def test_the_command_that_prepared_a_text_names_it():
     expected = "python prepare.py 'b c.txt' --tokenizer bpe --vocab_size 500 --dataset b"
     assert shared(prepare_command(meta)) == expected
     assert prepare_command({"source": {"identity": "hf:x/y"}}) == "python prepare.py hf:x/y"
-    assert prepare_command({"source": {"identity": "/a\n/b", "files": [1, 2]}}) == ""
+    assert prepare_command({"source": {"identity": "/a\n/b"}}) == "python prepare.py /a /b"
+    assert prepare_command({"source": {"identity": "a pipe, 12ab"}}) == ""
     assert prepare_command({}) == ""
 
 

@@ -187,7 +187,7 @@ def test_closing_words_compare_the_loss_with_the_baselines(make, tmp_path):
     def closing(best_step, best_loss):
         setup = SimpleNamespace(
             config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
-            data=SimpleNamespace(tokenizer=object()),
+            data=SimpleNamespace(tokenizer=object(), parts=()),
         )  # fmt: skip
         state = SimpleNamespace(best_step=best_step, best_val_loss=best_loss, step=100)
         return " ".join(closing_words(setup, state, make()))

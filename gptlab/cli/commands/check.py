@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,9 @@ def _tables(options: CheckOptions, stack: contextlib.ExitStack) -> list:
     from gptlab.analysis.check_files import FILE_CHECKS
     from gptlab.analysis.check_model import MODEL_CHECKS
     from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
+    from gptlab.analysis.check_weights import WEIGHT_CHECKS
 
-    tables = [MODEL_CHECKS, TRAINING_CHECKS, FILE_CHECKS]
+    tables = [MODEL_CHECKS, WEIGHT_CHECKS, TRAINING_CHECKS, FILE_CHECKS]
     if options.compile:
         tables.append(COMPILED_CHECKS)
     if options.widths:
@@ -103,15 +105,14 @@ def _subject(words: list[str], overrides: dict, options: CheckOptions):
     return subject_of(display(run.folder), layered, options.device, run.folder, vocabulary)
 
 
-def _verdict(counts: dict) -> str:
-    """The last line: what the counts mean."""
-    if counts["FAIL"]:
-        what = "1 check fails" if counts["FAIL"] == 1 else f"{counts['FAIL']} checks fail"
-        return f"{what}: do not train with this code before you know why."
-    sentence = f"Nothing is wrong: {counts['PASS']} checks pass"
-    if counts["WARN"]:
-        sentence += f", {counts['WARN']} to look at"
-    return f"{sentence}, {counts['SKIP']} do not apply."
+def _verdict(names: dict[str, list[str]]) -> str:
+    """The last sentence: what the names of the checks by status mean."""
+    if failed := names["FAIL"]:
+        what = "1 check fails" if len(failed) == 1 else f"{len(failed)} checks fail"
+        return f"{what} ({', '.join(failed)}): find out why before you train with this code."
+    count = {status: len(found) for status, found in names.items()}
+    look = f", {count['WARN']} to look at ({', '.join(names['WARN'])})" if names["WARN"] else ""
+    return f"Nothing is wrong: {count['PASS']} checks pass{look}, {count['SKIP']} do not apply."
 
 
 def _print(subject, lines) -> int:
@@ -132,9 +133,9 @@ def _print(subject, lines) -> int:
     show(heading + shape_in_words(subject.config.model) + size + ".")
     for sentence in subject.notes:
         show(f"Note: {sentence}.")
-    counts = dict.fromkeys(STYLES, 0)
+    names = {status: [] for status in STYLES}
     for line in lines:
-        counts[line.status] += 1
+        names[line.status].append(line.name)
         wrapped = textwrap.fill(
             f"{line.status}  {line.name}: {line.sentence}", width, subsequent_indent=" " * INDENT
         )
@@ -144,12 +145,15 @@ def _print(subject, lines) -> int:
         console.print(text)
         console.file.flush()
     console.print()
-    show(_verdict(counts), "bold red" if counts["FAIL"] else "bold green")
-    return 1 if counts["FAIL"] else 0
+    show(_verdict(names), "bold red" if names["FAIL"] else "bold green")
+    return 1 if names["FAIL"] else 0
 
 
 def _print_json(subject, lines) -> int:
     found = [dataclasses.asdict(line) for line in lines]
+    for line in found:  # JSON has no inf and nan; the sentence says it
+        if line["number"] is not None and not math.isfinite(line["number"]):
+            line["number"] = None
     counts = {status: sum(line["status"] == status for line in found) for status in STYLES}
     verdict = "FAIL" if counts["FAIL"] else "WARN" if counts["WARN"] else "PASS"
     described = {

@@ -132,11 +132,13 @@ def show_evaluation(result) -> None:
     console = make_console()
     console.print(Text(f"{result.model} on {result.data}", style="bold"))
     overlap = "side by side" if result.stride == result.block_size else f"every {result.stride:,}"
+    bits, size = "", " of unknown text"
+    if result.bytes is not None:
+        bits, size = f", {result.bits_per_byte:.4f} bits per byte", f", {result.bytes:,.0f} bytes"
     console.print(
         Text(
-            f"loss {result.measured.loss:.4f} nats per token, perplexity {result.perplexity:,.4g}, "
-            f"{result.bits_per_byte:.4f} bits per byte\n"
-            f"{result.measured.tokens:,} tokens, {result.bytes:,.0f} bytes, windows of "
+            f"loss {result.measured.loss:.4f} nats per token, perplexity {result.perplexity:,.4g}"
+            f"{bits}\n{result.measured.tokens:,} tokens{size}, windows of "
             f"{result.block_size:,} tokens {overlap}\n"
         )
     )

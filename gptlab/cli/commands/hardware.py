@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
+from gptlab.cli.ui.command_line import command_line
 from gptlab.cli.ui.console import facts_table, make_console
-from gptlab.hardware import KIND_NAMES, Device, Hardware, detect
+from gptlab.hardware import KIND_NAMES, Device, Hardware, choose, detect
 from gptlab.hardware.trials import describe_error, measure_flops
 from gptlab.training.times import SHARE_OF_PEAK
 
@@ -83,6 +84,11 @@ def _ask() -> int:
         for precision in device.precisions:
             if device.usable and precision.supported:
                 console.print(_speed(device.name, precision.dtype), markup=False)
+        if device.usable:
+            choice = choose(hardware, device.name)
+            options = {"device": choice.device, "dtype": choice.dtype}
+            console.print("To train on it, with the other options that you need:")
+            console.print(f"  {command_line('train.py', options)}", markup=False, soft_wrap=True)
 
 
 def _speed(device: str, dtype: str) -> str:

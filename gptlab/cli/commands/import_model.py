@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.ui.command_line import command_line
+from gptlab.cli.ui.command_line import command_line, program
 from gptlab.cli.ui.progress import Bars
-from gptlab.files import display
+from gptlab.files import display, quoted
+from gptlab.runs import Run
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ def main(argv: list[str]) -> int:
             note=bars.note,
             progress=bars.progress,
         )
+    where = {"out_dir": display(folder)}
+    mode = "chat" if Run(folder).origin().get("is_chat") else "interactive"
     print(f"The model is in {display(folder)}. Next, for example:")
-    print(f"  {command_line('sample.py', {'out_dir': display(folder)})} --interactive")
+    print(f"  {command_line('sample.py', where)} --{mode}")
+    print(f"  {program('prepare.py')} YOUR_TEXT.txt --tokenizer {quoted(display(folder))}")
+    print("      the first step to teach it your text; its last line names the second")
     return 0

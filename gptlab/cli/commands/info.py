@@ -21,6 +21,7 @@ from gptlab.data.corpora import dataset_name
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError, RunError
 from gptlab.files import display, home, in_bytes, nearest_existing, out_home, remove_folder
+from gptlab.interop.read.imported_model import origin_in_words
 from gptlab.runs import Run, find_run, list_runs
 
 MOST_ROWS = 8  # of each table; --runs shows all runs
@@ -146,6 +147,9 @@ def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
         row += [in_bytes(disk_use(folder)), age(time.time() - _last_written(folder))]
         table.add_row(*([str(number)] if numbered else []), *row)
     console.print(table)
+    for folder in folders:
+        if origin := Run(folder).origin():
+            console.print(Text(f"{folder.name} is {origin_in_words(origin)}"))
     total = len(list_all_runs())
     if not numbered and total > len(folders):
         console.print(f"... and {total - len(folders)} more: {program('gpt.py')} info --runs")

@@ -1,5 +1,6 @@
 """`prepare.py`: turn a text into a dataset under data/."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Annotated
 from gptlab.analysis.dataset_runs import DatasetRun, forget_unneeded_versions, runs_on
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
-from gptlab.data.corpora import KNOWN
+from gptlab.data.found_files import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
-from gptlab.data.token_files import Dataset, find_meta, list_datasets
+from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_datasets
 from gptlab.data.versions import older_versions, version_folder
-from gptlab.files import as_installed, data_home, display, fresh_folder, quoted
+from gptlab.data.vocabulary import KINDS
+from gptlab.errors import ConfigError
+from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
 from gptlab.options import option_words
+from gptlab.runs import Run
 
+FINE_TUNING = "finetune_shakespeare"  # the recipe that a model from elsewhere is trained with
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
 
 
@@ -106,7 +111,7 @@ def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
 
 
 def _baselines(meta: dict) -> str:
-    if meta.get("chat_template") is not None:
+    if is_chat(meta):
         share = meta["train_counted_tokens"] / meta["train_tokens"]
         return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
     bits = meta["baselines"]
@@ -126,7 +131,40 @@ def _next_command(dataset: Dataset, runs: list[DatasetRun]) -> str:
         if dataset.vocab_size > former.record.settings.get("vocab_size", dataset.vocab_size):
             options["extend_vocabulary"] = True
         options["out_dir"] = display(fresh_folder(former.folder))
+    elif model := _model_of_tokenizer(dataset.meta):
+        options |= _options_from(model, dataset)
     return " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
+
+
+def _model_of_tokenizer(meta: Meta) -> Path | None:
+    """The model whose tokenizer a text was prepared with, where it is still here."""
+    word = (meta.get("options") or {}).get("tokenizer") or "auto"
+    path = Path(word).expanduser()
+    path = path.parent if path.name == "tokenizer.json" else path
+    is_model = path.suffix == ".pt" or (path / "config.json").is_file() or Run(path).exists()
+    return path if is_model and word not in KINDS else None
+
+
+def _options_from(model: Path, dataset: Dataset) -> dict:
+    """Options that train a model on: a run of here as it is, one from elsewhere by the recipe."""
+    from gptlab.training.config import read_recipe
+    from gptlab.training.run_recipe import read_run_recipe
+
+    run, settings = Run(model if model.is_dir() else model.parent), {}
+    options = {"init_from": display(model)}
+    with contextlib.suppress(OSError, ConfigError):
+        settings = read_run_recipe(run.recipe).values
+    if not settings:
+        window = run.origin().get("block_size")
+        if (model / "config.json").is_file():  # a folder that transformers wrote
+            content = read_json(model / "config.json")
+            window = content.get("max_position_embeddings") or content.get("n_positions")
+        options["config"] = FINE_TUNING
+        if window and window < read_recipe(FINE_TUNING)["block_size"]:
+            options["block_size"] = window
+    elif dataset.vocab_size > settings.get("vocab_size", dataset.vocab_size):
+        options["extend_vocabulary"] = True
+    return {**options, "out_dir": display(fresh_folder(out_home() / dataset.name))}
 
 
 def kept_versions(folder: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +11,8 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.errors import GenerationError, GPTLabError
 from gptlab.files import atomic_write, display
 from gptlab.inference.config import SamplingConfig
+from gptlab.options import ESCAPED
 
-# options whose text may have \n, \t and \\ in it, which shells cannot write alike
-ESCAPED = ("prompt", "stop", "bad_words", "logit_bias")
 FINISH_REASONS = {"end_of_text": "stop", "stop": "stop", "max_tokens": "length"}
 # options that a search for the likeliest text ignores
 DRAWING_OPTIONS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -27,6 +25,7 @@ class SampleOptions:
     prompt: Annotated[
         str | None,
         "text to continue (\\n is a line end); - reads standard input [the start of a document]",
+        ESCAPED,
     ] = None
     prompt_file: Annotated[str | None, "read the prompt from this file (UTF-8)"] = None
     prompts: Annotated[
@@ -42,7 +41,9 @@ class SampleOptions:
     chat: Annotated[
         bool, "chat: each prompt is a message, and the model answers in its chat template"
     ] = False
-    system: Annotated[str | None, "with --chat: the system message before the conversation"] = None
+    system: Annotated[
+        str | None, "with --chat: the system message before the conversation", ESCAPED
+    ] = None
     out_dir: Annotated[str | None, "the run: its best.pt, else its ckpt.pt [the newest run]"] = None
     checkpoint: Annotated[str | None, "one checkpoint file, instead of --out_dir"] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
@@ -56,11 +57,6 @@ class SampleOptions:
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     overrides = COMMANDS["generate"].parse(argv)
-    for name in ESCAPED:
-        if isinstance(overrides.get(name), str):
-            overrides[name] = unescaped(overrides[name])
-        elif name in overrides:
-            overrides[name] = tuple(map(unescaped, overrides[name]))
     _refuse_what_contradicts(overrides)
     names = SampleOptions.__dataclass_fields__
     options = SampleOptions(
@@ -126,14 +122,6 @@ def _refuse_what_contradicts(overrides: dict) -> None:
                     f"without sampling, so --{name} has no effect",
                     "leave one of the two out",
                 )
-
-
-def unescaped(word: str) -> str:
-    """A word of the command line with \\n, \\t and \\\\ read; other backslashes stay as they are.
-
-    cmd.exe has no other way to give a line end, and bash takes "\\n" as it stands.
-    """
-    return re.sub(r"\\([nt\\])", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), word)
 
 
 def _read_prompts(place: str) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """`python train.py`: train a model."""
 
+import importlib
 import os
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ class StartOptions:
     config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
+    interactive: Annotated[bool, "ask six questions and train, as gpt.py train does"] = False
     show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
     json: Annotated[bool, "with --show-hardware: print it as JSON"] = False
 
@@ -29,6 +31,12 @@ def main(argv: list[str]) -> int:
     if argv and not argv[0].startswith("-"):
         raise _not_an_option(argv[0])
     overrides = COMMANDS["train"].parse(argv)
+    if overrides.pop("interactive", False):
+        if overrides:
+            raise ConfigError(
+                "--interactive asks for everything", f"leave --{next(iter(overrides))} out, or it"
+            )
+        return importlib.import_module(COMMANDS["train"].asking).main([])
     recipe_path = overrides.pop("config", None)
     as_json = overrides.pop("json", False)
     if overrides.pop("show_hardware", False):

@@ -18,6 +18,7 @@ def show_result(outcome) -> None:
     a message, because the training itself has succeeded.
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
+    from gptlab.data.token_files import find_meta, is_chat
 
     folder = display(outcome.folder)
     run = read_run(outcome.folder)
@@ -30,8 +31,12 @@ def show_result(outcome) -> None:
         print(f"gptlab: no sample ({error})", file=sys.stderr)
     longer = {"out_dir": folder, "max_iters": 2 * outcome.step}
     print("Next, for example:")
-    print(f"  {command_line('sample.py', {'out_dir': folder})} --interactive")
-    print("      write with the model, which continues your text")
+    if is_chat(find_meta(run.settings.get("dataset", ""))):
+        print(f"  {command_line('sample.py', {'out_dir': folder})} --chat")
+        print("      talk with the model")
+    else:
+        print(f"  {command_line('sample.py', {'out_dir': folder})} --interactive")
+        print("      write with the model, which continues your text")
     if findings:
         print(f"  {command_to_try(run, findings[0])}")
         print("      the change that should help most")

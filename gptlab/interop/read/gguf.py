@@ -1,5 +1,6 @@
 """Models in GGUF, the format of llama.cpp: float and quantised weights, tokenizer inside."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,16 @@ def read(path, progress=None) -> Imported:
         name=str(fields.get("general.name") or ""),
         license=str(fields.get("general.license") or ""),
         chat_template=str(fields.get("tokenizer.chat_template") or ""),
+        stored_as=_stored_as(tensors),
     )
+
+
+def _stored_as(tensors: dict) -> str:
+    """GGUF's name of the type that most weights have; embeddings are often finer than the rest."""
+    sizes = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    return sizes.most_common(1)[0][0] if sizes else ""
 
 
 def read_weights(path) -> tuple[GPTConfig, dict]:

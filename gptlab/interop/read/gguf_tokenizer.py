@@ -22,11 +22,17 @@ def tokenizer_of(fields: dict, where: str) -> Tokenizer:
     if len(types) != len(tokens):
         raise TokenizerError(f"{where} is damaged: its vocabulary has {len(types)} types.")
     if model == "gpt2" and (ids := _ids_of_characters(tokens, types)):
-        if tokens[len(ids) :] == [END_OF_TEXT] and list(ids) == sorted(ids):
-            return char_tokenizer(ids)
-        if max(ids.values()) >= len(ids):  # characters were added behind the end of text
-            ids[END_OF_TEXT] = tokens.index(END_OF_TEXT)
-        spec = _spec({"vocab": ids, "merges": []})
+        end = tokens.index(END_OF_TEXT) if END_OF_TEXT in tokens else len(tokens)
+        first, added = list(ids)[:end], list(ids)[end:]
+        if len(tokens) == len(ids) + 1 and end < len(tokens) and first == sorted(first):
+            tokenizer = char_tokenizer(first)
+            for character in added:  # in their order, behind the end of text
+                tokenizer = tokenizer.extended(character)
+            return tokenizer
+        if added:
+            ids[END_OF_TEXT] = end
+        vocab = dict(sorted(ids.items(), key=lambda item: item[1]))
+        spec = _spec({"vocab": vocab, "merges": []})
         spec["decoder"] = {"type": "Fuse"}
     elif model == "gpt2":
         spec = _byte_level(fields, tokens, where)

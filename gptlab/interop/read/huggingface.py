@@ -36,6 +36,7 @@ def read(folder, progress=None) -> Imported:
         kind="Hugging Face",
         name=str(content.get("_name_or_path") or folder.name),
         chat_template=folder_chat_template(folder),
+        stored_as=str(content.get("dtype") or content.get("torch_dtype") or ""),
     )
 
 

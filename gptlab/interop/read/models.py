@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.errors import CheckpointError, ConfigError, DataError, GPTLabError, RunError
 from gptlab.files import display, out_home, quoted, read_json
 from gptlab.interop.read.hub import SHORT_NAMES, hub_folder, hub_name
-from gptlab.interop.read.imported_model import Imported, write_run
+from gptlab.interop.read.imported_model import Imported, origin_in_words, write_run
+from gptlab.interop.read.smollm2 import FILE, MODEL, smollm2_file
 from gptlab.interop.read.smollm2 import NAME as SMOLLM2
-from gptlab.interop.read.smollm2 import smollm2_file
 from gptlab.runs import Run, find_run
 
 Progress = Callable[[str, int, int | None], None]
@@ -42,6 +43,9 @@ def import_model(
     path = model_path(word, note, progress)
     note(f"Reading {display(path)}.")  # a large vocabulary alone takes seconds
     imported = read_model(path, meta, progress)
+    if path.name == FILE:
+        imported = replace(imported, name=MODEL)
+    note(origin_in_words(imported.origin()))
     note(f"Writing {display(folder)}.")
     return write_run(imported, folder, _source(word, path), overwrite)
 

