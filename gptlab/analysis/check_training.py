@@ -26,16 +26,19 @@ BY_HEART = 80  # steps in which a model learns one sequence by heart
 UNLEARNABLE = 30  # steps after which a model that sees its targets is far below ln V
 
 
-def _setup(config, tokens: np.ndarray, loss_mask=None, sequences: int = SEQUENCES) -> Setup:
+def _setup(config, tokens: np.ndarray, loss_mask=None) -> Setup:
     """A setup that trains on these tokens, in this process alone."""
-    source = batches.Batches(
+    sequences = batches.Sequences(
         tokens,
-        loss_mask=loss_mask,
+        loss_mask,
         vocab_size=config.model.vocab_size,
         block_size=config.model.block_size,
+        seed=config.run.seed,
+    )
+    source = batches.Batches(
+        sequences,
         batch_size=config.batch.batch_size,
         sequences_per_step=config.sequences_per_step,
-        seed=config.run.seed,
         device=config.machine.device,
     )
     return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), source)

@@ -27,7 +27,9 @@ class RunOptions:
     """Run."""
 
     dataset: Annotated[
-        str, "name of a prepared dataset (prepare.py), or a folder of .bin files"
+        str,
+        "name of a prepared dataset (prepare.py), a folder of .bin files, or a mix of several such "
+        "as plays:0.7,letters:0.3 (without weights their sizes count)",
     ] = "shakespeare"
     out_dir: Annotated[str | None, "the run directory [out/RECIPE or out/DATASET]"] = None
     init_from: Annotated[
@@ -70,8 +72,9 @@ class BatchOptions:
 
     batch_size: Annotated[
         int | Literal["auto"],
-        "sequences per micro-batch, on one device; auto = as many of a step's 32 x "
-        "gradient_accumulation_steps sequences as fit in memory",
+        "sequences per micro-batch; a step has batch_size x gradient_accumulation_steps of them, "
+        "which all processes share; auto = as many of a step's 32 x gradient_accumulation_steps "
+        "sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
     max_iters: Annotated[
@@ -130,7 +133,9 @@ class EvaluationOptions:
     """Evaluation and logging."""
 
     eval_interval: Annotated[
-        int | None, "steps between evaluations, each with a checkpoint [a tenth of the run]"
+        int | None,
+        "steps between evaluations, each with a checkpoint [a tenth of the run, or more where they "
+        "take long]",
     ] = None
     checkpoint_interval: Annotated[
         int, "steps between checkpoints without an evaluation; 0 = none"
@@ -259,6 +264,11 @@ class TrainConfig:
     def flops_per_token(self) -> float:
         """FLOPs of a training step per token."""
         return flops_per_token(self.model, trained=self.trained)
+
+    @property
+    def forward_share(self) -> float:
+        """FLOPs of a forward pass, relative to those of a training step on the same tokens."""
+        return flops_per_token(self.model) / 3 / self.flops_per_token
 
 
 def build(values: Mapping[str, Any]) -> TrainConfig:

@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 
 from gptlab.checkpoints import Checkpoint, model_from, tokenizer_content
-from gptlab.data.token_files import Dataset
+from gptlab.data.mixture import Mixture
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.files import display
@@ -36,14 +36,14 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
 
 
 def with_model_of(
-    start: Checkpoint, overrides: Overrides, dataset: Dataset
+    start: Checkpoint, overrides: Overrides, data: Mixture
 ) -> tuple[Checkpoint, Overrides]:
     """(the checkpoint that init_from names, the overrides with its architecture).
 
-    With extend_vocabulary the checkpoint is widened for what the dataset's tokenizer has beyond its
-    own. Raises ConfigError for another tokenizer than the dataset's, or another architecture.
+    With extend_vocabulary the checkpoint is widened for what the data's tokenizer has beyond its
+    own. Raises ConfigError for another tokenizer than the data's, or another architecture.
     """
-    ours, model = start.tokenizer, start.model.config
+    ours, model, dataset = start.tokenizer, start.model.config, data.parts[0]
     if overrides.values.get("extend_vocabulary") and is_wider(dataset.tokenizer, ours):
         start = widened(start, dataset.tokenizer)
     else:
