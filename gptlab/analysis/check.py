@@ -201,7 +201,7 @@ def run_checks(subject: Subject, checks: Table) -> Iterator[CheckLine]:
             try:
                 line = check(subject)
             except GPTLabError as error:
-                line = CheckLine("FAIL", str(error).rstrip("."))
+                line = CheckLine("FAIL", error.problem)
             except Exception as error:  # whatever an edited module may raise
                 why = f"{type(error).__name__} {next(iter(str(error).splitlines()), '')}".rstrip()
                 line = CheckLine("FAIL", f"cannot be computed: {why}")

@@ -104,7 +104,7 @@ def export_and_import(subject: Subject) -> CheckLine:
             try:
                 format.check(checkpoint)
             except ConfigError as error:  # which names the settings
-                refused = str(error).rstrip(".")
+                refused = error.problem
                 continue
             found = read_model(format.write(checkpoint, Path(folder) / f"model.{form}")).weights
         for name, value in model.state_dict().items():

@@ -22,6 +22,8 @@ HIGH_RATE = 2e-2  # no model here learns well from it
 WAITING = 0.2  # share of the time that reading text may take
 STEEP = 0.12  # a run is far too short if the second half of its steps lowers the loss by this share
 NOISY = 0.06  # standard deviation of a batch's loss, as a share of the loss
+FEW_STEPS = 300
+LOW_RATE, USUAL_RATE = 3e-4, 1e-3  # small models learn at about 1e-3
 AT_LEVEL = 0.97  # of the unigram baseline's loss: no better than counting
 
 
@@ -127,7 +129,7 @@ def diagnose(run: RunRecord) -> list[Finding]:
         return []
     found = [rule(run) for rule in (waiting_for_data, overfitting, decay_too_short)]
     if not found[1]:
-        found.append(too_short(run))
+        found.append(rate_too_low(run) or too_short(run))
     if not found[-1]:
         found += [rule(run) for rule in (batch_too_small, stuck_at_unigrams)]
     return [finding for finding in found if finding]
@@ -241,7 +243,10 @@ def too_short(run: RunRecord) -> Finding | None:
     share = (middle - end) / max(end, 1e-9)
     level = run.levels.get("5-gram", math.inf)
     above = bool(run.best and run.best[1] > level) or (level == math.inf and run.step < 100)
+    # at so few steps a model that beats the unigram but not yet the 5-gram is still learning
+    learns = bool(run.best and run.best[1] < AT_LEVEL * run.levels.get("unigram", 0))
     hardly_begun = run.step < 100 or (run.step < 200 and share > STEEP / 4)
+    hardly_begun = hardly_begun or (run.step < FEW_STEPS and learns and share > 0)
     if share < STEEP and not (above and hardly_begun):
         return None
     tokens = run.step * run.tokens_per_step
@@ -318,25 +323,44 @@ def batch_too_small(run: RunRecord) -> Finding | None:
     )
 
 
+def rate_too_low(run: RunRecord) -> Finding | None:
+    """A low rate, with which the loss has hardly left its start, or not reached the unigram."""
+    rate = run.settings.get("learning_rate") or USUAL_RATE
+    if rate >= LOW_RATE or not run.best:
+        return None
+    (_, first), (_, best) = run.losses[0], run.best
+    level = run.levels.get("unigram")
+    # a fifth of the way to the unigram is what a sane rate takes in its first steps
+    learned = 0.9 * first
+    if level:
+        learned = 1.05 * level if run.step >= 100 else first - 0.2 * (first - level)
+    if best < learned:
+        return None
+    beside = f", but counting single tokens reaches {level:.3f}" if level else ""
+    return Finding(
+        "learning rate too low",
+        f"The learning rate {rate:g} is too low: in {run.step} steps the loss went from "
+        f"{first:.3f} to {best:.3f}{beside}.",
+        {"learning_rate": float(f"{max(USUAL_RATE, rate * 10):.2g}")},
+    )
+
+
 def stuck_at_unigrams(run: RunRecord) -> Finding | None:
     """A loss no lower than that of counting single tokens."""
     level = run.levels.get("unigram")
     if not level or not run.best or run.best[1] < AT_LEVEL * level:
         return None
     rate = run.settings.get("learning_rate") or 1e-3
-    if rate < 3e-4 and run.best[1] > 1.05 * level:
-        return Finding(
-            "learning rate too low",
-            f"The learning rate {rate:g} is low: after {run.step} steps the validation loss is "
-            f"{run.best[1]:.3f}, but counting single tokens reaches {level:.3f}.",
-            {"learning_rate": float(f"{rate * 10:.2g}")},
-        )
     return Finding(
         "stuck at the unigram level",
         f"Stuck at the unigram level: the lowest validation loss is {run.best[1]:.3f}, and "
         f"counting single tokens reaches {level:.3f}, so the model does not use the preceding "
         "text.",
-        {"learning_rate": float(f"{rate * 10 if rate < 3e-4 else rate / 5:.2g}")},
+        {
+            "learning_rate": float(
+                f"{max(USUAL_RATE, rate * 10) if rate < LOW_RATE else rate / 5:.2g}"
+            )
+        },
     )
 
 
@@ -352,10 +376,8 @@ def summary(run: RunRecord) -> list[str]:
         )
     if run.best:
         beside = ", ".join(f"{name} {level:.3f}" for name, level in run.levels.items())
-        lines.append(
-            f"Lowest validation loss: {run.best[1]:.4f} at step {run.best[0]:,}"
-            + (f" (baselines: {beside})." if beside else ".")
-        )
+        lines.append(f"Lowest validation loss: {run.best[1]:.4f} at step {run.best[0]:,}.")
+        lines.append(f"Losses are in nats per token{f'; baselines: {beside}' * bool(beside)}.")
     speeds = [r["tokens_per_second"] for r in run.training[1:] if r.get("tokens_per_second")]
     if speeds:
         lines.append(f"Speed: {statistics.median(speeds):,.0f} tokens/s.")

@@ -21,8 +21,8 @@ class Command(NamedTuple):
     module: its `main(argv)` runs the command. options: dataclasses of options, or tuples of them,
     as MODULE:NAME; a bare NAME is in `module`. positionals: as `parse_command_line` takes them.
     words: its arguments, for the reference. script: the root script that runs it. asking: the
-    module that runs it without arguments, with questions at a terminal. in_menu: whether the menu
-    lists it.
+    module that runs it without arguments, with questions at a terminal. group: the menu's; "" for a
+    command that the menu does not list.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Command(NamedTuple):
     words: str = ""
     script: str = ""
     asking: str = ""
-    in_menu: bool = True
+    group: str = "more"
 
     @property
     def program(self) -> str:
@@ -94,10 +94,11 @@ python prepare.py posts.csv --show                 its first documents, before a
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
 python prepare.py --list                           what is prepared already
 """,
-        in_menu=False,
+        group="",
     ),
     Command(
         name="train",
+        group="start",
         sentence="train a model",
         script="train.py",
         module="gptlab.cli.commands.train",
@@ -114,6 +115,7 @@ python train.py --out_dir out/mytext --resume""",
     ),
     Command(
         name="generate",
+        group="start",
         sentence="write text with a trained model",
         script="sample.py",
         module="gptlab.cli.commands.sample",
@@ -135,6 +137,7 @@ Examples:
     ),
     Command(
         name="info",
+        group="inspect",
         sentence="show the environment, the datasets and the runs",
         module="gptlab.cli.commands.info",
         options=("InfoOptions",),
@@ -149,6 +152,7 @@ python gpt.py info --delete shakespeare_3""",
     ),
     Command(
         name="dataset",
+        group="start",
         sentence="list, prepare, add, view and delete texts",
         words="WORD ...",
         module="gptlab.cli.commands.dataset",
@@ -168,6 +172,7 @@ Examples:
     ),
     Command(
         name="doctor",
+        group="plan",
         sentence="check that a run will work, or diagnose a run's curve",
         words="[RUN]",
         module="gptlab.cli.commands.doctor",
@@ -207,6 +212,7 @@ python gpt.py check --qk_norm --against HEAD       speed beside the last commit"
     ),
     Command(
         name="hardware",
+        group="plan",
         sentence="show this machine's devices and the recommended one",
         module="gptlab.cli.commands.hardware",
         options=("HardwareOptions",),
@@ -215,6 +221,7 @@ python gpt.py check --qk_norm --against HEAD       speed beside the last commit"
     ),
     Command(
         name="config",
+        group="plan",
         sentence="make a recipe, show every value, compare two",
         words="[show FILE|RUN | diff A B]",
         module="gptlab.cli.commands.config",
@@ -231,6 +238,7 @@ python gpt.py config diff config/shakespeare_char.py config/speedrun.py""",
     ),
     Command(
         name="plan",
+        group="plan",
         sentence="estimate what a training takes: memory, time and money",
         words="[RUN|RECIPE]",
         module="gptlab.cli.commands.plan",
@@ -246,6 +254,7 @@ python gpt.py plan out/shakespeare_char --max_iters 20000""",
     ),
     Command(
         name="report",
+        group="inspect",
         sentence="write a run, or several, as one page for a browser",
         words="[RUN ...]",
         module="gptlab.cli.commands.report",
@@ -261,6 +270,7 @@ python gpt.py report out/a out/b out/c --output compared.html""",
     ),
     Command(
         name="blame",
+        group="inspect",
         sentence="show the text behind a step, with the loss of each token",
         words="[RUN] --step N",
         module="gptlab.cli.commands.blame",
@@ -276,6 +286,7 @@ python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html
     ),
     Command(
         name="replay",
+        group="inspect",
         sentence="repeat the first steps of a run and compare them bit by bit",
         words="[RUN]",
         module="gptlab.cli.commands.replay",
@@ -326,6 +337,7 @@ python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --sampler tpe 
     ),
     Command(
         name="import",
+        group="share",
         sentence="turn a model from elsewhere into a run",
         words="MODEL",
         module="gptlab.cli.commands.import_model",
@@ -343,6 +355,7 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
     ),
     Command(
         name="evaluate",
+        group="inspect",
         sentence="measure a model on a text that it never saw",
         words="[MODEL]",
         module="gptlab.cli.commands.evaluate",
@@ -362,6 +375,7 @@ python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
     ),
     Command(
         name="export",
+        group="share",
         sentence="write a run in the format of another program",
         words="[RUN]",
         module="gptlab.cli.commands.export",
@@ -379,6 +393,7 @@ python gpt.py export out/shakespeare_char --format html""",
     ),
     Command(
         name="version",
+        group="",
         sentence="show the releases of gptlab, Python and torch",
         module="gptlab.cli.commands.version",
         summary="Show the releases of gptlab, Python and torch, and the platform.",

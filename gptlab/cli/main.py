@@ -11,29 +11,36 @@ from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import as_installed, explain_error
 
 MENU = """\
-python gpt.py train
+python gpt.py train   asks a few questions, trains, and shows a text
 
-gptlab trains GPT models from your own text. The command above asks six questions,
-trains, and shows a text by the model. Press Enter for each default.
-
-commands:
 {commands}
 
-Each has its own help: python gpt.py train --help
+Help for each: python gpt.py train --help   Releases: python gpt.py --version
 """
+GROUPS = ("start", "plan", "inspect", "share", "more")
 
 
 def main(argv: list[str] | None = None) -> int:
     """`python gpt.py COMMAND ...`; without a command, or with --help, the menu."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        shown = [command for command in COMMANDS.values() if command.in_menu]
-        rows = "\n".join(f"  {command.name:10} {command.sentence}" for command in shown)
-        print(as_installed(MENU.format(commands=rows)), end="")
+        print(as_installed(MENU.format(commands="\n".join(_menu_rows()))), end="")
         return 0
     if argv[0] == "--version":
         argv[0] = "version"
     return run_command(argv[0], argv[1:], may_ask=True)
+
+
+def _menu_rows() -> list[str]:
+    """A line for each command of the menu, in groups."""
+    rows = []
+    for group in GROUPS:
+        label = group
+        for command in COMMANDS.values():
+            if command.group == group:
+                rows.append(f"{label:8} {command.name:9} {command.sentence}")
+                label = ""
+    return rows
 
 
 def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
@@ -59,7 +66,7 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
             from gptlab.options import nearest
 
             close = nearest(name, known)
-            names = ", ".join(name for name, command in COMMANDS.items() if command.in_menu)
+            names = ", ".join(name for name, command in COMMANDS.items() if command.group)
             fix = f"did you mean {close}?" if close else f"choose from {names}"
             raise ConfigError(f"There is no command {name!r}", fix)
         command = known[name]

@@ -1,4 +1,4 @@
-"""`python gpt.py train` without options: six questions, then a training.
+"""`python gpt.py train` without options: a few questions, then a training.
 
 Every answer becomes options of train.py. At the end it prints a command with all of them; the
 training uses the same options, so that the command repeats it.
@@ -15,6 +15,7 @@ from gptlab.cli.ui.questions import Back, MenuItem
 from gptlab.cli.ui.recipe_builder import (
     RESET,
     ask_recipe_name,
+    explain_option,
     parse_assignments,
     write_recipe,
 )
@@ -25,7 +26,7 @@ from gptlab.model.arithmetic import count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
 from gptlab.planning.planner import Planner, Proposal, in_millions
-from gptlab.training.config import LENGTHS, layer, plan_numbers
+from gptlab.training.config import LENGTHS, OPTIONS, layer, plan_numbers
 from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import TextSize
 
@@ -68,31 +69,52 @@ class Wizard:
         self.plan: Proposal | None = None
         self._unchanged: Proposal | None = None  # the plan before single options were changed
         self.action = "start"
+        self.asks_device, self.count = False, 0
         self.recipe: Path | None = None
         self._planner: Planner | None = None
 
     def ask_all(self) -> None:
-        """All six questions; b goes back."""
-        questions.walk(
-            [
-                self.ask_device,
-                self.ask_dataset,
-                self.ask_size,
-                self.ask_length,
-                self.ask_changes,
-                self.ask_start,
-            ]
-        )
+        """All questions; b goes back. A device is asked for only where there are several."""
+        steps = [
+            self.ask_dataset,
+            self.ask_size,
+            self.ask_length,
+            self.ask_changes,
+            self.ask_start,
+        ]
+        self._look_at_machine()
+        self.asks_device = sum(device.usable for device in self.hardware.devices) > 1
+        if self.asks_device:
+            steps.insert(0, self.ask_device)
+        self.count = len(steps)
+        questions.walk(steps)
 
-    # 1 and 2: hardware and text
+    def _title(self, question: int, words: str) -> str:
+        """The title of a question: its number among those that are asked. question: from 0 on."""
+        return f"{question + self.asks_device}/{self.count}  {words}"
+
+    # Hardware and text
+
+    def _look_at_machine(self) -> None:
+        """Find the devices, and take the recommended one."""
+        from gptlab import hardware
+
+        self.console.print("Looking at this machine (a few seconds) ...", style="dim")
+        self.hardware = hardware.detect()
+        for note in self.hardware.notes:
+            self.console.print(note, style="yellow", markup=False)
+        chosen = self.hardware.recommended
+        self.machine = Machine.of(self.hardware, chosen)
+        device = self.machine.device
+        self._say(
+            f"Device: {device.name} ({_device_words(device)}); {chosen.device_reason}; "
+            f"{chosen.dtype_reason}."
+        )
 
     def ask_device(self) -> None:
         """Which device; the recommended one is the default."""
         from gptlab import hardware
 
-        if self.hardware is None:
-            self.console.print("Looking at this machine (a few seconds) ...", style="dim")
-            self.hardware = hardware.detect()
         recommended = self.hardware.recommended
         choices = [
             MenuItem(
@@ -103,12 +125,11 @@ class Wizard:
             )
             for device in self.hardware.devices
         ]
-        for note in self.hardware.notes:
-            self.console.print(note, style="yellow", markup=False)
-        self._say(f"Recommended: {recommended.device_reason}; {recommended.dtype_reason}.")
         default = [choice.value for choice in choices].index(recommended.device)
-        title = "1/6  Which device?"
-        name = questions.select(self.console, title, choices, default, explanations.DEVICE)
+        title = self._title(0, "Which device?")
+        name = questions.select(
+            self.console, title, choices, default, explanations.DEVICE, is_first=True
+        )
         self.machine = Machine.of(self.hardware, hardware.choose(self.hardware, name))
         if name != recommended.device:
             self._say(f"{self.machine.choice.reason}.")
@@ -124,7 +145,12 @@ class Wizard:
             choices.append(MenuItem(OWN_TEXT, OWN_TEXT, "a file, a folder, a table, or hf:"))
             default = names.index("shakespeare") if "shakespeare" in names else 0
             answer = questions.select(
-                self.console, "2/6  Which text?", choices, default, explanations.DATASET
+                self.console,
+                self._title(1, "Which text?"),
+                choices,
+                default,
+                explanations.DATASET,
+                is_first=not self.asks_device,
             )
             try:
                 if questions.attempt(self.console, lambda answer=answer: self._take_text(answer)):
@@ -135,9 +161,9 @@ class Wizard:
     def _take_text(self, answer: str) -> bool:
         """Prepare and open the text; the caller shows its errors."""
         if answer == OWN_TEXT:
-            dataset = ask_for_text(self.console)
+            dataset = ask_for_text(self.console, says_next=False)
         elif answer == SHAKESPEARE:
-            dataset = prepare_sources(["shakespeare"]).dataset
+            dataset = prepare_sources(["shakespeare"], says_next=False).dataset
         else:
             dataset = open_dataset(answer)
         text = TextSize.of(dataset)
@@ -146,7 +172,7 @@ class Wizard:
         self._planner = Planner(self.machine, dataset.name, text, self._say)
         return True
 
-    # 3: size
+    # Size
 
     def ask_size(self) -> None:
         """Which model: fitted, a preset, or layers, heads and width."""
@@ -168,9 +194,8 @@ class Wizard:
             choices.append(MenuItem(name, name, words + ", does not fit" * bool(refusal), refusal))
         choices.append(MenuItem("custom", "custom", "layers, heads and width of your own"))
         while True:
-            answer = questions.select(
-                self.console, "3/6  How large a model?", choices, 0, explanations.SIZE
-            )
+            title = self._title(2, "How large a model?")
+            answer = questions.select(self.console, title, choices, 0, explanations.SIZE)
             if answer == "custom":
                 try:
                     self.model = self._ask_shape()
@@ -207,13 +232,19 @@ class Wizard:
             )
 
         def width():
+            step = 2 * shape["n_head"]  # positions turn pairs of numbers, in each head
+
             def convert(word: str) -> int:
                 value = questions.whole_number("The width", 1, 100_000)(word)
+                if value % step:
+                    below = value // step * step
+                    near = f"{below} or {below + step}" if below else str(step)
+                    raise ConfigError(f"Width {value} is no multiple of {step}", f"type {near}")
                 self._check_shape({**shape, "n_embd": value})
                 return value
 
             default = str(32 * shape["n_head"])
-            title = f"Width: a multiple of {2 * shape['n_head']} (heads of an even size)"
+            title = f"Width: a multiple of {step} (heads of an even size)"
             shape["n_embd"] = questions.ask(
                 self.console, title, convert, default, explanations.WIDTH
             )
@@ -230,7 +261,7 @@ class Wizard:
             nearest = suggest.nearest_that_fits(shape, self.text, self.machine)
             raise ConfigError(f"This does not fit: {refusal}; {nearest}.")
 
-    # 4: length
+    # Length
 
     def ask_length(self) -> None:
         """How long, with the time that this model takes here."""
@@ -242,9 +273,8 @@ class Wizard:
         choices = [MenuItem(name, name, _length_words(plan)) for name, plan in plans.items()]
         choices.append(MenuItem("minutes", "minutes", "a time that you type"))
         while True:
-            answer = questions.select(
-                self.console, "4/6  How long?", choices, 1, explanations.LENGTH
-            )
+            title = self._title(3, "How long?")
+            answer = questions.select(self.console, title, choices, 1, explanations.LENGTH)
             if answer != "minutes":
                 self._take_plan(plans[answer])
                 return
@@ -273,7 +303,7 @@ class Wizard:
             return self._planner.propose(model, minutes=seconds / 60)
         return self._planner.propose(self.model, max_iters=steps)
 
-    # 5 and 6: summary and start
+    # Summary and start
 
     def ask_changes(self) -> None:
         """Show the plan; take changes of single options."""
@@ -281,7 +311,7 @@ class Wizard:
             self._show_summary()
             changes = questions.ask(
                 self.console,
-                "5/6  Anything to change? Press Enter to go on, or type NAME VALUE.",
+                self._title(4, "Anything to change? Type NAME VALUE, or press Enter to go on."),
                 self._read_changes,
                 "",
                 explanations.SUMMARY,
@@ -292,6 +322,9 @@ class Wizard:
 
     def _read_changes(self, line: str) -> bool:
         """Take `NAME VALUE` pairs into the plan; whether there were any. Raises ConfigError."""
+        if line.startswith("?"):
+            self._say(explain_option(line[1:].strip(), OPTIONS))
+            return True
         changes = parse_assignments(line)
         for name in changes:
             if name in NOT_CHANGED_HERE:
@@ -352,8 +385,8 @@ class Wizard:
                 f"dropout {model.dropout:g}, weight decay {config.optimizer.weight_decay:g}"
             ),
             "learning rate": (
-                f"{config.optimizer.learning_rate:g} ({config.optimizer.optimizer}, "
-                f"{config.schedule.schedule})"
+                f"{config.optimizer.learning_rate:g} (optimizer {config.optimizer.optimizer}, "
+                f"schedule {config.schedule.schedule})"
             ),
         }
 
@@ -361,7 +394,7 @@ class Wizard:
         """Start now, save as a recipe, both, or show the command only."""
         self.action = questions.select(
             self.console,
-            "6/6  Start now?",
+            self._title(5, "Start now?"),
             [
                 MenuItem("start", "start", f"train now, about {_duration(self.plan.seconds)}"),
                 MenuItem("recipe", "recipe", "save the options in config/ and leave"),

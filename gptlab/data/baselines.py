@@ -1,8 +1,9 @@
-"""Baselines: how well simple models predict the validation text, in bits per byte.
+"""Baselines: how well simple models predict the validation text.
 
-All work on bytes: `lzma` (how much the validation text adds to the compressed training text),
-unigrams, and a 5-gram that is interpolated down to them. The 5-gram also tells whether the
-validation text is of the same kind as the training text.
+Unigrams, and a 5-gram that is interpolated down to them, predict the same token ids as the model;
+`lzma` works on bytes: how much the validation text adds to the compressed training text. All are
+given in bits per byte of text. A 5-gram of bytes also tells whether the validation text is of the
+same kind as the training text.
 """
 
 import lzma
@@ -10,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-TRAIN_BYTES = 8 << 20
+TRAIN_TOKENS = 8 << 20
+VAL_TOKENS = 1 << 20
+RANGES = 16  # evenly spread, where a longer text is measured on a part
 VAL_BYTES = 1 << 20
 LZMA_TRAIN_BYTES = 2 << 20  # lzma compresses about a megabyte per second
 ORDER = 5
@@ -26,22 +29,37 @@ UNLIKE = 1.25
 END = b"\xff"  # of a document, a byte that UTF-8 never has: it is predicted too, but is no text
 
 
-def measure_baselines(train: bytes, val: bytes) -> dict:
-    """Bits per byte of `val` under the three baselines, and the numbers of bytes used.
+def measure_baselines(
+    train: np.ndarray, val: np.ndarray, vocab_size: int, text: tuple[bytes, bytes], val_bytes: int
+) -> dict:
+    """Bits per byte of the validation text under the three baselines, and what they were shown.
 
-    Long texts are cut: the end of `train` and the start of `val` are used. Where END marks the ends
-    of documents, its bits count as those of the end-of-text id do, and the byte itself does not.
+    train, val: all token ids, the end-of-text id among them: it is predicted too, but is no byte of
+    text. text: training and validation bytes for lzma, with END where a document ends. val_bytes:
+    of the whole validation text.
     """
-    train, val = train[-TRAIN_BYTES:], val[:VAL_BYTES]
-    per_text_byte = len(val) / max(1, len(val) - val.count(END))
+    per_byte = len(val) / val_bytes
+    train, val = _part(train, TRAIN_TOKENS), _part(val, VAL_TOKENS)
+    train_text, val_text = text[0][-LZMA_TRAIN_BYTES:], text[1][:VAL_BYTES]
+    ends = len(val_text) / max(1, len(val_text) - val_text.count(END))
+    bits = {order: per_byte * ngram_bits(train, val, order, vocab_size).mean() for order in (1, 5)}
     return {
-        "lzma": round(per_text_byte * lzma_bits_per_byte(train[-LZMA_TRAIN_BYTES:], val), 4),
-        "unigram": round(per_text_byte * ngram_bits_per_byte(train, val, 1), 4),
-        "5gram": round(per_text_byte * ngram_bits_per_byte(train, val, ORDER), 4),
-        "train_bytes_used": len(train),
-        "lzma_train_bytes_used": min(len(train), LZMA_TRAIN_BYTES),
-        "val_bytes_used": len(val),
+        "lzma": round(ends * lzma_bits_per_byte(train_text, val_text), 4),
+        "unigram": round(float(bits[1]), 4),
+        "5gram": round(float(bits[5]), 4),
+        "train_tokens_used": len(train),
+        "val_tokens_used": len(val),
+        "lzma_train_bytes_used": len(train_text),
+        "lzma_val_bytes_used": len(val_text),
     }
+
+
+def _part(tokens: np.ndarray, most: int) -> np.ndarray:
+    """All tokens, or `most` of them in evenly spread ranges."""
+    if len(tokens) <= most:
+        return tokens
+    starts = np.linspace(0, len(tokens) - most // RANGES, RANGES).astype(int)
+    return np.concatenate([tokens[start : start + most // RANGES] for start in starts])
 
 
 def compare_parts(train: bytes, val: bytes) -> dict[str, float]:
@@ -58,7 +76,7 @@ def compare_parts(train: bytes, val: bytes) -> dict[str, float]:
     ends = [start + size for start in starts]
     rest = [train[i:j] for i, j in zip([0, *ends], [*starts, len(train)], strict=True)]
     held_out = b"".join(train[i:j] for i, j in zip(starts, ends, strict=True))
-    bits = ngram_bits(b"".join(rest), held_out + val, ORDER)
+    bits = ngram_bits(_bytes(b"".join(rest)), _bytes(held_out + val), ORDER, 256)
     slices = bits[: len(held_out)].reshape(SLICES, size).mean(1)
     return {
         "val_5gram": round(float(bits[len(held_out) :].mean()), 4),
@@ -86,51 +104,57 @@ def lzma_bits_per_byte(train: bytes, val: bytes) -> float:
     return 8 * (both - alone) / len(val)
 
 
-def ngram_bits_per_byte(train: bytes, val: bytes, order: int) -> float:
-    """Cross-entropy of `val` under a byte n-gram model of `train`, in bits per byte."""
-    return float(ngram_bits(train, val, order).mean())
-
-
-def ngram_bits(train: bytes, val: bytes, order: int) -> np.ndarray:
-    """Bits of each byte of `val` under a byte n-gram model of `train`: float64 [len(val)].
+def ngram_bits(train: np.ndarray, val: np.ndarray, order: int, vocab_size: int) -> np.ndarray:
+    """Bits of each id of `val` under an n-gram model of the ids of `train`: float64 [len(val)].
 
     Interpolation as in Witten and Bell (1991): if a context occurs N times in training, T different
-    bytes follow it and this byte follows it n times, then p = (n + T p_shorter) / (N + T). Unigrams
-    fall back to the uniform 1/256. Contexts of val reach back into the end of train.
+    ids follow it and this id follows it n times, then p = (n + T p_shorter) / (N + T). Unigrams
+    fall back to the uniform 1 / vocab_size. Contexts of val reach back into the end of train.
     """
-    history = order - 1
-    text = np.frombuffer(bytes(history) + train, np.uint8)
-    grams = _windows(text, order)  # [len(train)], the oldest byte in the highest bits
-    before = (bytes(history) + train)[len(train) :] if history else b""
-    asked = _windows(np.frombuffer(before + val, np.uint8), order)  # [len(val)]
-    asked, place = np.unique(asked, return_inverse=True)
-    probability = np.full(len(asked), 1 / 256)
-    # A window's last `length` bytes are an n-gram of that length: sort by them for each length.
+    start = np.zeros(order - 1, np.uint64)
+    tokens = np.concatenate([start, train, val], dtype=np.uint64, casting="unsafe")
+    width = np.uint64((vocab_size - 1).bit_length())
+    probability = np.full(len(val), 1 / vocab_size)
     for length in range(1, order + 1):
-        mask = np.uint64((1 << 8 * length) - 1)
-        pairs, n_pair = _distinct(grams & mask)
-        contexts = pairs >> np.uint64(8)
+        grams = _grams(tokens, order, length, width)  # [len(train) + len(val)]
+        pairs, n_pair = _distinct(grams[: len(train)])
+        contexts = pairs >> width
         first = np.flatnonzero(np.r_[True, contexts[1:] != contexts[:-1]])
         n_context = np.add.reduceat(n_pair, first)
         n_distinct = np.diff(np.r_[first, len(contexts)])
-        n = _looked_up(asked & mask, pairs, n_pair)
-        context = (asked & mask) >> np.uint64(8)
-        total = _looked_up(context, contexts[first], n_context)
-        distinct = _looked_up(context, contexts[first], n_distinct)
+        asked, place = np.unique(grams[len(train) :], return_inverse=True)
+        total = _looked_up(asked >> width, contexts[first], n_context)[place]
+        distinct = _looked_up(asked >> width, contexts[first], n_distinct)[place]
+        n = _looked_up(asked, pairs, n_pair)[place]
         seen = total > 0
         probability[seen] = (n[seen] + distinct[seen] * probability[seen]) / (
             total[seen] + distinct[seen]
         )
-    return -np.log2(probability)[place]
+    return -np.log2(probability)
 
 
-def _windows(text: np.ndarray, size: int) -> np.ndarray:
-    """Every `size` consecutive bytes packed into one number, uint64 [len(text) - size + 1]."""
-    count = len(text) - size + 1
-    packed = np.zeros(count, np.uint64)
-    for i in range(size):
-        packed = packed << np.uint64(8) | text[i : i + count]
-    return packed
+def _bytes(text: bytes) -> np.ndarray:
+    return np.frombuffer(text, np.uint8)
+
+
+def _grams(tokens: np.ndarray, order: int, length: int, width: np.uint64) -> np.ndarray:
+    """Each token in the lowest `width` bits, and the `length` - 1 before it in the others: uint64
+    [len(tokens) - order + 1].
+
+    A context that does not fit its bits, of ids of a large vocabulary, is hashed. With 200,000 ids
+    that leaves 46 bits: among 8 million contexts, two are expected to share a hash in every other
+    text.
+    """
+    room = np.uint64(64) - width
+    is_exact = int(width) * (length - 1) <= int(room)
+    factor = np.uint64(1) << width if is_exact else np.uint64(0x9E3779B97F4A7C15)
+    count = len(tokens) - order + 1
+    context = np.zeros(count, np.uint64)
+    for i in range(order - length, order - 1):
+        context = context * factor + tokens[i : i + count]
+    if not is_exact:
+        context = (context * factor) >> width
+    return context << width | tokens[order - 1 :]
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

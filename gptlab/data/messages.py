@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gptlab.data.turns import (
-    ROLE_NAMES,
     FoundConversation,
     NoConversationError,
     Turns,
@@ -179,12 +178,15 @@ def _chosen(row: dict, read: "Turns") -> FoundConversation | None:
             for name, text in zip(turns[1::2], turns[2::2], strict=True)
         ]
     if isinstance(chosen, list):
-        is_whole = ROLE_NAMES.get(str(chosen[0].get("role")).lower()) != "assistant"
-        if question and not is_whole:
+        if not chosen:
+            raise NoConversationError(f"{read.place} has no messages as its chosen answer")
+        read.messages(chosen)
+        if question and read.read[0]["role"] == "assistant":
+            answers, read.read = read.read, []
             asked = _parsed_messages(row[question])
             is_list = isinstance(asked, list)
             read.messages(asked if is_list else [{"role": "user", "content": asked}])
-        read.messages(chosen)
+            read.read += answers
     elif question:
         return _question_and_answer(row, [question, "chosen"], read)
     else:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from gptlab.data import baselines, documents, token_files, versions
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, find
@@ -212,7 +214,8 @@ def _build(
         progress("baselines", 0, None)
         bits, compared = {}, {}  # none for conversations, whose loss covers only a part
         if not gathered.is_chat:
-            bits, compared = _measured(store, train, val, how)
+            tokens = [np.memmap(folder / f"{part}.bin", written["dtype"], "r") for part in splits]
+            bits, compared = _measured(store, train, val, how, tokens, tokenizer.vocab_size)
         if sentence := baselines.unlike(compared):
             what_to_do = how_to_validate(how, store.documents)
             say(f"{sentence[0].upper()}{sentence[1:]}; {what_to_do}.")
@@ -282,12 +285,18 @@ def _tokenizer_said(
         yield "--unknown add changed nothing: the tokenizer has all characters."
 
 
-def _measured(store: TextStore, train: Split, val: Split, how: str) -> tuple[dict, dict]:
-    """(the baselines of a text, how its validation part compares with the rest)."""
-    bits = baselines.measure_baselines(
-        store.sample(train, baselines.TRAIN_BYTES, mark=baselines.END),
+def _measured(
+    store: TextStore, train: Split, val: Split, how: str, tokens: list, vocab_size: int
+) -> tuple[dict, dict]:
+    """(the baselines of a text, how its validation part compares with the rest).
+
+    tokens: the ids of both parts, memory-mapped.
+    """
+    text = (
+        store.sample(train, baselines.LZMA_TRAIN_BYTES, mark=baselines.END),
         store.sample(val, baselines.VAL_BYTES, mark=baselines.END),
     )
+    bits = baselines.measure_baselines(*tokens, vocab_size, text, val.bytes)
     if how == "document":  # which are chosen by chance
         return bits, {}
     return bits, baselines.compare_parts(

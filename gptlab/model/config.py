@@ -95,13 +95,18 @@ class GPTConfig:
         for name, value in sizes.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1.")
-        if self.head_dim is None and self.n_embd % n_head:
-            # 1 divides everything, so this ends after n_head steps
+        even = 2 if self.position_encoding == "rope" else 1  # which rotates pairs of channels
+        if self.head_dim is None and self.n_embd % (even * n_head):
+            step, shared = even * n_head, self.n_kv_head or 1
+            widths = [
+                n for n in (self.n_embd // step * step, self.n_embd // step * step + step) if n
+            ]
             ways = (n_head + sign * d for d in range(n_head) for sign in (-1, 1))
-            closest = next(n for n in ways if self.n_embd % n == 0)
+            closest = next((n for n in ways if not self.n_embd % (even * n) and not n % shared), 0)
             raise ConfigError(
-                f"n_embd {self.n_embd} does not divide into n_head {n_head} heads: use n_head "
-                f"{closest}, or n_embd {-(-self.n_embd // n_head) * n_head}."
+                f"n_embd {self.n_embd} does not divide into n_head {n_head} heads"
+                f"{' of an even size' * (even - 1)}: use {f'n_head {closest}, or ' * bool(closest)}"
+                f"n_embd {' or '.join(map(str, widths))} (the width)."
             )
         if n_head % n_kv_head:
             raise ConfigError(
@@ -129,7 +134,7 @@ class GPTConfig:
         if self.position_encoding == "rope" and self.head_dim % 2:
             raise ConfigError(
                 f"head_dim {self.head_dim} is odd and RoPE rotates pairs of channels: use an even "
-                "head_dim (n_embd / n_head), or position_encoding learned."
+                f"one, such as {self.head_dim + 1}, or position_encoding learned."
             )
         if self.use_swiglu and self.activation is not None:
             raise ConfigError(

@@ -446,8 +446,8 @@ def _notes(plan: Plan) -> list[str]:
     ratio = plan.tokens / plan.total_parameters
     if not fits(plan.needed, plan.free):
         notes.append(
-            f"This does not fit into the memory that is free here: {smaller_options(config)} needs "
-            "less and trains on the same tokens per step."
+            f"The free memory is too small: {smaller_options(config)} needs less and trains on the "
+            "same tokens per step."
         )
     rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # the text is the limit
     is_new = config.run.init_from == "scratch"  # a pretrained model has read other text

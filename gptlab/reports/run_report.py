@@ -186,8 +186,8 @@ def _baseline_section(view: RunView) -> str:
     return page.section(
         "How it compares",
         f'<div class="bars">{bars}</div>',
-        hint="Bits needed per byte of the validation text, by a program that counts single bytes "
-        "(unigram), a compressor (lzma), a program that counts sequences of five bytes (5-gram), "
+        hint="Bits needed per byte of the validation text, by a program that counts single tokens "
+        "(unigram), a compressor (lzma), a program that counts sequences of five tokens (5-gram), "
         "and this model. Use this figure to compare models with different vocabularies.",
     )
 

@@ -1,5 +1,7 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
+import sys
+
 from gptlab.data import versions
 from gptlab.data.token_files import is_chat
 from gptlab.files import display, quoted
@@ -9,7 +11,13 @@ from gptlab.training.config import TrainConfig, plan_numbers
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
+from gptlab.training.units import TextUnits, in_words
 
+BASELINES = {  # each with what it is, for whom the word is new
+    "unigram": ("the unigram", "counts single tokens"),
+    "lzma": ("lzma", "a compressor"),
+    "5-gram": ("the 5-gram", "counts which token follows which four"),
+}
 ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 
 
@@ -22,7 +30,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
-        f"heads, {model.n_embd} channels, block_size {model.block_size}, vocabulary "
+        f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {setup.dataset.name}{_as_it_was(setup)}, {len(setup.dataset.train):,} training and "
         f"{len(setup.dataset.val):,} validation tokens.",
@@ -40,7 +48,14 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         lines.append(f"Continuing after step {state.step}.")
         if setup.changes:
             lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
-    return lines
+    return [*lines, _what_losses_are(setup.units)]
+
+
+def _what_losses_are(units: TextUnits) -> str:
+    """The unit of all losses, and the baselines in it."""
+    levels = [f"{name} {loss:.3f} ({BASELINES[name][1]})" for name, loss in units.levels().items()]
+    compare = f" Compare with {in_words(levels)}." if levels else ""
+    return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
 
 
 def _as_it_was(setup: Setup) -> str:
@@ -70,6 +85,17 @@ def _what_is_trained(config: TrainConfig) -> str:
     return f"; training {count} of them, after the first {config.trained.freeze_layers} layers"
 
 
+def _verdict(units: TextUnits, loss: float) -> str:
+    """Which baselines a loss beats."""
+    levels = units.levels()
+    named = {name: f"{BASELINES[name][0]} ({level:.3f})" for name, level in levels.items()}
+    beaten = [named[name] for name in levels if loss < levels[name]]
+    unbeaten = [named[name] for name in levels if loss >= levels[name]]
+    if not beaten:
+        return f" It does not beat {in_words(unbeaten, 'or')} yet." if unbeaten else ""
+    return f" It beats {in_words(beaten)}{f', but not yet {in_words(unbeaten)}' * bool(unbeaten)}."
+
+
 def finished_line(state: TrainState) -> str:
     """How to continue a finished run."""
     return (
@@ -93,16 +119,11 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
 def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     """What the run reached, how that compares, and the command that samples from it."""
     best_loss, best_step, units = state.best_val_loss, state.best_step, setup.units
-    lines = [f"Lowest validation loss {metrics.in_words(best_loss)} at step {best_step}."]
+    lines = [f"Lowest validation loss {best_loss:.4f} at step {best_step}."]
+    lines[0] += _verdict(units, best_loss)
     bits = units.bits_per_byte(best_loss)
-    if bits is not None and units.baselines:
-        beaten = [label for label, level in units.baselines.items() if bits < level]
-        unbeaten = [label for label in units.baselines if label not in beaten]
-        levels = ", ".join(f"{label} {level:.3f}" for label, level in units.baselines.items())
-        verdict = f"beats {' and '.join(beaten)}" if beaten else "beats none of them"
-        if unbeaten and beaten:
-            verdict += f", but not yet {' and '.join(unbeaten)}"
-        lines.append(f"Baselines in bits/byte: {levels}. The model {verdict}.")
+    if bits is not None:
+        lines.append(f"That is {bits:.3f} bits per byte, comparable between tokenizers.")
     if state.step - best_step >= 2 * setup.config.evaluation.eval_interval:
         lines.append(
             f"After step {best_step} the model overfitted: the training loss fell and the "
@@ -110,7 +131,8 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
             "smaller model or --early_stopping 3 would help."
         )
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
-    if setup.dataset.tokenizer is not None:  # without one no text can be sampled
+    # without a tokenizer no text can be sampled; at a terminal gptlab.cli shows more commands
+    if setup.dataset.tokenizer is not None and not sys.stdout.isatty():
         chat = " --chat" if is_chat(setup.dataset.meta) else ""
         lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}{chat}")
     return lines

@@ -7,7 +7,7 @@ import time
 from gptlab.files import as_installed
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
-from gptlab.training.terminal import CONTROL, Terminal
+from gptlab.training.terminal import CONTROL, Terminal, columns, fitting
 from gptlab.training.units import TextUnits, duration
 
 logger = logging.getLogger(__name__)
@@ -106,27 +106,18 @@ class Metrics:
 
     def _show(self, step: int, loss: float) -> None:
         terminal = self.terminal
-        share = f" mfu {self.share:.0%}" if self.share is not None else ""
+        share = f"mfu {self.share:.0%}" if self.share is not None else ""
+        speed = f"{self.rate:,.0f} tokens/s"
         if terminal.bar is not None:
-            val = f" val {self.val_loss:.3f}" if self.val_loss is not None else ""
-            bits = self.units.bits_per_byte(loss)
-            bits = f" ({bits:.2f} b/B)" if bits is not None else ""
-            terminal.bar.set_postfix_str(
-                f" loss {loss:.3f}{bits}{val} {self.rate:,.0f} tok/s{share}"
-            )
+            val = f"val {self.val_loss:.3f}" if self.val_loss is not None else ""
+            terminal.show([f"loss {loss:.3f}", val, speed, share])
         elif terminal.loud and (time.perf_counter() - self.last_line > LINE_SECONDS or step == 1):
             self.last_line = time.perf_counter()
             total = self.config.batch.max_iters
             left = (total - step) * self.config.tokens_per_step / max(1.0, self.rate)
-            self.say(
-                f"step {step}/{total}: loss {self.in_words(loss)}, {self.rate:,.0f} tokens/s"
-                f"{share.replace(' mfu', ', mfu')}, {duration(left)} left"
-            )
-
-    def in_words(self, loss: float) -> str:
-        """A loss with its bits per byte beside it."""
-        bits = self.units.bits_per_byte(loss)
-        return f"{loss:.4f}" + (f" ({bits:.3f} bits/byte)" if bits is not None else "")
+            line = f"step {step}/{total}: loss {loss:.4f}"
+            parts = [line, f"{duration(left)} left", speed, share]
+            self.say(fitting(parts, columns() or 79) or line)
 
     def evaluation(
         self,
@@ -148,22 +139,13 @@ class Metrics:
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         self._record(record)
-        line = f"step {step}: validation loss {self.in_words(loss)}"
+        line = f"step {step}: validation loss {loss:.4f}"
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
-        mark = ", the lowest so far" if is_best else ""
-        self.say(f"{line}{mark}{self.beside_baselines(self.val_loss)}")
+        self.say(f"{line}{', the lowest so far' if is_best else ''}")
         if sample is not None:
             shown = CONTROL.sub("\ufffd", self.config.evaluation.sample_prompt + sample)
             self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
-
-    def beside_baselines(self, loss: float) -> str:
-        """What simple programs reach on the same text, for comparison with a loss."""
-        bits = self.units.bits_per_byte(loss)
-        if bits is None or not self.units.baselines:
-            return ""
-        levels = ", ".join(f"{label} {value:.2f}" for label, value in self.units.baselines.items())
-        return f" [{levels}]"
 
     def _record(self, record: dict) -> None:
         if self.run is not None:

@@ -2,7 +2,7 @@
 
 import math
 
-BASELINES = {"5gram": "5-gram", "lzma": "lzma", "unigram": "unigram"}
+BASELINES = {"unigram": "unigram", "lzma": "lzma", "5gram": "5-gram"}
 
 
 class TextUnits:
@@ -14,8 +14,12 @@ class TextUnits:
         tokens, size = meta.get(f"{part}_tokens"), meta.get(f"{part}_bytes")
         self.tokens_per_byte = tokens / size if tokens and size else None
         found = meta.get("baselines") or {}
+        # older datasets counted bytes: a model of the same tokens only where a token is a byte
+        is_of_tokens = "train_tokens_used" in found or self.tokens_per_byte == 1
         self.baselines = {
-            label: float(found[key]) for key, label in BASELINES.items() if found.get(key)
+            label: float(found[key])
+            for key, label in BASELINES.items()
+            if found.get(key) and (is_of_tokens or key == "lzma")
         }
 
     def bits_per_byte(self, loss: float) -> float | None:
@@ -25,13 +29,18 @@ class TextUnits:
         return loss / math.log(2) * self.tokens_per_byte
 
     def levels(self) -> dict[str, float]:
-        """Each baseline as a loss in nats per token, for a plot."""
+        """Each baseline as a loss in nats per token."""
         if self.tokens_per_byte is None:
             return {}
         return {
             label: bits * math.log(2) / self.tokens_per_byte
             for label, bits in self.baselines.items()
         }
+
+
+def in_words(words: list[str], last: str = "and") -> str:
+    """One, two and three."""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def duration(seconds: float) -> str:

@@ -143,6 +143,34 @@ def test_a_model_that_only_counts_tokens_is_stuck():
     assert f"{level:.3f}" in diagnose(run)[0].sentence
 
 
+def test_a_hundred_steps_that_end_above_the_5_gram_are_far_too_short():
+    run = recorded("healthy", max_iters=100)
+    levels = run.levels
+    for record in run.records[:]:
+        if record["step"] > 100:
+            run.records.remove(record)
+    run.records.append({"step": 100, "val_loss": (levels["unigram"] + levels["5-gram"]) / 2})
+    found = diagnose(run)
+    assert [f.name for f in found if f.name == "far too short"] and found[-1].continues
+    assert (
+        found[-1].options["max_iters"] >= 1000 and f"{levels['5-gram']:.3f}" in found[-1].sentence
+    )
+
+
+@pytest.mark.parametrize("steps", [40, 100, 200])
+@pytest.mark.parametrize("rate", [1e-6, 1e-5])
+def test_a_rate_that_is_off_by_orders_is_mended_by_orders(steps, rate):
+    """The loss stays where it began; ten times a millionth would not help."""
+    run = recorded("healthy", max_iters=steps, learning_rate=rate)
+    records = [{**r, "learning_rate": rate} for r in run.training if r["step"] <= steps]
+    for record in records:
+        record["loss"] = records[0]["loss"] - 1e-4 * record["step"]
+    run.records[:] = [*records, {"step": steps, "val_loss": records[-1]["loss"]}]
+    (finding,) = [f for f in diagnose(run) if "rate" in f.name]
+    assert finding.name == "learning rate too low"
+    assert finding.options == {"learning_rate": 1e-3}
+
+
 def test_a_run_that_was_interrupted_is_not_called_too_short():
     run = recorded("twenty_steps", max_iters=1000)
     assert run.state == "interrupted" and names(run) != ["far too short"]

@@ -89,20 +89,38 @@ def test_the_view_says_numbers_tokens_and_excerpts(words, capsys):
     assert len(frequent) == 3 and frequent[0] == "␣"
 
 
-def test_token_boundaries_are_bars_in_a_pipe_and_colours_at_a_terminal(words, capsys, monkeypatch):
-    main(["dataset", "view", "words", "--top", "0", "--excerpts", "1"])
+def test_excerpts_read_as_the_text_and_colours_show_the_tokens_of_bpe(
+    words, home, capsys, monkeypatch
+):
+    view = ["dataset", "view", "words", "--top", "0", "--excerpts", "1"]
+    main(view)
     plain = capsys.readouterr().out
-    assert "t|h|e|␣|" in plain
+    excerpt = plain[plain.index("Excerpt 1") :].split("\n\n")[0].splitlines()[1:]
+    assert len(excerpt) > 1
+    for line in excerpt:
+        assert line.startswith("  ") and line.strip() in (home / "words.txt").read_text()
+    main(["dataset", "add", "words.txt", "--dataset", "pieces", "--tokenizer", "bpe"])
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "90")
-    main(["dataset", "view", "words", "--top", "0", "--excerpts", "1"])
+    main(view)
+    assert "103m" not in capsys.readouterr().out  # each character is a token: no colours
+    main(["dataset", "view", "pieces", "--top", "0", "--excerpts", "1"])
     coloured = capsys.readouterr().out
-    colours = re.findall(r"\x1b\[([\d;]+)mt\x1b\[0m\x1b\[([\d;]+)mh\x1b\[0m", coloured)
-    assert colours and all(first != second for first, second in colours)
+    neighbours = re.findall(r"\x1b\[30;(\d+)m[^\x1b]+\x1b\[0m(?=\x1b\[30;(\d+)m)", coloured)
+    assert neighbours and all(first != second for first, second in neighbours)
     monkeypatch.setenv("NO_COLOR", "1")
-    main(["dataset", "view", "words", "--top", "0", "--excerpts", "1"])
-    assert "t|h|e|␣|" in capsys.readouterr().out
+    main(["dataset", "view", "pieces", "--top", "0", "--excerpts", "1"])
+    assert "103m" not in capsys.readouterr().out
+
+
+def test_characters_in_parts_are_shown_whole(home, capsys):
+    """A BPE of 260 ids has no token for a Chinese character, only its bytes."""
+    (home / "zh.txt").write_text("天气很好。我们去公园。\n" * 200, encoding="utf-8")
+    main(["dataset", "add", "zh.txt", "--tokenizer", "bpe", "--vocab_size", "260"])
+    main(["dataset", "view", "zh", "--top", "0"])
+    shown = capsys.readouterr().out
+    assert "天气很好。我们去公园。" in shown
 
 
 @pytest.mark.parametrize(

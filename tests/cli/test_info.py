@@ -76,8 +76,19 @@ def test_one_screen_shows_environment_datasets_and_runs_plainly_in_a_pipe(make_r
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert "plays" in shown and "1.0 MB, 1,000 tokens (char)" in shown
-    assert len(shown.splitlines()) <= 24 and "and 4 more" in shown
-    assert "\x1b" not in shown
+    assert len(shown.splitlines()) <= 24 and "\x1b" not in shown
+    assert "The 10 newest of 12; all: python" in " ".join(shown.split())
+    assert [f"run_{n} " in shown for n in range(12)] == [True] * 10 + [False] * 2
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_it_fits_a_narrow_window_and_cuts_no_number(make_run, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    make_run("a_run_with_quite_a_long_name_of_its_own", steps=40)
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[2:])) <= width and not any("…" in line for line in lines)
+    assert any("interrupted" in line and "3.6000" in line for line in lines)
 
 
 def test_a_run_shows_state_step_loss_size_and_age(make_run, capsys):

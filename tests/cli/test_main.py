@@ -18,7 +18,7 @@ import gptlab
 from gptlab import errors
 from gptlab.cli import stderr
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.main import main, run_command
+from gptlab.cli.main import GROUPS, main, run_command
 from gptlab.cli.reference import quick_reference
 from gptlab.options import options_of
 
@@ -50,10 +50,14 @@ def fail_with(error):
 def test_without_a_command_there_is_a_menu_that_opens_with_an_example(argv, capsys):
     assert main(argv) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("python gpt.py train\n") and err == ""
-    rows = [line.split() for line in out.splitlines()]
+    assert out.startswith("python gpt.py train ") and err == ""
+    lines = out.splitlines()
+    assert len(lines) <= 20 and max(map(len, lines)) <= 79  # a window of 24 lines keeps the first
+    groups = {line.split()[0] for line in lines[2:-2] if line[0] != " "}
+    assert groups <= set(GROUPS) and len(groups) >= 4
     for command in COMMANDS.values():
-        assert rows.count([command.name, *command.sentence.split()]) == command.in_menu
+        row = f" {command.name:9} {command.sentence}"
+        assert sum(line.endswith(row) for line in lines) == bool(command.group), command.name
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "sample"])

@@ -1,6 +1,7 @@
 """The plan as tables and as JSON, from options, a recipe or a run."""
 
 import json
+import re
 
 import pytest
 
@@ -14,6 +15,7 @@ from gptlab.hardware.trials import Trial
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.planning import plan as planning
+from gptlab.planning.gpus import GPUS
 from gptlab.planning.plan import Machine
 from gptlab.runs import Run
 from gptlab.training.config import layer
@@ -39,12 +41,35 @@ def surroundings(tmp_path, monkeypatch):
 def test_gpt2_has_its_own_number_of_parameters(capsys):
     assert command.main(["--model_preset", "gpt2"]) == 0
     out, err = capsys.readouterr()
-    assert "124,439,808 parameters" in out and "GPT-2's own" in out
+    assert "124,439,808 parameters" in out and "GPT-2's own" in " ".join(out.split())
     for words in ("token embedding", "38,597,376", "compute-optimal", "2.49G tokens", "optimizer",
                   "largest batch_size that fits", "KV cache", "Some CPU [x]", "H100"):  # fmt: skip
         assert words in out, words
     assert "\x1b" not in out and err == ""
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("size", [1, 64])
+def test_the_verdict_stands_first_and_the_tables_stay_true_in_a_narrow_window(
+    monkeypatch, capsys, width, size
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    command.main(["--model_preset", "gpt2", "--batch_size", str(size)])
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width and "…" not in out
+    verdict = next(n for n, line in enumerate(lines) if line.startswith("  It"))
+    assert verdict < lines.index("The training") < 20
+    assert lines[verdict].startswith(
+        f"  It {'fits' if size == 1 else 'does not fit'}: a step needs"
+    )
+    words = " ".join(out.split())
+    assert "It takes about" in words and "The cheapest rented GPU" in words
+    for gpu in GPUS:
+        row = next(line for line in lines if line.startswith(f" {gpu.name} "))
+        assert f"{gpu.memory >> 30} GB" in row and re.search(r"\$\d", row)
+        assert f"{gpu.name} {gpu.dollars_per_hour:.2f} ({gpu.seen})" in words
 
 
 def test_a_terminal_gets_colour_unless_it_wants_none(monkeypatch, capsys):

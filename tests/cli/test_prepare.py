@@ -48,8 +48,9 @@ def test_the_result_is_on_stdout_and_ends_with_the_next_command(write, run, home
     assert out.endswith("Next: python train.py --dataset hamlet\n")
     size = len(TEXT)
     assert f"{size:,} bytes, {size:,} characters, 1 document\n" in out
-    assert f"{int(size * 0.9):,} for training, {size - int(size * 0.9):,} for validation" in out
-    assert "bits per byte" in out and "data/hamlet" in out
+    assert f"training    {int(size * 0.9):,} tokens" in out
+    assert f"validation  {size - int(size * 0.9):,} tokens (the end of the text, 10.0%)" in out
+    assert "nats per token" in out and "data/hamlet" in out
     assert err.startswith("Preparing hamlet.txt as data/hamlet.\nTokenizer: char")
 
 
@@ -259,11 +260,11 @@ def test_a_validation_file_is_named_in_the_summary(write, run, home):
     write("train.txt", TEXT)
     write("valid.txt", TEXT[:400])
     code, out, _ = run("train.txt", "--val", "valid.txt")
-    assert code == 0 and f"{len(TEXT):,} for training, 400 for validation (valid.txt, " in out
+    assert code == 0 and f"{len(TEXT):,} tokens\n  validation  400 tokens (valid.txt, " in out
     for name, size in (("train", 900), ("valid", 300), ("test", 300)):
         write(f"wiki/{name}.txt", TEXT[:size])
     code, out, err = run("wiki/")
-    assert code == 0 and "900 for training, 300 for validation (wiki/valid.txt, " in out
+    assert code == 0 and "900 tokens\n  validation  300 tokens (wiki/valid.txt, " in out
     assert "wiki/test.txt left out (test text); --val none trains on all of them." in err
     code, out, _ = run("wiki/", "--val", "none")
     assert code == 0 and "3 documents" in out

@@ -64,13 +64,25 @@ def test_the_explanation_fits_the_window_and_there_are_no_escape_codes(answer):
     assert value == "b" and shown.count("It does not matter.") >= 15 and "\x1b" not in shown
     lines = shown.replace("[2] > ", "\n").splitlines()  # Enter ended the line of the prompt
     assert max(map(len, lines)) <= 60
-    assert "b to go back" in shown
+    assert "b goes back, q quits" in shown
 
 
 @pytest.mark.parametrize("line", ["b", "B", "back"])
 def test_b_goes_back(answer, line):
     with pytest.raises(Back):
         answer(f"{line}\n", choose)
+
+
+@pytest.mark.parametrize("line", ["q", "Q", "quit"])
+def test_q_quits_with_0(answer, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        answer(f"{line}\n", choose)
+    assert ended.value.code == 0 and capsys.readouterr().out.endswith("Stopped.\n")
+
+
+def test_at_the_first_question_b_says_so(answer):
+    value, shown = answer("b\n1\n", lambda c: questions.select(c, "?", CHOICES, is_first=True))
+    assert value == "a" and "This is the first question; q quits." in shown
 
 
 def test_the_end_of_the_input_ends_the_program_with_0(answer):

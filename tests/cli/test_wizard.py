@@ -1,4 +1,4 @@
-"""The wizard: six questions, a training, and a command that does the same again."""
+"""The wizard: a few questions, a training, and a command that does the same again."""
 
 import dataclasses
 import io
@@ -13,7 +13,7 @@ import pytest
 
 from gptlab import hardware
 from gptlab.cli.main import main, run_command
-from gptlab.cli.ui import questions
+from gptlab.cli.ui import explanations, questions
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.planning import planner
 from gptlab.runs import Run
@@ -29,8 +29,8 @@ SHORT = "max_iters 12 batch_size 2 eval_tokens 200 block_size 16 sample_interval
 
 @pytest.fixture(scope="module")
 def this_machine():
-    """The report on this machine, made once."""
-    return hardware.detect()
+    """The report on this machine's processor, made once: there is no device to choose."""
+    return hardware.detect("cpu")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def printed_command(out):
 
 
 def test_what_it_trains_the_printed_command_trains_again_with_the_same_loss(words, ask):
-    code, shown = ask("", "", *SMALL, "quick", SHORT, "", "")
+    code, shown = ask("", *SMALL, "quick", SHORT, "", "")
     assert code == 0 and "Lowest validation loss" in shown
     first = Run(words / "out" / "words").records()
     command = printed_command(ask.out)
@@ -93,7 +93,7 @@ def test_what_it_trains_the_printed_command_trains_again_with_the_same_loss(word
 def test_a_second_time_the_command_has_a_fresh_folder_again(words, ask):
     (words / "out" / "words").mkdir(parents=True)
     (words / "out" / "words_3").mkdir()
-    _, _ = ask("", "", *SMALL, "quick", SHORT, "", "leave")
+    _, _ = ask("", *SMALL, "quick", SHORT, "", "leave")
     command = printed_command(ask.out)
     assert command[command.index("--out_dir") + 1] == "out/words_2"
 
@@ -109,7 +109,7 @@ def test_train_py_asks_the_same_questions_where_they_are_asked_for(words, capsys
 
 
 def test_leaving_shows_the_command_and_writes_nothing(words, ask):
-    code, shown = ask("", "", *SMALL, "quick", "", "leave")
+    code, shown = ask("", *SMALL, "quick", "", "leave")
     assert code == 0 and "without questions" in shown
     assert not (words / "out").exists() and not (words / "config").exists()
 
@@ -118,16 +118,15 @@ def test_where_no_model_fits_the_memory_none_is_proposed(words, ask, this_machin
     full = [dataclasses.replace(device, memory_free=10**6) for device in this_machine.devices]
     report = dataclasses.replace(this_machine, devices=tuple(full))
     monkeypatch.setattr(hardware, "detect", lambda only=None: report)
-    _, shown = ask("", "", "fit", "tiny", "custom", "1", "1", "2")
+    _, shown = ask("", "fit", "tiny", "custom", "1", "1", "2")
     assert "No model can be trained here: that model needs at least" in shown
     assert "tiny cannot be trained here" in shown and "This does not fit" in shown
-    assert "4/6" not in shown
+    assert "3/5" not in shown
 
 
 def test_every_wrong_answer_is_asked_again(words, ask):
     code, shown = ask(
-        "two", "9", "",  # the device
-        "nothing", "0", "my own text", "nowhere.txt", "", "b", "words",  # the text
+        "nothing", "0", "9", "my own text", "nowhere.txt", "", "b", "words",  # the text
         "huge", "custom", "x", "-3", "1", "0", "2", "33", "wide", "16",  # the size
         "soon", "minutes", "ten", "-1", "nan", "b", "quick",  # the length
         "dropuot 0.1", "dropout", "dropout 2", "dropout x", "dataset other", "n_head 3",
@@ -136,9 +135,10 @@ def test_every_wrong_answer_is_asked_again(words, ask):
     )  # fmt: skip
     assert code == 0 and "Traceback" not in shown
     for sentence in (
-        "'two' is not one of the answers", "nowhere.txt does not exist", "Please type an answer",
-        "'x' is not a whole number", "must lie between 1 and 1,000", "33 does not divide",
-        "'ten' is not a number", "did you mean dropout", "dropout needs a value",
+        "'nothing' is not one of the answers", "nowhere.txt does not exist",
+        "Please type an answer", "'x' is not a whole number", "must lie between 1 and 1,000",
+        "Width 33 is no multiple of 4: type 32 or 36", "'ten' is not a number",
+        "did you mean dropout", "dropout needs a value",
         "at least 0 and below 1", "dataset cannot be changed here", "not closed",
         "'maybe' is not one",
     ):  # fmt: skip
@@ -148,44 +148,81 @@ def test_every_wrong_answer_is_asked_again(words, ask):
 
 
 def test_every_question_explains_itself(words, ask):
-    code, shown = ask("?", "", "?", "", "?", *SMALL, "?", "quick", "?", "", "?", "leave")
+    code, shown = ask("?", "", "?", *SMALL, "?", "quick", "?", "? muon_momentum", "", "?", "leave")
     assert code == 0
-    for words_of_it in ("huge number of multiplications", "A model learns from text",
-                        "A model is a stack of layers", "In each step the model sees",
-                        "Nothing has started yet", "A recipe is a small file"):  # fmt: skip
+    for words_of_it in ("A model learns from text", "A model is a stack of layers",
+                        "In each step the model sees", "Nothing has started yet",
+                        "muon_momentum: Muon: decay", "A recipe is a small file"):  # fmt: skip
         assert words_of_it in shown
+    explained = " ".join(explanations.SUMMARY.split())
+    assert explained in shown
+    for word in ("muon", "wsd", "Chinchilla", "dropout", "weight decay", "learning rate"):
+        assert word in shown[: shown.index(explained)] and word in explained.replace("D", "d")
+
+
+@pytest.mark.parametrize("answered", range(5))
+def test_b_and_q_work_at_every_question(words, ask, answered):
+    lines = [[""], SMALL, ["quick"], [""], []]
+    before = [line for part in lines[:answered] for line in part]
+    code, shown = ask(*before, "b", "q")
+    assert code == 0 and shown.endswith("Stopped.") and not (words / "out").exists()
+    if answered == 0:
+        assert "This is the first question; q quits." in shown
+    else:
+        assert shown.count(f"{answered}/5 ") == 2
+
+
+def test_a_device_is_asked_for_only_where_there_are_several(words, ask, this_machine, monkeypatch):
+    assert "Which device" not in ask("", "q")[1]
+    cpu = this_machine.device("cpu")
+    second = dataclasses.replace(cpu, name="cuda:0", description="A card")
+    report = dataclasses.replace(this_machine, devices=(second, cpu))
+    monkeypatch.setattr(hardware, "detect", lambda only=None: report)
+    code, shown = ask("?", "two", "b", "cpu", "b", "cpu", "", "q")
+    assert code == 0 and shown.count("1/6 Which device?") == 2 and "3/6 How large" in shown
+    assert "huge number of multiplications" in shown and "This is the first question" in shown
+
+
+def test_the_widths_that_are_proposed_for_a_custom_size_can_be_built(words, ask):
+    """Two layers, three heads, width 50: the first proposal is taken, then the second."""
+    for number in (0, 1):
+        _, shown = ask("", "custom", "2", "3", "50", "q")
+        width = re.search(r"Width 50 is no multiple of 6: type (\d+) or (\d+)", shown).groups()
+        code, shown = ask("", "custom", "2", "3", width[number], "quick", SHORT, "", "leave")
+        command = printed_command(ask.out)
+        assert code == 0 and command[command.index("--n_embd") + 1] == width[number]
 
 
 def test_one_can_go_back_to_the_first_question_and_decide_otherwise(words, ask):
     code, shown = ask(
-        "", "", *SMALL, "quick", "", "b", "b", "b", "b", "b", "b",
-        "", "", "custom", "1", "2", "32", "quick", SHORT, "", "leave",
+        "", *SMALL, "quick", "", "b", "b", "b", "b", "b",
+        "", "custom", "1", "2", "32", "quick", SHORT, "", "leave",
     )  # fmt: skip
-    assert code == 0 and shown.count("1/6") == 3
+    assert code == 0 and shown.count("1/5") == 2
     command = printed_command(ask.out)
     assert command[command.index("--n_embd") + 1] == "32"
 
 
-@pytest.mark.parametrize("answered", range(6))
+@pytest.mark.parametrize("answered", range(5))
 def test_the_end_of_the_input_at_any_question_is_a_clean_exit(words, ask, answered):
-    lines = [[""], [""], SMALL, ["quick"], [""], ["recipe"]]
+    lines = [[""], SMALL, ["quick"], [""], ["recipe"]]
     code, shown = ask(*(line for part in lines[:answered] for line in part))
     assert code == 0 and "Traceback" not in shown
     assert not (words / "out").exists() and not (words / "config").exists()
 
 
 def test_the_fitted_size_is_the_default_and_each_length_has_a_measured_time(words, ask):
-    code, shown = ask("", "", "", "quick", SHORT, "", "leave")
+    code, shown = ask("", "", "quick", SHORT, "", "leave")
     assert code == 0
     assert len(re.findall(r"steps of a model with [\d.]+M parameters, about \d", shown)) == 4
     assert "tokens per parameter" in shown and "Chinchilla" in shown and "readings" in shown
 
 
 def test_a_change_can_be_taken_back(words, ask):
-    code, shown = ask("", "", *SMALL, "quick", "", "leave")
+    code, shown = ask("", *SMALL, "quick", "", "leave")
     unchanged = printed_command(ask.out)
     code, shown = ask(
-        "", "", *SMALL, "quick", "dropout 0.3 n_layer 2", "minutes 1 seed 9", "minutes none",
+        "", *SMALL, "quick", "dropout 0.3 n_layer 2", "minutes 1 seed 9", "minutes none",
         "dropout default seed default n_layer default minutes default", "", "leave",
     )  # fmt: skip
     assert code == 0 and "dropout 0.3" in shown
@@ -193,7 +230,7 @@ def test_a_change_can_be_taken_back(words, ask):
 
 
 def test_minutes_become_steps_in_the_command(words, ask):
-    code, _ = ask("", "", *SMALL, "minutes", "0,1", "", "leave")
+    code, _ = ask("", *SMALL, "minutes", "0,1", "", "leave")
     command = printed_command(ask.out)
     assert code == 0 and int(command[command.index("--max_iters") + 1]) > 1
     assert "--minutes" not in command
@@ -208,7 +245,7 @@ def test_a_model_that_does_not_fit_is_reported_with_the_nearest_that_does(
     cpu = dataclasses.replace(this_machine.device("cpu"), memory_free=700_000_000)
     small = dataclasses.replace(this_machine, devices=(cpu,))
     monkeypatch.setattr(hardware, "detect", lambda only=None: small)
-    code, shown = ask("", "", "large", "custom", "200", "8", "512")
+    code, shown = ask("", "large", "custom", "200", "8", "512")
     assert code == 0  # the input ended
     assert "large cannot be trained here" in shown and "largest preset that fits is small" in shown
     (layers,) = re.findall(r"This does not fit: .+?; (\d+) layers would", shown)
@@ -217,14 +254,14 @@ def test_a_model_that_does_not_fit_is_reported_with_the_nearest_that_does(
 
 def test_a_text_that_is_too_short_is_reported_and_another_may_be_chosen(words, ask):
     (words / "tiny.txt").write_text("a word or two, no more\n" * 2, encoding="utf-8")
-    code, shown = ask("", "my own text", "tiny.txt", "words", *SMALL, "quick", SHORT, "", "leave")
+    code, shown = ask("my own text", "tiny.txt", "words", *SMALL, "quick", SHORT, "", "leave")
     assert code == 0 and "too short" in shown
 
 
 def test_a_damaged_dataset_is_reported_and_another_may_be_chosen(words, ask):
     shutil.copytree(words / "data" / "words", words / "data" / "broken")
     (words / "data" / "broken" / "train.bin").write_bytes(b"1")
-    code, shown = ask("", "broken", "words", *SMALL, "quick", SHORT, "", "leave")
+    code, shown = ask("broken", "words", *SMALL, "quick", SHORT, "", "leave")
     assert code == 0 and "broken/train.bin has 1 bytes" in shown
 
 
@@ -234,7 +271,7 @@ def test_a_damaged_dataset_is_reported_and_another_may_be_chosen(words, ask):
 def test_a_recipe_is_saved_under_a_new_name_and_trains_without_questions(words, ask):
     (words / "config").mkdir()
     (words / "config" / "words.py").write_text("seed = 1\n", encoding="utf-8")
-    code, shown = ask("", "", *SMALL, "quick", SHORT, "", "recipe", "words", "a/b", "")
+    code, shown = ask("", *SMALL, "quick", SHORT, "", "recipe", "words", "a/b", "")
     assert code == 0 and "exists already" in shown and "letters, digits" in shown
     path = words / "config" / "words_2.py"
     recipe = read_recipe(path)
@@ -246,7 +283,7 @@ def test_a_recipe_is_saved_under_a_new_name_and_trains_without_questions(words, 
 
 
 def test_leaving_at_the_name_of_the_recipe_writes_none(words, ask):
-    code, _ = ask("", "", *SMALL, "quick", SHORT, "", "both")
+    code, _ = ask("", *SMALL, "quick", SHORT, "", "both")
     assert code == 0 and not (words / "config").exists() and not (words / "out").exists()
 
 
@@ -270,14 +307,25 @@ def test_the_root_script_asks_nothing(home, monkeypatch, capsys):
 
 
 def test_generate_asks_for_run_prompt_and_length(words, ask, monkeypatch, capsys):
-    ask("", "", *SMALL, "quick", SHORT, "", "")
-    monkeypatch.setattr("sys.stdin", io.StringIO("?\nnope\n\nthe \nmany\n5\n"))
+    ask("", *SMALL, "quick", SHORT, "", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("?\nthe \nmany\n5\n"))
     assert main(["generate"]) == 0
     shown = capsys.readouterr()
     text = shown.out[shown.out.index("--max_tokens 5") :].split("\n\n", 1)[1]
     # the space counts; the text is drawn anew each time, and may end early or with a newline
     assert text.startswith("the ") and len(text) <= len("the ") + 5 + 1
-    assert "--prompt 'the ' --max_tokens 5" in shown.out and "'nope' is not one" in shown.out
+    assert "--prompt 'the ' --max_tokens 5" in shown.out and "the only one" in shown.out
+
+
+def test_generate_asks_for_the_run_where_there_are_several(words, ask, monkeypatch, capsys):
+    for _ in range(2):
+        ask("", *SMALL, "quick", SHORT, "", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("b\nnope\n?\nwords_2\nb\nwords_2\nq\n"))
+    with pytest.raises(SystemExit):
+        main(["generate"])
+    shown = capsys.readouterr().out
+    assert "'nope' is not one" in shown and "This is the first question" in shown
+    assert shown.count("Which model?") == 2
 
 
 def test_generate_without_a_model_says_how_to_get_one(home, monkeypatch, capsys):
@@ -299,6 +347,7 @@ def terminal(tmp_path):
 
     def start(*argv, timeout=120):
         environment = {**os.environ, "GPTLAB_HOME": str(tmp_path / "home"), "TERM": "xterm"}
+        environment |= {"CUDA_VISIBLE_DEVICES": ""}
         environment.pop("COLUMNS", None)
         child = pexpect.spawn(
             sys.executable, [str(REPOSITORY / "gpt.py"), *argv], cwd=str(tmp_path / "else where"),
@@ -331,24 +380,24 @@ def test_in_a_narrow_terminal_the_whole_way_from_a_dropped_file_to_a_sample(term
     before = sorted(path.name for path in REPOSITORY.iterdir())
     (tmp_path / "my text.txt").write_text(LINES, encoding="utf-8")
     child = terminal("train")
-    reply(child, "1/6", "")
-    reply(child, "2/6", "my own text")
+    reply(child, "1/5", "my own text")
     reply(child, "Which text?", f"'{tmp_path}/my t\t")  # the Tab key completes it
-    reply(child, "3/6", "custom")
+    reply(child, "2/5", "custom")
     reply(child, "Layers", "1")
     reply(child, "heads", "2")
     reply(child, "Width", "16")
-    reply(child, "4/6", "quick")
-    reply(child, "5/6", "max_iters 10 batch_size 2 eval_tokens 200 block_size 16")
-    reply(child, "5/6", "")
-    reply(child, "6/6", "")
+    reply(child, "3/5", "quick")
+    reply(child, "4/5", "max_iters 10 batch_size 2 eval_tokens 200 block_size 16")
+    reply(child, "4/5", "")
+    reply(child, "5/5", "")
     code, shown = ended(child)
     assert code == 0
-    for words_of_it in ("Lowest validation loss", "Baselines", "A sample (step",
+    for words_of_it in ("Lowest validation loss", "It beats", "A sample (step",
                         "Next, for example", "sample.py --out_dir", "report"):  # fmt: skip
         assert words_of_it in shown, words_of_it
+    assert shown.count("Next") == 1
     questions_shown = shown[: shown.index("The same training")]
-    asked = [line for line in questions_shown.splitlines() if re.match(r"\d/6|[│┌└]| \d  ", line)]
+    asked = [line for line in questions_shown.splitlines() if re.match(r"\d/5|[│┌└]| \d  ", line)]
     assert asked and max(map(len, asked)) <= 60
     assert (tmp_path / "home" / "out" / "my_text" / "best.pt").exists()
     assert sorted(path.name for path in REPOSITORY.iterdir()) == before
@@ -374,8 +423,8 @@ def test_with_enter_at_every_question_it_trains_on_shakespeare_and_the_command_r
 ):
     child = terminal("train", timeout=1500)
     (tmp_path / "else where" / "shakespeare").write_bytes(tiny_shakespeare.read_bytes())
-    for number in range(1, 7):
-        reply(child, f"{number}/6", "")
+    for number in range(1, 6):
+        reply(child, f"{number}/5", "")
     code, shown = ended(child)
     assert code == 0 and "A sample (step" in shown
     (line,) = [

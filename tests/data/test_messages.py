@@ -102,6 +102,15 @@ def test_of_preference_data_the_chosen_side_is_read(turns, rejected, form):
         assert "rejected one is left out" in found.form
 
 
+def test_the_chosen_answer_may_have_any_form_of_messages_and_an_empty_one_is_refused():
+    chosen = [{"from": "gpt", "value": "a"}]
+    row = {"prompt": "q", "chosen": chosen, "rejected": [{"from": "gpt", "value": "b"}]}
+    assert read(row) == messages([("q", "a")])
+    for odd in ([], [None], [{"role": "assistant"}], ["a"]):
+        with pytest.raises(NoConversationError):
+            read({"prompt": "q", "chosen": odd, "rejected": "b"})
+
+
 def test_a_transcript_as_the_chosen_answer_is_its_turns():
     text = "\n\nHuman: one\n\nor two?\n\nAssistant: two\n\nHuman: why\n\nAssistant: so"
     row = {"chosen": text, "rejected": text[:-2] + "no"}

@@ -75,7 +75,7 @@ def test_meta_says_what_is_there(write, home):
         "separators": 0,
     }
     assert meta["source"]["files"][0]["path"] == str(home / "poem.txt")
-    assert set(meta["baselines"]) >= {"lzma", "unigram", "5gram", "train_bytes_used"}
+    assert set(meta["baselines"]) >= {"lzma", "unigram", "5gram", "train_tokens_used"}
     assert meta["format_version"] == 1 and meta["dtype"] == "uint16"
     assert sorted(os.listdir(dataset.folder)) == [
         "documents.json",

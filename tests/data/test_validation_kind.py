@@ -3,11 +3,9 @@
 import random
 from pathlib import Path
 
-import pytest
-
 from gptlab.analysis.health import check_validation
 from gptlab.cli.main import run_command
-from gptlab.data.baselines import compare_parts, ngram_bits, ngram_bits_per_byte, unlike
+from gptlab.data.baselines import compare_parts, unlike
 from gptlab.data.prepare import PrepareOptions, prepare
 
 ONE = "ba ko ri el na mi sha tu vo len".split()
@@ -57,13 +55,6 @@ def test_a_file_that_validates_is_compared_too(home):
 
 def test_a_short_text_is_not_judged(home):
     assert compare_parts(b"a few words " * 100, b"zzz" * 50) == {}
-
-
-def test_the_bits_of_each_byte_have_the_known_mean():
-    train, val = text_of(ONE, 500, 1).encode(), text_of(ONE, 60, 2).encode()
-    bits = ngram_bits(train, val, 3)
-    assert bits.shape == (len(val),)
-    assert bits.mean() == pytest.approx(ngram_bits_per_byte(train, val, 3))
 
 
 def test_doctor_says_it_of_the_dataset(home, capsys):

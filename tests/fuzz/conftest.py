@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -137,6 +138,7 @@ def world(template, tmp_path, monkeypatch):
     monkeypatch.setenv("GPTLAB_HOME", str(home))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which remembers the proxies
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("COLUMNS", "100")

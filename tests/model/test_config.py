@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -57,8 +58,8 @@ REFUSED = [
     (dict(n_embd=-4), "n_embd is -4: it must be at least 1."),
     (dict(head_dim=0), "head_dim is 0: it must be at least 1."),
     (dict(intermediate_size=0), "intermediate_size is 0: it must be at least 1."),
-    (dict(n_embd=100, n_head=6), "use n_head 5, or n_embd 102."),
-    (dict(n_embd=4, n_head=8), "use n_head 4, or n_embd 8."),
+    (dict(n_embd=100, n_head=6), "use n_head 5, or n_embd 96 or 108 (the width)."),
+    (dict(n_embd=4, n_head=8), "use n_head 2, or n_embd 16 (the width)."),
     (dict(n_head=6, n_kv_head=4), "use one of 1, 2, 3, 6."),
     (dict(n_head=2, n_kv_head=4), "use one of 1, 2."),
     (dict(head_dim=7), "head_dim 7 is odd and RoPE rotates pairs of channels: use an even"),
@@ -107,3 +108,22 @@ def test_a_preset_is_handed_out_as_a_copy():
 def test_presets_are_architecture_only():
     for name, settings in PRESETS.items():
         assert "vocab_size" not in settings, name
+
+
+@pytest.mark.parametrize("position_encoding", ["rope", "learned"])
+@pytest.mark.parametrize("n_kv_head", [None, 2])
+def test_what_a_refused_width_proposes_can_be_built(position_encoding, n_kv_head):
+    """Each proposal is followed: it is valid by all rules, not only by the one that refused."""
+    fixed = dict(position_encoding=position_encoding, n_kv_head=n_kv_head)
+    for n_head in (2, 4, 6, 10):
+        for n_embd in (1, 7, 50, 99, 385):
+            try:
+                GPTConfig(n_embd=n_embd, n_head=n_head, **fixed)
+            except ConfigError as error:
+                heads = re.findall(r"use n_head (\d+)", str(error))
+                widths = re.findall(r"n_embd (\d+)(?: or (\d+))? \(the width\)", str(error))
+                assert widths
+                for width in filter(None, widths[0]):
+                    GPTConfig(n_embd=int(width), n_head=n_head, **fixed)
+                for head in heads:
+                    GPTConfig(n_embd=n_embd, n_head=int(head), **fixed)

@@ -1,10 +1,12 @@
 """What a run says and records: honest units, honest rates, and nothing from other processes."""
 
+import io
 import json
 import math
 from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
 from gptlab.model.arithmetic import flops_per_token
 from gptlab.runs import Run
@@ -18,7 +20,7 @@ from gptlab.training.units import TextUnits, duration
 META = {
     "val_tokens": 1000,
     "val_bytes": 4000,
-    "baselines": {"lzma": 2.0, "unigram": 4.0, "5gram": 1.5},
+    "baselines": {"lzma": 2.0, "unigram": 4.0, "5gram": 1.5, "train_tokens_used": 9000},
 }
 CONFIG = build(dict(
     batch_size=2, block_size=10, n_layer=1, n_head=1, n_embd=8, vocab_size=11, max_iters=100,
@@ -141,24 +143,62 @@ def test_in_a_pipe_there_are_plain_lines_now_and_then_and_no_bar(make, clock, ca
         "step 13/100",
         "step 19/100",
     ]
-    assert "loss 2.0000 (0.721 bits/byte), 20 tokens/s, mfu" in lines[1]
-    assert lines[-1].endswith("1 min 21 s left")
+    assert lines[1].startswith("step 7/100: loss 2.0000, 1 min 33 s left, 20 tokens/s, mfu")
     assert err == "" and "\x1b" not in out and "\r" not in out
 
 
-def test_an_evaluation_is_shown_with_the_baselines(make, capsys, tmp_path):
+def test_an_evaluation_is_shown_in_one_unit_without_the_baselines(make, capsys, tmp_path):
     metrics = make()
     metrics.evaluation(10, 2.0, 1.5, True)
     line = capsys.readouterr().out
-    for words in ("step 10", "2.0000 (0.721 bits/byte)", "averaged weights 1.5000", "lowest so far",
-                  "lzma 2.00", "5-gram 1.50"):  # fmt: skip
-        assert words in line
+    assert line == "step 10: validation loss 2.0000, averaged weights 1.5000, the lowest so far\n"
     assert records(tmp_path)[0] == {
         "step": 10,
         "val_loss": 2.0,
         "val_bits_per_byte": pytest.approx(0.7213, abs=1e-4),
         "ema_val_loss": 1.5,
     }
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_every_line_fits_the_window_and_breaks_between_words(
+    make, clock, capsys, monkeypatch, width
+):
+    """Words, numbers and wide characters; a command stays in one line, to be copied."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    metrics = make(peak=1e9, config=CONFIG.replace(max_iters=200_000))
+    clock.now = 9.0
+    step(metrics, 100_000)
+    metrics.evaluation(100_000, 2.0, 1.5, True, "the cat sat on the mat " * 9 + "天气很好" * 30)
+    sentence = "Stopping early: 3 evaluations since step 40 brought no lower validation loss. " * 2
+    command = "  python train.py --out_dir out/" + "long_name_" * 8
+    metrics.say(sentence)
+    metrics.say(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.pop() == command
+    assert max(map(cell_len, lines)) <= width
+    assert " ".join(" ".join(lines).split()).endswith(sentence.strip())
+    assert lines[0].startswith("step 100000/200000: loss 2.0000")
+    sample = [line for line in lines if line.startswith("  | ")]
+    assert "".join(line[4:] for line in sample).count("天气很好") == 30
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_never_cuts_a_number(make, clock, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", shown)
+    metrics = make(peak=1e12, config=CONFIG.replace(max_iters=200_000))
+    metrics.val_loss = 12.345
+    clock.now = 0.001
+    step(metrics, 1, loss=12.3456)
+    metrics.close()
+    bars = [bar for bar in shown.getvalue().split("\r") if "loss" in bar]
+    assert bars and max(len(bar.rstrip()) for bar in bars) < width
+    parts = ["loss 12.346", "val 12.345", "20,000 tokens/s", "mfu 0%"]
+    number = {60: 1, 80: 2, 120: 4}[width]
+    assert bars[0].rstrip().endswith("left, " + " ".join(parts[:number]))
 
 
 def test_other_processes_print_and_write_nothing(make, clock, capsys, tmp_path):
@@ -181,8 +221,22 @@ def test_closing_words_compare_the_loss_with_the_baselines(make, tmp_path):
 
     nats = math.log(2) * 4
     words = closing(90, 1.8 * nats)
-    assert "at step 90" in words and "(1.800 bits/byte)" in words
-    assert "beats lzma and unigram, but not yet 5-gram." in words
+    assert "Lowest validation loss 4.9907 at step 90." in words
+    assert "beats the unigram (11.090) and lzma (5.545), but not yet the 5-gram (4.159)." in words
+    assert "That is 1.800 bits per byte" in words and words.count("bits") == 1
     assert "overfitted" not in words
-    assert "beats none of them" in closing(90, 5 * nats)
+    assert "does not beat the unigram (11.090), lzma (5.545) or" in closing(90, 5 * nats)
     assert "After step 50 the model overfitted" in closing(50, 1.0)
+
+
+def test_at_a_terminal_other_words_name_the_next_command(make, tmp_path, monkeypatch):
+    """`gptlab.cli` shows its own, so that there is one list of next commands."""
+    setup = SimpleNamespace(
+        config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
+        dataset=SimpleNamespace(tokenizer=object()),
+    )  # fmt: skip
+    state = SimpleNamespace(best_step=90, best_val_loss=2.0, step=100)
+    assert closing_words(setup, state, make())[-1].startswith("Next: python sample.py")
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "Next" not in " ".join(closing_words(setup, state, make()))

@@ -14,7 +14,6 @@ from gptlab.cli.ui.console import (
 )
 from gptlab.errors import ConfigError
 from gptlab.options import format_value
-from gptlab.training.config import OPTIONS
 
 
 @dataclass(frozen=True)
@@ -87,22 +86,27 @@ def _resolved_here(target) -> tuple[dict, dict, str]:
 def _print_settings(title: str, values: dict, sources: dict, remark: str) -> None:
     from rich.text import Text
 
+    from gptlab.cli.ui.recipe_builder import option_groups
+
     console = make_console()
     console.print(Text(title, style="bold"))
     if remark:
         console.print(Text(remark, style="dim"))
-    by_group: dict[str, list[str]] = {}
-    for name in values:
-        by_group.setdefault(OPTIONS[name].group, []).append(name)
     width = max(map(len, values))
-    for group, names in by_group.items():
+    for group, options in option_groups().items():
+        names = [name for name in options if name in values]
+        if not names:
+            continue
         table = make_table("option", "value", "source")
         table.columns[0].min_width = width
         table.columns[1].min_width = 12
         for name in names:
             style = "dim" if sources[name] == "default" else ""
             value = Text(format_value(values[name]), style="" if style else "bold")
-            table.add_row(Text(name), value, Text(sources[name]), style=style)
+            choices = (
+                f" (of {', '.join(map(str, found))})" if (found := options[name].choices) else ""
+            )
+            table.add_row(Text(name), value, Text(sources[name] + choices), style=style)
         print_table(console, group, table)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from gptlab.data.replacing import OUR_FILES
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
+from gptlab.training.units import TextUnits
 
 WORDS = ("list", "prepare", "add", "view", "delete")
 
@@ -97,6 +99,7 @@ def _ask() -> int:
                 ],
                 default=0 if has_any else 1,
                 explanation="A dataset is a text as numbers, from which a model can learn.",
+                is_first=True,
             )
             if word == "leave":
                 return 0
@@ -112,12 +115,12 @@ def _ask() -> int:
             continue
 
 
-def ask_for_text(console) -> Dataset:
+def ask_for_text(console, says_next: bool = True) -> Dataset:
     """Ask for a text until one can be prepared; the dataset. Raises Back."""
     from gptlab.cli.ui.explanations import OWN_TEXT
 
     def convert(line: str) -> Dataset:
-        return prepare_sources(questions.typed_paths(line)).dataset
+        return prepare_sources(questions.typed_paths(line), says_next=says_next).dataset
 
     with questions.path_completion():
         return questions.ask(
@@ -197,16 +200,9 @@ def _statistics(dataset: Dataset, counts, documents):
         rows[split] = f"{tokens:,} tokens" + (f", {in_bytes(size)}{per_token}" if size else "")
     if documents:
         rows["documents"] = f"{documents.total:,}, of which {documents.repeated:,} are repeated"
-    bits = meta.get("baselines") or {}
-    if bits:
-        rows["baselines"] = (
-            ", ".join(
-                f"{label} {bits[key]:.2f}"
-                for key, label in (("lzma", "lzma"), ("unigram", "unigram"), ("5gram", "5-gram"))
-                if bits.get(key)
-            )
-            + " bits per byte"
-        )
+    if levels := TextUnits(meta).levels():
+        named = ", ".join(f"{name} {loss:.2f}" for name, loss in levels.items())
+        rows["baselines"] = f"{named}: losses to beat, in nats per token"
     if sentence := unlike(meta.get("split") or {}):
         rows["warning"] = sentence
     table = facts_table(dataset.name)
@@ -252,7 +248,8 @@ def shown_token(data: bytes) -> str:
 
 
 def _print_excerpts(console, dataset: Dataset, number: int) -> None:
-    """Print excerpts, with tokens in two alternating colours or separated by bars."""
+    """Print excerpts as text; in colour, tokens of several characters in two alternating ones."""
+    from rich.padding import Padding
     from rich.text import Text
 
     from gptlab.analysis.dataset_statistics import excerpts
@@ -260,21 +257,35 @@ def _print_excerpts(console, dataset: Dataset, number: int) -> None:
     per_token = (dataset.meta or {}).get("train_bytes", 1) / max(1, len(dataset.train))
     length = max(40, round(240 / max(1.0, per_token)))
     colours = ("black on bright_cyan", "black on bright_yellow")
-    in_colour = console.is_terminal and not console.no_color
+    in_colour = console.is_terminal and not console.no_color and dataset.tokenizer.kind != "char"
     for i, ids in enumerate(excerpts(dataset, number, length), start=1):
         text = Text()
-        for n, token in enumerate(ids.tolist()):
-            data = dataset.tokenizer.token_bytes(token)
-            shown = shown_token(data) if data else "<end of text>"
-            text.append(shown, colours[n % 2] if in_colour else "")
-            if not in_colour:
-                text.append("|")
-            if data.endswith(b"\n"):
-                text.append("\n")
+        for n, piece in enumerate(_pieces(dataset.tokenizer, ids.tolist())):
+            text.append(piece, colours[n % 2] if in_colour else "")
         console.print()
         console.print(Text(f"Excerpt {i}: {len(ids)} tokens", "bold"))
-        console.print(text)
+        console.print(Padding(text, (0, 0, 0, 2)))
     console.print()
+
+
+def _pieces(tokenizer, ids: list[int]) -> Iterator[str]:
+    """The text of each token; tokens that hold parts of a character come together."""
+    from gptlab.training.terminal import CONTROL
+
+    held = b""
+    for token in ids:
+        data = tokenizer.token_bytes(token)
+        held += data or b"<end of text>"
+        try:
+            text = held.decode("utf-8")
+        except UnicodeDecodeError:
+            if len(held) < 8:  # a character may go on
+                continue
+            text = held.decode("utf-8", "replace")
+        held = b""
+        yield CONTROL.sub("\ufffd", text)
+    if held:
+        yield held.decode("utf-8", "replace")
 
 
 def _print_overlap(console, dataset: Dataset, overlap) -> None:

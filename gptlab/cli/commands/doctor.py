@@ -154,8 +154,7 @@ def examine_run(folder: Path) -> int:
     findings = diagnose(run)
     for finding in findings:
         console.print()
-        console.print(Text(f"{finding.name[0].upper()}{finding.name[1:]}", "bold yellow"))
-        console.print(Padding(Text(finding.sentence), (0, 0, 0, 2)))
+        console.print(Text(finding.sentence, "yellow"))
         console.print(Padding(Text("Try:"), (0, 0, 0, 2)))
         console.print(Text(f"  {command_to_try(run, finding)}", "cyan"), soft_wrap=True)
     name = run.settings.get("dataset", "")

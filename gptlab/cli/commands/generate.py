@@ -34,16 +34,18 @@ def main(argv: list[str]) -> int:
             f"train one first with {program('gpt.py')} train",
         )
     console = questions.open_console()
-    options: dict = {}
+    options: dict = {"out_dir": display(runs[0])}
 
     def run() -> None:
         choices = [MenuItem(display(folder), folder.name, _written(folder)) for folder in runs]
-        options["out_dir"] = questions.select(console, "1/3  Which model?", choices, 0, RUN)
+        options["out_dir"] = questions.select(
+            console, "Which model?", choices, 0, RUN, is_first=True
+        )
 
     def prompt() -> None:
         typed = questions.ask(
             console,
-            "2/3  Which prompt?",
+            "Which prompt?",
             str,
             "",
             PROMPT,
@@ -55,13 +57,15 @@ def main(argv: list[str]) -> int:
     def length() -> None:
         options["max_tokens"] = questions.ask(
             console,
-            "3/3  How many tokens?",
+            "How many tokens?",
             questions.whole_number("The number of tokens", 1, 1_000_000),
             "200",
             LENGTH,
         )
 
-    questions.walk([run, prompt, length])
+    if len(runs) == 1:
+        console.print(f"Model: {options['out_dir']}, the only one.", style="dim", markup=False)
+    questions.walk([run, prompt, length] if len(runs) > 1 else [prompt, length])
     from gptlab.cli.commands import sample
 
     console.print("\nThe same without questions:", style="bold")

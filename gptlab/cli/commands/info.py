@@ -23,7 +23,7 @@ from gptlab.files import display, home, in_bytes, nearest_existing, out_home, re
 from gptlab.interop.read.imported_model import origin_in_words
 from gptlab.runs import Run, find_run, list_runs
 
-MOST_ROWS = 8  # of each table; --runs shows all runs
+MOST_RUNS, MOST_DATASETS = 10, 5  # on one screen; --runs shows all runs
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         return _manage(console)
     _show_environment(console)
     _show_datasets(console)
-    _show_runs(console, list_all_runs()[:MOST_ROWS])
+    _show_runs(console, list_all_runs()[:MOST_RUNS])
     return 0
 
 
@@ -97,12 +97,12 @@ def _show_datasets(console) -> None:
     table = _table("Datasets")
     table.add_column("name", overflow="fold", style="cyan")
     table.add_column("size")
-    for name, meta in datasets[:MOST_ROWS]:
+    for name, meta in datasets[:MOST_DATASETS]:
         table.add_row(Text(name), size_of(meta))
     console.print(table)
-    if len(datasets) > MOST_ROWS:
-        more = len(datasets) - MOST_ROWS
-        console.print(f"... and {more} more: {program('gpt.py')} dataset list")
+    if len(datasets) > MOST_DATASETS:
+        more = len(datasets) - MOST_DATASETS
+        console.print(f"... and {more} more; all: {program('gpt.py')} dataset list")
 
 
 def list_all_runs() -> list[Path]:
@@ -151,7 +151,7 @@ def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
             console.print(Text(f"{folder.name} is {origin_in_words(origin)}"))
     total = len(list_all_runs())
     if not numbered and total > len(folders):
-        console.print(f"... and {total - len(folders)} more: {program('gpt.py')} info --runs")
+        console.print(f"The {len(folders)} newest of {total}; all: {program('gpt.py')} info --runs")
 
 
 def _read(folder: Path) -> RunRecord:
@@ -202,6 +202,7 @@ def _manage(console) -> int:
                     MenuItem("delete", "delete a run", "asks once more"),
                 ],
                 explanation="A run is a folder below out/ with a trained model and its records.",
+                is_first=True,
             )
             if what == "leave":
                 return 0

@@ -57,10 +57,9 @@ def main(argv: list[str]) -> int:
 
 
 def show_plan(plan, name: str) -> None:
-    """Print a plan as tables."""
+    """Print a plan: first the verdict in sentences, then tables."""
+    from rich.padding import Padding
     from rich.text import Text
-
-    from gptlab.planning.gpus import assumed_share
 
     console = make_console()
     model = plan.config.model
@@ -69,23 +68,55 @@ def show_plan(plan, name: str) -> None:
     kv = f" ({model.n_kv_head} for keys and values)" if model.n_kv_head != model.n_head else ""
     console.print(
         Text(
-            f"{model.n_layer} layers, {model.n_head} heads{kv}, {model.n_embd} channels, "
+            f"{model.n_layer} layers, {model.n_head} heads{kv}, width {model.n_embd}, "
             f"block_size {model.block_size:,}, vocabulary {model.vocab_size:,} "
             f"({plan.text.source})"
         )
     )
+    console.print()
+    for sentence in [*_verdict(plan), *plan.notes]:
+        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+    console.print()
     size = plan.config.batch.batch_size
     sequences = "1 sequence" if size == 1 else f"{size} sequences"
-    share = assumed_share(model)
     for title, table in (
-        ("Parameters", _parameters(plan)),
         ("The training", _work(plan)),
         (f"Memory of a step on {plan.device}, micro-batches of {sequences}", _memory(plan)),
-        (f"The same training on one rented GPU (assumed: {share:.0%} of its peak)", _gpus(plan)),
+        ("Parameters", _parameters(plan)),
+        ("The same training on one rented GPU", _gpus(plan)),
     ):
         print_table(console, title, table)
-    for sentence in plan.notes:
-        console.print(Text(f"Note: {sentence}"))
+    console.print(Text(_assumptions(plan), "dim"))
+
+
+def _verdict(plan) -> list[str]:
+    """Whether it fits, how long it takes here, and what it costs elsewhere."""
+    from gptlab.files import in_bytes
+    from gptlab.model.memory import fits
+
+    config, needed, free = plan.config, in_bytes(plan.needed), plan.free
+    if free is None:
+        memory = f"A step needs {needed}; how much {plan.device} has free is not known."
+    elif fits(plan.needed, free):
+        memory = f"It fits: a step needs {needed}, and {in_bytes(free)} are free on {plan.device}."
+    else:
+        memory = (
+            f"It does not fit: a step needs {needed}, and only {in_bytes(free)} are free on "
+            f"{plan.device}."
+        )
+    compiled = ", compiled" if config.machine.compile_model else ""
+    sentences = [
+        memory,
+        f"It takes about {in_time(plan.seconds)} on {plan.description} in {config.machine.dtype}"
+        f"{compiled} ({plan.time_basis}).",
+    ]
+    if fitting := [gpu for gpu in plan.gpus if gpu.batch_size]:
+        cheapest = min(fitting, key=lambda gpu: gpu.dollars)
+        sentences.append(
+            f"The cheapest rented GPU would be a {cheapest.name}: {in_time(cheapest.seconds)} and "
+            f"{in_dollars(cheapest.dollars)}."
+        )
+    return sentences
 
 
 def _parameters(plan):
@@ -119,8 +150,6 @@ def _work(plan):
         "compute-optimal": f"about {in_short(plan.optimal_tokens)} tokens, or "
         f"{-(-plan.optimal_tokens // config.tokens_per_step):,} steps, for a model of this size "
         "(20 per parameter, Hoffmann et al. 2022)",
-        "time here": f"{in_time(plan.seconds)} on {plan.description} in {config.machine.dtype}"
-        f"{', compiled' if config.machine.compile_model else ''} ({plan.time_basis})",
     }
     for name, value in rows.items():
         if value:
@@ -151,21 +180,26 @@ def _memory(plan):
 
 
 def _gpus(plan):
-    columns = ("GPU", "memory", "batch_size", "time", "$ per hour", "cost", "listed")
-    table = make_table(*columns, numbers=columns[1:])
+    numbers = ("memory", "time", "cost")
+    whole = plan.config.batch.batch_size
+    differs = any(gpu.batch_size != whole for gpu in plan.gpus)  # where it does not fit
+    table = make_table("GPU", *numbers, *["batch_size"] * differs, numbers=(*numbers, "batch_size"))
+    table.columns[0].no_wrap = True
     for gpu in plan.gpus:
+        row = [gpu.name, f"{gpu.memory >> 30} GB", "", "", "too small"]
         if gpu.batch_size:
-            size = f"{gpu.batch_size:,}"
-            row = (
-                size,
-                in_time(gpu.seconds),
-                f"{gpu.dollars_per_hour:.2f}",
-                in_dollars(gpu.dollars),
-            )
-        else:
-            row = ("too small", "", f"{gpu.dollars_per_hour:.2f}", "")
-        table.add_row(gpu.name, f"{gpu.memory >> 30} GB", *row, gpu.seen)
+            row[2:] = [in_time(gpu.seconds), in_dollars(gpu.dollars), f"{gpu.batch_size:,}"]
+        table.add_row(*row[: len(table.columns)])
     return table
+
+
+def _assumptions(plan) -> str:
+    """What the times and costs on GPUs rest on."""
+    from gptlab.planning.gpus import assumed_share
+
+    share = f"{100 * assumed_share(plan.config.model):.2g}%"
+    prices = ", ".join(f"{g.name} {g.dollars_per_hour:.2f} ({g.seen})" for g in plan.gpus)
+    return f"Assumed: {share} of the GPU's peak speed; US dollars per hour, as listed: {prices}."
 
 
 def in_dollars(amount: float) -> str:

@@ -18,6 +18,7 @@ from gptlab.errors import ConfigError
 from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
 from gptlab.options import option_words
 from gptlab.runs import Run
+from gptlab.training.units import TextUnits
 
 FINE_TUNING = "finetune_shakespeare"  # the recipe that a model from elsewhere is trained with
 _SHOWN_LINES, _SHOWN_CHARACTERS = 12, 800  # of each document
@@ -37,13 +38,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def prepare_sources(sources: Sequence[str], options: PrepareOptions | None = None) -> Prepared:
-    """Prepare a text with bars and notes on stderr, and print a summary of the dataset."""
+def prepare_sources(
+    sources: Sequence[str], options: PrepareOptions | None = None, says_next: bool = True
+) -> Prepared:
+    """Prepare a text with bars and notes on stderr, and print a summary of the dataset.
+
+    says_next: whether the summary ends with the command that trains on it.
+    """
     with Bars() as bars:
         done = prepare(sources, options, bars.progress, bars.note)
     runs = runs_on(done.dataset.folder)
     forget_unneeded_versions(done.dataset.folder, runs)
-    print(_summary(done, runs))
+    summary = _summary(done, runs)
+    print(summary if says_next else summary.rpartition("\n")[0])
     return done
 
 
@@ -99,8 +106,8 @@ def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
         f"{_plural(meta['documents'], 'document')}",
         f"  vocabulary  {meta['tokenizer']['kind']}, {dataset.vocab_size:,} ids",
         f"  tokens      {tokens:,} ({size / tokens:.2f} bytes per token)",
-        f"  split       {meta['train_tokens']:,} for training, {meta['val_tokens']:,} for "
-        f"validation ({how}, {share:.1%})",
+        f"  training    {meta['train_tokens']:,} tokens",
+        f"  validation  {meta['val_tokens']:,} tokens ({how}, {share:.1%})",
         _baselines(meta),
         f"  written     {display(dataset.folder)}",
     ]
@@ -114,11 +121,8 @@ def _baselines(meta: dict) -> str:
     if is_chat(meta):
         share = meta["train_counted_tokens"] / meta["train_tokens"]
         return f"  loss        on {share:.0%} of the tokens: the assistant's turns and their end"
-    bits = meta["baselines"]
-    return (
-        f"  baselines   lzma {bits['lzma']:.2f}, unigram {bits['unigram']:.2f}, 5-gram "
-        f"{bits['5gram']:.2f} bits per byte of the validation text; a model should beat them"
-    )
+    levels = ", ".join(f"{name} {loss:.2f}" for name, loss in TextUnits(meta).levels().items())
+    return f"  baselines   {levels}\n              losses to beat, in nats per token"
 
 
 def _next_command(dataset: Dataset, runs: list[DatasetRun]) -> str:

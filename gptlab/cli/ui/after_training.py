@@ -19,12 +19,13 @@ def show_result(outcome) -> None:
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
     from gptlab.data.token_files import find_meta, is_chat
+    from gptlab.training.terminal import columns, wrapped
 
     folder = display(outcome.folder)
     run = read_run(outcome.folder)
     findings = diagnose(run)
     for finding in findings:
-        print(f"Noticed: {finding.sentence}")
+        print(wrapped(f"Noticed: {finding.sentence}", columns()))
     try:
         _show_sample(outcome.folder)
     except (GPTLabError, OSError) as error:

@@ -1,19 +1,20 @@
 """Print tables and colour: rich at a terminal, plain lines of a fixed width in a pipe."""
 
+import os
 import sys
 from pathlib import Path
 
 from gptlab.files import atomic_write, display
 
-PLAIN_WIDTH = 100
+PLAIN_WIDTH = 80
 
 
 def make_console():
-    """A rich Console on stdout that respects NO_COLOR; in a pipe without colour, 100 wide."""
+    """A rich Console on stdout that respects NO_COLOR; in a pipe plain, COLUMNS or 80 wide."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = PLAIN_WIDTH
     return console
 

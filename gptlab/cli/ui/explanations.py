@@ -50,8 +50,13 @@ The run takes as many steps as fit into this time, and the learning rate falls o
 
 SUMMARY = """\
 Nothing has started yet. To change an option, type its name and value, such as: dropout 0.2, or:
-seed 7 batch_size 8. python train.py --help lists all names. To change an earlier answer, go back
-with b."""
+seed 7 batch_size 8. ? NAME explains an option; python train.py --help lists all names. The words
+above: the learning rate is how far each step moves the parameters; the optimizer is the rule by
+which it moves them (muon, or the older adamw); the schedule is how the rate changes (wsd: it rises,
+stays, and falls to its end; cosine: it falls along a curve). Dropout leaves out numbers at random
+and weight decay keeps parameters small, both against learning the text by heart. 20 tokens per
+parameter make the best use of a machine's time (the Chinchilla study); small texts allow less. To
+change an earlier answer, go back with b."""
 
 START = """\
 A recipe is a small file with options in config/. With it, python train.py --config FILE trains the

@@ -1,4 +1,4 @@
-"""Ask questions at a terminal: Enter takes the default, `?` explains, `b` goes back.
+"""Ask questions at a terminal: Enter takes the default, `?` explains, `b` goes back, `q` quits.
 
 After a wrong answer the question shows the error and asks again. Ctrl-C ends the program with 130,
 Ctrl-D (the end of the input) with 0; neither shows a traceback.
@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import explain_error
 
-EXPLAIN, BACK = "?", "b"
+EXPLAIN, BACK, QUIT = "?", ("b", "back"), ("q", "quit")
 
 
 class Back(Exception):
@@ -63,9 +63,14 @@ def open_console():
 
 
 def select(
-    console, title: str, choices: Sequence[MenuItem], default: int = 0, explanation: str = ""
+    console,
+    title: str,
+    choices: Sequence[MenuItem],
+    default: int = 0,
+    explanation: str = "",
+    is_first: bool = False,
 ) -> object:
-    """Ask for one of the choices; its value. default: an index. Raises Back."""
+    """Ask for one of the choices; its value. default: an index. Raises Back, unless is_first."""
     from rich.table import Table
     from rich.text import Text
 
@@ -85,7 +90,8 @@ def select(
             raise ConfigError(choice.refusal)
         return choice
 
-    return _answered(console, convert, str(default + 1), str(default + 1), explanation).value
+    shown = str(default + 1)
+    return _answered(console, convert, shown, shown, explanation, is_first=is_first).value
 
 
 def _find_choice(word: str, choices: Sequence[MenuItem], default: int) -> MenuItem:
@@ -203,7 +209,15 @@ def _show_title(console, title: str) -> None:
     console.print(Text(title, "bold"))
 
 
-def _answered(console, convert, default, shown, explanation: str, verbatim: bool = False):
+def _answered(
+    console,
+    convert,
+    default,
+    shown,
+    explanation: str,
+    verbatim: bool = False,
+    is_first: bool = False,
+):
     """Read lines until one can be converted."""
     while True:
         line = _read_line(f"[{shown}] > " if shown else "> ")
@@ -211,9 +225,16 @@ def _answered(console, convert, default, shown, explanation: str, verbatim: bool
         if word == EXPLAIN:
             text = " ".join((explanation or "Type an answer and press Enter.").split())
             console.print(text, markup=False)  # wrapped at this window's width
-            console.print("Press Enter for the value in brackets, b to go back.", style="dim")
+            enter = "Press Enter for the value in brackets; " if shown else ""
+            console.print(f"{enter}b goes back, q quits.", style="dim", markup=False)
             continue
-        if word.lower() in (BACK, "back"):
+        if word.lower() in QUIT:
+            print("Stopped.", flush=True)
+            raise SystemExit(0)
+        if word.lower() in BACK and is_first:
+            console.print("This is the first question; q quits.", style="yellow")
+            continue
+        if word.lower() in BACK:
             raise Back
         if not word and default is None:
             console.print("Please type an answer; ? explains.", style="yellow")

@@ -17,7 +17,14 @@ from gptlab.data.token_files import find_meta
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
-from gptlab.options import Option, coerce, describe_default, options_of, unknown_option
+from gptlab.options import (
+    Option,
+    coerce,
+    describe_default,
+    format_value,
+    options_of,
+    unknown_option,
+)
 from gptlab.training.config import (
     GROUPS,
     OPTIONS,
@@ -36,6 +43,7 @@ possible: n_layer 8 n_head 8 n_embd 512), NAME default to reset it, or ? NAME fo
 Enter for the next group."""
 # no option has this word as its value
 RESET = "default"
+SPARE_LINES = 4  # of a window, beside the table: the title, the answer, and empty ones
 
 
 def build_recipe() -> Path | None:
@@ -44,8 +52,8 @@ def build_recipe() -> Path | None:
     console = questions.open_console()
     builder = RecipeBuilder(console)
     groups = [
-        lambda title=title, owners=owners: builder.ask_group(title, owners)
-        for title, owners in group_classes().items()
+        lambda title=title, options=options: builder.ask_group(title, options)
+        for title, options in option_groups().items()
     ]
     questions.walk([builder.ask_start, *groups, builder.ask_name])
     title = "Made by the recipe builder" + (f", from {builder.origin}." if builder.origin else ".")
@@ -55,15 +63,31 @@ def build_recipe() -> Path | None:
     return builder.path
 
 
-def group_classes() -> dict[str, list[type]]:
-    """The options of a recipe in groups, in the order in which they are asked."""
-    classes = [GROUPS["run"], GROUPS["model"], *(c for n, c in GROUPS.items() if n not in _ASKED)]
-    named = {(c.__doc__ or c.__name__).splitlines()[0].rstrip("."): [c] for c in classes}
-    named["Model"] = [PresetOption, GROUPS["model"]]
-    return named
+def option_groups() -> dict[str, dict[str, Option]]:
+    """The options of a recipe in groups, in the order in which they are asked; the model in two,
+    so that each fits a screen."""
+    model = options_of(PresetOption, GROUPS["model"])
+    parts = {name: model.pop(name) for name in list(model) if name not in MODEL_SIZE}
+    groups = {"Run": options_of(GROUPS["run"]), "Model size": model, "Model parts": parts}
+    for name, owner in GROUPS.items():
+        if name not in ("run", "model"):
+            groups[(owner.__doc__ or owner.__name__).splitlines()[0].rstrip(".")] = options_of(
+                owner
+            )
+    return groups
 
 
-_ASKED = ("run", "model")
+MODEL_SIZE = {
+    "model_preset", "block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd",
+    "head_dim", "mlp_ratio", "intermediate_size", "dropout", "gradient_checkpointing",
+}  # fmt: skip
+
+
+def choices_of(option: Option) -> str:
+    """What an option can be, in words; "" for any number or text."""
+    if option.type is bool:
+        return " or ".join(["true", "false", *option.words])
+    return ", ".join(map(str, option.choices))
 
 
 class RecipeBuilder:
@@ -81,19 +105,21 @@ class RecipeBuilder:
             MenuItem(path, name, recipe_title(path)) for name, path in named_recipes().items()
         ]
         choices.append(MenuItem(None, "empty", "every option has its default"))
-        path = questions.select(self.console, "Start from which recipe?", choices, 0, EXPLANATION)
+        title = "Start from which recipe?"
+        path = questions.select(self.console, title, choices, 0, EXPLANATION, is_first=True)
         self.overrides = read_recipe(path) if path else {}
         self.origin = display(path) if path else ""
 
-    def ask_group(self, title: str, owners: list[type]) -> None:
+    def ask_group(self, title: str, options: Mapping[str, Option]) -> None:
         """Show one group and take changes to it, until Enter."""
-        options = {n: o for n, o in options_of(*owners).items() if n not in START_OPTIONS}
-        options.pop("vocab_size", None)  # it belongs to the data
+        # the vocabulary belongs to the data, some options to one start
+        hidden = {*START_OPTIONS, "vocab_size"}
+        options = {name: option for name, option in options.items() if name not in hidden}
         while True:
             self._show_group(options)
             line = questions.ask(
                 self.console,
-                f"{title}: type NAME VALUE to change an option, or press Enter to go on.",
+                f"{title}: type NAME VALUE, ? NAME, or Enter to go on.",
                 lambda line, options=options: self._take(line, options),
                 "",
                 EXPLANATION,
@@ -103,6 +129,14 @@ class RecipeBuilder:
                 return
 
     def _show_group(self, options: Mapping[str, Option]) -> None:
+        """A table of the options, with their meaning where the window is high enough."""
+        table = self._table(options, has_help=True)
+        if len(self.console.render_lines(table, pad=False)) > self.console.height - SPARE_LINES:
+            table = self._table(options, has_help=False)
+        self.console.print()
+        self.console.print(table)
+
+    def _table(self, options: Mapping[str, Option], has_help: bool):
         from rich.table import Table
         from rich.text import Text
 
@@ -114,19 +148,16 @@ class RecipeBuilder:
             if name in self.overrides:
                 value = Text(repr(self.overrides[name]), "bold")
             else:
-                value = Text(describe_default(option) or "[-]", "dim")
-            table.add_row(Text(name), value, Text(option.help))
-        self.console.print()
-        self.console.print(table)
+                default = "-" if option.default in (None, "") else format_value(option.default)
+                value = Text(f"[{default}]", "dim")
+            words = [choices_of(option), option.help if has_help else ""]
+            table.add_row(Text(name), value, Text("; ".join(filter(None, words))))
+        return table
 
     def _take(self, line: str, options: Mapping[str, Option]) -> str:
         """Take the assignments of a line, if the resulting recipe is valid. Raises ConfigError."""
         if line.startswith("?"):
-            name = line[1:].strip()
-            option = OPTIONS.get(name)
-            if option is None:
-                raise unknown_option(name, name, options)
-            self.console.print(f"{name}: {option.help} {describe_default(option)}", markup=False)
+            self.console.print(explain_option(line[1:].strip(), options), markup=False)
             return line
         changes = parse_assignments(line)
         overrides = dict(self.overrides)
@@ -179,6 +210,14 @@ def check_recipe(overrides: Mapping):
     left_out = ("model_preset", "device", "dtype", "compile_model")
     values = layer(recipe=overrides).values
     return build({name: value for name, value in values.items() if name not in left_out})
+
+
+def explain_option(name: str, among: Mapping[str, Option]) -> str:
+    """The sentence of an option, with its default. Raises ConfigError, with the nearest name."""
+    option = OPTIONS.get(name)
+    if option is None:
+        raise unknown_option(name, name, among)
+    return f"{name}: {option.help} {describe_default(option)}"
 
 
 def parse_assignments(line: str) -> dict:
@@ -239,8 +278,7 @@ def ask_recipe_name(console, suggestion: str) -> Path:
 def write_recipe(path: Path, overrides: Mapping, title: str) -> None:
     """Write options as a commented recipe, atomically."""
     lines = [f'"""{title}', "", f"Run: python train.py --config {display(path)}", '"""']
-    for group, owners in group_classes().items():
-        options = options_of(*owners)
+    for group, options in option_groups().items():
         names = [name for name in options if name in overrides and name not in START_OPTIONS]
         if names:
             lines += ["", f"# {group}"]

@@ -128,7 +128,7 @@ def _summary(checkpoint) -> str:
 def _facts(checkpoint) -> str:
     config, loss = checkpoint.model.config, checkpoint.val_loss
     facts = [
-        f"{config.n_layer} layers of {config.n_head} heads, {config.n_embd} channels",
+        f"{config.n_layer} layers of {config.n_head} heads, width {config.n_embd}",
         f"a window of {config.block_size:,} tokens",
         f"{checkpoint.tokenizer.vocab_size:,} token ids",
         "weights rounded to 8 bits",
