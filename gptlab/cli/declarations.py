@@ -322,7 +322,7 @@ python gpt.py compare config/quick_test.py --set n_layer=4 --both max_iters=100 
     ),
     Command(
         name="sweep",
-        sentence="try many settings of a recipe, and measure the best few afresh",
+        sentence="try many settings, and measure the best few afresh",
         words="RECIPE --OPTION VALUES ...",
         group="improve",
         module="gptlab.cli.commands.sweep",
