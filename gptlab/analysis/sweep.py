@@ -86,7 +86,10 @@ def read_axis(name: str, text: str) -> Axis:
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a sweep does. trials: how many. halving: the factor between rungs; 1 = no halving."""
+    """What a sweep does. trials: how many. halving: the factor between rungs; 1 = no halving.
+
+    best: how many reach the whole length at least, because they are compared in the end.
+    """
 
     recipe: Overrides
     label: str
@@ -94,6 +97,7 @@ class SearchPlan:
     sampler: str
     trials: int
     halving: int = 3
+    best: int = 1
 
     @property
     def points(self) -> int | None:
@@ -146,7 +150,8 @@ class Sweep:
 
     def survivors(self, rung: int) -> int:
         """How many trials train in a rung."""
-        return max(1, self.plan.trials // self.plan.halving**rung)
+        plan = self.plan
+        return min(plan.trials, max(plan.best, plan.trials // plan.halving**rung))
 
     def share(self) -> float:
         """The whole sweep's tokens, in trainings of the recipe's length."""

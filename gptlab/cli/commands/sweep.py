@@ -113,7 +113,7 @@ def _open(word: str, texts: dict[str, str], options: SweepOptions):
 
     recipe = open_config(word)
     axes = tuple(read_axis(name, text) for name, text in texts.items())
-    plan = SearchPlan(recipe.overrides, recipe.name, axes, "", 0, options.halving)
+    plan = SearchPlan(recipe.overrides, recipe.name, axes, "", 0, options.halving, options.best)
     sampler = options.sampler
     if sampler == "auto":
         sampler = "grid" if plan.points is not None and plan.points <= MOST_TRIALS else "random"
@@ -199,12 +199,12 @@ def _that_fit(sweep, whole, options: SweepOptions) -> int:
 def _opening(sweep, options: SweepOptions) -> list[str]:
     """What is about to be tried, and by which rules."""
     plan, rungs = sweep.plan, sweep.rungs()
-    of = f" of the grid's {plan.points}" if plan.sampler == "grid" else ""
+    how = f"grid of {plan.points}" if plan.sampler == "grid" else plan.sampler
     lines = [
-        f"{plan.trials} trials{of} of {plan.label} over {', '.join(a.name for a in plan.axes)} "
-        f"({plan.sampler}), into {display(sweep.folder)}."
+        f"{plan.trials} trials of {plan.label} over {', '.join(a.name for a in plan.axes)} "
+        f"({how}), into {display(sweep.folder)}."
     ]
-    counts = [min(sweep.survivors(rung), plan.trials) for rung in range(len(rungs))]
+    counts = [sweep.survivors(rung) for rung in range(len(rungs))]
     if len(rungs) > 1:
         shown = ", ".join(f"{n} to step {s:,}" for n, s in zip(counts, rungs, strict=True))
         lines.append(f"Halving: {shown}; the rest stops.")
@@ -280,7 +280,7 @@ def _show(sweep, options: SweepOptions, say) -> int:
     comment = [
         f"The best of {tried} trials of {sweep.plan.label} ({sweep.plan.sampler}).",
         "Tried: " + "; ".join(_axis_in_words(axis) for axis in sweep.plan.axes) + ".",
-        f"{words[0].upper()}{words[1:]}.",
+        f"The winner, {words}.",
     ]
     path = sweep.folder / "best.py"
     with atomic_write(path, "w") as file:
@@ -302,7 +302,10 @@ def _show(sweep, options: SweepOptions, say) -> int:
         return 0
     _print_rows(rows, found.n)
     say(f"Best: {words}.")
-    if better:
+    flat = sweep.base.config.flat()
+    if all(flat[name] == value for name, value in line["values"].items()):
+        say("These are the recipe's own settings: keep it.")
+    elif better:
         say("Take it: it predicts new text better than the recipe as it was.")
     else:
         say("Nothing here is surely better than the recipe as it was.")
