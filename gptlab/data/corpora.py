@@ -196,7 +196,8 @@ def _read_as_they_are(
     if len(names) == len(files):  # reading them says which fields they have
         return files
     if names:
-        note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
+        some = text_files.some(names)
+        note(f"Read as plain text, because their JSON is not a list of texts: {some}.")
     return changed
 
 
@@ -231,7 +232,7 @@ def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
     if "utf-8" in kinds and "other" not in kinds:
         raise ConfigError(
             f"encoding {encoding} would damage {kinds['utf-8']}, which is valid UTF-8",
-            "leave it out",
+            "leave --encoding out",
         )
 
 

@@ -83,7 +83,7 @@ def _marks_said(marks: Counter, separators: tuple[str, ...]) -> str:
     if not ends:
         return f"{said}; a chat is prepared from rows with messages (docs/FINETUNE.md)."
     options = " ".join(f"--separator '{mark}'" for mark in [*separators, *ends])
-    return f"{said}; {options} makes a document of what stands between them."
+    return f"{said}; {options} makes what is between them a document."
 
 
 def _spelling_said(found: Survey) -> str:

@@ -50,7 +50,7 @@ def lines_of(folder):
         (["a.py", "--set", "minutes=1"], "use --both max_iters=N"),
         (["a.py", "--set", "dataset=other"], "ask for --bits_per_byte"),
         (["a.py", "--set", "dataset=none"], "No prepared dataset"),
-        (["a.py", "--against", "no-such-revision"], "There is no git revision"),
+        (["a.py", "--against", "no-such-revision"], "There is not a git revision"),
         (["a.py", "--against", "HEAD", "--noise_floor"], "in a comparison without --against"),
         (["a.py", "--set", "n_layer=2", "--smallest", "0"], "must be above 0"),
         (["nothing.py", "--set", "n_layer=2"], "no recipe nothing.py"),

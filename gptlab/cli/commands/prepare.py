@@ -182,7 +182,7 @@ def kept_versions(folder: Path) -> list[str]:
             for run in runs
             if run.is_unfinished and version_folder(folder, run.fingerprint) == path
         ]
-        why = f" for {', '.join(users)}, which may go on with --resume" if users else ""
+        why = f" for {', '.join(users)}, which --resume may continue" if users else ""
         found.append(f"version {meta.get('version', 1)} ({tokens:,} tokens){why}")
     return found
 

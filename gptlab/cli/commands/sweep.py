@@ -34,7 +34,8 @@ class SweepOptions:
     )
     hours: Annotated[float, "as many settings as fit in this time, fresh runs included"] = 0.0
     halving: Annotated[
-        int, "after each rung 1 of this many trials goes on, for this many times as long; 1 = off"
+        int,
+        "after each rung, 1 of this many trials continues, for this many times as long; 1 = off",
     ] = 3
     best: Annotated[int, "trials that are compared with the recipe in the end"] = 3
     seeds: Annotated[int, "fresh seeds of that comparison"] = 3

@@ -72,7 +72,7 @@ def _not_an_option(word: str) -> ConfigError:
             f"{word} is text, and training needs a prepared dataset",
             f"prepare it first: python prepare.py {quoted(word)}",
         )
-    return ConfigError(f"{word!r} belongs to no option", "write options as --name value")
+    return ConfigError(f"{word!r} is not an option", "write options as --name value")
 
 
 def run_training(overrides: Overrides, started: float | None = None, recipe_name: str = "") -> int:

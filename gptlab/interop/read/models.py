@@ -71,8 +71,8 @@ def present_checkpoint(word: str) -> Path | None:
         return path
     if not is_known_name(word) and not path.exists():
         raise CheckpointError(
-            f"init_from {word!r} is nothing that is here: there is no checkpoint {display(path)}, "
-            f"and of names there are {', '.join((SMOLLM2, *SHORT_NAMES))} and hf:OWNER/NAME."
+            f"init_from {word!r} names no model: there is no checkpoint {display(path)}, "
+            f"and the known names are {', '.join((SMOLLM2, *SHORT_NAMES))} and hf:OWNER/NAME."
         )
     folder = default_folder(word)
     if Run(folder).exists():
@@ -144,7 +144,7 @@ def read_model(path: Path, meta=None, progress: Progress | None = None) -> Impor
     if path.suffix in (".index", ".meta") and _is_tensorflow(path.parent):
         raise _no_model(path.parent)
     raise ConfigError(
-        f"{display(path)} is no model that can be imported",
+        f"{display(path)} is not a model that can be imported",
         "name a Hugging Face folder with config.json and .safetensors files, a .gguf file, or a "
         "ckpt.pt of nanoGPT",
     )
