@@ -198,7 +198,7 @@ class Run:
                     "stop it, or choose another --out_dir."
                 ) from None
             logger.warning(
-                "%s cannot be locked (%s): see to it yourself that no second run uses it.",
+                "%s cannot be locked (%s): make sure that no second run uses it.",
                 display(self.folder),
                 error.strerror or error,
             )

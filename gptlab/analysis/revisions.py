@@ -33,7 +33,7 @@ def commit_of(revision: str, clone: Path | None = None) -> str:
     found = _git(clone, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if found.returncode:
         raise ConfigError(
-            f"There is not a git revision {revision!r} in {display(clone)}",
+            f"There is no git revision {revision!r} in {display(clone)}",
             "name a commit, a branch or a tag (git log --oneline lists commits)",
         )
     return found.stdout.decode().strip()

@@ -124,7 +124,7 @@ class Reading:
         others = f", and {self.bad_rows - 1:,} other rows" if self.bad_rows > 1 else ""
         return DataError(
             f"{first.problem}{others} of {self.rows:,}",
-            f"{first.fix or 'mend that line'}, or skip such rows with --max_bad_rows {share}%",
+            f"{first.fix or 'correct that line'}, or skip such rows with --max_bad_rows {share}%",
             sep="; ",
         )
 

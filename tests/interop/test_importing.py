@@ -102,7 +102,7 @@ def test_a_folder_without_a_model_says_what_it_lacks(home):
     with pytest.raises(ConfigError, match=r"several models: name one of a\.gguf, b\.gguf"):
         import_model("empty")
     (home / "text.txt").write_bytes(b"text")
-    with pytest.raises(ConfigError, match="no model that can be imported"):
+    with pytest.raises(ConfigError, match="not a model that can be imported"):
         import_model("text.txt")
 
 

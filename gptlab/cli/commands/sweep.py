@@ -307,9 +307,9 @@ def _show(sweep, options: SweepOptions, say) -> int:
     if all(flat[name] == value for name, value in line["values"].items()):
         say("These are the recipe's own settings: keep it.")
     elif better:
-        say("Take it: it predicts new text better than the recipe as it was.")
+        say("Use it: it predicts new text better than the recipe as it was.")
     else:
-        say("Nothing here is surely better than the recipe as it was.")
+        say("No setting here is clearly better than the recipe as it was.")
     say(f"Wrote {display(path)}.")
     say(f"Next: {following}")
     return 0

@@ -65,7 +65,7 @@ def _not_an_option(word: str) -> ConfigError:
     if word in named_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):
         return ConfigError(
             f"{word} is a recipe, and was given without an option",
-            f"take it with python train.py --config {quoted(word)}",
+            f"use it with python train.py --config {quoted(word)}",
         )
     if Path(word).exists():
         return ConfigError(

@@ -82,7 +82,7 @@ def present_checkpoint(word: str) -> Path | None:
             return folder
         raise RunError(
             f"{display(folder)} holds another run than {word}",
-            f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and say "
+            f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and use "
             "--init_from DIR",
         )
     return None

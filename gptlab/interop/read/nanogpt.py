@@ -120,7 +120,7 @@ def _load(path: Path) -> dict:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise CheckpointError(f"{where} is damaged or no checkpoint.") from error
+        raise CheckpointError(f"{where} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{where} is not a checkpoint of nanoGPT (it has no model_args).")
     return content
