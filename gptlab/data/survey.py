@@ -66,7 +66,7 @@ def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
         lines.append(
             "Letters that look decoded twice (UTF-8 read as another encoding): "
             f"{found.decoded_twice.total():,}, such as {sample!r} ({number:,} times); correct the "
-            "text first, or they are learned so."
+            "text first, or the model learns them like this."
         )
     if found.decomposed:
         lines.append(_spelling_said(found))
