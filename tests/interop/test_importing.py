@@ -227,7 +227,7 @@ def book(home):
     return prepared
 
 
-@pytest.mark.parametrize("tokenizer", ["model", "out/source", "out/source/best.pt"])
+@pytest.mark.parametrize("tokenizer", ["model", "out/source", "source", "out/source/best.pt"])
 def test_a_text_gets_the_tokenizer_of_a_folder_a_run_or_a_checkpoint(
     hf_folder, book, bpe, tokenizer
 ):

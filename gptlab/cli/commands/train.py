@@ -21,7 +21,7 @@ class StartOptions:
     config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
-    interactive: Annotated[bool, "ask six questions and train, as gpt.py train does"] = False
+    interactive: Annotated[bool, "ask a few questions and train, as gpt.py train does"] = False
     show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
     json: Annotated[bool, "with --show-hardware: print it as JSON"] = False
 
