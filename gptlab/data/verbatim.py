@@ -48,12 +48,13 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Match:
-    """Bytes begin to end of text number `text` stand at byte `at` of a token file's spelling."""
+    """Bytes begin to end of text number `text` stand from byte `at` on of what the training part of
+    dataset number `dataset` spells."""
 
     text: int
     begin: int
     end: int
-    dataset: Dataset
+    dataset: int
     at: int
 
 
@@ -89,7 +90,7 @@ def find_matches(
             int(text),
             int(begin - starts[text]),
             int(reached[begin] - starts[text]),
-            datasets[place[0, begin]],
+            int(place[0, begin]),
             int(place[1, begin]),
         )
         for text, begin in zip(numbers, begins, strict=True)
@@ -157,7 +158,8 @@ class _Search:
         text = self._order[np.repeat(low, counts) + within]
         here = at - self._first
         before = _equal(
-            self._bytes[(here - 1)[:, None] - _STEPS], self._text[(text + GRAM - 1)[:, None] - _STEPS]
+            self._bytes[(here - 1)[:, None] - _STEPS],
+            self._text[(text + GRAM - 1)[:, None] - _STEPS],
         )
         after = _equal(
             self._bytes[(here + GRAM)[:, None] + _STEPS],
