@@ -21,6 +21,7 @@ MIN_CHARS = 30  # of a span that counts: about five English words
 FEWEST_CHARS = 8  # that can be asked for: the search looks for eight bytes
 SHORTEST_BYTES = 15  # of spans that are found, where nothing shorter is asked for
 MOST_BYTES = 1 << 20  # of the texts together
+BEGINNING = 32  # characters of a span in a list
 HELD_OUT_PIECES, HELD_OUT_BYTES = 32, 1 << 18  # at most
 
 Progress = Callable[[str, int, int], None]
@@ -195,6 +196,12 @@ def level_names(min_chars: int) -> tuple[str, str, str]:
     """The levels in words."""
     n = min_chars
     return f"{n:,} to {2 * n - 1:,}", f"{2 * n:,} to {4 * n - 1:,}", f"{4 * n:,} and more"
+
+
+def beginning(text: TracedText, span: Span) -> str:
+    """The first characters of a span on one line."""
+    words = " ".join(text.text[span.begin : span.end].split())
+    return words if len(words) <= BEGINNING else f"{words[:BEGINNING]} ..."
 
 
 def percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from gptlab.analysis.trace import Traced, TracedText, level_names, percent, span_level
+from gptlab.analysis.trace import Traced, TracedText, beginning, level_names, percent, span_level
 from gptlab.files import without_folders
 from gptlab.reports import page as page
 from gptlab.reports.sections import footer, readable
@@ -10,7 +10,7 @@ from gptlab.reports.sections import footer, readable
 STYLE = """
 :root { --l0: #fdf1cf; --l1: #fbd48f; --l2: #f3a36f; }
 @media (prefers-color-scheme: dark) {
-  :root { --l0: #39321f; --l1: #5d451d; --l2: #8a4524; }
+  :root { --l0: #4a3f1e; --l1: #5d451d; --l2: #8a4524; }
 }
 .traced span { border-radius: 2px; position: relative; }
 .traced [data-where]:is(:hover, :focus) { outline: 2px solid var(--ink); z-index: 1; }
@@ -19,6 +19,8 @@ STYLE = """
   border-radius: 4px; background: var(--ink); color: var(--paper); white-space: nowrap;
 }
 .l0 { background: var(--l0); } .l1 { background: var(--l1); } .l2 { background: var(--l2); }
+.spans td:first-child, .spans th { white-space: nowrap; overflow-wrap: normal; }
+.spans td:nth-child(2) { min-width: 9em; }
 .scale { display: flex; flex-wrap: wrap; gap: 6px; margin: 14px 0 8px; font-size: .86rem; }
 .scale span { padding: 1px 8px; border: 1px solid var(--rule); border-radius: 4px; }
 """
@@ -68,8 +70,8 @@ def _table(text: TracedText, min_chars: int) -> str:
         [
             f"{len(span):,}",
             without_folders(span.where),
-            readable(text.text[span.begin : span.end]),
+            readable(beginning(text, span)),
         ]
         for span in sorted(spans, key=len, reverse=True)
     ]
-    return page.table(["characters", "stands in", "text"], rows, "spans")
+    return page.table(["characters", "stands in", "begins"], rows, "spans")

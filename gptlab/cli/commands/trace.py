@@ -8,6 +8,7 @@ from gptlab.analysis.trace import (
     FEWEST_CHARS,
     MIN_CHARS,
     SHORTEST_BYTES,
+    beginning,
     level_names,
     percent,
     span_level,
@@ -23,7 +24,6 @@ from gptlab.options import ESCAPED
 from gptlab.training.terminal import CONTROL
 
 MOST_LISTED = 10  # spans
-BEGINNING = 32  # characters of a span in the list
 STYLES = ("yellow", "black on yellow", "bold white on red")
 NO_SPAN = f"None has {SHORTEST_BYTES}."
 
@@ -119,7 +119,7 @@ def _sentences(traced, name: str, min_chars: int, datasets) -> list[str]:
     names = " and ".join(dataset.name for dataset in datasets)
     longest = f"The longest has {text.longest:,} characters." if text.longest else ""
     found = (
-        f"Of {name} ({len(text.text):,} characters), {percent(text.share(min_chars))} stands "
+        f"{percent(text.share(min_chars))} of {name} ({len(text.text):,} characters) stands "
         f"verbatim in the training text ({names}, {in_bytes(traced.searched)}): {spans} of "
         f"{min_chars} characters or more. {longest or NO_SPAN}"
     )
@@ -130,9 +130,9 @@ def _sentences(traced, name: str, min_chars: int, datasets) -> list[str]:
     pieces = f"{count} pieces of validation text" if count > 1 else "a piece of validation text"
     return [
         found,
-        f"By chance: of {pieces} as long as this, {percent(traced.share_by_chance(min_chars))} "
-        f"stands there too; their longest span has {traced.longest_by_chance:,.0f} characters in "
-        f"the median and {most:,} at most.",
+        f"By chance, {percent(traced.share_by_chance(min_chars))} of {pieces} as long as this "
+        f"stands there too, and the longest span has {traced.longest_by_chance:,.0f} characters"
+        + (f" in the median, {most:,} at most." if count > 1 else "."),
     ]
 
 
@@ -154,8 +154,7 @@ def _show(text, min_chars: int, sentences: list[str]) -> None:
         return
     table = make_table("characters", "stands in", "begins", numbers=("characters",))
     for span in sorted(spans, key=len, reverse=True)[:MOST_LISTED]:
-        begins = " ".join(text.text[span.begin : span.end].split())[:BEGINNING]
-        begins = CONTROL.sub("\ufffd", begins)
+        begins = CONTROL.sub("\ufffd", beginning(text, span))
         table.add_row(f"{len(span):,}", Text(span.where), Text(begins, no_wrap=True))
     console.print()
     console.print(table)
