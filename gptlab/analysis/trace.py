@@ -114,15 +114,16 @@ def training_data(run: Run) -> list[Dataset]:
     try:
         recorded = read_json(run.provenance)
         word, fingerprint = recorded["settings"]["dataset"], recorded["data"]["fingerprint"]
-        vocab_size = recorded["settings"]["vocab_size"]
     except FileNotFoundError:
         raise RunError(
             f"{name} does not record which text it was trained on (it has no provenance.json)",
-            "trace a run that train.py began here",
+            "trace a run that began here with train.py",
         ) from None
     except (LookupError, TypeError):
-        raise RunError(f"{display(run.provenance)} does not name a dataset.") from None
-    dataset = open_dataset(word, vocab_size, fingerprint)
+        word = fingerprint = None
+    if not isinstance(word, str) or not isinstance(fingerprint, str):
+        raise RunError(f"{display(run.provenance)} does not name a dataset.")
+    dataset = open_dataset(word, fingerprint=fingerprint)
     if dataset.tokenizer is None:
         raise DataError(
             f"{dataset.name} holds ids without a tokenizer, so nobody can read them as text",
