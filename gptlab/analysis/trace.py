@@ -241,29 +241,22 @@ def _places(
         for match in own:
             words = encoded[match.text][match.begin : match.end]
             at.append(match.at + (len(words) - len(words.lstrip())) % len(words))
-        tokens, lines = _tokens_at(dataset, at)
-        for match, place, more in zip(own, places(dataset, tokens), lines, strict=True):
-            if place is not None and place.line is not None:
-                place = Place(place.name, place.line + more)
-            found[match] = place
+        found |= zip(own, places(dataset, _tokens_at(dataset, at)), strict=True)
     return found
 
 
-def _tokens_at(dataset: Dataset, wanted: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The token of each byte, and the line ends of the token before the byte."""
-    spelling = Spelling(dataset)
-    tokens, lines, first_byte = {}, {}, 0
+def _tokens_at(dataset: Dataset, wanted: Sequence[int]) -> list[int]:
+    """The position of the token that spells each byte."""
+    lengths, tokens, first_byte = Spelling(dataset).lengths, {}, 0
     for first in range(0, len(dataset.train), PIECE_TOKENS):
-        ids = dataset.train[first : first + PIECE_TOKENS]
-        ends = first_byte + np.cumsum(spelling.lengths[ids], dtype=np.int64)
-        for byte in {b for b in wanted if first_byte <= b < ends[-1]}:
-            token = int(np.searchsorted(ends, byte, side="right"))
-            begin = int(ends[token]) - int(spelling.lengths[ids[token]])
-            tokens[byte] = first + token
-            spelled = spelling.spell(ids[token : token + 1]).tobytes()
-            lines[byte] = spelled[: byte - begin].count(b"\n")
+        ends = first_byte + np.cumsum(
+            lengths[dataset.train[first : first + PIECE_TOKENS]], dtype=np.int64
+        )
+        here = [byte for byte in wanted if first_byte <= byte < ends[-1]]
+        found = first + np.searchsorted(ends, here, side="right")
+        tokens |= zip(here, found.tolist(), strict=True)
         first_byte = int(ends[-1])
-    return [tokens[byte] for byte in wanted], [lines[byte] for byte in wanted]
+    return [tokens[byte] for byte in wanted]
 
 
 def _size(dataset: Dataset) -> int:

@@ -49,7 +49,7 @@ def test_a_file_is_traced_to_file_and_line_beside_what_stands_by_chance(capsys):
     assert main(["trace", "small", "--file", "mine.txt"]) == 0
     out = capsys.readouterr().out
     copied = len("\n") + len(LINE.format(n=10, m=100)) + len(LINE.format(n=11, m=121))
-    size = len("My own.\n") + copied + len("Mine.")
+    size = len("My own.") + copied + len("Mine.")
     share = re.match(r"(\d+)% of mine\.txt \((\d+) characters\) stands verbatim", out)
     assert int(share[2]) == size and abs(int(share[1]) - 100 * copied / size) < 2
     assert "the training text (book, " in out and ": 1 span of 30 characters or more" in out
