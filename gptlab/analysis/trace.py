@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gptlab.data.documents import Place, places
-from gptlab.data.token_files import Dataset, open_dataset
+from gptlab.data.mixture import open_mixture
+from gptlab.data.token_files import Dataset
 from gptlab.data.verbatim import PIECE_TOKENS, Match, Spelling, find_matches
 from gptlab.errors import DataError, RunError
 from gptlab.files import display, read_json
@@ -108,7 +109,7 @@ def training_data(run: Run) -> list[Dataset]:
     """The datasets that a run was trained on, as it met them.
 
     Raises RunError where the run records none or they have changed since, DataError where they are
-    gone or hold no text.
+    gone or hold no text, ConfigError where the record is damaged.
     """
     name = display(run.folder)
     try:
@@ -123,19 +124,19 @@ def training_data(run: Run) -> list[Dataset]:
         word = fingerprint = None
     if not isinstance(word, str) or not isinstance(fingerprint, str):
         raise RunError(f"{display(run.provenance)} does not name a dataset.")
-    dataset = open_dataset(word, fingerprint=fingerprint)
-    if dataset.tokenizer is None:
+    data = open_mixture(word, fingerprint=fingerprint)
+    if data.tokenizer is None:
         raise DataError(
-            f"{dataset.name} holds ids without a tokenizer, so nobody can read them as text",
+            f"{data.name} holds ids without a tokenizer, so nobody can read them as text",
             "put the tokenizer.json beside its train.bin",
         )
-    if dataset.fingerprint != fingerprint:
+    if data.fingerprint != fingerprint:
         raise RunError(
-            f"{name} was trained on other data than {display(dataset.folder)} now holds, so its "
-            "training text is gone",
+            f"{name} was trained on other data than {data.name} now holds, so its training text "
+            "is gone",
             "prepare it again as before",
         )
-    return [dataset]
+    return list(data.parts)
 
 
 def trace_texts(

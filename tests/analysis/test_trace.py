@@ -179,3 +179,16 @@ def test_a_run_on_ids_without_a_tokenizer_is_refused(train, tmp_path):
     folder = train(max_iters=2, dataset="ids", vocab_size=200)
     with pytest.raises(DataError, match=r"tokenizer\.json beside"):
         training_data(Run(folder))
+
+
+def test_every_dataset_of_a_mix_is_searched(train, tmp_path):
+    other = "not of the books at all, these are the words of a letter"
+    (tmp_path / "letters.txt").write_text(noise(3, 40) + f"{other}\n" + noise(4, 20))
+    prepare("letters.txt", PrepareOptions(tokenizer="bpe", vocab_size=300, split="tail"))
+    prepare("books", PrepareOptions(tokenizer="data/letters", dataset="again", split="document"))
+    folder = train(max_iters=2, dataset="again:0.5,letters:0.5")
+    datasets = training_data(Run(folder))
+    texts = [other, "the 3 and the 5 are what the book of line 5 is about"]
+    found = trace_texts(datasets, texts).texts
+    assert [text.share(30) for text in found] == [1, 1]
+    assert [text.spans[0].where for text in found] == ["letters.txt:41", "books/b3.txt:6"]
