@@ -313,16 +313,17 @@ def write_conversations(
     path: Path,
     dtype: np.dtype,
     progress: Callable[[int], None],
-) -> tuple[dict[str, int], dict[str, str]]:
+) -> tuple[dict[str, int], dict[str, str], list[int]]:
     """Encode the conversations of a split into a token file, and write its loss mask beside it.
 
-    Returns (sizes, SHA-256 in hex by file name): tokens and counted_tokens, which the loss mask
-    keeps; characters, bytes and counted_bytes of the messages' texts.
+    Returns (sizes, SHA-256 in hex by file name, the tokens up to the end of each conversation).
+    sizes: tokens and counted_tokens, which the loss mask keeps; characters, bytes and counted_bytes
+    of the messages' texts.
     The store holds each conversation's messages as JSON. The mask has one byte per token: 1 for a
     target of the loss. progress: called with the bytes of the store done since the last call.
     Raises DataError if no conversation has an assistant message.
     """
-    sizes, digests = Counter(), [hashlib.sha256(), hashlib.sha256()]
+    sizes, digests, ends = Counter(), [hashlib.sha256(), hashlib.sha256()], []
     with open(path, "wb") as file, open(mask_path(path), "wb") as mask:
         for number, (text, _) in enumerate(store.pieces(split, can_be_cut=False), start=1):
             content = json.loads(text)
@@ -336,6 +337,7 @@ def write_conversations(
                 out.write(array.tobytes())
                 digest.update(array.tobytes())
             sizes["tokens"] += len(found.ids)
+            ends.append(sizes["tokens"])
             sizes["counted_tokens"] += sum(found.loss_mask)
             for message in messages:
                 written = _text_of(message)
@@ -354,7 +356,8 @@ def write_conversations(
             "add more conversations",
         )
     names = path.name, mask_path(path).name
-    return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
+    hashes = {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
+    return dict(sizes), hashes, ends
 
 
 def _text_of(message: dict) -> str:

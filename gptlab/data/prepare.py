@@ -206,11 +206,12 @@ def _build(
         tokenizer.save(folder / "tokenizer.json")
         kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         origins = gathered.origins
-        documents.write_origins(folder, [origins[start] for start in kept if start in origins])
         template = None
         if gathered.is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-        written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
+        written, ends = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
+        known = [origins[start] for start in kept if start in origins]
+        documents.write_origins(folder, known, ends)
         progress("baselines", 0, None)
         bits, compared = {}, {}  # none for conversations, whose loss covers only a part
         if not gathered.is_chat:
@@ -312,10 +313,11 @@ def _write_splits(
     template: ChatTemplate | None,
     reading: Reading,
     progress: Progress,
-) -> dict:
-    """Write the token file of each split; return their sizes and hashes as in meta.json."""
+) -> tuple[dict, list[int] | None]:
+    """Write the token file of each split; return their sizes and hashes as in meta.json, and where
+    the conversations of the training part end."""
     dtype, characters = token_dtype(tokenizer.vocab_size), 0
-    found, sha256, sampled = {}, {}, {}
+    found, sha256, sampled, ends = {}, {}, {}, {}
 
     def advance(size: int) -> None:
         progress("encoding", size, store.bytes)
@@ -323,7 +325,7 @@ def _write_splits(
     for name, split in splits.items():
         path = folder / f"{name}.bin"
         if template:
-            sizes, hashes = write_conversations(
+            sizes, hashes, ends[name] = write_conversations(
                 store, split, template, path, DTYPES[dtype], advance
             )
             characters += sizes.pop("characters")
@@ -340,7 +342,8 @@ def _write_splits(
     if sampled:
         found["sampled_sha256"] = sampled
     characters = characters if template else store.characters
-    return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
+    sizes = {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
+    return sizes, ends.get("train")
 
 
 class _FitsTemplate:

@@ -455,7 +455,7 @@ def pieces_in(node, module: str):
 # modules whose words are no advice: arguments of other programs, style sheets, help and reference
 NO_ADVICE = {
     "cli/declarations.py", "cli/reference.py", "data/downloads.py", "reports/blame_page.py",
-    "reports/page.py",
+    "reports/page.py", "reports/trace_page.py",
 }  # fmt: skip
 PIECES = [
     piece
