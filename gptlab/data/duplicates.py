@@ -1,9 +1,10 @@
 """Documents that stand twice, exactly or nearly, so that copies stay on one side of the split.
 
-Two documents are near copies if they share at least half of the sequences of 16 bytes that either
-of them holds (their resemblance, Broder 1997). It is estimated from minima of 32 hash functions
-over a sample of the sequences; equal pairs of minima show which documents are worth comparing
-(Indyk and Motwani 1998). A copy with 5% of its words changed has a resemblance of about 0.7.
+Two documents are near copies if they share 0.4 of the sequences of 16 bytes that either of them
+holds (their resemblance, Broder 1997), which is more than half of their text. It is estimated from
+the minima of 32 hash functions over a sample of the sequences; equal pairs of minima show which
+documents are worth comparing (Indyk and Motwani 1998). A copy with 5% of its words changed has a
+resemblance of about 0.7, and 0.5 with 10%.
 
 One pass over the text. Memory: 128 bytes for a document of LEAST_BYTES or more, 16 for any other,
 and a piece of the text.
@@ -19,7 +20,7 @@ from gptlab.data.text_store import TextStore
 
 FILE = "copies.txt"
 LEAST_BYTES = 200  # of a near copy; shorter documents are copies only if they are equal
-RESEMBLANCE = 0.5
+RESEMBLANCE = 0.4
 _SEQUENCE = 16  # bytes: about three words
 _SAMPLED = 8  # one sequence of so many
 _MINIMA = 32

@@ -110,7 +110,14 @@ class Dataset:
         split = (self.meta or {}).get("split") or {}
         if (split.get("leaked_share") or 0) <= TELLING or not (self.folder / LEAKS).is_file():
             return None
-        return np.load(self.folder / LEAKS, allow_pickle=False)
+        try:
+            return np.load(self.folder / LEAKS, allow_pickle=False).reshape(-1, 2)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{display(self.folder / LEAKS)} is damaged",
+                prepare_again(self.name, self.meta),
+                sep="; ",
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:

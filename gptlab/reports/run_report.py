@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
+from gptlab.data.leaks import leak_said
 from gptlab.data.token_files import text_label
 from gptlab.files import in_bytes, without_folders
 from gptlab.options import format_value
@@ -100,6 +101,11 @@ def _verdict(view: RunView) -> str:
     words = f"Its lowest validation loss is {loss:.3f}"
     words += f" ({bits:.2f} bits per byte)" if bits else ""
     words += f", at step {step:,}"
+    if view.record.clean_loss is not None:
+        words += (
+            f" ({view.record.clean_loss:.3f} over the windows without passages that stand in the "
+            "training text too)"
+        )
     if not bits or not view.baselines:
         return words + "."
     beaten = [name for name, level in view.baselines.items() if bits < level]
@@ -295,6 +301,7 @@ def _data_section(view: RunView) -> str:
         "training part": _part(meta, "train"),
         "validation part": _part(meta, "val"),
         "split": (meta.get("split") or {}).get("how"),
+        "in both parts": leak_said(meta.get("split") or {}),
         "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
         "noticed while reading": "; ".join(
             f"{without_folders(what)}: {_count(number)}"

@@ -8,6 +8,7 @@ import math
 import sys
 
 from gptlab.checkpoints import model_content
+from gptlab.data.leaks import are_clean
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import window_losses
 from gptlab.inference.generator import Generator
@@ -34,19 +35,22 @@ def checkpoint_is_planned(config: TrainConfig, state: TrainState) -> bool:
 
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
-    loss, averaged = validation_loss(setup, state, metrics), None
+    (loss, clean), averaged = validation_loss(setup, state, metrics), None
     if state.ema is not None:
         state.ema.swap(state.model)
-        averaged = validation_loss(setup, state, metrics)
+        averaged, its_clean = validation_loss(setup, state, metrics)
+        clean = its_clean if averaged < loss else clean
         keep_best(setup, state, averaged, "averaged")
         state.ema.swap(state.model)
     keep_best(setup, state, loss, "raw")
     is_best = state.best_step == state.step
-    metrics.evaluation(state.step, loss, averaged, is_best, write_sample(setup, state))
+    metrics.evaluation(state.step, loss, averaged, is_best, write_sample(setup, state), clean)
 
 
-def validation_loss(setup: Setup, state: TrainState, metrics) -> float:
-    """Mean loss of the evaluation's windows, in nats per unmasked target.
+def validation_loss(setup: Setup, state: TrainState, metrics) -> tuple[float, float | None]:
+    """Mean loss of the evaluation's windows, and of those that hold no passage of the training
+    text, in nats per unmasked target. The second is None where there are few such passages, or one
+    in each window.
 
     Each process takes its share of the batches of windows. The losses are added in window order
     and in float64, so the result does not depend on the number of processes.
@@ -75,7 +79,12 @@ def validation_loss(setup: Setup, state: TrainState, metrics) -> float:
             share=(parallel.rank, parallel.world_size),
         )
     sums, counts = parallel.merge(sums), parallel.merge(counts)
-    return math.fsum(sums) / int(counts.sum())
+    loss, leaks = math.fsum(sums) / int(counts.sum()), setup.dataset.val_leaks
+    if leaks is None:
+        return loss, None
+    clean = are_clean(leaks, setup.windows, config.model.block_size)
+    n_clean = int(counts[clean].sum())
+    return loss, math.fsum(sums[clean]) / n_clean if n_clean else None
 
 
 def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> None:

@@ -126,8 +126,12 @@ class Metrics:
         averaged: float | None,
         is_best: bool,
         sample: str | None = None,
+        clean: float | None = None,
     ) -> None:
-        """Record and show the validation loss after `step` steps, and what the model writes."""
+        """Record and show the validation loss after `step` steps, and what the model writes.
+
+        clean: the lower of both losses, over the windows without text of the training part.
+        """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
             "step": step,
@@ -136,6 +140,8 @@ class Metrics:
         }
         if averaged is not None:
             record["ema_val_loss"] = averaged
+        if clean is not None:
+            record["clean_val_loss"] = clean
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         self._record(record)
