@@ -106,14 +106,13 @@ def window_hashes(ids: np.ndarray, length: int) -> np.ndarray:
 @functools.cache
 def _factors() -> np.ndarray:
     """Odd numbers, one for each word of the longest window."""
-    return np.random.default_rng(0).integers(0, 1 << 63, 256, np.uint64) * np.uint64(2) + np.uint64(
-        1
-    )
+    numbers = np.random.default_rng(0).integers(0, 1 << 63, 2 * PASSAGE_BYTES, np.uint64)
+    return numbers << np.uint64(1) | np.uint64(1)
 
 
-def _met(train: np.ndarray, hashes: np.ndarray, length: int, progress: Progress) -> np.ndarray:
-    """Which hashes of windows occur among those of the training tokens: bool, as `hashes`."""
-    wanted, place = np.unique(hashes, return_inverse=True)
+def _met(train: np.ndarray, sought: np.ndarray, length: int, progress: Progress) -> np.ndarray:
+    """Which hashes of windows occur among those of the training tokens: bool, as `sought`."""
+    wanted, place = np.unique(sought, return_inverse=True)
     if not len(wanted):
         return np.zeros(0, bool)
     bits = min(_MOST_TABLE, 1 << max(12, (8 * len(wanted)).bit_length())).bit_length() - 1
@@ -122,11 +121,11 @@ def _met(train: np.ndarray, hashes: np.ndarray, length: int, progress: Progress)
     table[wanted >> shift] = True
     met = np.zeros(len(wanted), bool)
     for piece in _pieces(train, length):
-        values = window_hashes(piece, length)
-        values = values[table[values >> shift]]
+        hashes = window_hashes(piece, length)
+        values = hashes[table[hashes >> shift]]
         index = np.minimum(np.searchsorted(wanted, values), len(wanted) - 1)
         met[index[wanted[index] == values]] = True
-        progress(len(values))
+        progress(len(hashes))
     return met[place]
 
 

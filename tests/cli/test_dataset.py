@@ -155,7 +155,8 @@ def test_validation_text_in_the_training_text_is_a_warning(home, capsys):
     capsys.readouterr()
     assert main(["dataset", "view", "twice"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "of the validation tokens (99.8%) stand in passages of 64 characters or more" in shown
+    found = re.search(r"of the validation tokens \((.*)%\) stand in passages of 64 char", shown)
+    assert float(found[1]) > 98
 
 
 def test_documents_that_repeat_are_counted(home, capsys):

@@ -166,7 +166,7 @@ def test_datasets_without_the_record_open_and_a_damaged_one_is_named(write):
     write("t.txt", text_with_a_copy())
     folder = prepare("t.txt").dataset.folder
     (folder / leaks.FILE).write_bytes(b"no array")
-    with pytest.raises(DataError, match="val.leaks.npy is damaged; prepare it again"):
+    with pytest.raises(DataError, match=r"val\.leaks\.npy is damaged; prepare it again"):
         _ = open_dataset("t").val_leaks
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     del meta["split"]["leaked_share"], meta["split"]["leaked_tokens"]

@@ -79,7 +79,7 @@ def test_the_loss_without_text_of_the_training_part_is_recorded_and_said(
     (tmp_path / "leaky.txt").write_text(text + text[500:1000], encoding="utf-8")
     prepare(tmp_path / "leaky.txt", PrepareOptions(dataset="leaky", overwrite=True))
     options = dict(max_iters=4, eval_interval=2, eval_tokens=10**6, ema_decay=ema_decay)
-    outcome = train(dataset="leaky", **options)
+    outcome = train(dataset="leaky", quiet=False, **options)
     best, data = load_checkpoint(tmp_path / "run" / "best.pt"), open_dataset("leaky")
     leaked = {i for a, b in data.val_leaks.tolist() for i in range(a, b)}
     assert 480 < len(leaked) <= 500
