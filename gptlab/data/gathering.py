@@ -142,7 +142,7 @@ def _copies_said(copies: Copies, source: Source, options: PrepareOptions) -> Ite
                 "one of each paragraph)",
                 sep="; ",
             )
-        yield f"--dedup had no effect: {why}."
+        yield f"Copies dropped: none, because {why}."
     elif options.dedup:
         yield f"Copies dropped: {number:,} documents, which {COPIES} lists."
     elif number:
