@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Batches, Sequences
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
 from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
@@ -200,11 +200,11 @@ class Training:
         self.optimizer = Optimizers(self.model, config, fast_dtype=torch.float32)
         self.rate_of_adamw = changes.get("rate_of_adamw", 1.0)
         self.muon = changes.get("muon", muon.orthogonalize)
-        self.batches = Batches(
-            dataset.train, vocab_size=66, block_size=config.model.block_size,
-            batch_size=config.batch.batch_size, sequences_per_step=config.batch.batch_size,
-            seed=seed,
-        )  # fmt: skip
+        sequences = Sequences(
+            dataset.train, vocab_size=66, block_size=config.model.block_size, seed=seed
+        )
+        rows = config.batch.batch_size
+        self.batches = Batches(sequences, batch_size=rows, sequences_per_step=rows)
         self.step_number = 0
 
     def step(self) -> float:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypedDict, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, AnyPath, atomic_write, check_format_version, display
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LARGEST_SIZE = 1 << 24
 LARGEST_TABLE = 1 << 26
 Option = bool | int | float | str | None  # a value as the options of a run have it
+BASE = "base.pt"  # of a LoRA run: the model beside which its checkpoints have adapters only
 WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put before names
 
 
@@ -57,20 +58,26 @@ def tokenizer_content(tokenizer: "Tokenizer | None") -> dict[str, Any] | None:
 
 
 def model_content(
-    model: "GPT", tokenizer: "Tokenizer | None", merge: bool = False, **more: Any
+    model: "GPT",
+    tokenizer: "Tokenizer | None",
+    part: Literal["whole", "merged", "base", "adapters"] = "whole",
+    **more: Any,
 ) -> dict[str, Any]:
     """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
 
-    With them goes the proof of the model as it is now (model/proof.py). merge: adapters of a LoRA
-    training become part of the weights; else they stand beside them, and `more` has their
-    lora_alpha.
+    With them goes the proof of the model as it is now (model/proof.py). part: of the model of a
+    LoRA training: "whole", with its adapters beside its weights; "merged" into them; "base", its
+    weights alone; "adapters" alone, and then `more` has the `base` that they belong to. With
+    adapters, `more` has their lora_alpha.
     """
-    from gptlab.model.lora import merged_weights
+    from gptlab.model.lora import is_adapter, merged_weights
     from gptlab.model.proof import proof_of
 
-    weights = merged_weights(model) if merge else model.state_dict()
+    weights = merged_weights(model) if part == "merged" else model.state_dict()
     if model.config.tie_weights:
         weights.pop("lm_head.weight")  # one copy of what is one matrix
+    if part in ("base", "adapters"):
+        weights = {n: w for n, w in weights.items() if is_adapter(n) == (part == "adapters")}
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
@@ -170,13 +177,31 @@ class _CheckpointForm(_ModelForm, total=False):
 
     step: Count
     val_loss: float | None
+    base: str | None
 
 
 def read_checkpoint(path: AnyPath) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign."""
+    """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign.
+
+    Adapters come with the weights of the model that they belong to, from base.pt beside the file.
+    """
+    content = _read_file(Path(path))
+    if content.get("base") is None:
+        return content
+    beside = Path(path).with_name(BASE)
+    base = _read_file(beside) if beside.is_file() else {"model": {}}
+    if base.get("base") is not None or base.get("sha256") != content["base"]:
+        raise CheckpointError(
+            f"{display(path)} holds adapters, and {display(beside)} is not the model that they "
+            "belong to: copy the run's whole folder."
+        )
+    return {**content, "model": {**base["model"], **content["model"]}}
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """What a checkpoint file itself holds."""
     import torch
 
-    path = Path(path)
     if not path.is_file():
         raise CheckpointError(
             f"There is no checkpoint {display(path)}: train a model first (python train.py), or "

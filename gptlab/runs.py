@@ -30,6 +30,7 @@ from typing import Annotated, TypedDict
 import msgspec
 
 from gptlab.checkpoints import (
+    BASE,
     Checkpoint,
     atomic_torch_save,
     model_from,
@@ -132,6 +133,7 @@ class Run:
         self.previous = self.folder / "ckpt.prev.pt"
         self.best = self.folder / "best.pt"
         self.metrics = self.folder / "metrics.jsonl"
+        self.base = self.folder / BASE
         self.plot = self.folder / "loss.png"
         self.recipe = self.folder / "config.py"
         self.provenance = self.folder / "provenance.json"
@@ -174,6 +176,7 @@ class Run:
             if not overwrite:
                 self.check_free()
             former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
+            former += [self.base]
             former += [self.metrics, self.plot, self.recipe]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             if self.adapter.is_dir():
@@ -242,6 +245,25 @@ class Run:
     def kept_checkpoints(self) -> list[Path]:
         """The checkpoints that carry the number of their step, oldest first."""
         return sorted(self.folder.glob("ckpt.step*.pt"))
+
+    def keep_base(self, base: dict, source: Path) -> str:
+        """Keep the model that adapters are trained beside, as base.pt; its SHA-256.
+
+        It is another name of the file `source` where that has these weights: then it takes no
+        space, and stays as it is when `source` is replaced.
+        """
+        import torch
+
+        # an overwritten run may have been its own start
+        there = read_checkpoint(source) if source.is_file() else {"model": {}}
+        is_same = there["model"].keys() == base["model"].keys() and all(
+            torch.equal(weight, base["model"][name]) for name, weight in there["model"].items()
+        )
+        if is_same and there.get("sha256"):
+            _replace_by_copy_of(source, self.base, move=False)
+            return there["sha256"]
+        write_checkpoint(base, self.base)
+        return read_checkpoint(self.base)["sha256"]
 
     def save_best(self, state: dict) -> None:
         """Make `state` the best checkpoint."""

@@ -13,9 +13,9 @@ import torch
 
 from gptlab import hardware
 from gptlab.checkpoints import Checkpoint
-from gptlab.data.batches import sequence_starts
 from gptlab.data.documents import Place, places
-from gptlab.data.token_files import Dataset, open_dataset
+from gptlab.data.mixture import Mixture, open_mixture
+from gptlab.data.token_files import Dataset
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display
 from gptlab.inference.evaluate import token_losses
@@ -31,12 +31,13 @@ STEP = "a step reads one batch of text and changes the parameters once"
 class Window:
     """A sequence of the step.
 
-    start: position of its first token in train.bin. tokens: block_size + 1 ids, the first only as
-    context. losses: of the others, in nats. places: its beginning, and each document that begins
-    in it.
+    dataset: the name of the one it is from. start: position of its first token in train.bin.
+    tokens: block_size + 1 ids, the first only as context. losses: of the others, in nats. places:
+    its beginning, and each document that begins in it.
     """
 
     sequence: int
+    dataset: str
     start: int
     tokens: list[int]
     losses: list[float]
@@ -64,7 +65,7 @@ class Blame:
     loss: float
     record: dict | None
     checkpoint: Checkpoint
-    dataset: Dataset
+    data: Mixture
 
     @property
     def block_size(self) -> int:
@@ -117,10 +118,10 @@ def blame(
     if not isinstance(settings, dict):
         raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
     fingerprint = loaded.content["dataset"]["fingerprint"]
-    dataset = open_dataset(settings["dataset"], settings["vocab_size"], fingerprint)
-    if dataset.fingerprint != fingerprint:
+    data = open_mixture(settings["dataset"], settings["vocab_size"], fingerprint)
+    if data.fingerprint != fingerprint:
         raise RunError(
-            f"{display(run.folder)} was trained on other data than {display(dataset.folder)} "
+            f"{display(run.folder)} was trained on other data than {data.name} "
             "now holds, so the text behind a step is gone",
             "prepare it again as before",
         )
@@ -128,23 +129,26 @@ def blame(
     first, count = sequences_of(records, batch, step)
     numbers = np.arange(first, first + count)
     block_size = settings["block_size"]
-    starts = sequence_starts(numbers, len(dataset.train), block_size, settings["seed"])
-    losses = _losses(loaded.model, dataset.train, starts, block_size, device, progress)
+    origins = data.sequences(block_size, settings["seed"]).origins(numbers)
+    rows = np.stack([data.parts[k].train[at : at + block_size + 1] for k, at in origins])
+    rows = rows.astype(np.int64)
+    losses = _losses(loaded.model, rows, device, progress)
     means = losses.mean(axis=1)
     hardest = np.argsort(-means, kind="stable")[:top]
     windows = [
         Window(
             first + int(row),
-            int(starts[row]),
-            dataset.train[starts[row] : starts[row] + block_size + 1].tolist(),
+            data.parts[origins[row][0]].name,
+            origins[row][1],
+            rows[row].tolist(),
             losses[row].tolist(),
         )
         for row in hardest
     ]
     record = _nearest_record(run, records, step)
     return Blame(
-        step, last, first, count, _with_places(dataset, windows), float(means.mean()), record,
-        loaded, dataset,
+        step, last, first, count, _with_places(data, windows), float(means.mean()), record,
+        loaded, data,
     )  # fmt: skip
 
 
@@ -213,21 +217,28 @@ def _device(request: str) -> str:
 
 
 @torch.no_grad()
-def _losses(model, tokens, starts, block_size: int, device: str, progress) -> np.ndarray:
-    """Loss of each token of the windows at `starts`, in nats: float32 [n, block_size]."""
-    rows = max(1, PASS_TOKENS // block_size)
+def _losses(model, windows: np.ndarray, device: str, progress) -> np.ndarray:
+    """Loss of each token of the windows, in nats: int64 [n, T + 1] -> float32 [n, T]."""
+    rows = max(1, PASS_TOKENS // windows.shape[1])
     found = []
-    for begin in range(0, len(starts), rows):
-        part = starts[begin : begin + rows]
-        windows = np.stack([tokens[start : start + block_size + 1] for start in part])
-        ids = torch.from_numpy(windows.astype(np.int64)).to(device)  # [b, T + 1]
+    for begin in range(0, len(windows), rows):
+        ids = torch.from_numpy(windows[begin : begin + rows]).to(device)  # [b, T + 1]
         found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
-        progress("reading", len(part), len(starts))
+        progress("reading", len(ids), len(windows))
     return np.concatenate(found)
 
 
-def _with_places(dataset: Dataset, windows: list[Window]) -> list[Window]:
+def _with_places(data: Mixture, windows: list[Window]) -> list[Window]:
     """The windows with the places of their documents, where the source is known."""
+    placed = {}
+    for dataset in data.parts:
+        own = [window for window in windows if window.dataset == dataset.name]
+        if own:
+            placed |= {window.sequence: window for window in _placed_in(dataset, own)}
+    return [placed[window.sequence] for window in windows]
+
+
+def _placed_in(dataset: Dataset, windows: list[Window]) -> list[Window]:
     eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
     wanted = []
     for window in windows:

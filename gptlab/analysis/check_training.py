@@ -26,16 +26,19 @@ BY_HEART = 80  # steps in which a model learns one sequence by heart
 UNLEARNABLE = 30  # steps after which a model that sees its targets is far below ln V
 
 
-def _setup(config, tokens: np.ndarray, loss_mask=None, sequences: int = SEQUENCES) -> Setup:
+def _setup(config, tokens: np.ndarray, loss_mask=None) -> Setup:
     """A setup that trains on these tokens, in this process alone."""
-    source = batches.Batches(
+    sequences = batches.Sequences(
         tokens,
-        loss_mask=loss_mask,
+        loss_mask,
         vocab_size=config.model.vocab_size,
         block_size=config.model.block_size,
+        seed=config.run.seed,
+    )
+    source = batches.Batches(
+        sequences,
         batch_size=config.batch.batch_size,
         sequences_per_step=config.sequences_per_step,
-        seed=config.run.seed,
         device=config.machine.device,
     )
     return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), source)
@@ -163,7 +166,7 @@ def learns_by_heart(subject: Subject) -> CheckLine:
 
 def nothing_to_guess(subject: Subject) -> CheckLine:
     """On new random tokens in every step no loss below ln V can be reached, unless targets leak."""
-    config = _teaching(subject).replace(batch_size=SEQUENCES // 2)
+    config = _teaching(subject).replace(batch_size=SEQUENCES)
     expected, size = uniform_loss(config.model), config.model.block_size
     if config.model.vocab_size < 4:
         return CheckLine("SKIP", "too few ids to tell")

@@ -43,9 +43,10 @@ def runs_on(folder: Path) -> list[DatasetRun]:
             record = read_run(path)
         except (OSError, DataError, RunError):
             continue
-        if data.get("name") == folder.name and (record.is_running or run.exists()):
+        parts = data.get("parts") or {data.get("name"): data.get("fingerprint")}
+        if folder.name in parts and (record.is_running or run.exists()):
             time = max(p.stat().st_mtime for p in (run.provenance, run.metrics))
-            found.append((time, DatasetRun(record, str(data.get("fingerprint")))))
+            found.append((time, DatasetRun(record, str(parts[folder.name]))))
     return [run for _, run in sorted(found, key=lambda pair: -pair[0])]
 
 

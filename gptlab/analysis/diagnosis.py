@@ -10,7 +10,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.token_files import find_meta
+from gptlab.data.mixture import find_mixture_meta
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import display
 from gptlab.runs import Run
@@ -125,7 +125,7 @@ def read_run(folder) -> RunRecord:
     except (OSError, UnicodeDecodeError, ConfigError):
         settings = {}  # the records alone still show much
     # the dataset may be gone: then there are no baselines to compare with
-    meta = find_meta(settings.get("dataset", ""))
+    meta = find_mixture_meta(settings.get("dataset", ""))
     return RunRecord(run.folder, records, settings, TextUnits(meta).levels(), run.is_running())
 
 

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.baselines import unlike
+from gptlab.data.mixture import open_mixture
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
@@ -204,6 +205,15 @@ def check_dataset(
     sizes = f"{len(dataset.train):,} + {len(dataset.val):,} tokens"
     how = "as its meta.json says" if recorded else "without a meta.json to compare with"
     return Check(f"dataset {dataset.name}", True, f"{sizes}, {how}")
+
+
+def check_mixture(word: str) -> Check:
+    """Whether the datasets of a mix can be trained on together."""
+    try:
+        data = open_mixture(word)
+    except GPTLabError as error:
+        return Check("mix", False, error.problem, error.fix)
+    return Check("mix", True, data.name)
 
 
 def check_validation(name: str, meta: Meta | None) -> Check | None:

@@ -191,6 +191,7 @@ python gpt.py doctor out/mytext""",
         name="check",
         sentence="prove an edit of the code sane",
         words="[RUN|RECIPE]",
+        group="improve",
         module="gptlab.cli.commands.check",
         options=(
             "CheckOptions",
@@ -300,6 +301,42 @@ something differs.""",
         example="""\
 python gpt.py replay out/shakespeare_char
 python gpt.py replay out/shakespeare_char --steps 10""",
+    ),
+    Command(
+        name="compare",
+        sentence="train two recipes side by side and say which is better",
+        words="A [B]",
+        group="improve",
+        module="gptlab.cli.commands.compare",
+        options=("CompareOptions",),
+        positionals=(("recipes", "*", "A and B: recipes, runs, or A alone with --set"),),
+        summary="""\
+Train A and B with the same seeds, data order and, where they fit, initial tensors; measure both on
+the whole validation split; say which is better, with a 95% interval of the difference over seeds.
+Every run is an ordinary run directory. Ctrl-C loses nothing: the same command continues.""",
+        example="""\
+python gpt.py compare config/speedrun.py --set qk_norm=False --seeds 5
+python gpt.py compare config/speedrun.py my_recipe.py
+python gpt.py compare config/speedrun.py --against HEAD        the code here beside that of a commit
+python gpt.py compare config/quick_test.py --set n_layer=4 --both max_iters=100 --noise_floor""",
+    ),
+    Command(
+        name="sweep",
+        sentence="try many settings, and measure the best few afresh",
+        words="RECIPE --OPTION VALUES ...",
+        group="improve",
+        module="gptlab.cli.commands.sweep",
+        options=("SweepOptions",),
+        summary="""\
+Train a recipe with many settings: any option of train.py takes several values (3e-3,7e-3), whole
+numbers from 3..6, or any number of 1e-3..1e-2. All train for a few tokens, the best third for three
+times as many, and so on. Then the recipe and the best few train with fresh seeds, and only those
+say how good the winner is: the best of many is partly luck. Every trial is an ordinary run
+directory. Ctrl-C loses nothing: the same command continues.""",
+        example="""\
+python gpt.py sweep config/speedrun.py --learning_rate 3e-3,7e-3 --n_layer 3..6
+python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --hours 8
+python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --sampler tpe --trials 50""",
     ),
     Command(
         name="import",

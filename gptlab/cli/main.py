@@ -17,7 +17,7 @@ python gpt.py train   asks a few questions, trains, and shows a text
 
 Help for each: python gpt.py train --help   Releases: python gpt.py --version
 """
-GROUPS = ("start", "plan", "inspect", "share", "more")
+GROUPS = ("start", "plan", "inspect", "improve", "share", "more")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -166,7 +166,8 @@ class Wizard:
             dataset = prepare_sources(["shakespeare"], says_next=False).dataset
         else:
             dataset = open_dataset(answer)
-        text = TextSize.of(dataset)
+        sizes = len(dataset.train), len(dataset.val)
+        text = TextSize(dataset.vocab_size, *sizes, f"the dataset {dataset.name}")
         text.block_size(256)  # raises where the text is too short for any model
         self.dataset, self.text = dataset, text
         self._planner = Planner(self.machine, dataset.name, text, self._say)

@@ -9,7 +9,7 @@ resumes, and the text of any step can be shown again.
 
 import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,36 @@ def sequence_starts(numbers: np.ndarray, n_tokens: int, block_size: int, seed: i
     return starts
 
 
+def interleave(numbers: np.ndarray, weights: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(dataset, number within it) of each sequence of a mix: int64 [n] -> int64 [n] twice.
+
+    Each dataset in turn takes its share, evenly spread (Bresenham 1965), of the sequences that
+    those before it leave. So every prefix has the proportions of `weights`, to less than one
+    sequence for each dataset. numbers must stay below 2**61 / sum(weights).
+    """
+    which = np.full(len(numbers), len(weights) - 1, dtype=np.int64)
+    within = np.array(numbers, dtype=np.int64)
+    is_left = np.ones(len(within), dtype=bool)
+    left = sum(weights)
+    for dataset, weight in enumerate(weights[:-1]):
+        before, after = ((2 * weight * (within + more) + left) // (2 * left) for more in (0, 1))
+        taken = is_left & (after > before)
+        which[taken] = dataset
+        within = np.where(taken, before, np.where(is_left, within - before, within))
+        is_left &= ~taken
+        left -= weight
+    return which, within
+
+
+def sequences_of_each(count: int, weights: Sequence[int]) -> list[int]:
+    """How many of the first `count` sequences of a mix are from each dataset (`interleave`)."""
+    counts, total = [], sum(weights)
+    for weight in weights[:-1]:
+        counts.append((2 * weight * count + total) // (2 * total))
+        count, total = count - counts[-1], total - weight
+    return [*counts, count]
+
+
 def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
     """Raise DataError if `part` ("train" or "val") of dataset `name` is shorter than one window."""
     if n_tokens <= block_size:
@@ -115,12 +145,11 @@ class MicroBatch:
     is_last: bool
 
 
-class Batches:
-    """The micro-batches of each step for one rank of a run.
+class Sequences:
+    """The sequences of one token file, by their number.
 
-    A step trains on `sequences_per_step` consecutive sequence numbers. Each rank takes an equal
-    slice of them (some take one fewer if it does not divide evenly), in micro-batches of
-    batch_size. loss_mask: bool, as long as tokens, True for targets of the loss; None means all.
+    loss_mask: bool, as long as tokens, True for targets of the loss; None means all. path: of the
+    file, for errors.
     """
 
     def __init__(
@@ -130,32 +159,16 @@ class Batches:
         *,
         vocab_size: int,
         block_size: int,
-        batch_size: int,
-        sequences_per_step: int,
         seed: int,
-        device: str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         path: str = "train.bin",
     ):
         check_length(len(tokens), block_size, "train", path)
         self.tokens, self.loss_mask = tokens, loss_mask
-        self.vocab_size, self.path = vocab_size, path
-        self.block_size, self.batch_size = block_size, batch_size
-        self.sequences_per_step, self.seed = sequences_per_step, seed
-        self.device = device
-        self.rank, self.world_size = rank, world_size
-        self.seconds = 0.0  # spent on reading and copying, so far
+        self.vocab_size, self.block_size = vocab_size, block_size
+        self.seed, self.path = seed, path
         self._known = range(0), np.empty(0, dtype=np.int64)  # sequence numbers, their starts
 
-    def count_targets(self, first: int) -> int:
-        """Unmasked targets, over all ranks, of the step that begins with sequence `first`."""
-        if self.loss_mask is None:
-            return self.sequences_per_step * self.block_size
-        numbers = np.arange(first, first + self.sequences_per_step)
-        return max(1, sum(int(self._target_mask(s).sum()) for s in self._starts(numbers)))
-
-    def _starts(self, numbers: np.ndarray) -> np.ndarray:
+    def starts(self, numbers: np.ndarray) -> np.ndarray:
         """`sequence_starts`, computed ahead: thousands cost about as much as a few."""
         first, last = int(numbers.min()), int(numbers.max())
         if last - first >= _AHEAD:
@@ -172,18 +185,18 @@ class Batches:
     def _target_mask(self, start: int) -> np.ndarray:
         return self.loss_mask[start + 1 : start + self.block_size + 1]
 
-    def rows(self, first: int) -> np.ndarray:
-        """This rank's sequence numbers, int64, of the step that begins with sequence `first`."""
-        total = self.sequences_per_step
-        begin, end = (total * rank // self.world_size for rank in (self.rank, self.rank + 1))
-        return np.arange(first + begin, first + end, dtype=np.int64)
+    def count_targets(self, numbers: np.ndarray) -> int:
+        """Unmasked targets of these sequences."""
+        if self.loss_mask is None:
+            return len(numbers) * self.block_size
+        return sum(int(self._target_mask(start).sum()) for start in self.starts(numbers))
 
     def windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and targets of these sequences: int64 [n, block_size] each.
 
         Raises DataError for an id outside the vocabulary. Masked targets are -1.
         """
-        starts = self._starts(numbers)
+        starts = self.starts(numbers)
         rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])
         _give_pages_back(self.tokens)
         for row, start in zip(rows, starts, strict=True):
@@ -195,6 +208,77 @@ class Batches:
             targets[~np.stack([self._target_mask(start) for start in starts])] = -1
         return tokens, targets
 
+
+class MixedSequences:
+    """The sequences of several token files in the proportions of `weights`, as `Sequences`."""
+
+    def __init__(self, parts: Sequence[Sequences], weights: Sequence[int]):
+        self.parts, self.weights = parts, weights
+        self.block_size = parts[0].block_size
+
+    def _shared(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(index of a token file, its places among `numbers`, its own numbers) of each in them."""
+        which, within = interleave(numbers, self.weights)
+        for index in np.unique(which):
+            places = np.flatnonzero(which == index)
+            yield index, places, within[places]
+
+    def origins(self, numbers: np.ndarray) -> list[tuple[int, int]]:
+        """(index of its token file, start of its window there) of each sequence."""
+        found = [(0, 0)] * len(numbers)
+        for index, places, own in self._shared(numbers):
+            for place, start in zip(places, self.parts[index].starts(own), strict=True):
+                found[place] = int(index), int(start)
+        return found
+
+    def count_targets(self, numbers: np.ndarray) -> int:
+        """Unmasked targets of these sequences."""
+        return sum(self.parts[i].count_targets(own) for i, _, own in self._shared(numbers))
+
+    def windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and targets of these sequences: int64 [n, block_size] each. DataError."""
+        tokens = np.empty((len(numbers), self.block_size), dtype=np.int64)
+        targets = np.empty_like(tokens)
+        for index, places, own in self._shared(numbers):
+            tokens[places], targets[places] = self.parts[index].windows(own)
+        return tokens, targets
+
+
+class Batches:
+    """The micro-batches of each step for one rank of a run.
+
+    A step trains on `sequences_per_step` consecutive sequence numbers. Each rank takes an equal
+    slice of them (some take one fewer if it does not divide evenly), in micro-batches of
+    batch_size.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences | MixedSequences,
+        *,
+        batch_size: int,
+        sequences_per_step: int,
+        device: str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.sequences = sequences
+        self.batch_size, self.sequences_per_step = batch_size, sequences_per_step
+        self.device = device
+        self.rank, self.world_size = rank, world_size
+        self.seconds = 0.0  # spent on reading and copying, so far
+
+    def count_targets(self, first: int) -> int:
+        """Unmasked targets, over all ranks, of the step that begins with sequence `first`."""
+        numbers = np.arange(first, first + self.sequences_per_step)
+        return max(1, self.sequences.count_targets(numbers))
+
+    def rows(self, first: int) -> np.ndarray:
+        """This rank's sequence numbers, int64, of the step that begins with sequence `first`."""
+        total = self.sequences_per_step
+        begin, end = (total * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return np.arange(first + begin, first + end, dtype=np.int64)
+
     def micro_batches(self, first: int) -> Iterator[MicroBatch]:
         """The micro-batches of the step that begins with sequence number `first`."""
         import torch
@@ -204,7 +288,7 @@ class Batches:
         for index in range(count):
             begin = time.perf_counter()
             part = rows[index * self.batch_size : (index + 1) * self.batch_size]
-            pair = [torch.from_numpy(array) for array in self.windows(part)]
+            pair = [torch.from_numpy(array) for array in self.sequences.windows(part)]
             if self.device.startswith("cuda"):  # the copy overlaps with computation
                 pair = [tensor.pin_memory() for tensor in pair]
             pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]

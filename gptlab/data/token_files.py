@@ -451,6 +451,11 @@ def _missing(word: str, folder: Path) -> DataError:
             f"{display(word)} is a text, and training needs a prepared dataset",
             f"prepare it first: `python prepare.py {quoted(word)}`",
         )
+    if "," in word:
+        return DataError(
+            f"{word!r} is no prepared dataset; only training and the plan take a mix of several",
+            "name one of them",
+        )
     if word == "shakespeare":
         command = "python prepare.py shakespeare"
     elif Path(word).name == word:

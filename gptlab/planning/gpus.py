@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gptlab.hardware.trials import listed_peak_flops
 from gptlab.model.arithmetic import flops_per_token
 from gptlab.model.config import GPTConfig
+from gptlab.training.times import SHARE_OF_PEAK
 
 GIB = 1 << 30
 
@@ -38,10 +39,6 @@ GPUS = (
     Gpu("B200", "NVIDIA B200", 180 * GIB, 6.79, "2026-10"),
 )
 
-# The share of the peak (model FLOPs utilisation, Chowdhery et al. 2022) that training is assumed to
-# reach, here and on a GPU. A compiled model of GPT-2's size reaches about 40% on an A100. Narrow
-# models do not fill a GPU: nanoGPT's three minutes for its 384-channel run on an A100 are some 10%.
-SHARE_OF_PEAK = 0.4
 FULL_WIDTH = 768  # n_embd from which this holds; below it, the share falls with the width's square
 LEAST_SHARE = 0.005
 

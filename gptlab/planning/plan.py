@@ -12,13 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import hardware
-from gptlab.data.token_files import (
-    dataset_folder,
-    open_dataset,
-    read_meta,
-    token_dtype,
-    tokenizer_beside,
-)
+from gptlab.data.mixture import open_mixture, parse_mixture, whole_weights
+from gptlab.data.token_files import dataset_folder, read_meta, token_dtype, tokenizer_beside
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
@@ -30,11 +25,10 @@ from gptlab.model.arithmetic import (
 from gptlab.model.config import GPTConfig
 from gptlab.model.memory import TIGHT, fits
 from gptlab.planning import gpus
-from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig, resolved_value
-from gptlab.training.disk_space import saving_seconds
+from gptlab.training.effects import without_effect
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
     explained_out_of_memory,
@@ -52,6 +46,7 @@ from gptlab.training.resolving import (
     resolve_roughly,
     situation_of,
 )
+from gptlab.training.times import SHARE_OF_PEAK, estimated_times
 
 GPT2_VOCABULARY = 50257
 MEASURE_SECONDS = 3.0
@@ -82,7 +77,7 @@ def text_size(overrides: Overrides, vocab_size: int | None = None) -> TextSize:
         if found:
             return dataclasses.replace(found, vocab_size=vocab_size or found.vocab_size)
     if name and not vocab_size and overrides.sources["dataset"] == "command line":
-        open_dataset(name)  # its error names what is missing, and the command that prepares it
+        open_mixture(name)  # its error names what is missing, and the command that prepares it
     missing = f"{name} is not prepared" if name else "no dataset was named"
     if wanted:
         return TextSize(wanted, None, None, f"set by vocab_size; {missing}")
@@ -113,27 +108,44 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     return with_architecture(overrides, model, word), model.vocab_size
 
 
-def _prepared(name: str, vocab_size: int | None) -> TextSize | None:
-    """The sizes of a prepared dataset, without reading its tokens; None where there is none."""
+def _prepared(word: str, vocab_size: int | None) -> TextSize | None:
+    """The sizes of the datasets that the option names; None where they cannot be trained on."""
+    named = parse_mixture(word)
+    found = [sizes for name, _ in named if (sizes := _prepared_one(name, vocab_size))]
+    if len(found) < len(named) or len({vocab for vocab, _, _ in found}) > 1:
+        return None
+    names = [Path(name).name for name, _ in named]
+    train, val = (sum(sizes[part] for sizes in found) for part in (1, 2))
+    if len(named) == 1:
+        return TextSize(found[0][0], train, val, f"the dataset {names[0]}")
+    own = [sizes[1] for sizes in found]
+    weights = whole_weights([weight for _, weight in named], own)
+    shares = [weight / sum(weights) for weight in weights]
+    mix = tuple(zip(names, shares, own, strict=True))
+    return TextSize(found[0][0], train, val, f"the datasets {' and '.join(names)}", mix)
+
+
+def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | None:
+    """(vocabulary, training tokens, validation tokens) of a dataset, without reading its tokens."""
     folder = dataset_folder(name)
     if not (folder / "train.bin").is_file():
         return None
     try:
         meta = read_meta(folder)
-        sizes = [meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]]
+        return meta["vocab_size"], meta["train_tokens"], meta["val_tokens"]
     except FileNotFoundError:
         if vocab_size is None and (tokenizer := tokenizer_beside(folder, None)):
             vocab_size = tokenizer.vocab_size  # of nanoGPT's meta.pkl, for example
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4
-        sizes = [vocab_size]
-        for path in (folder / "train.bin", folder / "val.bin"):
-            sizes.append(path.stat().st_size // width if path.is_file() else 0)
+        train, val = (
+            path.stat().st_size // width if path.is_file() else 0
+            for path in (folder / "train.bin", folder / "val.bin")
+        )
+        return vocab_size, train, val
     except DataError:
         return None
-    vocab, train, val = sizes
-    return TextSize(vocab, train, val, f"the dataset {Path(name).name}")
 
 
 # The machine --------------------------------------------------------------------------------------
@@ -165,10 +177,7 @@ class Machine:
 
     def estimate(self, config: TrainConfig) -> Measurements:
         """The times at which every FLOP runs at the usual share of the peak."""
-        token = config.flops_per_token / (SHARE_OF_PEAK * self.peak)
-        return Measurements(
-            step=config.tokens_per_step * token, eval_token=token / 3, save=saving_seconds(config)
-        )
+        return estimated_times(config, self.peak)
 
     def measure(
         self, config: TrainConfig, started: float, seconds: float = MEASURE_SECONDS
@@ -293,6 +302,11 @@ class Plan:
         return self.tokens / self.text.train_tokens if self.text.train_tokens else None
 
     @property
+    def epochs_of_each(self) -> dict[str, float]:
+        """How often each dataset of a mix is read; {} where there is one text."""
+        return {name: self.tokens * share / size for name, share, size in self.text.mix}
+
+    @property
     def total_parameters(self) -> int:
         """All parameters."""
         return sum(self.parameters.values())
@@ -317,7 +331,7 @@ class Plan:
                 "total": self.total_parameters,
                 "trained": self.trained,
             },
-            "text": dataclasses.asdict(self.text),
+            "text": dataclasses.asdict(self.text) | {"mix": list(map(list, self.text.mix))},
             "flops": {
                 "per_token": self.flops_per_token,
                 "per_step": self.flops_per_token * config.tokens_per_step,
@@ -330,6 +344,7 @@ class Plan:
                 "tokens_per_step": config.tokens_per_step,
                 "tokens": self.tokens,
                 "epochs": self.epochs,
+                "epochs_of_each": self.epochs_of_each,
                 "tokens_per_parameter": self.tokens / self.total_parameters,
             },
             "chinchilla": {
@@ -408,7 +423,7 @@ def make_plan(
         seconds=seconds,
         time_basis=basis,
         gpus=_on_gpus(config),
-        notes=[machine.note] if machine.note else [],
+        notes=[note for note in (machine.note, *without_effect(config, overrides)) if note],
     )
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
 
@@ -449,7 +464,9 @@ def _notes(plan: Plan) -> list[str]:
             f"The free memory is too small: {smaller_options(config)} needs less and trains on the "
             "same tokens per step."
         )
-    rereads = plan.epochs is not None and plan.epochs > AS_GOOD_AS_NEW  # the text is the limit
+    # of a mix, the dataset that is read most often
+    epochs = max(plan.epochs_of_each.values(), default=plan.epochs)
+    rereads = epochs is not None and epochs > AS_GOOD_AS_NEW  # the text is the limit
     is_new = config.run.init_from == "scratch"  # a pretrained model has read other text
     if ratio < CHINCHILLA / 2 and not rereads and is_new:
         notes.append(
@@ -462,7 +479,7 @@ def _notes(plan: Plan) -> list[str]:
             f"{ratio:.2g} tokens per parameter are many: for the same compute a larger model would "
             "reach a lower loss, and this one is cheaper to use."
         )
-    if plan.epochs is not None and plan.epochs > 1:
+    if epochs is not None and epochs > 1:
         early = bool(config.evaluation.early_stopping)
-        notes.append(f"{plan.epochs:.1f} epochs: {expected_overfitting(plan.epochs, early)}")
+        notes.append(f"{epochs:.1f} epochs: {expected_overfitting(epochs, early)}")
     return notes

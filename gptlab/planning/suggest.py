@@ -11,11 +11,11 @@ from typing import Any
 from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.config import GPTConfig, preset
 from gptlab.model.memory import fits
-from gptlab.planning.gpus import SHARE_OF_PEAK
 from gptlab.planning.plan import Machine
 from gptlab.training.config import TrainConfig, build, layer
 from gptlab.training.memory import in_gigabytes, memory_needed
 from gptlab.training.resolving import SIZES_FROM_TEXT, TextSize, or_endless
+from gptlab.training.times import SHARE_OF_PEAK
 
 PRESET_SIZES = ("tiny", "small", "medium", "large")
 # name: (steps, seconds): the steps for a chosen model, or the time for a fitted one

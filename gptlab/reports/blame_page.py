@@ -63,10 +63,11 @@ def _section(found: Blame, rank: int, window: Window) -> str:
         hint += f": {', '.join(map(str, places))}"
     text = "".join(
         _span(piece, level(piece.loss, found.uniform_loss))
-        for piece in pieces(window, found.dataset.tokenizer)
+        for piece in pieces(window, found.data.tokenizer)
     )
     content = f'<pre class="window">{text}</pre>'
-    return page.section(f"{rank}. Sequence {window.sequence:,}", content, hint=hint)
+    origin = f" ({window.dataset})" if len(found.data.parts) > 1 else ""
+    return page.section(f"{rank}. Sequence {window.sequence:,}{origin}", content, hint=hint)
 
 
 def _span(piece, hardness: int) -> str:

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 
 from gptlab.analysis.diagnosis import RunRecord, read_run
+from gptlab.data.mixture import find_mixture_meta
 from gptlab.data.prepare_command import prepare_command
-from gptlab.data.token_files import find_meta, is_chat
+from gptlab.data.token_files import is_chat
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, display, quoted, shareable
 from gptlab.model.arithmetic import count_parameters
@@ -162,7 +163,7 @@ def view_run(folder) -> RunView:
         config = build({n: v for n, v in recipe.values.items() if n in OPTIONS})
     except (OSError, UnicodeDecodeError, ConfigError, TypeError):
         recipe, config = RunRecipe(Overrides({}, {})), None
-    return RunView(record, recipe, config, find_meta(record.settings.get("dataset", "")))
+    return RunView(record, recipe, config, find_mixture_meta(record.settings.get("dataset", "")))
 
 
 # Commands -----------------------------------------------------------------------------------------

@@ -8,14 +8,15 @@ import torch
 
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.batches import Batches
-from gptlab.data.token_files import Dataset, check_ids
-from gptlab.files import display
+from gptlab.data.mixture import Mixture
+from gptlab.data.token_files import check_ids
 from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, TrainConfig
 from gptlab.training.ema import Ema
+from gptlab.training.initial_model import take_initial_tensors
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import MixedPrecision
@@ -65,7 +66,10 @@ def build_state(
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         model = model_from(start.content, start.path, device, **changes)
     else:
-        model = GPT(config.model).to(device)
+        model = GPT(config.model)
+        if config.run.initial_tensors is not None:
+            take_initial_tensors(model, config.run.initial_tensors)
+        model = model.to(device)
     state = new_state(model, config, resolved.use_scaler)
     parallel.share_gradients(model)
     if stored is not None:
@@ -90,29 +94,30 @@ def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
     )
 
 
-def make_batches(config: TrainConfig, dataset: Dataset, parallel: Parallel) -> Batches:
-    """The micro-batches of this process, from the dataset's training part."""
+def make_batches(config: TrainConfig, data: Mixture, parallel: Parallel) -> Batches:
+    """The micro-batches of this process, from the datasets' training parts."""
     return Batches(
-        dataset.train,
-        loss_mask=dataset.train_loss_mask,
-        vocab_size=dataset.vocab_size,
-        block_size=config.model.block_size,
+        data.sequences(config.model.block_size, config.run.seed),
         batch_size=config.batch.batch_size,
         sequences_per_step=config.sequences_per_step,
-        seed=config.run.seed,
         device=config.machine.device,
         rank=parallel.rank,
         world_size=parallel.world_size,
-        path=display(dataset.folder / "train.bin"),
     )
 
 
-def checked_windows(config: TrainConfig, dataset: Dataset) -> np.ndarray:
-    """Starts of the evaluation's windows, int64 [W]; DataError for ids outside the vocabulary."""
-    block_size = config.model.block_size
-    windows = evaluation_windows(len(dataset.val), block_size, config.evaluation.eval_tokens)
-    for first in windows:
-        window = dataset.val[first : first + block_size + 1]
-        check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
-    check_loss_mask(dataset.val_loss_mask, windows, block_size)
-    return windows
+def checked_windows(config: TrainConfig, data: Mixture) -> tuple[np.ndarray, ...]:
+    """Starts of the evaluation's windows in each dataset, int64 [W], by its share of eval_tokens.
+
+    DataError for ids outside the vocabulary.
+    """
+    block_size, found = config.model.block_size, []
+    for dataset, share in zip(data.parts, data.shares, strict=True):
+        tokens = round(share * config.evaluation.eval_tokens)
+        windows = evaluation_windows(len(dataset.val), block_size, tokens)
+        for first in windows:
+            window = dataset.val[first : first + block_size + 1]
+            check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
+        check_loss_mask(dataset.val_loss_mask, windows, block_size)
+        found.append(windows)
+    return tuple(found)

@@ -27,12 +27,19 @@ class RunOptions:
     """Run."""
 
     dataset: Annotated[
-        str, "name of a prepared dataset (prepare.py), or a folder of .bin files"
+        str,
+        "name of a prepared dataset (prepare.py), a folder of .bin files, or a mix of several such "
+        "as plays:0.7,letters:0.3 (without weights their sizes count)",
     ] = "shakespeare"
     out_dir: Annotated[str | None, "the run directory [out/RECIPE or out/DATASET]"] = None
     init_from: Annotated[
         str, "scratch, or a run directory or checkpoint whose weights to start from"
     ] = "scratch"
+    initial_tensors: Annotated[
+        str | None,
+        "a .safetensors file: its tensors replace the initial weights of the same name and shape "
+        "(gpt.py compare writes one)",
+    ] = None
     extend_vocabulary: Annotated[
         bool, "with init_from: add rows for characters of the dataset that the model lacks"
     ] = False
@@ -65,8 +72,9 @@ class BatchOptions:
 
     batch_size: Annotated[
         int | Literal["auto"],
-        "sequences per micro-batch, on one device; auto = as many of a step's 32 x "
-        "gradient_accumulation_steps sequences as fit in memory",
+        "sequences per micro-batch; a step has batch_size x gradient_accumulation_steps of them, "
+        "which all processes share; auto = as many of a step's 32 x gradient_accumulation_steps "
+        "sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
     max_iters: Annotated[
@@ -125,7 +133,9 @@ class EvaluationOptions:
     """Evaluation and logging."""
 
     eval_interval: Annotated[
-        int | None, "steps between evaluations, each with a checkpoint [a tenth of the run]"
+        int | None,
+        "steps between evaluations, each with a checkpoint [a tenth of the run, or more where they "
+        "take long]",
     ] = None
     checkpoint_interval: Annotated[
         int, "steps between checkpoints without an evaluation; 0 = none"
@@ -255,6 +265,11 @@ class TrainConfig:
         """FLOPs of a training step per token."""
         return flops_per_token(self.model, trained=self.trained)
 
+    @property
+    def forward_share(self) -> float:
+        """FLOPs of a forward pass, relative to those of a training step on the same tokens."""
+        return flops_per_token(self.model) / 3 / self.flops_per_token
+
 
 def build(values: Mapping[str, Any]) -> TrainConfig:
     """The configuration with `values` (flat names) and defaults elsewhere. Raises ConfigError."""
@@ -323,6 +338,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("resume continues a run and overwrite deletes it", "use one of the two")
     if config.run.anneal and not config.run.resume:
         raise ConfigError("anneal finishes an existing run", "add --resume")
+    if config.run.initial_tensors is not None and config.run.init_from != "scratch":
+        raise ConfigError(
+            "initial_tensors replaces drawn weights, and init_from leaves none to draw",
+            "use one of the two",
+        )
     _check_finetuning(config)
 
 

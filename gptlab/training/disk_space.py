@@ -1,4 +1,4 @@
-"""The disk space of a run's checkpoints, and the time to write them."""
+"""The disk space of a run's checkpoints."""
 
 import math
 import shutil
@@ -10,18 +10,21 @@ from gptlab.model.arithmetic import count_parameters, trained_parameters
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.table import OPTIMIZERS
 
-BYTES_PER_SECOND = 200e6
-
 
 def checkpoint_bytes(config: TrainConfig) -> int:
-    """The most bytes that a run's files take: two states, a third being written, best.pt."""
+    """The most bytes that a run's files take: two states, a third being written, best.pt.
+
+    Adapters are kept without the model that they stand beside, which is there once.
+    """
     parameters = 4 * count_parameters(config.model)
     changed = 4 * trained_parameters(config.model, config.trained)
     # rounded up: Muon's share of a model varies, and the rest keeps two values
     moments = math.ceil(OPTIMIZERS[config.optimizer.optimizer].values_per_parameter)
     average = 1 if config.optimizer.ema_decay else 0
-    adapters = 1 if config.finetune.lora_rank else 0
-    state = parameters + changed * (moments + average + adapters)
+    if config.finetune.lora_rank:
+        states = (3 + config.evaluation.keep_checkpoints) * (1 + moments + average)
+        return parameters + (states + 1) * changed
+    state = parameters + changed * (moments + average)
     return (3 + config.evaluation.keep_checkpoints) * state + parameters
 
 
@@ -37,9 +40,3 @@ def refuse_full_disk(config: TrainConfig, folder: Path) -> None:
             f"{in_bytes(needed)}",
             "free some space, or choose another disk with --out_dir",
         )
-
-
-def saving_seconds(config: TrainConfig) -> float:
-    """The time to write the checkpoints once, on a disk of ordinary speed."""
-    values = count_parameters(config.model) * (6 if config.optimizer.ema_decay else 4)
-    return 4 * values / BYTES_PER_SECOND

@@ -6,6 +6,7 @@ All processes call these functions at the same step, and all get the same result
 import logging
 import math
 import sys
+from collections.abc import Sequence
 
 from gptlab.checkpoints import model_content
 from gptlab.data.leaks import are_clean
@@ -35,56 +36,70 @@ def checkpoint_is_planned(config: TrainConfig, state: TrainState) -> bool:
 
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
-    (loss, clean), averaged = validation_loss(setup, state, metrics), None
+    losses, clean = zip(*validation_losses(setup, state, metrics), strict=True)
+    loss, averaged, clean = weighted(setup, losses), None, weighted(setup, clean)
     if state.ema is not None:
         state.ema.swap(state.model)
-        averaged, its_clean = validation_loss(setup, state, metrics)
+        pairs = zip(*validation_losses(setup, state, metrics), strict=True)
+        averaged, its_clean = (weighted(setup, each) for each in pairs)
         clean = its_clean if averaged < loss else clean
         keep_best(setup, state, averaged, "averaged")
         state.ema.swap(state.model)
     keep_best(setup, state, loss, "raw")
     is_best = state.best_step == state.step
-    metrics.evaluation(state.step, loss, averaged, is_best, write_sample(setup, state), clean)
+    terms = list(zip(setup.data.parts, setup.data.shares, losses, strict=True))
+    has_leaks = any(part.val_leaks is not None for part in setup.data.parts)
+    metrics.evaluation(
+        state.step, loss, averaged, is_best, write_sample(setup, state),
+        of_each={part.name: (share, loss) for part, share, loss in terms},
+        clean=clean if has_leaks and not math.isnan(clean) else None,
+    )  # fmt: skip
 
 
-def validation_loss(setup: Setup, state: TrainState, metrics) -> tuple[float, float | None]:
-    """Mean loss of the evaluation's windows, and of those that hold no passage of the training
-    text, in nats per unmasked target. The second is None where there are few such passages, or one
-    in each window.
+def weighted(setup: Setup, losses: Sequence[float]) -> float:
+    """The loss of a mix: that of each dataset counts by its share in the training."""
+    terms = zip(setup.data.shares, losses, strict=True)
+    return math.fsum(share * loss for share, loss in terms)
+
+
+def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[float, float]]:
+    """Mean loss of the evaluation's windows of each dataset, and of those windows that hold no
+    passage of the training text (NaN without any), in nats per unmasked target.
 
     Each process takes its share of the batches of windows. The losses are added in window order
     and in float64, so the result does not depend on the number of processes.
     """
     from tqdm import tqdm
 
-    config, parallel = setup.config, setup.parallel
+    config, parallel, losses = setup.config, setup.parallel, []
     shows_bar = metrics.terminal.loud and sys.stderr.isatty()
     with (
         setup.uncompiled(),
         tqdm(
-            total=len(setup.windows), desc="evaluating", unit="window", leave=False,
+            total=sum(map(len, setup.windows)), desc="evaluating", unit="window", leave=False,
             disable=not shows_bar, delay=1.0, dynamic_ncols=True,
         ) as bar,
     ):  # fmt: skip
-        sums, counts = window_losses(
-            state.model,
-            setup.dataset.val,
-            setup.windows,
-            config.model.block_size,
-            config.batch.batch_size,
-            config.machine.device,
-            autocast=state.precision.autocast,
-            progress=lambda windows: bar.update(windows * parallel.world_size),
-            loss_mask=setup.dataset.val_loss_mask,
-            share=(parallel.rank, parallel.world_size),
-        )
-    sums, counts = parallel.merge(sums), parallel.merge(counts)
-    loss, leaks = math.fsum(sums) / int(counts.sum()), setup.dataset.val_leaks
-    if leaks is None:
-        return loss, None
-    clean = are_clean(leaks, setup.windows, config.model.block_size)
-    n_clean = int(counts[clean].sum())
-    return loss, math.fsum(sums[clean]) / n_clean if n_clean else None
+        for dataset, windows in zip(setup.data.parts, setup.windows, strict=True):
+            sums, counts = window_losses(
+                state.model,
+                dataset.val,
+                windows,
+                config.model.block_size,
+                config.batch.batch_size,
+                config.machine.device,
+                autocast=state.precision.autocast,
+                progress=lambda windows: bar.update(windows * parallel.world_size),
+                loss_mask=dataset.val_loss_mask,
+                share=(parallel.rank, parallel.world_size),
+            )
+            sums, counts = parallel.merge(sums), parallel.merge(counts)
+            loss = clean_loss = math.fsum(sums) / int(counts.sum())
+            if dataset.val_leaks is not None:
+                clean = are_clean(dataset.val_leaks, windows, config.model.block_size)
+                clean_loss = math.fsum(sums[clean]) / (int(counts[clean].sum()) or math.nan)
+            losses.append((loss, clean_loss))
+    return losses
 
 
 def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> None:
@@ -92,18 +107,22 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
     if math.isnan(loss) or loss >= state.best_val_loss:
         return
     state.best_val_loss, state.best_step = loss, state.step
+    adapters = {}
+    if state.base:
+        adapters = {"base": state.base, "lora_alpha": setup.config.finetune.lora_alpha}
 
     def write() -> None:
         setup.run.save_best(
             model_content(
                 state.model,
-                setup.dataset.tokenizer,
-                merge=True,
+                setup.data.tokenizer,
+                "adapters" if state.base else "merged",
+                **adapters,
                 step=state.step,
                 val_loss=loss,
                 val_bits_per_byte=setup.units.bits_per_byte(loss),
                 weights=weights,
-                **setup.content(),
+                **setup.content(state.sequences_seen),
             )
         )
         if setup.config.finetune.lora_rank:
@@ -119,7 +138,7 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
     samples differ only because the model does.
     """
     options = setup.config.evaluation
-    if setup.dataset.tokenizer is None or not options.sample_interval:
+    if setup.data.tokenizer is None or not options.sample_interval:
         return None
     if state.step % options.sample_interval and not state.is_finished:
         return None
@@ -130,7 +149,7 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
         """(text, why there is none): a failure is returned too, so all processes continue."""
         try:
             with setup.uncompiled():
-                generator = Generator(state.model, setup.dataset.tokenizer)
+                generator = Generator(state.model, setup.data.tokenizer)
                 return generator.generate(options.sample_prompt, sampling)[0].text, ""
         except Exception as error:
             return None, str(error)

@@ -65,7 +65,7 @@ def way_to(
         again = prepare_command(dataset.meta or {}, **changed)
         if not again:
             words = [f"--tokenizer {quoted(path)}", "--unknown add" * widens]
-            again = f"python prepare.py YOUR_TEXT --dataset {quoted(dataset.name)} "
+            again = f"python prepare.py YOUR_TEXT.txt --dataset {quoted(dataset.name)} --overwrite "
             again += " ".join(filter(None, words))
         steps.append(f"prepare the text with the model's tokenizer (`{again}`), then ")
     what = "widen its vocabulary" if widens else "start from its weights"

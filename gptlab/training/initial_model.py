@@ -1,11 +1,14 @@
-"""What a run takes over from the model that init_from names."""
+"""What a run takes over from the model that init_from names, or from a file of tensors."""
 
 import dataclasses
 
+import safetensors.torch
+import torch
+
 from gptlab.checkpoints import Checkpoint, model_from, tokenizer_content
-from gptlab.data.token_files import Dataset
+from gptlab.data.mixture import Mixture
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError
+from gptlab.errors import CheckpointError, ConfigError
 from gptlab.files import display
 from gptlab.model.config import GPTConfig
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, Overrides
@@ -33,14 +36,14 @@ def with_architecture(overrides: Overrides, model: GPTConfig, name: str) -> Over
 
 
 def with_model_of(
-    start: Checkpoint, overrides: Overrides, dataset: Dataset
+    start: Checkpoint, overrides: Overrides, data: Mixture
 ) -> tuple[Checkpoint, Overrides]:
     """(the checkpoint that init_from names, the overrides with its architecture).
 
-    With extend_vocabulary the checkpoint is widened for what the dataset's tokenizer has beyond its
-    own. Raises ConfigError for another tokenizer than the dataset's, or another architecture.
+    With extend_vocabulary the checkpoint is widened for what the data's tokenizer has beyond its
+    own. Raises ConfigError for another tokenizer than the data's, or another architecture.
     """
-    ours, model = start.tokenizer, start.model.config
+    ours, model, dataset = start.tokenizer, start.model.config, data.parts[0]
     if overrides.values.get("extend_vocabulary") and is_wider(dataset.tokenizer, ours):
         start = widened(start, dataset.tokenizer)
     else:
@@ -75,3 +78,25 @@ def widened(start: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
     }
     model = model_from(content, start.path).eval()
     return dataclasses.replace(start, model=model, tokenizer=tokenizer, content=content)
+
+
+@torch.no_grad()
+def take_initial_tensors(model: torch.nn.Module, path) -> None:
+    """Copy the tensors of a file over the parameters of the same name and shape.
+
+    Raises CheckpointError where there is none.
+    """
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{display(path)} is not a .safetensors file ({error}).") from None
+    taken = 0
+    for name, weight in model.named_parameters():
+        if name in tensors and tensors[name].shape == weight.shape:
+            weight.copy_(tensors[name])
+            taken += 1
+    if not taken:
+        raise CheckpointError(
+            f"{display(path)} has no tensor of this model's names and shapes",
+            "leave initial_tensors out",
+        )

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from gptlab import hardware
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Batches, Sequences
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import TrainConfig
-from gptlab.training.disk_space import saving_seconds
 from gptlab.training.loop import train_step
 from gptlab.training.memory import fitting_batch_size
 from gptlab.training.parallel import Parallel, compile_blocks
@@ -21,6 +20,7 @@ from gptlab.training.precision import MixedPrecision
 from gptlab.training.resolving import Measurements, Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
+from gptlab.training.times import saving_seconds
 from gptlab.training.units import duration
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,9 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
     block_size, vocab_size = config.model.block_size, config.model.vocab_size
     tokens = np.random.default_rng(0).integers(vocab_size, size=(2 * sequences + 2) * block_size)
     batches = Batches(
-        tokens,
-        vocab_size=vocab_size,
-        block_size=block_size,
+        Sequences(tokens, vocab_size=vocab_size, block_size=block_size, seed=0),
         batch_size=sequences,
         sequences_per_step=config.sequences_per_step,
-        seed=0,
         device=config.machine.device,
     )
     return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), batches)

@@ -4,11 +4,12 @@ import sys
 
 from gptlab.data import versions
 from gptlab.data.leaks import leak_said
-from gptlab.data.token_files import is_chat
+from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
-from gptlab.training.config import TrainConfig, plan_numbers
+from gptlab.training.config import TrainConfig
+from gptlab.training.effects import without_effect
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -25,7 +26,7 @@ ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     """What the training is about to do."""
     config = setup.config
-    numbers = plan_numbers(config, len(setup.dataset.train))
+    data, step_tokens = setup.data, config.tokens_per_step
     model, machine = config.model, config.machine
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
@@ -33,10 +34,10 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
         f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
         f"{model.vocab_size:,}){_what_is_trained(config)}.",
-        f"Data: {setup.dataset.name}{_as_it_was(setup)}, {len(setup.dataset.train):,} training and "
-        f"{len(setup.dataset.val):,} validation tokens.",
-        f"Run: {config.batch.max_iters} steps of {numbers['tokens_per_step']:,} tokens, "
-        f"{numbers['epochs']:.1f} epochs, {config.optimizer.optimizer}, on {machine.device} in "
+        f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
+        f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
+        f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
+        f"{_epochs(setup)}, {config.optimizer.optimizer}, on {machine.device} in "
         f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
@@ -45,8 +46,10 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
+    lines += without_effect(config, setup.overrides)
+    lines += _idle_processes(setup)
     if state.step:
-        lines.append(f"Continuing after step {state.step}.")
+        lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:
             lines.append(f"Changed since the last start: {'; '.join(setup.changes)}.")
     return [*lines, _what_losses_are(setup.units)]
@@ -59,12 +62,48 @@ def _what_losses_are(units: TextUnits) -> str:
     return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
 
 
-def _as_it_was(setup: Setup) -> str:
-    """A remark on a dataset of which the run keeps an older version."""
-    if setup.dataset.folder.parent.name != versions.FOLDER:
+def _idle_processes(setup: Setup) -> list[str]:
+    """What to do about processes that get no sequence of a step."""
+    sequences, processes = setup.config.sequences_per_step, setup.parallel.world_size
+    if processes <= sequences:
+        return []
+    idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+    return [
+        f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: a "
+        f"step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
+        f"processes share. Use --batch_size {processes} or more, or fewer processes."
+    ]
+
+
+def _epochs(setup: Setup) -> str:
+    """How often the run reads its text; of a mix, each dataset."""
+    config = setup.config
+    sequences = config.batch.max_iters * config.sequences_per_step
+    epochs = setup.data.epochs(sequences, config.model.block_size)
+    if len(epochs) == 1:
+        return f"{sum(epochs.values()):.1f} epochs"
+    return " and ".join(f"{number:.1f} epochs of {name}" for name, number in epochs.items())
+
+
+def _positions(setup: Setup, state: TrainState) -> str:
+    """Where each dataset of a mix goes on."""
+    read = setup.data.positions(state.sequences_seen)
+    if len(read) == 1:
         return ""
-    number = setup.dataset.meta.get("version", 1)
-    return f" as it was when the run began (version {number}; the text has changed since)"
+    each = [f"{count:,} of {name}" for name, count in read.items()]
+    return f"; sequences read: {', '.join(each)}"
+
+
+def _as_it_was(setup: Setup) -> str:
+    """A remark on datasets of which the run keeps an older version."""
+    older = [part for part in setup.data.parts if part.folder.parent.name == versions.FOLDER]
+    if not older:
+        return ""
+    numbers = ", ".join(
+        f"version {part.meta.get('version', 1)}{f' of {part.name}' * (len(setup.data.parts) > 1)}"
+        for part in older
+    )
+    return f" as it was when the run began ({numbers}; the text has changed since)"
 
 
 def _what_is_added(ids: int) -> str:
@@ -117,17 +156,17 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
     return lines
 
 
-def _without_leaks(setup: Setup, best_step: int) -> str:
+def _without_leaks(setup: Setup, leaking: list[Dataset], best_step: int) -> str:
     """The loss of the validation text that does not stand in the training text."""
-    said = leak_said(setup.dataset.meta["split"])
+    said = [leak_said(part.meta["split"]) for part in leaking]
+    if len(setup.data.parts) > 1:
+        said = [f"{part.name}: {words}" for part, words in zip(leaking, said, strict=True)]
     records = [r for r in setup.run.records() if r["step"] == best_step]
     clean = next((r["clean_val_loss"] for r in records if r.get("clean_val_loss")), None)
-    rest = (
-        "each window of the evaluation holds some"
-        if clean is None
-        else (f"over the windows without them it is {clean:.4f}")
-    )
-    return f"{said}: {rest}."
+    rest = "each window of the evaluation holds some"
+    if clean is not None:
+        rest = f"over the windows without them it is {clean:.4f}"
+    return f"{'; '.join(said)}: {rest}."
 
 
 def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
@@ -138,8 +177,9 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     bits = units.bits_per_byte(best_loss)
     if bits is not None:
         lines.append(f"That is {bits:.3f} bits per byte, comparable between tokenizers.")
-    if setup.dataset.val_leaks is not None:
-        lines.append(_without_leaks(setup, best_step))
+    leaking = [part for part in setup.data.parts if part.val_leaks is not None]
+    if leaking:
+        lines.append(_without_leaks(setup, leaking, best_step))
     if state.step - best_step >= 2 * setup.config.evaluation.eval_interval:
         lines.append(
             f"After step {best_step} the model overfitted: the training loss fell and the "
@@ -148,7 +188,7 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
         )
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
     # without a tokenizer no text can be sampled; at a terminal gptlab.cli shows more commands
-    if setup.dataset.tokenizer is not None and not sys.stdout.isatty():
-        chat = " --chat" if is_chat(setup.dataset.meta) else ""
+    if setup.data.tokenizer is not None and not sys.stdout.isatty():
+        chat = " --chat" if any(is_chat(part.meta) for part in setup.data.parts) else ""
         lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}{chat}")
     return lines

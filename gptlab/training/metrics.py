@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import math
 import time
+from collections.abc import Mapping
 
 from gptlab.files import as_installed
 from gptlab.runs import Run
@@ -18,12 +20,20 @@ LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 class Metrics:
     """Records and shows how a run goes. Only the first process writes and prints.
 
-    run: None where nothing is written. peak: FLOP/s of the device, or None if unknown; a faster
-    step raises it, so that the share shown (MFU, Chowdhery et al. 2022) never exceeds 100%.
+    run: None where nothing is written. save_seconds: of a checkpoint, estimated. peak: FLOP/s of
+    the device, or None if unknown; a faster step raises it, so that the share shown (MFU, Chowdhery
+    et al. 2022) never exceeds 100%.
     """
 
     def __init__(
-        self, config: TrainConfig, run: Run | None, units: TextUnits, *, first: bool, peak
+        self,
+        config: TrainConfig,
+        run: Run | None,
+        units: TextUnits,
+        *,
+        first: bool,
+        peak,
+        save_seconds: float = 0.0,
     ):
         self.config, self.units = config, units
         self.run = run if first else None
@@ -33,6 +43,7 @@ class Metrics:
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
         self.tracker = None
+        self.save_seconds, self.pauses = save_seconds, []  # seconds of each pause so far
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
@@ -49,7 +60,23 @@ class Metrics:
         """Leave work that is not a step out of tokens/s."""
         before = time.perf_counter()
         yield
-        self.last_time += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self.last_time += seconds
+        self.pauses.append(seconds)
+
+    def seconds_left(self, step: int) -> float:
+        """Of the steps to come and of their evaluations and checkpoints."""
+        config = self.config
+        each_step = config.tokens_per_step / max(1.0, self.rate)
+        if self.pauses:
+            pause = sum(self.pauses) / len(self.pauses)
+        else:  # a forward pass over eval_tokens, in steps
+            weights = 2 if config.optimizer.ema_decay else 1
+            evaluated = weights * config.evaluation.eval_tokens / config.tokens_per_step
+            pause = evaluated * config.forward_share * each_step + self.save_seconds
+        total, interval = config.batch.max_iters, config.evaluation.eval_interval
+        pauses = math.ceil(total / interval) - step // interval
+        return (total - step) * each_step + pauses * pause
 
     def step(self, state, result, reading: float) -> None:
         """After a step: show it, and record it at every log_interval.
@@ -105,18 +132,17 @@ class Metrics:
         self._record({"step": step, "loss": loss, "diverged": True})
 
     def _show(self, step: int, loss: float) -> None:
-        terminal = self.terminal
+        terminal, left = self.terminal, f"{duration(self.seconds_left(step))} left"
         share = f"mfu {self.share:.0%}" if self.share is not None else ""
         speed = f"{self.rate:,.0f} tokens/s"
         if terminal.bar is not None:
             val = f"val {self.val_loss:.3f}" if self.val_loss is not None else ""
-            terminal.show([f"loss {loss:.3f}", val, speed, share])
+            terminal.show([left, f"loss {loss:.3f}", val, speed, share])
         elif terminal.loud and (time.perf_counter() - self.last_line > LINE_SECONDS or step == 1):
             self.last_line = time.perf_counter()
             total = self.config.batch.max_iters
-            left = (total - step) * self.config.tokens_per_step / max(1.0, self.rate)
             line = f"step {step}/{total}: loss {loss:.4f}"
-            parts = [line, f"{duration(left)} left", speed, share]
+            parts = [line, left, speed, share]
             self.say(fitting(parts, columns() or 79) or line)
 
     def evaluation(
@@ -126,11 +152,13 @@ class Metrics:
         averaged: float | None,
         is_best: bool,
         sample: str | None = None,
+        of_each: Mapping[str, tuple[float, float]] | None = None,
         clean: float | None = None,
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
-        clean: the lower of both losses, over the windows without text of the training part.
+        of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
+        the windows without text of the training part.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -142,10 +170,15 @@ class Metrics:
             record["ema_val_loss"] = averaged
         if clean is not None:
             record["clean_val_loss"] = clean
+        mixed = of_each if of_each and len(of_each) > 1 else {}
+        if mixed:
+            record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         self._record(record)
         line = f"step {step}: validation loss {loss:.4f}"
+        terms = [f"{share:.3g} {name} {value:.4f}" for name, (share, value) in mixed.items()]
+        line += f" = {' + '.join(terms)}" if terms else ""
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
         self.say(f"{line}{', the lowest so far' if is_best else ''}")

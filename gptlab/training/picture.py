@@ -32,7 +32,7 @@ class Picture:
             plot_loss(
                 setup.run.records(),
                 setup.run.plot,
-                title=f"{setup.run.folder.name} on {setup.dataset.name}",
+                title=f"{setup.run.folder.name} on {setup.data.name}",
                 levels=setup.units.levels(),
             )
         except Exception as error:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
+from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
@@ -34,6 +35,7 @@ DIGESTED_VALUES = 1 << 22
 CODE = (
     "model/*.py",
     "data/batches.py",
+    "data/mixture.py",
     "data/token_files.py",
     "training/*.py",
     "inference/evaluate.py",
@@ -76,7 +78,7 @@ def source_texts() -> dict[str, str]:
 
 def describe(setup) -> Provenance:
     """What the numbers of a training depend on: the content of provenance.json."""
-    dataset = setup.dataset
+    data = setup.data
     return {
         "format_version": FORMAT_VERSIONS["provenance"],
         "conditions": {
@@ -89,10 +91,11 @@ def describe(setup) -> Provenance:
             "machine": setup.machine.partition(", Python")[0],
         },
         "data": {
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "train.bin": ((dataset.meta or {}).get("sha256") or {}).get("train.bin"),
-            "train_tokens": len(dataset.train),
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "train.bin": ((data.meta or {}).get("sha256") or {}).get("train.bin"),
+            "train_tokens": data.train_tokens,
+            "parts": {part.name: part.fingerprint for part in data.parts},
         },
         "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},
@@ -110,8 +113,9 @@ def _settings(setup) -> dict:
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())
-    if Path(values["dataset"]).name != values["dataset"]:
-        values["dataset"] = str(setup.dataset.folder.resolve())
+    if values["initial_tensors"] is not None:
+        values["initial_tensors"] = str(Path(values["initial_tensors"]).expanduser().resolve())
+    values["dataset"] = absolute_mixture(values["dataset"])
     return values
 
 

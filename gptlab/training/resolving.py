@@ -11,7 +11,7 @@ from gptlab.hardware import Choice, Hardware
 from gptlab.training.config import AUTO_BATCH_SIZE, Overrides, TrainConfig, build
 
 if TYPE_CHECKING:
-    from gptlab.data.token_files import Dataset
+    from gptlab.data.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class Measurements:
 COMPILE_SECONDS = {"cpu": 45.0, "other": 60.0}
 COMPILED_STEP = {"cpu": 0.72, "other": 0.6}  # share of the eager step's time
 MAX_EVAL_TOKENS = 131072
-EVALUATIONS = 10  # of a run without eval_interval
+EVALUATIONS = 10  # at most, of a run without eval_interval
+# Fewer where they and their checkpoints would take more than this share of the steps' time, and
+# more than these seconds in all.
+PAUSE_SHARE, PAUSE_SECONDS = 0.25, 5.0
 EVAL_SHARE = 0.1  # of the training's FLOPs
 ENDLESS = 1 << 40  # tokens
 PLOT_SECONDS = 4.0  # that the plots of a run take
@@ -56,21 +59,25 @@ def or_endless(tokens: int | None) -> int:
 
 @dataclass(frozen=True)
 class TextSize:
-    """The sizes of a text in tokens, and their source. None: unknown."""
+    """The sizes of a text in tokens, and their source. None: unknown.
+
+    mix: (dataset, its share of the training, its training tokens) where several are mixed.
+    """
 
     vocab_size: int
     train_tokens: int | None = None
     val_tokens: int | None = None
     source: str = ""
+    mix: tuple[tuple[str, float, int], ...] = ()
 
     @classmethod
-    def of(cls, dataset: "Dataset", vocab_size: int | None = None) -> "TextSize":
-        """The sizes of an open `token_files.Dataset`.
+    def of(cls, data: "Mixture", vocab_size: int | None = None) -> "TextSize":
+        """The sizes of opened datasets.
 
         vocab_size: of a model that has more rows than the tokenizer has ids (GPT-2's 50,304).
         """
-        sizes = len(dataset.train), len(dataset.val)
-        return cls(vocab_size or dataset.vocab_size, *sizes, f"the dataset {dataset.name}")
+        sizes = data.train_tokens, data.val_tokens
+        return cls(vocab_size or data.vocab_size, *sizes, f"the dataset {data.name}")
 
     def block_size(self, wanted: int) -> int:
         """The longest block_size up to `wanted` of which both parts hold one window. DataError."""
@@ -91,6 +98,7 @@ class Situation:
 
     choice: the device and precision. can_compile: whether torch.compile works there, and why.
     measurements: needed for `minutes`, and for compile_model "auto" to consider compiling.
+    estimate: the times where nothing is measured, from the FLOPs.
     decided: values that an earlier start of this run chose and a resume keeps. fitting: the
     micro-batch for batch_size "auto", a divisor of the step's sequences.
     """
@@ -101,6 +109,7 @@ class Situation:
     val_tokens: int
     can_compile: tuple[bool, str] = (False, "not tried")
     measurements: Measurements | None = None
+    estimate: Measurements | None = None
     decided: Mapping[str, Any] | None = None
     fitting: int | None = None
 
@@ -183,7 +192,8 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     fill("warmup_iters", min(100, iters // 20), "a twentieth of the run, at most 100 steps")
     fill("lr_decay_iters", iters, "max_iters")
     fill("min_lr", draft.optimizer.learning_rate / 10, "a tenth of learning_rate")
-    fill("eval_interval", _eval_interval(iters), f"{EVALUATIONS} evaluations in the run")
+    times = measurements or situation.estimate
+    fill("eval_interval", *_eval_interval(draft, iters, times, val_tokens))
     fill("eval_tokens", *_eval_tokens(draft, iters, values["eval_interval"], val_tokens))
     warning = choice.reason if choice.slow else ""
     return Resolved(build(values), reasons, choice.use_scaler, warning)
@@ -208,8 +218,31 @@ def _steps_of_epochs(draft: TrainConfig, train_tokens: int) -> tuple[int, str]:
     return steps, f"{once} at {tokens:,} a step"
 
 
-def _eval_interval(iters: int) -> int:
-    return max(1, math.ceil(iters / EVALUATIONS))
+def _eval_interval(
+    draft: TrainConfig, iters: int, times: Measurements | None, val_tokens: int
+) -> tuple[int, str]:
+    """The steps between evaluations, each with a checkpoint, and why: fewer where they are dear."""
+    interval, number = math.ceil(iters / EVALUATIONS), EVALUATIONS
+    if times:
+        each = _pause(draft, iters, interval, times, val_tokens)
+        affordable = max(PAUSE_SHARE * iters * times.step, PAUSE_SECONDS) / max(each, 1e-9)
+        number = max(1, min(number, int(affordable)))
+    if number == EVALUATIONS:
+        return interval, f"{EVALUATIONS} evaluations in the run"
+    evaluations = "1 evaluation" if number == 1 else f"{number} evaluations"
+    return math.ceil(iters / number), (
+        f"{evaluations} in the run, because one takes about {each:.2g} s with its checkpoint"
+    )
+
+
+def _pause(
+    draft: TrainConfig, iters: int, interval: int, times: Measurements, val_tokens: int
+) -> float:
+    """The seconds of an evaluation with its checkpoint, in a run of `iters` steps."""
+    tokens = draft.evaluation.eval_tokens
+    tokens = tokens or _eval_tokens(draft, iters, interval, val_tokens)[0]
+    weights = 2 if draft.optimizer.ema_decay else 1  # raw and averaged are both evaluated
+    return weights * tokens * times.eval_token + times.save
 
 
 def _eval_tokens(draft: TrainConfig, iters: int, interval: int, val_tokens: int) -> tuple[int, str]:
@@ -274,13 +307,11 @@ def _steps(
 
     share: of the measured time of a step; evaluations are not compiled.
     """
-    weights = 2 if draft.optimizer.ema_decay else 1  # raw and averaged are both evaluated
 
     def takes(iters: int) -> float:
-        interval = draft.evaluation.eval_interval or _eval_interval(iters)
-        tokens = draft.evaluation.eval_tokens
-        tokens = tokens or _eval_tokens(draft, iters, interval, val_tokens)[0]
-        each = weights * tokens * measured.eval_token + measured.save
+        interval = draft.evaluation.eval_interval
+        interval = interval or _eval_interval(draft, iters, measured, val_tokens)[0]
+        each = _pause(draft, iters, interval, measured, val_tokens)
         return iters * measured.step * share + math.ceil(iters / interval) * each
 
     fits, too_many = 1, max(2, int(seconds / (measured.step * share)) + 1)

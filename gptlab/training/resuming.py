@@ -1,7 +1,7 @@
 """What a resumed run keeps from its first start, and what may change."""
 
 from gptlab.checkpoints import tokenizer_from
-from gptlab.data.token_files import Dataset
+from gptlab.data.mixture import Mixture
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, fresh_folder
 from gptlab.runs import Run
@@ -42,18 +42,30 @@ def check_complete(stored: dict, run: Run) -> None:
                 )
 
 
-def check_same_data(dataset: Dataset, stored: dict, run: Run, overrides: Overrides) -> None:
-    """RunError for other tokens than the run's, with the commands that go on from its weights."""
-    if stored["dataset"]["fingerprint"] == dataset.fingerprint:
+def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:
+    """RunError for other tokens than the run's, with the commands that go on from its weights; for
+    tokens in another order too."""
+    began, path = stored["dataset"], display(run.folder)
+    if began["fingerprint"] == data.fingerprint:
+        positions = data.positions(stored["sequences_seen"])  # a moved dataset has another name
+        if list(began.get("sequences_seen", positions).values()) != list(positions.values()):
+            raise RunError(
+                f"{path} has read its datasets in another order than this release does",
+                "continue it with the release that began it, or start a new run with another "
+                "--out_dir",
+            )
         return
-    path, tokenizer = display(run.folder), tokenizer_from(stored, run.checkpoint)
+    dataset, tokenizer = data.parts[0], tokenizer_from(stored, run.checkpoint)
     elsewhere = Overrides(
         {**overrides.values, "out_dir": display(fresh_folder(run.folder))},
         {**overrides.sources, "out_dir": "command line"},
     )
+    what, other = display(dataset.folder), "another tokenizer"
+    if len(data.parts) > 1:
+        what, other = data.name, "another tokenizer, or other weights"
     raise RunError(
-        f"{path} was trained on other data than {display(dataset.folder)} now holds (or with "
-        "another tokenizer), and no older version of that is kept",
+        f"{path} was trained on other data than {what} now holds (or with {other}), and no older "
+        "version of that is kept",
         way_to(path, path, tokenizer, dataset, elsewhere),
     )
 

@@ -20,7 +20,11 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
     def write() -> None:
         observers.trace.flush()  # a checkpoint must not be ahead of the trace
         content = model_content(
-            state.model, setup.dataset.tokenizer, **state.content(), **setup.content()
+            state.model,
+            setup.data.tokenizer,
+            "adapters" if state.base else "whole",
+            **state.content(),
+            **setup.content(state.sequences_seen),
         )
         if setup.config.finetune.lora_rank:
             content["lora_alpha"] = setup.config.finetune.lora_alpha

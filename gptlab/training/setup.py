@@ -2,12 +2,13 @@
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from gptlab.data.batches import Batches, mix
-from gptlab.data.token_files import Dataset
+from gptlab.data.mixture import Mixture
 from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.parallel import Parallel
@@ -17,26 +18,28 @@ from gptlab.training.units import TextUnits
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, resolved and open: options, data, processes. A rehearsal has no dataset and no run.
+    """A run, resolved and open: options, data, processes. A rehearsal has no data and no run.
 
-    windows: starts of the evaluation's windows. chat_template: Jinja, of the dataset, else of the
-    model that init_from names. machine: a description of this one. added_ids: by which the
-    vocabulary of that model was extended. changes: options that differ
-    from the run's last start, as "name old -> new".
+    windows: starts of the evaluation's windows in each dataset. chat_template: Jinja, of the
+    dataset, else of the model that init_from names. machine: a description of this one. added_ids:
+    by which the vocabulary of that model was extended. changes: options that differ from the run's
+    last start, as "name old -> new". start: the checkpoint that init_from names, at the first
+    start.
     """
 
     resolved: Resolved
     parallel: Parallel
     batches: Batches
     overrides: Overrides = field(default_factory=lambda: Overrides({}, {}))
-    dataset: Dataset | None = None
+    data: Mixture | None = None
     run: Run | None = None
-    windows: np.ndarray | None = None
+    windows: tuple[np.ndarray, ...] = ()
     units: TextUnits | None = None
     chat_template: str = ""
     machine: str = ""
     added_ids: int = 0
     changes: tuple[str, ...] = ()
+    start: Path | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -55,11 +58,15 @@ class Setup:
             return torch.compiler.set_stance("force_eager")
         return contextlib.nullcontext()
 
-    def content(self) -> dict:
+    def content(self, sequences_seen: int) -> dict:
         """What every checkpoint of the run holds besides the model and the state."""
         return {
             "chat_template": self.chat_template,
-            "dataset": {"name": self.dataset.name, "fingerprint": self.dataset.fingerprint},
+            "dataset": {
+                "name": self.data.name,
+                "fingerprint": self.data.fingerprint,
+                "sequences_seen": self.data.positions(sequences_seen),
+            },
             "train_config": {
                 "values": dict(self.overrides.values),
                 "sources": dict(self.overrides.sources),

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from gptlab import hardware
-from gptlab.data.batches import check_length
-from gptlab.data.token_files import open_dataset
+from gptlab.data.mixture import dataset_names, open_mixture
 from gptlab.errors import RunError
 from gptlab.files import display, out_home
 from gptlab.interop.read.models import local_checkpoint
@@ -17,6 +16,7 @@ from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
 from gptlab.training.memory import explained_out_of_memory, memory_warning
@@ -32,6 +32,7 @@ from gptlab.training.resolving import (
 )
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
+from gptlab.training.times import estimated_times
 from gptlab.training.units import TextUnits
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ def new_run_folder(overrides: Overrides, recipe_name: str = "") -> Path:
     out_dir = overrides.values.get("out_dir")
     if out_dir:
         return Path(out_dir).expanduser()
-    stem = recipe_name or Path(overrides.values.get("dataset", RunOptions.dataset)).name
+    names = dataset_names(overrides.values.get("dataset", RunOptions.dataset))
+    stem = recipe_name or "-".join(Path(name).name for name in names)
     return out_home() / stem
 
 
@@ -85,7 +87,7 @@ def prepare_training(
         )
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
-    dataset = open_dataset(
+    data = open_mixture(
         overrides.values.get("dataset", RunOptions.dataset),
         overrides.values.get("vocab_size"),
         stored["dataset"]["fingerprint"] if stored else fingerprint,
@@ -95,33 +97,36 @@ def prepare_training(
     if stored is None and init_from != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
         loaded = load_checkpoint(path)
-        start, overrides = with_model_of(loaded, overrides, dataset)
+        start, overrides = with_model_of(loaded, overrides, data)
         if start is not loaded:
             added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
-        resuming.check_same_data(dataset, stored, run, overrides)
-    resolved = decide(overrides, report, choice, dataset, parallel, started, stored, start)
+        resuming.check_same_data(data, stored, run, overrides)
+    resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
     config = resolved.config
-    if stored is not None:
+    if stored is None:
+        refuse_unused(config, overrides)
+    else:
         resuming.check_same_model(config, stored)
-    if config.evaluation.sample_interval and dataset.tokenizer:
-        dataset.tokenizer.encode(config.evaluation.sample_prompt)  # raises TokenizerError
+    if config.evaluation.sample_interval and data.tokenizer:
+        data.tokenizer.encode(config.evaluation.sample_prompt)  # raises TokenizerError
     with explained_out_of_memory(config):
         state = build_state(resolved, run, parallel, stored, start)
     template = (stored or (start.content if start else {})).get("chat_template")
     setup = Setup(
         resolved=resolved,
         parallel=parallel,
-        batches=make_batches(config, dataset, parallel),
+        batches=make_batches(config, data, parallel),
         overrides=overrides,
-        dataset=dataset,
+        data=data,
         run=run,
-        windows=checked_windows(config, dataset),
-        units=TextUnits(dataset.meta),
-        chat_template=(dataset.meta or {}).get("chat_template") or template or "",
+        windows=checked_windows(config, data),
+        units=TextUnits(data.meta),
+        chat_template=data.chat_template or template or "",
         machine=report.in_words(choice.device),
         added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
+        start=start.path if start else None,
     )
     return setup, state
 
@@ -149,11 +154,11 @@ def avoid_leaking_attention(choice) -> None:
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
 
 
-def decide(overrides, report, choice, dataset, parallel, started, stored, start=None) -> Resolved:
+def decide(overrides, report, choice, data, parallel, started, stored, start=None) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
-    text = TextSize.of(dataset, model.get("vocab_size"))
+    text = TextSize.of(data, model.get("vocab_size"))
     situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)
     device = report.device(choice.device)
 
@@ -166,8 +171,7 @@ def decide(overrides, report, choice, dataset, parallel, started, stored, start=
 
     def measured() -> Measurements | None:
         config = resolve_roughly(overrides, situation).config
-        for part in ("train", "val"):
-            check_length(len(getattr(dataset, part)), config.model.block_size, part, dataset.name)
+        data.check_lengths(config.model.block_size)
         if warning := memory_warning(config, device.memory_free):
             logger.warning("%s", warning)
         if stored is not None or not needs_measurement(overrides, config, device):
@@ -175,8 +179,14 @@ def decide(overrides, report, choice, dataset, parallel, started, stored, start=
         with explained_out_of_memory(config):
             return measure(config, choice, parallel.world_size, started)
 
+    def estimated() -> Measurements:
+        config = resolve_roughly(overrides, situation).config
+        return estimated_times(config, hardware.peak_flops(device.name, config.machine.dtype).value)
+
     measurements = parallel.from_first(measured)
-    resolved = resolve(overrides, dataclasses.replace(situation, measurements=measurements))
+    estimate = None if measurements else parallel.from_first(estimated)
+    times = dict(measurements=measurements, estimate=estimate)
+    resolved = resolve(overrides, dataclasses.replace(situation, **times))
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     return resolved

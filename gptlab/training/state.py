@@ -21,7 +21,8 @@ class TrainState:
 
     end: steps of the whole run. decisions: what the first start decided, by option. step:
     optimizer steps done. best_val_loss: nats per token, reached at best_step. band: None unless
-    spike_rollback is on. ema: None unless ema_decay is above 0.
+    spike_rollback is on. ema: None unless ema_decay is above 0. base: SHA-256 of the run's base.pt,
+    beside which a LoRA training keeps adapters only.
     """
 
     model: GPT
@@ -36,6 +37,7 @@ class TrainState:
     best_val_loss: float = math.inf
     best_step: int = 0
     skipped_steps: int = 0
+    base: str | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -54,6 +56,7 @@ class TrainState:
             "ema": self.ema.weights if self.ema is not None else None,
             "scaler": self.precision.state_dict(),
             "decided": {**self.decisions, "max_iters": self.end},
+            "base": self.base,
             "loss_band": self.band.state() if self.band is not None else None,
         }
 
@@ -74,5 +77,6 @@ class TrainState:
         self.best_val_loss = content["best_val_loss"]
         self.best_step = content["best_step"]
         self.skipped_steps = content["skipped_steps"]
+        self.base = content.get("base")
         if content.get("loss_band") is not None:
             self.band = LossBand(*content["loss_band"])

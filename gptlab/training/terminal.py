@@ -51,7 +51,7 @@ def fitting(parts: Iterable[str], width: int, between: str = ", ") -> str:
 
 def _bar_format(width: int) -> str:
     length = 12 if width >= _NARROW else 6
-    return f"step {{n_fmt}}/{{total_fmt}} |{{bar:{length}}}| {{remaining}} left{{postfix}}"
+    return f"step {{n_fmt}}/{{total_fmt}} |{{bar:{length}}}| {{desc}}"
 
 
 class Terminal:
@@ -83,12 +83,10 @@ class Terminal:
         """Beside the bar: as many of these parts as fit the window."""
         bar, width = self.bar, columns(sys.stderr) or _NARROW
         bar.ncols, bar.bar_format = width, _bar_format(width)
-        # a remaining time has up to 8 characters, and the last column stays free
-        most = dict(
-            n_fmt=bar.total, total_fmt=bar.total, remaining="00:00:00", postfix=", ", bar=""
-        )
+        # the last column stays free
+        most = dict(n_fmt=bar.total, total_fmt=bar.total, desc="", bar="")
         taken = len(bar.bar_format.format(**most)) + 1
-        bar.set_postfix_str(fitting(parts, width - taken, " "))
+        bar.set_description_str(fitting(parts, width - taken))
 
     def advance(self) -> None:
         """One more step is done."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab import hardware
+from gptlab.checkpoints import model_content
 from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
@@ -26,6 +27,7 @@ from gptlab.training.setup import Setup
 from gptlab.training.stability import Stability
 from gptlab.training.starting import prepare_training
 from gptlab.training.state import TrainState
+from gptlab.training.times import saving_seconds
 from gptlab.training.trackers import make_tracker
 
 
@@ -81,7 +83,10 @@ def observe(setup: Setup, started: float) -> Observers:
         found = hardware.peak_flops(config.machine.device, config.machine.dtype)
         peak = found and found.value * parallel.world_size
     run = None if config.run.dry_run else setup.run
-    metrics = Metrics(config, run, setup.units, first=parallel.is_first, peak=peak)
+    metrics = Metrics(
+        config, run, setup.units, first=parallel.is_first, peak=peak,
+        save_seconds=saving_seconds(config),
+    )  # fmt: skip
     return Observers(
         metrics=metrics,
         trace=Trace(),
@@ -151,9 +156,13 @@ def open_run(setup: Setup, state: TrainState) -> None:
     config, run = setup.config, setup.run
     refuse_full_disk(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
-    if setup.dataset.meta is not None:
-        note_run(setup.dataset.folder, run.folder)
+    for dataset in setup.data.parts:
+        if dataset.meta is not None:
+            note_run(dataset.folder, run.folder)
     if state.step:
         run.cut(state.step)
+    elif config.finetune.lora_rank:
+        base = model_content(state.model, setup.data.tokenizer, "base")
+        state.base = run.keep_base(base, setup.start)
     with atomic_write(run.recipe, "w") as file:
         file.write(as_recipe(setup.overrides, setup.resolved, setup.machine))

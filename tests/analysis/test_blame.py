@@ -56,7 +56,7 @@ def test_it_shows_what_the_training_read_also_after_a_roll_back(train, met, monk
     def spiking(batches, first):
         for micro in recording(batches, first):
             if first == 4 * (spike - 1):
-                micro.targets.fill_(batches.vocab_size - 1)
+                micro.targets.fill_(batches.sequences.parts[0].vocab_size - 1)
             yield micro
 
     monkeypatch.setattr(Batches, "micro_batches", spiking)
@@ -107,7 +107,7 @@ def test_the_losses_are_those_of_the_plain_formula_and_sorted(train):
     losses = [window.loss for window in found.windows]
     assert losses == sorted(losses, reverse=True)
     assert found.loss == pytest.approx(np.mean(losses), abs=1e-4)
-    assert found.uniform_loss == pytest.approx(math.log(found.dataset.vocab_size))
+    assert found.uniform_loss == pytest.approx(math.log(found.data.vocab_size))
 
 
 def test_the_losses_of_a_batch_do_not_depend_on_the_pieces_they_are_computed_in(monkeypatch):
@@ -153,7 +153,7 @@ def test_data_that_are_gone_or_changed_are_a_sentence(train, tmp_path):
     books = prepare("books", PrepareOptions(tokenizer="char", split="document")).dataset
     assert blame(folder, 1).windows  # of the version that the run began with
     forget_versions(books.folder, [])
-    with pytest.raises(RunError, match="trained on other data than data/books now holds"):
+    with pytest.raises(RunError, match="trained on other data than books now holds"):
         blame(folder, 1)
     shutil.rmtree(tmp_path / "data" / "books")
     with pytest.raises(DataError, match="No prepared dataset 'books'"):
@@ -215,7 +215,7 @@ def test_sequences_that_a_roll_back_left_out_belong_to_no_step():
 
 
 def window_of(tokens):
-    return Window(0, 0, tokens, [float(i) for i in range(1, len(tokens))])
+    return Window(0, "t", 0, tokens, [float(i) for i in range(1, len(tokens))])
 
 
 def test_tokens_that_share_a_letter_are_shown_together_with_the_highest_loss(home):

@@ -22,7 +22,7 @@ from gptlab.analysis.check_speed import beside_revision
 from gptlab.analysis.check_training import COMPILED_CHECKS, TRAINING_CHECKS, WIDTH_CHECKS
 from gptlab.analysis.check_weights import WEIGHT_CHECKS
 from gptlab.cli.main import main
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Batches, Sequences
 from gptlab.hardware import Choice
 from gptlab.inference.decoding import Decoder
 from gptlab.interop.write import huggingface
@@ -273,24 +273,24 @@ def gradient_orders_away(patch):
 
 @fault("targets")
 def target_not_shifted(patch):
-    windows = Batches.windows
+    windows = Sequences.windows
 
     def same(batches, numbers):
         tokens, _ = windows(batches, numbers)
         return tokens, tokens
 
-    patch.setattr(Batches, "windows", same)
+    patch.setattr(Sequences, "windows", same)
 
 
 @fault("targets")
 def target_shifted_twice(patch):
-    windows = Batches.windows
+    windows = Sequences.windows
 
     def later(batches, numbers):
         tokens, targets = windows(batches, numbers)
         return tokens, targets[:, [*range(1, targets.shape[1]), 0]]
 
-    patch.setattr(Batches, "windows", later)
+    patch.setattr(Sequences, "windows", later)
 
 
 @fault("nothing to guess")
@@ -329,7 +329,7 @@ def padding_counted_in_the_mean(patch):
 
 @fault("micro-batches")
 def padding_counted_in_a_step(patch):
-    patch.setattr(Batches, "count_targets", lambda batches, first: 8 * batches.block_size)
+    patch.setattr(Batches, "count_targets", lambda batches, first: 8 * batches.sequences.block_size)
 
 
 @fault("micro-batches")

@@ -11,7 +11,7 @@ import torch
 from gptlab.checkpoints import read_checkpoint
 from gptlab.cli.main import main, run_command
 from gptlab.cli.ui import questions
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Sequences
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import DataError
@@ -83,11 +83,11 @@ def say(monkeypatch, capsys, *words, typed=""):
 def test_the_loss_of_training_and_of_validation_is_that_of_the_answers(dataset):
     train(max_iters=1, eval_interval=1, learning_rate=1e-9, warmup_iters=0)
     model = load_checkpoint("out/talk").model
-    batches = Batches(
+    sequences = Sequences(
         dataset.train, dataset.train_loss_mask, vocab_size=dataset.vocab_size, block_size=48,
-        batch_size=8, sequences_per_step=8, seed=1337,
+        seed=1337,
     )  # fmt: skip
-    windows = [batches.windows(np.arange(8))]
+    windows = [sequences.windows(np.arange(8))]
     starts = range(0, len(dataset.val) - 1, 48)
     pairs = [(np.array(d[s : s + 49]), c[s : s + 49]) for d, c in
              [(dataset.val, dataset.val_loss_mask)] for s in starts]  # fmt: skip

@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from gptlab.data.batches import (
     Batches,
+    MixedSequences,
+    Sequences,
     check_length,
+    interleave,
     mix,
     permute,
     sequence_starts,
+    sequences_of_each,
     windows_per_epoch,
 )
 from gptlab.errors import DataError
@@ -103,7 +107,10 @@ TOKENS = np.arange(5000, dtype=np.uint16)
 
 def batches(**changes):
     settings = dict(vocab_size=5000, block_size=10, batch_size=4, sequences_per_step=8, seed=3)
-    return Batches(TOKENS, **(settings | changes))
+    settings |= changes
+    own = {n: settings.pop(n) for n in ("vocab_size", "block_size", "seed")}
+    loss_mask = settings.pop("loss_mask", None)
+    return Batches(Sequences(TOKENS, loss_mask, **own), **settings)
 
 
 def step_rows(first, **changes):
@@ -125,15 +132,59 @@ def test_ranks_share_a_step_without_overlap_and_almost_equally(world_size):
 
 
 def test_places_that_were_computed_ahead_are_those_of_each_sequence_alone():
-    source = batches(sequences_per_step=7)
+    feed = batches(sequences_per_step=7)
+    source = feed.sequences
     for first in (0, 7, 4090, 4095, 9000, 3, 12_345):  # over the edge of a block, far on, and back
-        numbers = source.rows(first)
+        numbers = feed.rows(first)
         starts = sequence_starts(numbers, len(source.tokens), source.block_size, source.seed)
         expected = [source.tokens[start : start + source.block_size] for start in starts]
         assert np.array_equal(source.windows(numbers)[0], expected)
     scattered = np.array([5, 100_000, 17])
     starts = sequence_starts(scattered, len(source.tokens), source.block_size, source.seed)
     assert np.array_equal(source.windows(scattered)[0][:, 0], source.tokens[starts])
+
+
+WEIGHTS = st.lists(st.integers(1, 10**6), min_size=1, max_size=6)
+
+
+@given(WEIGHTS, st.integers(1, 400), st.integers(0, 10**9))
+def test_a_mix_has_the_proportions_of_its_weights_at_every_prefix(weights, count, later):
+    which, within = interleave(np.arange(count), weights)
+    for end in (1, count // 2, count):
+        for k, weight in enumerate(weights):
+            assert abs((which[:end] == k).sum() - end * weight / sum(weights)) < len(weights)
+    for k in range(len(weights)):  # none is left out or repeated
+        assert within[which == k].tolist() == list(range((which == k).sum()))
+    seen = sequences_of_each(later, weights)
+    assert sum(seen) == later
+    after = [int(own[which == k][0]) if (which == k).any() else None for k in range(len(weights))
+             for which, own in [interleave(np.arange(later, later + 50), weights)]]  # fmt: skip
+    assert all(first in (None, n) for first, n in zip(after, seen, strict=True))
+
+
+def test_a_mix_of_halves_is_exact_to_one_sequence_for_ever():
+    which, _ = interleave(np.arange(10**11, 10**11 + 1000), [1, 1])
+    assert np.bincount(which).tolist() == [500, 500]
+    which, _ = interleave(np.arange(1000), [700_000, 200_000, 100_000])
+    assert np.bincount(which).tolist() == [700, 200, 100]
+
+
+def test_sequences_of_a_mix_are_those_of_its_parts_in_their_own_order():
+    loss_mask = np.arange(300) % 3 == 0
+    own = dict(vocab_size=5000, block_size=10, seed=3)
+    parts = [Sequences(TOKENS, **own), Sequences(TOKENS[4000:4300], loss_mask, **own)]
+    mixed = MixedSequences(parts, [3, 1])
+    numbers = np.arange(40, 60)
+    tokens, targets = mixed.windows(numbers)
+    which, within = interleave(numbers, [3, 1])
+    for row, (k, n) in enumerate(zip(which, within, strict=True)):
+        alone = parts[k].windows(np.array([n]))
+        assert tokens[row].tolist() == alone[0][0].tolist()
+        assert targets[row].tolist() == alone[1][0].tolist()
+    assert sorted(which) == [0] * 15 + [1] * 5
+    assert mixed.count_targets(numbers) == (targets != -1).sum() < targets.size
+    for (k, start), first in zip(mixed.origins(numbers), tokens[:, 0], strict=True):
+        assert first == start + 4000 * k
 
 
 def test_a_growing_batch_neither_repeats_nor_skips():
@@ -161,8 +212,8 @@ def test_unsigned_token_files_become_int64_before_torch_sees_them(tmp_path, dtyp
     path = tmp_path / "train.bin"
     (np.arange(100) * (1 if dtype == "<u2" else 1000)).astype(dtype).tofile(path)
     tokens = np.memmap(path, dtype, mode="r")
-    settings = dict(vocab_size=10**6, block_size=9, batch_size=2, sequences_per_step=2, seed=1)
-    micro = next(iter(Batches(tokens, **settings).micro_batches(0)))
+    sequences = Sequences(tokens, vocab_size=10**6, block_size=9, seed=1)
+    micro = next(iter(Batches(sequences, batch_size=2, sequences_per_step=2).micro_batches(0)))
     assert str(micro.tokens.dtype) == "torch.int64"
     assert {int(d) for d in (micro.targets - micro.tokens).unique()} <= {1, 1000}
 
@@ -196,13 +247,7 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_place(tmp_path):
     tokens = TOKENS.copy()
     tokens[4321] = 9000
     with pytest.raises(DataError, match=r"train\.bin holds the id 9000 at position 4,321"):
-        for first in range(0, 600, 8):
-            list(
-                Batches(
-                    tokens, vocab_size=5000, block_size=10, batch_size=8, sequences_per_step=8,
-                    seed=1, path="train.bin",
-                ).micro_batches(first)
-            )  # fmt: skip
+        Sequences(tokens, vocab_size=5000, block_size=10, seed=1).windows(np.arange(600))
 
 
 def test_one_window_and_its_target_are_the_shortest_text():
@@ -212,9 +257,7 @@ def test_one_window_and_its_target_are_the_shortest_text():
                        "--block_size 255"):  # fmt: skip
         check_length(256, 256, "val", "x")
     with pytest.raises(DataError, match="has 10 tokens"):
-        Batches(
-            TOKENS[:10], vocab_size=9, block_size=10, batch_size=1, sequences_per_step=1, seed=1
-        )
+        Sequences(TOKENS[:10], vocab_size=9, block_size=10, seed=1)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -222,8 +265,8 @@ def test_memory_does_not_grow_with_the_part_of_the_file_that_was_read(tmp_path):
     path = tmp_path / "train.bin"
     np.zeros(20_000_000, dtype="<u2").tofile(path)  # 40 MB
     tokens = np.memmap(path, "<u2", mode="r")
-    settings = dict(vocab_size=9, block_size=256, batch_size=32, sequences_per_step=32, seed=1)
-    feed = Batches(tokens, **settings)
+    sequences = Sequences(tokens, vocab_size=9, block_size=256, seed=1)
+    feed = Batches(sequences, batch_size=32, sequences_per_step=32)
 
     def mapped_megabytes():
         with open("/proc/self/statm", encoding="utf-8") as file:

@@ -8,7 +8,7 @@ import pytest
 from gptlab.analysis import health
 from gptlab.analysis.health import check_dataset
 from gptlab.data import token_files
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Sequences
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import check_ids, list_datasets, open_dataset
 from gptlab.data.tokenizer import char_tokenizer
@@ -286,13 +286,11 @@ def test_an_id_outside_the_vocabulary_is_named_where_it_is_read(large, home):
     overwrite(path, 2 * 5100, b"\xff\x00")  # in the part that no start compares
     change(large / "meta.json", sampled_sha256=None)
     dataset = open_dataset("x")
-    batches = Batches(
-        dataset.train, vocab_size=dataset.vocab_size, block_size=50, batch_size=4,
-        sequences_per_step=4, seed=1, path=str(path),
-    )  # fmt: skip
+    sequences = Sequences(
+        dataset.train, vocab_size=dataset.vocab_size, block_size=50, seed=1, path=str(path)
+    )
     with pytest.raises(DataError, match=r"train\.bin holds the id 255 at position 5,100"):
-        for step in range(80):
-            batches.windows(batches.rows(4 * step))
+        sequences.windows(np.arange(320))
 
 
 def test_a_small_dataset_keeps_no_hash_of_samples(prepared):

@@ -60,7 +60,10 @@ TINY = (
     "--gradient_accumulation_steps 1 --eval_tokens 128 --device cpu --dtype float32 "
     "--compile_model false"
 ).split()
-SHORT = {"sample": ["--max_tokens", "8", "--device", "cpu"]}
+SHORT = {
+    "sample": ["--max_tokens", "8", "--device", "cpu"],
+    "compare": ["--max_minutes", "1e-9"],  # trains nothing
+}
 
 # Pages that must create everything they use. On the others (a reference, a guide to one subject), a
 # `--dataset NAME` or `out/NAME` that the page did not create is provided.
@@ -118,6 +121,13 @@ def files_exist(words: list[str], page: "Page") -> None:
             assert word.split("=")[0] in (ROOT / words[1]).read_text(encoding="utf-8")
 
 
+def sweeps_known_options(words: list[str], page: "Page") -> None:
+    """The options of the line are the sweep's own or those of a training."""
+    known = captured_help("gpt.py", ["sweep"]) + captured_help("train.py", [])
+    for word in words:
+        assert not word.startswith("--") or f"{word} " in known, f"sweep has no option {word}"
+
+
 def module_exists(words: list[str], page: "Page") -> None:
     """`python -m NAME` names a module."""
     assert importlib.util.find_spec(words[2]), f"there is no module {words[2]}"
@@ -141,6 +151,7 @@ NOT_RUN = [
         help_knows_the_options,
     ),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
+    (r".*gpt\.py sweep", "trains for minutes: tests/cli/test_sweep.py", sweeps_known_options),
     (r".*--against ", "needs a clone: tests/analysis/test_check.py", help_knows_the_options),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
 ]

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from hypothesis import strategies as st
 
-from gptlab.data.batches import Batches
+from gptlab.data.batches import Sequences
 from gptlab.data.documents import places
 from gptlab.data.token_files import open_dataset
 from gptlab.data.tokenizer import Tokenizer
@@ -78,11 +78,10 @@ def test_a_malformed_token_file_is_refused_by_name(fuzz):
 
         def use():
             dataset = open_dataset("plays", None if how != "bare" else meta_content["vocab_size"])
-            batches = Batches(
-                dataset.train, vocab_size=dataset.vocab_size, block_size=16, batch_size=2,
-                sequences_per_step=2, seed=1, path=str(path),
-            )  # fmt: skip
-            tokens, _ = batches.windows(np.arange(4))
+            sequences = Sequences(
+                dataset.train, vocab_size=dataset.vocab_size, block_size=16, seed=1, path=str(path)
+            )
+            tokens, _ = sequences.windows(np.arange(4))
             assert tokens.max() < dataset.vocab_size
 
         fuzz.survives(use, "train.bin", "train part")

@@ -96,7 +96,7 @@ def test_with_adapters_it_is_that_of_the_merged_weights(random_model):
         for name, weight in model.named_parameters():
             if name.endswith("lora_B"):
                 weight.normal_()
-    merged = model_content(model, None, merge=True)
+    merged = model_content(model, None, "merged")
     beside = model_content(model, None, lora_alpha=4.0)
     for content in (merged, beside):
         assert proof.difference_from(content["proof"], model_from(content, "best.pt")) == ""

@@ -38,6 +38,19 @@ def prepared_home(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mixed(prepared_home):
+    """A mix of "tiny" and of "more", of the same tokenizer."""
+    (prepared_home / "more.txt").write_text(generated_text(9000)[30_000:], encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTLAB_HOME", str(prepared_home))
+        prepare(
+            str(prepared_home / "more.txt"),
+            PrepareOptions(tokenizer=str(prepared_home / "data" / "tiny")),
+        )
+    return "tiny:0.7,more:0.3"
+
+
+@pytest.fixture(scope="session")
 def measured_hardware():
     """The report on this machine and its peak, measured once: (detect, peak_flops)."""
     report, peak = hardware.detect(), hardware.peak_flops("cpu", "float32")

@@ -260,6 +260,22 @@ def test_values_that_are_not_set_follow_from_the_length_of_the_run():
     assert overrides.items() <= values(overrides).items()
 
 
+@pytest.mark.parametrize("known", ["measurements", "estimate"])
+def test_evaluations_that_take_long_are_fewer_and_the_cost_is_the_reason(known):
+    run = dict(max_iters=100, batch_size=1, block_size=128)
+    for token, save, number in ((0.0, 13.0, 9), (0.0, 60.0, 2), (0.25, 1.0, 1), (0.0, 900.0, 1)):
+        times = Measurements(step=5.0, eval_token=token, save=save)  # 500 s; a quarter is 125 s
+        found = resolved(run, **{known: times})
+        assert found.config.evaluation.eval_interval == math.ceil(100 / number)
+        reason = found.reasons["eval_interval"]
+        assert reason.startswith(f"{number} evaluation{'s' if number > 1 else ''} in the run, bec")
+    # in a run of seconds they cost seconds, whatever their share is
+    times = Measurements(step=0.01, eval_token=0.0, save=0.4)
+    assert resolved(run, **{known: times}).config.evaluation.eval_interval == 10
+    kept = resolved(run | dict(eval_interval=1), **{known: Measurements(step=0.1, save=900.0)})
+    assert kept.config.evaluation.eval_interval == 1
+
+
 def test_an_evaluation_costs_a_tenth_of_the_training_and_has_an_upper_limit():
     large = dict(vocab_size=65, train_tokens=10**9, val_tokens=10**8)
     run = dict(max_iters=1000, batch_size=8, block_size=128, eval_interval=100)

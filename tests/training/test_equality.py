@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from gptlab.checkpoints import read_checkpoint
-from gptlab.data.batches import Batches, sequence_starts
+from gptlab.data import mixture
+from gptlab.data.batches import Sequences, sequence_starts
 from gptlab.data.token_files import open_dataset
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
-from gptlab.training import building
 
 SETTINGS = dict(max_iters=12, learning_rate=1e-2, warmup_iters=2, min_lr=1e-3, eval_interval=12)
 
@@ -66,9 +66,7 @@ def test_1x16_4x4_and_16x1_give_the_losses_of_a_plain_loop(train, tmp_path, monk
         loss_mask[::2] = False
         loss_mask[: len(loss_mask) // 2] &= np.arange(len(loss_mask) // 2) % 7 == 0
         monkeypatch.setattr(
-            building,
-            "Batches",
-            lambda *args, **named: Batches(*args, **named | {"loss_mask": loss_mask}),
+            mixture, "Sequences", lambda tokens, _, **named: Sequences(tokens, loss_mask, **named)
         )
     expected = reference_losses(12, 16, loss_mask)
     for batch_size, steps in ((1, 16), (4, 4), (16, 1), (5, 2)):

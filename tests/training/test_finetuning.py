@@ -43,9 +43,8 @@ def test_lora_trains_adapters_and_leaves_the_weights_bitwise(train, pretrained, 
 def test_both_checkpoints_are_ordinary_models_and_compute_the_same(train, pretrained, tmp_path):
     train(out_dir="lora", init_from=str(pretrained), **LORA)
     folder = tmp_path / "lora"
-    assert not any(map(is_adapter, weights(folder)))  # merged: for sample, export, evaluate
     best, last = (load_checkpoint(folder / name).model for name in ("best.pt", "ckpt.pt"))
-    assert not has_adapters(last)
+    assert not has_adapters(last) and not has_adapters(best)  # merged: for sample, export, evaluate
     tokens = torch.randint(best.config.vocab_size, (3, 16))
     if read_checkpoint(folder / "best.pt")["step"] != 8:
         pytest.skip("the best step is not the last")
@@ -70,6 +69,49 @@ def test_a_resumed_training_of_a_part_ends_bitwise_as_an_unbroken_one(
     whole, broken = (read_checkpoint(tmp_path / n / "ckpt.pt") for n in ("whole", "broken"))
     for name, wanted in whole["model"].items():
         assert torch.equal(broken["model"][name], wanted), name
+
+
+def test_checkpoints_of_adapters_are_small_and_belong_to_one_base(train, pretrained, tmp_path):
+    train(out_dir="lora", init_from=str(pretrained), **LORA)
+    folder = tmp_path / "lora"
+    for name in ("ckpt.pt", "ckpt.prev.pt", "best.pt"):
+        stored = torch.load(folder / name, weights_only=True)["model"]
+        assert stored and all(map(is_adapter, stored))
+    # the base is another name of the file, so it takes no space and outlives it
+    assert (folder / "base.pt").samefile(pretrained / "best.pt")
+    before = load_checkpoint(folder).model.state_dict()
+    train(out_dir="base", resume=True, max_iters=20, learning_rate=0.1)
+    assert not (folder / "base.pt").samefile(pretrained / "best.pt")
+    for name, weight in load_checkpoint(folder).model.state_dict().items():
+        assert torch.equal(weight, before[name])
+    (folder / "base.pt").unlink()
+    sentence = r"best\.pt holds adapters, and .*base\.pt is not the model that they belong to"
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(folder)
+    (folder / "base.pt").hardlink_to(pretrained / "ckpt.pt")
+    with pytest.raises(CheckpointError, match="is not the model that they belong to"):
+        train(out_dir="lora", resume=True, max_iters=10)
+    (folder / "base.pt").unlink()
+    (folder / "base.pt").hardlink_to(folder / "best.pt")
+    with pytest.raises(CheckpointError, match="is not the model that they belong to"):
+        load_checkpoint(folder)
+
+
+def test_adapters_on_merged_adapters_or_on_a_shorter_window_have_a_base_of_their_own(
+    train, pretrained, tmp_path
+):
+    train(out_dir="lora", init_from=str(pretrained), **LORA)
+    train(out_dir="more", init_from=str(tmp_path / "lora"), **LORA | dict(lora_rank=2))
+    merged = load_checkpoint(tmp_path / "lora").model.state_dict()
+    for name, weight in read_checkpoint(tmp_path / "more" / "base.pt")["model"].items():
+        assert torch.equal(weight, merged[name])
+    options = dict(LORA, init_from=str(pretrained), block_size=8)
+    train(out_dir="whole", **options)
+    train(out_dir="short", **options, stop_at=5)
+    train(out_dir="short", resume=True)
+    whole, short = (weights(tmp_path / name, "ckpt.pt") for name in ("whole", "short"))
+    for name, wanted in whole.items():
+        assert torch.equal(short[name], wanted), name
 
 
 def test_frozen_layers_stay_bitwise_and_the_others_move(train, pretrained, tmp_path):

@@ -24,7 +24,7 @@ META = {
 }
 CONFIG = build(dict(
     batch_size=2, block_size=10, n_layer=1, n_head=1, n_embd=8, vocab_size=11, max_iters=100,
-    log_interval=1, eval_interval=10,
+    log_interval=1, eval_interval=10, eval_tokens=60,
 ))  # fmt: skip
 
 
@@ -104,6 +104,18 @@ def test_a_record_has_the_rate_of_the_steps_since_the_last_and_no_time_of_evalua
     assert second["bits_per_byte"] == pytest.approx(2.0 / math.log(2) / 4)
 
 
+def test_the_time_left_has_the_evaluations_and_checkpoints_to_come(make, clock):
+    metrics = make()
+    clock.now = 1.0
+    step(metrics, 1)
+    metrics.save_seconds = 4.0
+    assert metrics.seconds_left(1) == pytest.approx(99 + 10 * (1 + 4))
+    with metrics.paused():
+        clock.now += 30.0  # as long as one really takes
+    assert metrics.seconds_left(10) == pytest.approx(90 + 9 * 30)
+    assert metrics.seconds_left(100) == 0
+
+
 def test_only_log_steps_and_the_first_are_recorded(make, clock, tmp_path):
     metrics = make(config=CONFIG.replace(log_interval=4))
     for number in range(1, 11):
@@ -143,7 +155,8 @@ def test_in_a_pipe_there_are_plain_lines_now_and_then_and_no_bar(make, clock, ca
         "step 13/100",
         "step 19/100",
     ]
-    assert lines[1].startswith("step 7/100: loss 2.0000, 1 min 33 s left, 20 tokens/s, mfu")
+    # 93 steps, and 10 evaluations of the tokens of 3 steps, forward only: 1 s each
+    assert lines[1].startswith("step 7/100: loss 2.0000, 1 min 43 s left, 20 tokens/s, mfu")
     assert err == "" and "\x1b" not in out and "\r" not in out
 
 
@@ -198,7 +211,7 @@ def test_the_bar_never_cuts_a_number(make, clock, capsys, monkeypatch, width):
     assert bars and max(len(bar.rstrip()) for bar in bars) < width
     parts = ["loss 12.346", "val 12.345", "20,000 tokens/s", "mfu 0%"]
     number = {60: 1, 80: 2, 120: 4}[width]
-    assert bars[0].rstrip().endswith("left, " + " ".join(parts[:number]))
+    assert bars[-1].rstrip().endswith("left, " + ", ".join(parts[:number]))
 
 
 def test_other_processes_print_and_write_nothing(make, clock, capsys, tmp_path):
@@ -214,7 +227,7 @@ def test_closing_words_compare_the_loss_with_the_baselines(make, tmp_path):
     def closing(best_step, best_loss):
         setup = SimpleNamespace(
             config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
-            dataset=SimpleNamespace(tokenizer=object(), val_leaks=None, meta=None),
+            data=SimpleNamespace(tokenizer=object(), parts=()),
         )  # fmt: skip
         state = SimpleNamespace(best_step=best_step, best_val_loss=best_loss, step=100)
         return " ".join(closing_words(setup, state, make()))
@@ -233,7 +246,7 @@ def test_at_a_terminal_other_words_name_the_next_command(make, tmp_path, monkeyp
     """`gptlab.cli` shows its own, so that there is one list of next commands."""
     setup = SimpleNamespace(
         config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
-        dataset=SimpleNamespace(tokenizer=object(), val_leaks=None, meta=None),
+        data=SimpleNamespace(tokenizer=object(), parts=()),
     )  # fmt: skip
     state = SimpleNamespace(best_step=90, best_val_loss=2.0, step=100)
     assert closing_words(setup, state, make())[-1].startswith("Next: python sample.py")

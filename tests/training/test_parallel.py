@@ -64,22 +64,26 @@ def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(t
     assert last["val_loss"] == evaluate_loss(model, data.val, windows, 16, 4, "cpu")
 
 
-def test_a_run_goes_from_one_process_to_two_and_back(train, tmp_path):
+def test_a_run_on_a_mix_goes_from_one_process_to_two_and_back(train, tmp_path, mixed):
     # batch 1 x 1 for a while: one of the two processes then has no sequence of its own
-    train("whole", **SETTINGS | dict(max_iters=10), ema_decay=0.9)
+    settings = SETTINGS | dict(max_iters=10, dataset=mixed)
+    train("whole", **settings, ema_decay=0.9)
     train("whole", resume=True, max_iters=16, batch_size=1)
     train("whole", resume=True, max_iters=23, batch_size=4)
 
-    train("moving", **SETTINGS | dict(max_iters=10), ema_decay=0.9)
+    train("moving", **settings, ema_decay=0.9)
     process = torchrun(out_dir=tmp_path / "moving", resume="auto", max_iters=16, batch_size=1)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "Continuing after step 10" in out
+    idle = "1 of the 2 processes has nothing to do: a step has 1 sequence"
+    assert out.index(idle) < out.index("step 16: validation")
     train("moving", resume=True, max_iters=23, batch_size=4)
 
     np.testing.assert_allclose(losses(tmp_path / "moving"), losses(tmp_path / "whole"), atol=1e-5)
     states = [read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "moving")]
     assert states[0]["sequences_seen"] == states[1]["sequences_seen"] == 10 * 4 + 6 + 7 * 4
+    assert states[1]["dataset"]["sequences_seen"] == {"tiny": 52, "more": 22}  # of 74
 
 
 def test_one_ctrl_c_stops_all_processes_after_the_step_and_prints_how_to_continue(tmp_path):

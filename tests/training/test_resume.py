@@ -299,9 +299,9 @@ def test_a_run_with_a_time_budget_resumes_to_the_steps_decided_at_its_start(trai
     assert state_of(tmp_path / "run")["decided"]["max_iters"] == decided > 5
 
 
-def test_a_killed_process_loses_nothing_that_a_checkpoint_had(train, tmp_path):
+def test_a_killed_process_loses_nothing_that_a_checkpoint_had(train, tmp_path, mixed):
     settings = dict(
-        dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.1, batch_size=4,
+        dataset=mixed, n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.1, batch_size=4,
         max_iters=60, eval_tokens=256, log_interval=1, device="cpu", dtype="float32",
         compile_model=False, eval_interval=5, out_dir=tmp_path / "broken",
     )  # fmt: skip

@@ -51,7 +51,7 @@ def garbage(monkeypatch):
     def micro_batches(self, first):
         for micro in whole(self, first):
             if first == 4 * (SPIKE - 1):
-                micro.targets.fill_(self.vocab_size - 1)
+                micro.targets.fill_(self.sequences.parts[0].vocab_size - 1)
             yield micro
 
     monkeypatch.setattr(Batches, "micro_batches", micro_batches)

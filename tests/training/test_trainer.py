@@ -96,7 +96,12 @@ def test_the_loss_without_text_of_the_training_part_is_recorded_and_said(
 def with_validation_losses(monkeypatch, *losses):
     """Let the evaluations of a run find these losses, whatever the weights are."""
     found = iter(losses)
-    monkeypatch.setattr(evaluation, "validation_loss", lambda *_: (next(found), None))
+
+    def losses(*_):
+        loss = next(found)
+        return [(loss, loss)]
+
+    monkeypatch.setattr(evaluation, "validation_losses", losses)
 
 
 def test_the_better_of_raw_and_averaged_weights_becomes_best_pt(train, tmp_path, monkeypatch):
@@ -227,13 +232,13 @@ def test_a_stopped_run_prints_the_command_that_continues_it(train, tmp_path, cap
 def test_a_signal_during_the_last_evaluation_comes_too_late_to_stop_anything(
     train, monkeypatch, capsys
 ):
-    measured = evaluation.validation_loss
+    measured = evaluation.validation_losses
 
     def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
         return measured(*arguments)
 
-    monkeypatch.setattr(evaluation, "validation_loss", interrupted)
+    monkeypatch.setattr(evaluation, "validation_losses", interrupted)
     outcome = train(max_iters=4, eval_interval=4, quiet=False)
     assert (outcome.step, outcome.exit_code) == (4, 0)
     out = capsys.readouterr().out

@@ -70,7 +70,7 @@ def blame_sentences(found, folder) -> list[str]:
     which = f"sequences {found.first:,} to {last:,}" if found.count > 1 else f"sequence {last:,}"
     return [
         f"Step {found.step:,} of the {found.steps:,} of {shareable(folder)} trained on {which} "
-        f"({found.block_size:,} tokens each) of {found.dataset.name}; {STEP}.",
+        f"({found.block_size:,} tokens each) of {found.data.name}; {STEP}.",
         _recorded(found),
         f"The losses here are those of {shareable(found.checkpoint.path)} (step "
         f"{found.checkpoint.step:,}), not of the model at that step: {found.loss:.3f} nats per "
@@ -104,13 +104,15 @@ def _show(found, sentences: list[str]) -> None:
         console.print(_scale())
     for rank, window in enumerate(found.windows, start=1):
         console.print()
-        heading = f"{rank}. sequence {window.sequence:,}: {window.loss:.3f} nats per token"
+        heading = f"{rank}. sequence {window.sequence:,}"
+        heading += f" ({window.dataset})" if len(found.data.parts) > 1 else ""
+        heading += f": {window.loss:.3f} nats per token"
         if window.places:
             heading += f", from {', '.join(map(str, window.places))}"
         else:
             heading += f", from token {window.start:,} of train.bin on (source unknown)"
         console.print(Text(heading, "bold"), soft_wrap=True)
-        shown = pieces(window, found.dataset.tokenizer)
+        shown = pieces(window, found.data.tokenizer)
         console.print(_coloured(shown, found.uniform_loss), soft_wrap=True)
         console.print(Text(f"hardest: {_hardest(shown)}", "dim"), soft_wrap=True)
 

@@ -91,6 +91,7 @@ def _planned(overrides: Overrides, machine, choice):
 
 def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Check]:
     from gptlab.analysis import health
+    from gptlab.data.mixture import dataset_names
     from gptlab.data.token_files import list_datasets
 
     prepared = dict(list_datasets())
@@ -100,7 +101,7 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
             fix = f"prepare one: {program('prepare.py')} shakespeare"
             yield Check("dataset", False, "no dataset is prepared", fix)
     else:
-        names = [overrides.values.get("dataset", "shakespeare")]
+        names = dataset_names(overrides.values.get("dataset", "shakespeare"))
     for name in names:
         meta = prepared.get(name) or {}
         total = health.dataset_bytes(meta)
@@ -110,6 +111,8 @@ def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Chec
         yield check
         if check.ok and (unlike := health.check_validation(name, meta)):
             yield unlike
+    if not everything and len(names) > 1:
+        yield health.check_mixture(overrides.values["dataset"])
 
 
 def report(found: Iterator[Check], all_well: str = "Everything works here.") -> int:
@@ -144,6 +147,7 @@ def examine_run(folder: Path) -> int:
 
     from gptlab.analysis.diagnosis import diagnose, read_run, summary
     from gptlab.analysis.health import check_run, check_validation
+    from gptlab.data.mixture import dataset_names
     from gptlab.data.token_files import find_meta
 
     run = read_run(folder)
@@ -157,8 +161,10 @@ def examine_run(folder: Path) -> int:
         console.print(Text(finding.sentence, "yellow"))
         console.print(Padding(Text("Try:"), (0, 0, 0, 2)))
         console.print(Text(f"  {command_to_try(run, finding)}", "cyan"), soft_wrap=True)
-    name = run.settings.get("dataset", "")
-    validation = check_validation(Path(name).name, find_meta(name))
+    names = dataset_names(run.settings.get("dataset", ""))
+    validation = [
+        check for name in names if (check := check_validation(Path(name).name, find_meta(name)))
+    ]
     if not findings and not validation:
         console.print("  The curve shows no problem.", style="green")
         if run.state == "interrupted":
@@ -166,7 +172,7 @@ def examine_run(folder: Path) -> int:
             console.print(Text(f"  Continue: {command}"), soft_wrap=True)
     console.print()
     if validation:
-        report(iter([validation]))
+        report(iter(validation))
         console.print()
     damaged = 0
     if Run(folder).exists():

@@ -10,7 +10,7 @@ from gptlab.cli.ui.command_line import command_line
 from gptlab.cli.ui.console import facts_table, make_console
 from gptlab.hardware import KIND_NAMES, Device, Hardware, choose, detect
 from gptlab.hardware.trials import describe_error, measure_flops
-from gptlab.planning.gpus import SHARE_OF_PEAK
+from gptlab.training.times import SHARE_OF_PEAK
 
 COLOURS = {"yes": "green", "fast": "green", "slow": "yellow", "no": "red"}
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from gptlab import __version__
 from gptlab.analysis.diagnosis import RunRecord, read_run
+from gptlab.checkpoints import BASE
 from gptlab.cli.commands.dataset import size_of
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
@@ -162,10 +163,15 @@ def _read(folder: Path) -> RunRecord:
 
 
 def disk_use(folder: Path) -> int:
-    """Bytes of all files below a folder; a file with two names (ckpt.prev.pt) counts once."""
+    """Bytes of all files below a folder; a file with two names (ckpt.prev.pt) counts once.
+
+    The base of adapters counts where it is not another name of the model that they were made for.
+    """
     sizes = {}
     for path in folder.rglob("*"):
         status = path.lstat()
+        if path.name == BASE and status.st_nlink > 1:
+            continue
         if path.is_file() and not path.is_symlink():
             sizes[status.st_dev, status.st_ino or str(path)] = status.st_size
     return sum(sizes.values())

@@ -143,7 +143,8 @@ def _work(plan):
     rows = {
         "length": f"{config.batch.max_iters:,} steps of {config.tokens_per_step:,} tokens "
         f"= {in_short(plan.tokens)} tokens",
-        "epochs": f"{plan.epochs:.2f}" if plan.epochs is not None else "",
+        "epochs": ", ".join(f"{n:.2f} of {name}" for name, n in plan.epochs_of_each.items())
+        or (f"{plan.epochs:.2f}" if plan.epochs is not None else ""),
         "FLOPs": f"{in_short(plan.flops_per_token)} per token, "
         f"{in_short(plan.flops_per_token * plan.tokens)} in all",
         "tokens per parameter": f"{plan.tokens / plan.total_parameters:.2g}",

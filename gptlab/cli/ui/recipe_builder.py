@@ -13,7 +13,7 @@ from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import command_line
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.corpora import dataset_name
-from gptlab.data.token_files import find_meta
+from gptlab.data.mixture import find_mixture_meta
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display, home
 from gptlab.model.arithmetic import count_parameters
@@ -200,7 +200,7 @@ def recipe_title(path: Path) -> str:
 
 def vocabulary_of(overrides: Mapping) -> int | None:
     """The vocabulary of the recipe's dataset, where it is prepared."""
-    meta = find_meta(overrides.get("dataset", "shakespeare"))
+    meta = find_mixture_meta(overrides.get("dataset", "shakespeare"))
     return meta and meta["vocab_size"]
 
 
