@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptlab.data import leaks
@@ -38,6 +38,7 @@ def positions(found):
     st.sampled_from([4, 8, 16]),
     st.sampled_from(["<u2", "<u4"]),
 )
+@example(list(range(10)) * 3, [(0, 8), (2, 8)], [], 4, "<u2")  # two passages, a token between
 def test_leaks_equal_the_brute_force(train, copied, own, length, dtype):
     val = own + [token for start, size in copied for token in [*train[start : start + size], 9]]
     found = find_leaks(np.array(train, dtype), np.array(val, dtype), length)
