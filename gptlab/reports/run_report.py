@@ -12,6 +12,7 @@ from gptlab.analysis.trace import (
     trace_texts,
     training_data,
 )
+from gptlab.data.leaks import leak_said
 from gptlab.data.token_files import text_label
 from gptlab.errors import GPTLabError
 from gptlab.files import as_installed, explain_error, in_bytes, quoted, shareable, without_folders
@@ -113,6 +114,11 @@ def _verdict(view: RunView) -> str:
     words = f"Its lowest validation loss is {loss:.3f}"
     words += f" ({bits:.2f} bits per byte)" if bits else ""
     words += f", at step {step:,}"
+    if view.record.clean_loss is not None:
+        words += (
+            f" ({view.record.clean_loss:.3f} over the windows without passages that stand in the "
+            "training text too)"
+        )
     if not bits or not view.baselines:
         return words + "."
     beaten = [name for name, level in view.baselines.items() if bits < level]
@@ -350,6 +356,7 @@ def _data_section(view: RunView) -> str:
         "training part": _part(meta, "train"),
         "validation part": _part(meta, "val"),
         "split": (meta.get("split") or {}).get("how"),
+        "in both parts": leak_said(meta.get("split") or {}),
         "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
         "noticed while reading": "; ".join(
             f"{without_folders(what)}: {_count(number)}"

@@ -297,6 +297,12 @@ def two_kinds():
     do("prepare.py kinds --split tail --dataset files")
 
 
+def copies():
+    paragraphs = [f"paragraph {n}: to be, or not to be {n * n}" for n in range(60)]
+    Path("copies.txt").write_text("\n\n".join(paragraphs * 2), encoding="utf-8")
+    Path("again.txt").write_text("\n\n".join(paragraphs[:9]), encoding="utf-8")
+
+
 def marks():
     texts = {
         "marks": "a story\n<|endoftext|>\n" * 200,

@@ -68,6 +68,8 @@ def test_meta_says_what_is_there(write, home):
     assert meta["val_bytes"] == len(POEM[cut:].encode())
     assert meta["train_tokens"] + meta["val_tokens"] == meta["characters"] == len(POEM)
     assert meta["counts"] == {"Windows line ends (CR LF) normalised": POEM.count("\n")}
+    leaked = meta["split"].pop("leaked_tokens")  # the poem stands there thirty times
+    assert meta["split"].pop("leaked_share") == leaked / meta["val_tokens"] > 0.9
     assert meta["split"] == {
         "how": "tail",
         "val_fraction": 0.2,
@@ -83,6 +85,7 @@ def test_meta_says_what_is_there(write, home):
         "tokenizer.json",
         "train.bin",
         "val.bin",
+        "val.leaks.npy",
     ]
 
 
