@@ -28,7 +28,8 @@ import numpy as np
 from gptlab import hardware
 from gptlab.analysis.measured_run import train_and_measure
 from gptlab.analysis.revisions import environment
-from gptlab.data.token_files import Dataset, open_dataset
+from gptlab.data.mixture import open_mixture
+from gptlab.data.token_files import Dataset
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import FORMAT_VERSIONS, display, read_json, write_json
 from gptlab.model.building import parameter_shapes
@@ -86,7 +87,13 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
             f"{label} sets minutes, which is measured anew for each run",
             "give it a number of steps: --both max_iters=N",
         )
-    dataset = open_dataset(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
+    data = open_mixture(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
+    if len(data.parts) > 1:
+        raise ConfigError(
+            f"{label} trains on {len(data.parts)} datasets, and a comparison measures on the "
+            "validation text of one",
+            "name one dataset: --both dataset=NAME",
+        )
     report = _this_machine()
     choice = hardware.choose(report, values.get("device", "auto"), values.get("dtype", "auto"))
     # what a run decides by measuring is decided once for all of them
@@ -95,7 +102,7 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
     values |= {"log_to": "none", "sample_interval": 0}
     overrides = Overrides(values, {n: overrides.sources.get(n, "compare") for n in values})
     adopted, vocab_size = with_start(overrides)
-    situation = situation_of(report, choice, TextSize.of(dataset, vocab_size))
+    situation = situation_of(report, choice, TextSize.of(data, vocab_size))
     # a curve has CURVE_POINTS evaluations at least, all together a tenth of the training
     drawn = resolve_roughly(adopted, situation).config
     often = max(1, drawn.batch.max_iters // CURVE_POINTS)
@@ -106,7 +113,7 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
     fewest = min(drawn.evaluation.eval_tokens, config.evaluation.eval_tokens)
     overrides.values["eval_tokens"] = fewest
     overrides.sources.update(eval_interval="compare", eval_tokens="compare")
-    return Arm(name, label, overrides, config, dataset, commit)
+    return Arm(name, label, overrides, config, data.parts[0], commit)
 
 
 @functools.lru_cache
