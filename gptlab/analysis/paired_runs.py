@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,14 +229,19 @@ class PairedRuns:
     # Training -------------------------------------------------------------------------------------
 
     def train(
-        self, seed: int, begin: Callable[[Arm, int], object], shows_bar: bool = False
+        self,
+        seed: int,
+        begin: Callable[[Arm, int], object],
+        shows_bar: bool = False,
+        arms: Sequence[Arm] = (),
     ) -> bool:
         """Train and measure what is missing of this seed, one arm after the other.
 
-        begin(arm, seed) is called before each run that is trained. shows_bar: of its steps. False:
-        a signal stopped it; the same call continues.
+        begin(arm, seed) is called before each run that is trained. shows_bar: of its steps. arms:
+        only these, of which the first must be trained. False: a signal stopped it; the same call
+        continues.
         """
-        for arm in self.arms:
+        for arm in arms or self.arms:
             run, told = Run(self.run_folder(arm, seed)), False
             while (arm.name, seed) not in self.results():
                 if run.is_running():
