@@ -1,0 +1,240 @@
+"""docs/experiments.md: what the choices that people argue about are worth, by paired trainings.
+
+    python benchmarks/experiments.py                          write the page from the records
+    python benchmarks/experiments.py --measure [NAME ...]     train what has no record yet
+    python benchmarks/experiments.py --list                   name the questions
+
+Each question changes one thing in config/speedrun.py. It is trained and judged as `gpt.py compare
+--seeds 3` does; the runs of A are those of all questions that change nothing else. A change that is
+no option is a patch in benchmarks/variants/, applied to a checkout of HEAD. A finished question
+becomes benchmarks/experiments/NAME.json. Ctrl-C loses nothing: the same command continues.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+import report
+
+RECORDS = REPOSITORY / "benchmarks" / "experiments"
+VARIANTS = REPOSITORY / "benchmarks" / "variants"
+PAGE = REPOSITORY / "docs" / "experiments.md"
+RECIPE = "config/speedrun.py"
+SEEDS = 3
+SMALLEST = 0.01  # the difference in nats per token that matters
+
+SMALL_TEXT = ("dataset=small",)
+FOUR_HEADS = ("n_head=4",)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One change. a, b: the choice of the recipe and the other, in words.
+
+    set: options of B. both: options of A and B. patch: B is the code with benchmarks/variants/
+    NAME.patch.
+    """
+
+    name: str
+    a: str
+    b: str
+    set: tuple[str, ...] = ()
+    both: tuple[str, ...] = ()
+    patch: bool = False
+
+    @property
+    def commands(self) -> list[str]:
+        """What a reader types to ask the question again."""
+        words = ["python", "gpt.py", "compare", RECIPE]
+        for option, values in (("--set", self.set), ("--both", self.both)):
+            words += [word for value in values for word in (option, value)]
+        words += ["--against", "HEAD"] if self.patch else []
+        compare = " ".join([*words, "--seeds", str(SEEDS)])
+        return [f"git apply benchmarks/variants/{self.name}.patch"] * self.patch + [compare]
+
+    @property
+    def record(self) -> Path:
+        """The file of its result."""
+        return RECORDS / f"{self.name}.json"
+
+
+def setting(name: str, a: str, b: str, *options: str, both: tuple[str, ...] = ()) -> Question:
+    """A question that options ask."""
+    return Question(name, a, b, options, both)
+
+
+def variant(name: str, a: str, b: str) -> Question:
+    """A question that a patch asks."""
+    return Question(name, a, b, patch=True)
+
+
+QUESTIONS = {
+    "Positions": (
+        setting("learned_positions", "rotary", "learned", "position_encoding=learned"),
+        setting("sinusoidal_positions", "rotary", "sinusoidal", "position_encoding=sinusoidal"),
+        variant("no_positions", "rotary", "none"),
+    ),
+    "Attention": (
+        setting("no_qk_norm", "QK-norm", "no QK-norm", "qk_norm=False"),
+        setting("mqa", "two key/value heads for two heads", "one (MQA)", "n_kv_head=1"),
+        setting("four_heads", "two heads of 64", "four heads of 32", "n_head=4"),
+        setting("gqa_of_four", "four of four (MHA)", "two (GQA)", "n_kv_head=2", both=FOUR_HEADS),
+        setting("mqa_of_four", "four of four (MHA)", "one (MQA)", "n_kv_head=1", both=FOUR_HEADS),
+    ),
+    "Norms and shape": (
+        variant("post_norm", "pre-norm", "post-norm"),
+        setting("layer_norm", "RMSNorm", "LayerNorm", "use_rms_norm=False"),
+        setting("gelu", "SwiGLU", "GELU", "use_swiglu=False"),
+        setting("relu2", "SwiGLU", "ReLU²", "use_swiglu=False", "activation=relu2"),
+        setting("tied", "an output head of its own", "tied to the embedding", "tie_weights=True"),
+        setting("scaled_init", "zero residual projections", "scaled", "init_projection=scaled"),
+    ),
+    "Optimizer and schedule": (
+        setting("adamw", "Muon", "AdamW at 0.003", "optimizer=adamw", "learning_rate=3e-3"),
+        variant("polar_express", "Muon", "Muon with the coefficients of Polar Express"),
+        setting("cosine", "linear decay", "cosine", "schedule=cosine"),
+        setting("wsd", "linear decay", "WSD, decay in the last fifth", "decay_fraction=0.2"),
+        setting("no_warmup", "10 steps of warm-up", "none", "warmup_iters=0"),
+        setting("long_warmup", "10 steps of warm-up", "40", "warmup_iters=40"),
+        setting("batch_32", "batches of 16", "32, half the steps", "batch_size=32", "max_iters=95"),
+        setting("batch_8", "batches of 16", "8, twice the steps", "batch_size=8", "max_iters=380"),
+    ),
+    "Loss and regularisation": (
+        variant("label_smoothing", "plain cross-entropy", "label smoothing of 0.1"),
+        variant("z_loss", "plain cross-entropy", "z-loss of 1e-4"),
+        setting("weight_decay", "no weight decay", "0.1", "weight_decay=0.1"),
+        setting("small_dropout", "no dropout", "0.1", "dropout=0.1", both=SMALL_TEXT),
+        setting("small_decay", "no weight decay", "0.1", "weight_decay=0.1", both=SMALL_TEXT),
+    ),
+}
+ALL = {question.name: question for group in QUESTIONS.values() for question in group}
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+def patch_of(question: Question) -> Path:
+    """The file of a variant."""
+    return VARIANTS / f"{question.name}.patch"
+
+
+def apply_patch(question: Question, tree: Path) -> None:
+    """Apply a variant to a folder of the code. Raises CalledProcessError if it does not fit."""
+    subprocess.run(["git", "apply", str(patch_of(question))], cwd=tree, check=True)
+
+
+def arms_of(questions: list[Question]) -> list:
+    """A of questions that set the same options in A, and B of each. Raises a GPTLabError."""
+    from gptlab.analysis.paired_runs import make_arm
+    from gptlab.analysis.revisions import commit_of
+    from gptlab.options import coerce
+    from gptlab.training.config import OPTIONS
+    from gptlab.training.named_config import open_config
+
+    def arm(name: str, words: tuple[str, ...], commit: str = ""):
+        pairs = [word.split("=") for word in words]
+        values = {option: coerce(OPTIONS[option], value) for option, value in pairs}
+        made = make_arm(name, name, open_config(str(REPOSITORY / RECIPE), values).overrides, commit)
+        # its results are found again as long as nothing that decides them has changed
+        return dataclasses.replace(made, name=f"{name}-{_digest(made.identity())}")
+
+    made = [arm("A", questions[0].both)]
+    for question in questions:
+        commit = ""
+        if question.patch:
+            commit = f"{commit_of('HEAD')} {_digest(patch_of(question).read_text('utf-8'))}"
+        made.append(arm(question.name, (*question.both, *question.set), commit))
+    return made
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def measure(wanted: list[Question]) -> bool:
+    """Train what is missing and write a record of each question; False: a signal stopped it.
+
+    Several processes may share the work. Raises a GPTLabError.
+    """
+    from gptlab.analysis.paired_runs import PairedRuns
+    from gptlab.analysis.revisions import checkout
+    from gptlab.files import out_home
+
+    for question in wanted:
+        alike = [other for other in ALL.values() if other.both == question.both]
+        a, *others = arms_of(alike)
+        b = others[alike.index(question)]
+        with contextlib.ExitStack() as stack:
+            trees = {}
+            if question.patch:
+                trees[b.commit] = stack.enter_context(checkout("HEAD"))
+                apply_patch(question, trees[b.commit])
+            runs = PairedRuns(out_home() / "experiments", [a, *others], trees)
+            runs.folder.mkdir(parents=True, exist_ok=True)
+            for seed in _seeds(a):
+                if not runs.train(seed, _announce, arms=[a, b]):
+                    return False
+        _write_record(question, runs, b)
+    return True
+
+
+def _seeds(a) -> list[int]:
+    return [a.config.run.seed + i for i in range(SEEDS)]
+
+
+def _announce(arm, seed: int) -> None:
+    print(f"Training {arm.name} with seed {seed}", file=sys.stderr, flush=True)
+
+
+def _write_record(question: Question, runs, b) -> None:
+    """What the page needs, and what a reader needs to doubt it."""
+    from gptlab.analysis.paired_runs import code_now
+    from gptlab.analysis.verdict import as_json, judge_once, pairs_of
+    from gptlab.files import write_json
+
+    pairs = pairs_of(runs, _seeds(runs.arms[0]), b)
+    found = as_json(judge_once(pairs, auto=False, smallest=SMALLEST), question.a, question.b)
+    lines = {"a": pairs[0].a, "b": pairs[0].b}
+    budget = ("steps", "tokens", "parameters", "flops_per_token")
+    write_json(
+        question.record,
+        {
+            "commands": question.commands,
+            "verdict": found["verdict"],
+            "difference": found["difference"].get("tokens"),
+            "text_interval": found["text_interval"],
+            "seeds_to_decide": found["seeds_to_decide"],
+            "diverged": found["diverged"],
+            "pairs": found["pairs"],
+            "budget": {arm: {n: line.get(n) for n in budget} for arm, line in lines.items()},
+            "validation_tokens": len(runs.arms[0].dataset.val),
+            "code": code_now(),
+            "date": datetime.date.today().isoformat(),
+            "machine": report.machine(),
+        },
+    )
+    print(f"{question.name}: {found['in_words']}; wrote {question.record}", flush=True)
+
+
+def main() -> None:
+    """Measure, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--measure", nargs="*", metavar="NAME")
+    options = parser.parse_args()
+    if options.measure is not None:
+        wanted = [ALL[name] for name in options.measure or ALL]
+        measure([question for question in wanted if not question.record.exists()])
+
+
+if __name__ == "__main__":
+    main()
