@@ -35,6 +35,7 @@ SMALLEST = 0.01  # the difference in nats per token that matters
 
 SMALL_TEXT = ("dataset=small",)
 FOUR_HEADS = ("n_head=4",)
+SCALED = ("init_projection=scaled",)  # what tied weights need
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ QUESTIONS = {
         setting("layer_norm", "RMSNorm", "LayerNorm", "use_rms_norm=False"),
         setting("gelu", "SwiGLU", "GELU", "use_swiglu=False"),
         setting("relu2", "SwiGLU", "ReLU²", "use_swiglu=False", "activation=relu2"),
-        setting("tied", "an output head of its own", "tied to the embedding", "tie_weights=True"),
+        setting("tied", "a head of its own", "tied to the embedding", "tie_weights=True", both=SCALED),
         setting("scaled_init", "zero residual projections", "scaled", "init_projection=scaled"),
     ),
     "Optimizer and schedule": (
         setting("adamw", "Muon", "AdamW at 0.003", "optimizer=adamw", "learning_rate=3e-3"),
-        variant("polar_express", "Muon", "Muon with the coefficients of Polar Express"),
+        variant("normuon", "Muon", "NorMuon"),
         setting("cosine", "linear decay", "cosine", "schedule=cosine"),
         setting("wsd", "linear decay", "WSD, decay in the last fifth", "decay_fraction=0.2"),
         setting("no_warmup", "10 steps of warm-up", "none", "warmup_iters=0"),
