@@ -207,6 +207,7 @@ def _write_record(question: Question, runs, b) -> None:
     pairs = pairs_of(runs, _seeds(runs.arms[0]), b)
     found = as_json(judge_once(pairs, auto=False, smallest=SMALLEST), question.a, question.b)
     lines = {"a": pairs[0].a, "b": pairs[0].b}
+    RECORDS.mkdir(exist_ok=True)
     budget = ("steps", "tokens", "parameters", "flops_per_token")
     write_json(
         question.record,
@@ -240,8 +241,8 @@ What the choices that people argue about are worth in a small model: {questions}
 
 Each question changes one thing in `config/speedrun.py` ({parameters:.1f}M parameters,
 {steps} steps of {step_tokens:,} tokens, tiny Shakespeare by characters). A and B train with
-{seeds} seeds; each seed gives both the same data order and, where they fit, the same initial
-tensors. The difference is the loss of B minus that of A on all validation tokens, in nats per
+the seeds {named_seeds}; each seed gives both the same data order and, where they fit, the same
+initial tensors. The difference is the loss of B minus that of A on all validation tokens, in nats per
 token: below 0, B is better. Its interval covers the true mean over seeds in 95% of such
 comparisons (paired t-test, judged once). A row is decided when the interval excludes 0, or when it
 holds no difference above {smallest}. By chance, one in twenty comparisons of equals is called
@@ -325,6 +326,7 @@ def row(question: Question, record: dict | None) -> list[str]:
 
 def page(records: dict[str, dict]) -> str:
     """The whole of docs/experiments.md."""
+    used = sorted({pair["seed"] for record in records.values() for pair in record["pairs"]})
     undecided = sum(record["verdict"] == "undecided" for record in records.values())
     budget = next(record for name, record in records.items() if not ALL[name].both)["budget"]["a"]
     lines = [
@@ -337,6 +339,7 @@ def page(records: dict[str, dict]) -> str:
             steps=budget["steps"],
             step_tokens=budget["tokens"] // budget["steps"],
             seeds=SEEDS,
+            named_seeds=f"{used[0]} to {used[-1]}",
             smallest=SMALLEST,
             recipe=RECIPE,
         )
@@ -348,7 +351,7 @@ def page(records: dict[str, dict]) -> str:
             lines[-1] += SMALL_TEXT_NOTE
     machines = sorted(
         {
-            f"{m['cpu']}, torch {m['torch']}, {m['threads']} of {m['cores']} cores"
+            f"{m['cpu']}, {m['threads']} of {m['cores']} cores, torch {m['torch']}"
             for m in (record["machine"] for record in records.values())
         }
     )
