@@ -196,7 +196,10 @@ def _read_as_they_are(
     if len(names) == len(files):  # reading them says which fields they have
         return files
     if names:
-        note(f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}.")
+        note(
+            f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}; "
+            "--exclude leaves files out by name."
+        )
     return changed
 
 

@@ -168,7 +168,8 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
         more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
         named = ", ".join(found[:_MOST_NAMED])
         reading.note(
-            f"{name} holds what is hardly text, in {named}{more}; --exclude leaves it out."
+            f"{name} holds what is hardly text, in {named}{more}; --exclude leaves such a file out "
+            "of a folder."
         )
 
 

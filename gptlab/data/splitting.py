@@ -25,11 +25,14 @@ def split_text(
             how = "document" if 0.8 <= share <= 1.25 else "tail"
     train, val = store.split(how, options.val_fraction, keys)
     if not train.bytes or not val.bytes:
+        one = store.documents == 1
         raise DataError(
-            f"{store.characters:,} characters in {store.documents:,} documents cannot be split "
-            f"into training and validation text with val_fraction {options.val_fraction:g} by "
-            f"{how}",
-            "add more text",
+            f"{store.characters:,} characters in {store.documents:,} "
+            f"document{'' if one else 's'} cannot be split into training and validation text with "
+            f"val_fraction {options.val_fraction:g} by {how}",
+            "say --document line or paragraph, or --separator TEXT, to make several of it"
+            if one and how == "document" and not is_chat
+            else "add more text",
             sep="; ",
         )
     return how, {"train": train, "val": val}

@@ -115,6 +115,7 @@ def test_lines_that_no_person_wrote_are_named_with_file_and_line(write, tmp_path
     assert "a.txt holds what is hardly text, in line 3 (base64)" in notes
     assert "m.js holds what is hardly text, in line 1 (minified code)" in notes
     assert counts["lines that look like base64"] == 1
+    assert "--exclude leaves such a file out of a folder" in notes
 
 
 def test_long_lines_of_people_are_not_named(write):

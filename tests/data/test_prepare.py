@@ -284,10 +284,10 @@ def test_impossible_options_are_refused_before_anything_is_written(
 
 def test_a_text_too_short_to_split_is_refused_with_the_numbers(write, home):
     write("s.txt", "x")
-    with pytest.raises(DataError, match="1 characters in 1 documents cannot be split"):
+    with pytest.raises(DataError, match="1 characters in 1 document cannot be split"):
         prepare("s.txt")
     write("docs/a.txt", "only one document")
-    with pytest.raises(DataError, match="by document; add more text"):
+    with pytest.raises(DataError, match="by document; say --document line or paragraph"):
         prepare("docs", PrepareOptions(split="document"))
     assert left_behind(home) == []
 
