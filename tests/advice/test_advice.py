@@ -307,7 +307,7 @@ def marks():
         + "licence\n" * 90,
         "rules": "\n=====\n".join(f"story {n}\nis to be\n" for n in range(200)),
         "names": "".join(f"name {n}\n" for n in range(200)),
-        "columns": "".join(f"question {n}\tanswer {n}\n" for n in range(200)),
+        "columns": "front\tback\n" + "".join(f"question {n}\tanswer {n}\n" for n in range(200)),
     }
     for name, text in texts.items():
         Path(f"{name}.txt").write_text(text, encoding="utf-8")
