@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
 from gptlab.data.turns import NoConversationError
 from gptlab.errors import DataError, GenerationError
 
@@ -72,7 +72,7 @@ class ChatTemplate:
     def check(
         self, messages: Sequence[dict], place: str, tools: Sequence[dict] | None = None
     ) -> None:
-        """Raise NoConversationError if a conversation does not fit the template.
+        """Raise NoConversationError if a conversation does not fit the template or the tokenizer.
 
         place: names the conversation in errors.
         """
@@ -86,7 +86,16 @@ class ChatTemplate:
             raise NoConversationError(
                 f"{place} offers tools, for which the chat template has no form"
             )
-        self._render(messages, False, place, tools)
+        if not isinstance(self.tokenizer, CharTokenizer):
+            self._render(messages, False, place, tools)
+            return
+        known, pieces = set(self.tokenizer.alphabet), self._pieces(messages, False, place, tools)
+        texts = "".join(text for text, _ in pieces if isinstance(text, str))
+        if unknown := Counter(character for character in texts if character not in known):
+            raise NoConversationError(
+                f"{place} has characters that the tokenizer lacks: {name_characters(unknown)}",
+                "name the tokenizer of a model that can encode any text, such as --tokenizer gpt2",
+            )
 
     def encode(
         self,

@@ -117,7 +117,7 @@ def _documents_said(found: Survey) -> Iterator[str]:
         yield (
             f"The text is {lines:,} short lines, {characters / lines:.0f} characters on average, "
             "without a blank one; if each stands for itself, as names do, --document line makes "
-            "it a document."
+            "each line a document."
         )
 
 
