@@ -242,8 +242,8 @@ What the choices that people argue about are worth in a small model: {questions}
 Each question changes one thing in `config/speedrun.py` ({parameters:.1f}M parameters,
 {steps} steps of {step_tokens:,} tokens, tiny Shakespeare by characters). A and B train with
 the seeds {named_seeds}; each seed gives both the same data order and, where they fit, the same
-initial tensors. The difference is the loss of B minus that of A on all validation tokens, in nats per
-token: below 0, B is better. Its interval covers the true mean over seeds in 95% of such
+initial tensors. The difference is the loss of B minus that of A on all validation tokens, in nats
+per token: below 0, B is better. Its interval covers the true mean over seeds in 95% of such
 comparisons (paired t-test, judged once). A row is decided when the interval excludes 0, or when it
 holds no difference above {smallest}. By chance, one in twenty comparisons of equals is called
 different.
