@@ -170,6 +170,7 @@ def measure(wanted: list[Question]) -> bool:
     """
     from gptlab.analysis.paired_runs import PairedRuns
     from gptlab.analysis.revisions import checkout
+    from gptlab.errors import RunError
     from gptlab.files import out_home
 
     for question in wanted:
@@ -179,6 +180,9 @@ def measure(wanted: list[Question]) -> bool:
         with contextlib.ExitStack() as stack:
             trees = {}
             if question.patch:
+                command = ["git", "diff", "--quiet", "HEAD", "--", "gptlab"]
+                if subprocess.run(command, cwd=REPOSITORY).returncode:
+                    raise RunError("The code differs from HEAD, which a patch is applied to")
                 trees[b.commit] = stack.enter_context(checkout("HEAD"))
                 apply_patch(question, trees[b.commit])
             runs = PairedRuns(out_home() / "experiments", [a, *others], trees)
@@ -367,12 +371,17 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", metavar="NAME", help="train what has no record")
     options = parser.parse_args()
     if options.measure is not None:
+        from gptlab.errors import GPTLabError
+
         for name in options.measure:
             if name not in ALL:
                 parser.error(f"there is no question {name!r}: choose from {', '.join(ALL)}")
         wanted = [ALL[name] for name in options.measure or ALL]
-        if not measure([question for question in wanted if not question.record.exists()]):
-            sys.exit("Stopped; nothing is lost. The same command continues.")
+        try:
+            if not measure([question for question in wanted if not question.record.exists()]):
+                sys.exit("Stopped; nothing is lost. The same command continues.")
+        except GPTLabError as error:
+            parser.error(str(error))
     records = read_records()
     if not records:
         parser.error("there are no records yet: measure a question first")
