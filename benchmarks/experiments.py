@@ -170,6 +170,7 @@ def measure(wanted: list[Question]) -> bool:
     """
     from gptlab.analysis.paired_runs import PairedRuns
     from gptlab.analysis.revisions import checkout
+    from gptlab.errors import RunError
     from gptlab.files import out_home
 
     for question in wanted:
@@ -179,6 +180,9 @@ def measure(wanted: list[Question]) -> bool:
         with contextlib.ExitStack() as stack:
             trees = {}
             if question.patch:
+                command = ["git", "diff", "--quiet", "HEAD", "--", "gptlab"]
+                if subprocess.run(command, cwd=REPOSITORY).returncode:
+                    raise RunError("The code differs from HEAD, which a patch is applied to")
                 trees[b.commit] = stack.enter_context(checkout("HEAD"))
                 apply_patch(question, trees[b.commit])
             runs = PairedRuns(out_home() / "experiments", [a, *others], trees)
@@ -242,8 +246,8 @@ What the choices that people argue about are worth in a small model: {questions}
 Each question changes one thing in `config/speedrun.py` ({parameters:.1f}M parameters,
 {steps} steps of {step_tokens:,} tokens, tiny Shakespeare by characters). A and B train with
 the seeds {named_seeds}; each seed gives both the same data order and, where they fit, the same
-initial tensors. The difference is the loss of B minus that of A on all validation tokens, in nats per
-token: below 0, B is better. Its interval covers the true mean over seeds in 95% of such
+initial tensors. The difference is the loss of B minus that of A on all validation tokens, in nats
+per token: below 0, B is better. Its interval covers the true mean over seeds in 95% of such
 comparisons (paired t-test, judged once). A row is decided when the interval excludes 0, or when it
 holds no difference above {smallest}. By chance, one in twenty comparisons of equals is called
 different.
@@ -367,12 +371,17 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", metavar="NAME", help="train what has no record")
     options = parser.parse_args()
     if options.measure is not None:
+        from gptlab.errors import GPTLabError
+
         for name in options.measure:
             if name not in ALL:
                 parser.error(f"there is no question {name!r}: choose from {', '.join(ALL)}")
         wanted = [ALL[name] for name in options.measure or ALL]
-        if not measure([question for question in wanted if not question.record.exists()]):
-            sys.exit("Stopped; nothing is lost. The same command continues.")
+        try:
+            if not measure([question for question in wanted if not question.record.exists()]):
+                sys.exit("Stopped; nothing is lost. The same command continues.")
+        except GPTLabError as error:
+            parser.error(str(error))
     records = read_records()
     if not records:
         parser.error("there are no records yet: measure a question first")
