@@ -335,7 +335,7 @@ def describe_default(option: Option) -> str:
 def _unknown_word(word: str, options: dict[str, Option], prog: str) -> ConfigError:
     if not word.startswith("-"):
         return ConfigError(
-            f"{word!r} belongs to no option", f"write options as --name value; see {prog} --help"
+            f"{word!r} is not an option", f"write options as --name value; see {prog} --help"
         )
     name = word.split("=")[0].lstrip("-").replace("-", "_")
     return unknown_option(f"--{name}", name, options)

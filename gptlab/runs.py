@@ -199,7 +199,7 @@ class Run:
                     "stop it, or choose another --out_dir."
                 ) from None
             logger.warning(
-                "%s cannot be locked (%s): see to it yourself that no second run uses it.",
+                "%s cannot be locked (%s): make sure that no second run uses it.",
                 display(self.folder),
                 error.strerror or error,
             )
@@ -533,8 +533,9 @@ def find_run(word: str) -> Path:
         return folders[0]
     names = [folder.name for folder in list_runs()]
     close = nearest(word, names)
-    there = f"there is {', '.join(names[:8])}" if names else "nothing is trained yet"
-    there = f"did you mean {close}, or {there}" if close and len(names) > 1 else there
+    holds = f"{display(out_home())} holds {', '.join(names[:8])}"
+    there = holds if names else "nothing is trained yet"
+    there = f"did you mean {close}? {holds}" if close and len(names) > 1 else there
     raise RunError(f"There is no run {word!r}", f"{there}; name one, or the path of its directory")
 
 

@@ -248,7 +248,7 @@ def test_every_spelling_of_an_option_is_understood(argv, overrides):
         (["--lerning-rate", "1"], "Unknown option --lerning_rate: did you mean learning_rate?"),
         (["--batch", "8"], "Unknown option --batch: did you mean batch_size?"),
         (["--zzz"], "Unknown option --zzz."),
-        (["8"], "'8' belongs to no option: write options as --name value; see try.py --help."),
+        (["8"], "'8' is not an option: write options as --name value; see try.py --help."),
         (["--batch_size"], "--batch_size: expected one argument; see try.py --help."),
         (["--batch_size", "x"], "batch_size cannot be 'x': it takes a whole number."),
         (["--optimizer", "sgd"], "optimizer cannot be 'sgd': choose from adamw, muon."),

@@ -244,8 +244,8 @@ def like_reference(subject: Subject) -> CheckLine:
     if reason := reference.disagreement(subject.narrow):
         return CheckLine(
             "WARN",
-            f"unlike model/reference.py: {reason}. If you meant that, go on: sampling leaves the "
-            "native decoder, and exports refuse",
+            f"unlike model/reference.py: {reason}. If you meant that, continue: sampling leaves "
+            "the native decoder, and exports refuse",
         )
     return CheckLine("PASS", "the logits of the formulas in model/reference.py")
 

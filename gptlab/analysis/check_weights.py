@@ -61,7 +61,7 @@ def initial_loss(subject: Subject) -> CheckLine:
     words = f"{loss:.3f}, and ln {config.vocab_size} is {expected:.3f}"
     over = loss - expected
     if not math.isfinite(loss) or over < -0.1:  # random tokens allow no better guess
-        why = "random tokens cannot be guessed" if over < 0 else "it is no number"
+        why = "random tokens cannot be guessed" if over < 0 else "it is not a number"
         return CheckLine("FAIL", f"{words}: {why}", loss)
     if over > 2:  # the first hundreds of steps would only undo it
         return CheckLine("FAIL", f"{words}: far too sure of itself, init_std is too large", loss)

@@ -262,7 +262,7 @@ def too_short(run: RunRecord) -> Finding | None:
         return None
     tokens = run.step * run.tokens_per_step
     factor = 10 if run.step < 300 else 4
-    reached = f", where the 5-gram has {level:.3f}" if level < math.inf and above else ""
+    reached = f"; the 5-gram reaches {level:.3f}" if level < math.inf and above else ""
     return Finding(
         "far too short",
         f"Far too short: {run.step} steps of {run.tokens_per_step:,} tokens ({tokens:,} in all). "

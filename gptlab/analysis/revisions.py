@@ -22,7 +22,7 @@ def commit_of(revision: str, clone: Path | None = None) -> str:
     """The full hash of a revision. Raises ConfigError for one that does not exist."""
     clone = clone or repository()
     if revision.startswith("-") or not revision.strip():
-        raise ConfigError(f"{revision!r} is no git revision", "name a commit, a branch or a tag")
+        raise ConfigError(f"{revision!r} is not a git revision", "name a commit, a branch or a tag")
     # --is-inside-work-tree would find a repository that a copy of the code merely lies in
     top = _git(clone, "rev-parse", "--show-toplevel")
     if top.returncode or Path(top.stdout.decode().strip()).resolve() != clone.resolve():

@@ -189,7 +189,7 @@ python gpt.py doctor out/mytext""",
     ),
     Command(
         name="check",
-        sentence="prove an edit of the code sane",
+        sentence="check that an edit of the code is sound",
         words="[RUN|RECIPE]",
         group="improve",
         module="gptlab.cli.commands.check",

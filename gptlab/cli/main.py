@@ -11,11 +11,10 @@ from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import as_installed, explain_error
 
 MENU = """\
-python gpt.py train   asks a few questions, trains, and shows a text
+python gpt.py train          asks a few questions, trains, and shows a text
+python gpt.py train --help   explains a command; --version shows the versions
 
 {commands}
-
-Help for each: python gpt.py train --help   Releases: python gpt.py --version
 """
 GROUPS = ("start", "plan", "inspect", "improve", "share", "more")
 

@@ -240,7 +240,7 @@ class Wizard:
                 if value % step:
                     below = value // step * step
                     near = f"{below} or {below + step}" if below else str(step)
-                    raise ConfigError(f"Width {value} is no multiple of {step}", f"type {near}")
+                    raise ConfigError(f"Width {value} is not a multiple of {step}", f"type {near}")
                 self._check_shape({**shape, "n_embd": value})
                 return value
 
@@ -312,11 +312,11 @@ class Wizard:
             self._show_summary()
             changes = questions.ask(
                 self.console,
-                self._title(4, "Anything to change? Type NAME VALUE, or press Enter to go on."),
+                self._title(4, "Anything to change? Type NAME VALUE, or press Enter to continue."),
                 self._read_changes,
                 "",
                 explanations.SUMMARY,
-                "go on",
+                "continue",
             )
             if not changes:
                 return

@@ -85,7 +85,7 @@ def documents_of_members(
         reading.tell(what, len(walk.left_out), f"Left out of {name}: {some}.")
     if walk.programs:
         some = text_files.some(walk.programs)
-        reading.note(f"Read as plain text, as their JSON is no list of texts: {some}.")
+        reading.note(f"Read as plain text, because their JSON is not a list of texts: {some}.")
 
 
 class _Walk:

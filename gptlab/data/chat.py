@@ -63,7 +63,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise DataError(
                 f"The model's chat template cannot be read ({error})",
-                "mend it in the model's folder (chat_template.jinja, or chat_template in "
+                "correct it in the model's folder (chat_template.jinja, or chat_template in "
                 "tokenizer_config.json), or prepare with the tokenizer.json alone, which gives "
                 "the conversations a plain form",
                 sep="; ",

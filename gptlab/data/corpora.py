@@ -196,8 +196,9 @@ def _read_as_they_are(
     if len(names) == len(files):  # reading them says which fields they have
         return files
     if names:
+        some = text_files.some(names)
         note(
-            f"Read as plain text, as their JSON is no list of texts: {text_files.some(names)}; "
+            f"Read as plain text, because their JSON is not a list of texts: {some}; "
             "--exclude leaves files out by name."
         )
     return changed
@@ -234,7 +235,7 @@ def _check_encoding(files: Sequence[SourceFile], encoding: str | None) -> None:
     if "utf-8" in kinds and "other" not in kinds:
         raise ConfigError(
             f"encoding {encoding} would damage {kinds['utf-8']}, which is valid UTF-8",
-            "leave it out",
+            "leave --encoding out",
         )
 
 

@@ -38,7 +38,7 @@ class Unit:
                 "--separator and --document both say what a document is", "leave one of them out"
             )
         if "" in self.separators:
-            raise ConfigError("The separator is empty", "give the text that stands between two")
+            raise ConfigError("The separator is empty", "give the text between two documents")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Intake:
             if reading.conversations:
                 if unit.is_inside or unit.document == "file":
                     raise ConfigError(
-                        "A conversation is one document, whatever stands in it",
+                        "A conversation is always one document",
                         "leave out --separator" if unit.separators else "leave out --document",
                     )
                 yield self._clean_conversation(document)
@@ -165,7 +165,7 @@ class Intake:
                 continue
             raise DataError(
                 f"The separator {separator!r} never occurs in {label}",
-                "copy it from the text (\\n stands for a line end), or say --document line or "
+                "copy it from the text (\\n means a line end), or say --document line or "
                 "--document paragraph",
                 sep="; ",
             )

@@ -146,7 +146,7 @@ def _question_and_answer(row: dict, pair: list[str], read: "Turns") -> FoundConv
     question, answer = _parsed_messages(row[pair[0]]), _parsed_messages(row[pair[-1]])
     for past in parsed(row.get("history")) or []:
         if not isinstance(past, list | tuple) or len(past) != 2:
-            raise NoConversationError(f"{read.place} has a history that is no list of pairs")
+            raise NoConversationError(f"{read.place} has a history that is not a list of pairs")
         read.message({"role": "user", "content": past[0]}, "history")
         read.message({"role": "assistant", "content": past[1]}, "history")
     if isinstance(question, list):

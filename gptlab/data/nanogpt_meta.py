@@ -24,7 +24,7 @@ def read_characters(path) -> list[str]:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except Exception as error:  # a damaged pickle may raise anything
         raise ConfigError(
-            f"{display(path)} was refused: it is no file of plain values ({error})."
+            f"{display(path)} was refused: it does not hold plain values only ({error})."
         ) from None
     ids = content.get("stoi") if isinstance(content, dict) else None
     if (

@@ -284,7 +284,7 @@ def _tokenizer_said(
     if is_own:
         yield (
             f"Tokenizer: that of the text as it was ({tokenizer.kind}, {tokenizer.vocab_size:,} "
-            "ids), so that its models can go on with the new text; --overwrite learns another."
+            "ids), so that its models can continue with the new text; --overwrite learns another."
         )
     if unknown:
         yield (

@@ -51,8 +51,7 @@ class PrepareOptions:
     ] = None
     separator: Annotated[
         tuple[str, ...],
-        "text that stands between two documents, such as '<|endoftext|>'; may be given several "
-        "times",
+        "text between two documents, such as '<|endoftext|>'; may be given several times",
     ] = ()
     keep_line_endings: Annotated[bool, "do not turn CR LF and CR into line feeds"] = False
     normalize: Annotated[

@@ -79,8 +79,8 @@ def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
         sample, number = found.decoded_twice.most_common(1)[0]
         lines.append(
             "Letters that look decoded twice (UTF-8 read as another encoding): "
-            f"{found.decoded_twice.total():,}, such as {sample!r} ({number:,} times); mend the "
-            "text first, or they are learned so."
+            f"{found.decoded_twice.total():,}, such as {sample!r} ({number:,} times); correct the "
+            "text first, or the model learns them like this."
         )
     if found.decomposed:
         lines.append(_spelling_said(found))
@@ -92,12 +92,12 @@ def _marks_said(marks: Counter, separators: tuple[str, ...]) -> str:
     named = ", ".join(f"{number:,} {mark}" for mark, number in frequent)
     if len(marks) > len(frequent):
         named += f" and {len(marks) - len(frequent)} others"
-    said = f"Marks stand in the text and are learned as plain characters: {named}"
+    said = f"The text contains marks, which are learned as plain characters: {named}"
     ends = [mark for mark, _ in frequent if not _IN_CHATS.match(mark)]
     if not ends:
         return f"{said}; a chat is prepared from rows with messages (docs/FINETUNE.md)."
     options = " ".join(f"--separator '{mark}'" for mark in [*separators, *ends])
-    return f"{said}; {options} makes a document of what stands between them."
+    return f"{said}; {options} makes what is between them a document."
 
 
 def _documents_said(found: Survey) -> Iterator[str]:

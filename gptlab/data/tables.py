@@ -77,7 +77,9 @@ class JsonText:
         """The DataError of JSON that is not valid at this place."""
         line = self.line + self._text.count("\n", self._at, self._at if at is None else at)
         return DataError(
-            f"{self._name} line {line:,} is not valid JSON ({reason})", "mend that line", sep="; "
+            f"{self._name} line {line:,} is not valid JSON ({reason})",
+            "correct that line",
+            sep="; ",
         )
 
     def _more(self, characters: int) -> bool:

@@ -124,7 +124,7 @@ class Reading:
         others = f"and {self.bad_rows - 1:,} other rows" if self.bad_rows > 1 else "one row"
         skip = f"skip such rows with --max_bad_rows {share}%"
         most_are_read = self.bad_rows < self.rows / 2  # so what was said of them is right
-        fix = f"{skip}, or mend them" if most_are_read else f"{first.fix}, or {skip}"
+        fix = f"{skip}, or correct them" if most_are_read else f"{first.fix}, or {skip}"
         return DataError(f"{first.problem}, {others} of {self.rows:,}", fix, sep="; ")
 
 

@@ -453,7 +453,7 @@ def _missing(word: str, folder: Path) -> DataError:
         )
     if "," in word:
         return DataError(
-            f"{word!r} is no prepared dataset; only training and the plan take a mix of several",
+            f"{word!r} is not a prepared dataset; only training and the plan take a mix of several",
             "name one of them",
         )
     if word == "shakespeare":

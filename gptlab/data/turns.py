@@ -114,7 +114,7 @@ class Turns:
         if not tools and (functions := parsed(row.get("functions"))):
             tools = [{"type": "function", "function": function} for function in functions]
         if tools and not isinstance(tools, list):
-            raise NoConversationError(f"{self.place} has tools that are no list")
+            raise NoConversationError(f"{self.place} has tools that are not a list")
         tools = _without_none(tools or [])
         return FoundConversation(messages, form, tools, self._roles, self._left_out)
 
@@ -181,7 +181,7 @@ def _text(content, role: str, where: str) -> str | None:
             text = part.get("text") if part.get("text") is not None else part.get("refusal")
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise NoConversationError(f"{where} has a part that is no text ({kind})")
+            raise NoConversationError(f"{where} has a part that is not text ({kind})")
         texts.append(text)
     return "".join(texts)
 

@@ -16,7 +16,7 @@ from gptlab.data.tokenizer import (
     train_bpe,
 )
 from gptlab.errors import ConfigError, TokenizerError
-from gptlab.files import display
+from gptlab.files import display, out_home
 
 KINDS = ("auto", "char", "bpe", "gpt2")
 DEFAULT_BPE_VOCAB = 8192
@@ -39,14 +39,15 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
     """An existing tokenizer: GPT-2's, or the one at a path; None for "auto", "char" and "bpe".
 
     word: a kind, or the path of a tokenizer.json, a folder with one (a Hugging Face model, a
-    dataset), a run or a checkpoint. Raises ConfigError for a word that is neither a kind nor a
-    path, TokenizerError for a file without a tokenizer or if GPT-2's cannot be downloaded.
+    dataset), a run (also by its name under out/) or a checkpoint. Raises ConfigError for a word
+    that is neither a kind nor a path, TokenizerError for a file without a tokenizer or if GPT-2's
+    cannot be downloaded.
     """
     if word == "gpt2":
         return gpt2_tokenizer()
     if word in KINDS:
         return None
-    path = Path(word).expanduser()
+    path = model_at(word)
     if (path / "tokenizer.json").is_file():
         return folder_tokenizer(path)
     if checkpoint := _checkpoint_at(path):
@@ -60,9 +61,16 @@ def ready_tokenizer(word: str) -> Tokenizer | None:
     return Tokenizer.load(path)
 
 
+def model_at(word: str) -> Path:
+    """The path that `word` names: itself, or else a run by its name under out/."""
+    path = Path(word).expanduser()
+    run = out_home() / word
+    return run if run.is_dir() and not path.exists() else path
+
+
 def chat_template_at(word: str) -> str:
     """The chat template of the model at a path that `ready_tokenizer` accepts; "" for none."""
-    path = Path(word).expanduser()
+    path = model_at(word)
     if path.is_dir() and (template := folder_chat_template(path)):  # also beside a tokenizer alone
         return template
     if checkpoint := _checkpoint_at(path):

@@ -26,7 +26,7 @@ def wiki_rows(path: Path, reading: Reading, name: str = "") -> Iterator[Row]:
                 if event == "start" or page.tag.rpartition("}")[2] != "page":
                     continue
                 if (page.findtext("{*}ns") or "0") != "0":
-                    reading.counts["pages of a wiki left out that are no articles"] += 1
+                    reading.counts["pages of a wiki left out that are not articles"] += 1
                 elif page.find("{*}redirect") is not None:
                     reading.counts["redirects of a wiki left out"] += 1
                 else:

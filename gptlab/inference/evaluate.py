@@ -41,7 +41,7 @@ def check_loss_mask(loss_mask: np.ndarray | None, windows: np.ndarray, block_siz
         return
     raise DataError(
         f"No assistant speaks in the {len(windows) * block_size:,} tokens that an evaluation "
-        "reads: use a larger --eval_tokens, or bring more conversations."
+        "reads: use a larger --eval_tokens, or prepare more conversations."
     )
 
 

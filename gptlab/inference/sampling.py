@@ -90,7 +90,7 @@ def sample(logits, config: SamplingConfig, uniforms, seen=None, bias=None):
         scores = scores + bias.to(scores.device)
         if torch.isneginf(scores.amax(-1)).any():
             raise GenerationError(
-                "No token is left that may be written here",
+                "No token may be written here",
                 "ban less with logit_bias and bad_words",
             )
     if config.is_greedy:

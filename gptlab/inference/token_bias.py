@@ -21,7 +21,7 @@ def bias_of(entries: Sequence[str], tokenizer) -> torch.Tensor | None:
         text, number = read_bias(entry)
         bias[_token_of(text, tokenizer)] += number
     if bool((bias == -math.inf).all()):
-        raise GenerationError("logit_bias bans every token", "leave one at least")
+        raise GenerationError("logit_bias bans every token", "leave at least one")
     return bias
 
 

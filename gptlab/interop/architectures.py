@@ -124,8 +124,8 @@ def architecture_of(config: GPTConfig) -> str:
         near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}[name]
         raise ConfigError(
             f"This model cannot be exported: {', '.join(found)} with position_encoding "
-            f"{config.position_encoding} is nothing that {near}, the nearest architecture outside, "
-            "has; train it with settings of Llama (the defaults), Qwen3 or GPT-2."
+            f"{config.position_encoding} is not a part of {near}, the nearest architecture that "
+            "other programs know; train it with settings of Llama (the defaults), Qwen3 or GPT-2."
         )
     return name
 

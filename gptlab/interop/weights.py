@@ -79,7 +79,7 @@ def from_peer(
     extra = [n for n in available if n not in used and not n.endswith(tuple(ignored))]
     if extra:
         raise CheckpointError(
-            f"{where} has {extra[0]}, which is no weight of its architecture"
+            f"{where} has {extra[0]}, which its architecture does not have"
             + (f" ({len(extra)} such tensors)." if len(extra) > 1 else ".")
         )
     return found

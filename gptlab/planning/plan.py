@@ -254,7 +254,9 @@ def expected_overfitting(epochs: float, early_stopping: bool) -> str:
             "The model will memorise some of it; dropout delays that, and best.pt keeps the "
             "weights from the best point."
         )
-    stop = "then stops by itself" if early_stopping else "goes on, and best.pt keeps the best point"
+    stop = (
+        "then stops by itself" if early_stopping else "continues, and best.pt keeps the best point"
+    )
     return (
         "Expect overfitting: after some time the validation loss turns and rises. The training "
         f"{stop}; more text, or a shorter training, would use the time better."

@@ -57,10 +57,10 @@ def make_page(found: Blame, run_name: str, sentences: list[str]) -> str:
 
 
 def _section(found: Blame, rank: int, window: Window) -> str:
-    hint = f"{window.loss:.3f} nats per token, from token {window.start:,} of train.bin on"
+    hint = f"{window.loss:.3f} nats per token, from token {window.start:,} of train.bin"
     if window.places:
         places = [Place(without_folders(place.name), place.line) for place in window.places]
-        hint += f": {', '.join(map(str, places))}"
+        hint += f" ({', '.join(map(str, places))})"
     text = "".join(
         _span(piece, level(piece.loss, found.uniform_loss))
         for piece in pieces(window, found.data.tokenizer)

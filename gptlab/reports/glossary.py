@@ -23,8 +23,8 @@ WORDS = {
     "block_size, sequence, sequences": "the number of tokens that a model sees at once, its window",
     "BPE, bpe": "a vocabulary of frequent pieces of words, learned from the text (byte-pair "
     "encoding)",
-    "checkpoint, best.pt, ckpt.pt": "a model in a file: its parameters, and what is needed to go "
-    "on",
+    "checkpoint, best.pt, ckpt.pt": "a model in a file: its parameters, and what is needed to "
+    "continue",
     "Chinchilla": "a rule of thumb: about 20 tokens of text for each parameter (Hoffmann et al. "
     "2022)",
     "compile, compiled, compile_model": "the program is translated for this machine first: "

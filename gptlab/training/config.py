@@ -84,7 +84,8 @@ class BatchOptions:
         float | None, "instead of max_iters: as many steps as fit into this time"
     ] = None
     epochs: Annotated[
-        float | None, "instead of max_iters: as many steps as read the training text so many times"
+        float | None,
+        "instead of max_iters: as many steps as reading the training text this many times takes",
     ] = None
     max_minutes: Annotated[
         float, "save and stop before training takes longer than this; 0 = no limit"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.errors import RunError
-from gptlab.files import display
+from gptlab.files import display, quoted
 from gptlab.runs import Run, find_run
 from gptlab.training.config import Overrides, layer, named_recipes, read_recipe
 from gptlab.training.run_recipe import RunRecipe, read_run_recipe
@@ -40,6 +40,12 @@ def open_config(word: str, command_line: Mapping | None = None) -> NamedConfig:
         return open_recipe(word, command_line)
     path = Run(folder).recipe
     if not path.is_file():
+        if Run(folder).imported.is_file():
+            raise RunError(
+                f"{display(folder)} is an imported model and was not trained here, so it has no "
+                "options of a training",
+                f"python train.py --init_from {quoted(display(folder))} trains it further",
+            )
         raise RunError(
             f"{display(folder)} has no config.py", "it is not a run, or another program made it"
         )

@@ -92,7 +92,7 @@ def read_run_recipe(path) -> RunRecipe:
             ) from None
     values, sources = overrides.values | derived.values, overrides.sources | derived.sources
     if not values:
-        raise ConfigError(f"{display(path)} names no option: no run wrote it.")
+        raise ConfigError(f"{display(path)} is not an option, so no run wrote it.")
     order = [name for name in ("model_preset", *OPTIONS) if name in values]
     return RunRecipe(
         overrides, {n: values[n] for n in order}, {n: sources[n] for n in order}, machine

@@ -32,7 +32,7 @@ def make_tracker(config: TrainConfig, folder):
         return lambda record: session.log(record, step=record["step"])
     except Exception as error:
         logger.warning(
-            "log_to %s is not available (%s): install it with `pip install %s`; training goes on.",
+            "log_to %s is not available (%s): pip install %s installs it; training continues.",
             config.run.log_to,
             error,
             config.run.log_to,

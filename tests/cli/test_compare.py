@@ -40,7 +40,7 @@ def lines_of(folder):
         (["a.py"], "a.py is alone"),
         (["a.py", "a.py", "a.py"], "takes two recipes or runs, not 3"),
         (["a.py", "a.py", "--set", "n_layer=2"], "B is named already"),
-        (["a.py", "--set", "n_layer=2", "--seeds", "1"], "chance cannot be told from one pair"),
+        (["a.py", "--set", "n_layer=2", "--seeds", "1"], "one pair of runs does not show"),
         (["a.py", "--set", "n_layer"], "write it as name=value"),
         (["a.py", "--set", "n_lyaer=2"], "did you mean n_layer?"),
         (["a.py", "--set", "n_layer=two"], "it takes a whole number"),

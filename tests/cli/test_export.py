@@ -140,7 +140,7 @@ def test_a_folder_that_is_not_empty_is_left_alone_unless_it_is_an_export(write_r
     (home / "precious").mkdir()
     (home / "precious/thesis.txt").write_text("years", encoding="utf-8")
     code, _, err = export("mine", "--output", "precious", "--overwrite")
-    assert code == 2 and "no exported model" in err
+    assert code == 2 and "not an exported model" in err
     assert (home / "precious/thesis.txt").is_file()
     (home / "empty").mkdir()
     assert export("mine", "--output", "empty")[0] == 0
@@ -184,7 +184,7 @@ def test_a_failed_write_leaves_nothing(write_run, export, home, monkeypatch):
         (["nothing"], "no run 'nothing'"),
         (["mine", "--format", "torch"], "format cannot be 'torch'"),
         (["mine", "--outputs", "x"], "did you mean output?"),
-        (["mine", "more"], "belongs to no option"),
+        (["mine", "more"], "is not an option"),
     ],
 )
 def test_a_wrong_word_is_one_sentence(write_run, export, argv, words):

@@ -46,7 +46,7 @@ def test_an_old_version_stays_for_an_unfinished_run_wherever_it_is(home, command
     write(home, DIARY + TODAY)
     assert command("prepare diary.txt") == 0
     out = capsys.readouterr().out
-    assert "version 1 (2,340 tokens) for elsewhere/stopped, which may go on with --resume" in out
+    assert "version 1 (2,340 tokens) for elsewhere/stopped, which --resume may continue" in out
     assert kept(trained) == [trained.fingerprint[:16]]
     for words in ("dataset view diary --top 0 --excerpts 0", "dataset list", "info"):
         assert command(words) == 0

@@ -164,7 +164,7 @@ def test_weights_without_an_archive_of_their_model_say_which_sizes_are_missing(h
         sizes = "n_layer=3, n_head=..., n_embd=8, block_size=16, vocab_size=65, bias=True"
         assert f"dict({sizes})" in said
     torch.save({"epoch": 3}, home / "model.pt")
-    assert "is no checkpoint of nanoGPT" in refusal(capsys, "model.pt")
+    assert "is not a checkpoint of nanoGPT" in refusal(capsys, "model.pt")
 
 
 def test_weights_that_are_saved_as_the_sentence_says_are_imported(home, capsys):

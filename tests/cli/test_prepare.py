@@ -242,7 +242,7 @@ def test_a_text_with_marks_names_the_option_and_the_option_works(write, run):
     write("s.txt", "\n<|endoftext|>\n".join(f"A story, number {i}." for i in range(200)))
     code, _, err = run("s.txt")
     assert code == 0
-    said = next(line for line in err.splitlines() if line.startswith("Marks stand in the text"))
+    said = next(line for line in err.splitlines() if line.startswith("The text contains marks"))
     assert "199 <|endoftext|>" in said
     option = re.search(r"--separator '[^']*'", said)[0]
     code, out, err = run("s.txt", *shlex.split(option))

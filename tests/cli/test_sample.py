@@ -265,7 +265,7 @@ def test_many_prompts_from_a_file_give_each_the_text_that_it_has_alone(run, home
     assert (code, out) == (
         0,
         "",
-    ) and "3 prompts in p.txt (one a line, 1 empty line left out)" in err
+    ) and "3 prompts in p.txt (one per line, 1 empty line left out)" in err
     found = [json.loads(line) for line in (home / "x.jsonl").read_text("utf-8").splitlines()]
     assert [one["prompt"] for one in found] == prompts and [one["text"] for one in found] == texts
     for one in found:

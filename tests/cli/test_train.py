@@ -131,7 +131,7 @@ def test_the_command_line_overrides_the_recipe_which_names_the_run(tmp_path):
         (["--model_preset", "huge"], ["no preset 'huge'", "tiny, small"]),
         (["--json"], ["--json belongs to --show-hardware"]),
         (["--minutes", "1"], ["both max_iters and minutes"]),
-        (["word"], ["'word' belongs to no option"]),
+        (["word"], ["'word' is not an option"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
 )
@@ -274,7 +274,7 @@ def test_one_command_starts_a_run_continues_it_and_is_content_when_it_is_finishe
         ("my diary's.txt", ("is text", "prepare it first", "python prepare.py {}")),
         ("tiny", ("is a prepared dataset", "python train.py --dataset tiny")),
         ("quick_test", ("is a recipe", "python train.py --config quick_test")),
-        ("nothing", ("'nothing' belongs to no option",)),
+        ("nothing", ("'nothing' is not an option",)),
     ],
 )
 def test_a_word_without_an_option_is_answered_with_the_command(tmp_path, capsys, word, parts):

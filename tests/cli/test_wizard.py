@@ -100,10 +100,10 @@ def test_a_second_time_the_command_has_a_fresh_folder_again(words, ask):
 
 def test_train_py_asks_the_same_questions_where_they_are_asked_for(words, capsys, monkeypatch):
     monkeypatch.setattr(questions, "at_terminal", lambda: True)
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(["", "", *SMALL, "quick", "", "leave"])))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(["", *SMALL, "quick", "", "leave"])))
     assert run_command("train", ["--interactive"]) == 0
     shown = capsys.readouterr().out
-    assert "1/6" in shown and "6/6" in shown and printed_command(shown)
+    assert "1/5" in shown and "5/5" in shown and printed_command(shown)
     assert run_command("train", ["--interactive", "--seed", "2"]) == 2
     assert "leave --seed out" in capsys.readouterr().err
 
@@ -137,7 +137,7 @@ def test_every_wrong_answer_is_asked_again(words, ask):
     for sentence in (
         "'nothing' is not one of the answers", "nowhere.txt does not exist",
         "Please type an answer", "'x' is not a whole number", "must lie between 1 and 1,000",
-        "Width 33 is no multiple of 4: type 32 or 36", "'ten' is not a number",
+        "Width 33 is not a multiple of 4: type 32 or 36", "'ten' is not a number",
         "did you mean dropout", "dropout needs a value",
         "at least 0 and below 1", "dataset cannot be changed here", "not closed",
         "'maybe' is not one",
@@ -187,7 +187,7 @@ def test_the_widths_that_are_proposed_for_a_custom_size_can_be_built(words, ask)
     """Two layers, three heads, width 50: the first proposal is taken, then the second."""
     for number in (0, 1):
         _, shown = ask("", "custom", "2", "3", "50", "q")
-        width = re.search(r"Width 50 is no multiple of 6: type (\d+) or (\d+)", shown).groups()
+        width = re.search(r"Width 50 is not a multiple of 6: type (\d+) or (\d+)", shown).groups()
         code, shown = ask("", "custom", "2", "3", width[number], "quick", SHORT, "", "leave")
         command = printed_command(ask.out)
         assert code == 0 and command[command.index("--n_embd") + 1] == width[number]

@@ -424,7 +424,7 @@ def test_templates_of_newer_models_prepare_and_learn_the_answers(home, template)
 def test_a_template_that_cannot_be_parsed_ends_preparing_whatever_the_rows(home):
     options = folder_with_template(home / "llama", "{% for %}")
     (home / "chat.jsonl").write_text("\n".join(map(json.dumps, talks(50))), encoding="utf-8")
-    with pytest.raises(DataError, match=r"cannot be read .*; mend it in the model's folder"):
+    with pytest.raises(DataError, match=r"cannot be read .*; correct it in the model's folder"):
         prepare("chat.jsonl", options)
 
 

@@ -35,7 +35,7 @@ def test_articles_are_documents_and_the_rest_is_counted(tmp_path, compress):
     assert texts == ["A\n\n'''A''' & [[B]]\n", "B & D\n\nlast < é\n"]
     assert counts == {
         "articles of a wiki read with their markup": 2,
-        "pages of a wiki left out that are no articles": 1,
+        "pages of a wiki left out that are not articles": 1,
         "redirects of a wiki left out": 1,
         "rows without text skipped": 1,
     }
@@ -55,7 +55,7 @@ def test_every_page_is_read_or_counted(tmp_path_factory, texts):
     path.write_text(f"{HEAD}{pages}</mediawiki>", encoding="utf-8", newline="\n")
     found, counts = read(path)
     assert found == [f"T{i}\n\n{text}\n" for i, text in enumerate(texts) if i % 3 == 0]
-    assert len(found) + counts["pages of a wiki left out that are no articles"] == len(texts)
+    assert len(found) + counts["pages of a wiki left out that are not articles"] == len(texts)
 
 
 def test_a_long_dump_needs_little_memory(tmp_path):

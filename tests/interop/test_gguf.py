@@ -161,7 +161,7 @@ def test_a_truncated_file_is_named(write, keep):
     path.write_bytes(content[: keep if keep > 1 else int(len(content) * keep)])
     error = refusal(path)
     assert isinstance(error, CheckpointError)
-    assert re.search(r"model\.gguf is (damaged|no GGUF file)", str(error))
+    assert re.search(r"model\.gguf is (damaged|not a GGUF file)", str(error))
 
 
 FIELDS = {

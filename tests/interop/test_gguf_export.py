@@ -341,5 +341,5 @@ def test_a_failure_while_writing_leaves_the_earlier_file_and_nothing_else(
     export(checkpoint, "gguf", path, overwrite=True, quantize="f16")
     assert path.read_bytes() != before
     path.write_text("somebody's notes", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is no export of this format"):
+    with pytest.raises(ConfigError, match="is not an export of this format"):
         export(checkpoint, "gguf", path, overwrite=True)

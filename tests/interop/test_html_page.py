@@ -366,7 +366,7 @@ def test_what_a_page_cannot_hold_is_a_sentence(random_model, make_run, bpe, tmp_
     export(checkpoint, "html", tmp_path / "page.html")
     export(checkpoint, "html", tmp_path / "page.html", overwrite=True)
     (tmp_path / "page.html").write_text("<p>mine</p>", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is no export of this format"):
+    with pytest.raises(ConfigError, match="is not an export of this format"):
         export(checkpoint, "html", tmp_path / "page.html", overwrite=True)
 
 

@@ -317,7 +317,7 @@ def test_a_bias_that_one_layer_lacks_is_not_taken_for_zero(folder):
 
 def test_a_superfluous_tensor_is_named(folder):
     change_weights(folder, lambda weights: weights.update(extra=torch.ones(3)))
-    assert "has model.extra, which is no weight of its architecture" in refusal(folder)
+    assert "has model.extra, which its architecture does not have" in refusal(folder)
 
 
 def test_weights_that_are_no_floats_are_named(folder):

@@ -102,7 +102,7 @@ def test_a_folder_without_a_model_says_what_it_lacks(home):
     with pytest.raises(ConfigError, match=r"several models: name one of a\.gguf, b\.gguf"):
         import_model("empty")
     (home / "text.txt").write_bytes(b"text")
-    with pytest.raises(ConfigError, match="no model that can be imported"):
+    with pytest.raises(ConfigError, match="not a model that can be imported"):
         import_model("text.txt")
 
 
@@ -227,7 +227,7 @@ def book(home):
     return prepared
 
 
-@pytest.mark.parametrize("tokenizer", ["model", "out/source", "out/source/best.pt"])
+@pytest.mark.parametrize("tokenizer", ["model", "out/source", "source", "out/source/best.pt"])
 def test_a_text_gets_the_tokenizer_of_a_folder_a_run_or_a_checkpoint(
     hf_folder, book, bpe, tokenizer
 ):

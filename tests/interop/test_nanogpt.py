@@ -217,7 +217,7 @@ def test_a_truncated_checkpoint_and_odd_contents_are_named(reference, save):
     path.write_bytes(path.read_bytes()[:5000])
     assert "ckpt.pt is damaged" in str(refusal(path))
     for odd in ([1, 2], {"model": 3}, {"model": {}, "model_args": None}):
-        assert "no checkpoint of nanoGPT" in str(refusal(save(odd)))
+        assert "not a checkpoint of nanoGPT" in str(refusal(save(odd)))
     arguments = content["model_args"]
     assert "no valid block_size" in str(refusal(save(content | {"model_args": {"n_head": 1}})))
     wrong = content | {"model_args": arguments | {"n_embd": 64}}

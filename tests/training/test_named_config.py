@@ -1,5 +1,8 @@
 """The names of runs and recipes on a command line, and every value with its source."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from gptlab.errors import ConfigError, RunError
@@ -20,7 +23,7 @@ def test_a_run_is_named_by_its_path_or_by_its_name_under_out(make_run, monkeypat
 def test_a_run_that_is_not_there_is_named_with_those_that_are(make_run):
     run = make_run("first")
     run.best.write_bytes(b"")
-    with pytest.raises(RunError, match="'second': there is first"):
+    with pytest.raises(RunError, match=r"'second': .*out holds first; name"):
         find_run("second")
 
 
@@ -44,6 +47,16 @@ def test_a_folder_without_config_is_no_run(home):
     (home / "out" / "foreign").mkdir(parents=True)
     with pytest.raises(RunError, match=r"foreign has no config\.py"):
         open_config("foreign")
+
+
+def test_an_imported_model_is_said_to_be_one_with_the_command_that_trains_it(home):
+    folder = home / "out" / "from elsewhere"
+    folder.mkdir(parents=True)
+    (folder / "imported.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RunError, match="imported model") as refused:
+        open_config("from elsewhere")
+    words = shlex.split(refused.value.fix)
+    assert words[:3] == ["python", "train.py", "--init_from"] and Path(words[3]).samefile(folder)
 
 
 def test_a_recipe_that_is_not_there_is_named(home):

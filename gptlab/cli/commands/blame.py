@@ -110,7 +110,7 @@ def _show(found, sentences: list[str]) -> None:
         if window.places:
             heading += f", from {', '.join(map(str, window.places))}"
         else:
-            heading += f", from token {window.start:,} of train.bin on (source unknown)"
+            heading += f", from token {window.start:,} of train.bin (source unknown)"
         console.print(Text(heading, "bold"), soft_wrap=True)
         shown = pieces(window, found.data.tokenizer)
         console.print(_coloured(shown, found.uniform_loss), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`python gpt.py check`: prove an edit of the code sane, line by line."""
+"""`python gpt.py check`: check that an edit of the code is sound, line by line."""
 
 import contextlib
 import dataclasses

@@ -93,7 +93,7 @@ def _check(words: list[str], options: CompareOptions) -> None:
         raise ConfigError(f"{words[0]} is alone: there is nothing to compare it with", WAYS)
     if options.seeds != "auto" and options.seeds < 2:
         raise ConfigError(
-            f"seeds is {options.seeds}: chance cannot be told from one pair of runs",
+            f"seeds is {options.seeds}: one pair of runs does not show how much is chance",
             "use 2 or more, or auto",
         )
     if options.noise_floor and options.against:

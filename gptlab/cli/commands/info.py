@@ -103,7 +103,8 @@ def _show_datasets(console) -> None:
     console.print(table)
     if len(datasets) > MOST_DATASETS:
         more = len(datasets) - MOST_DATASETS
-        console.print(f"... and {more} more; all: {program('gpt.py')} dataset list")
+        line = f"... and {more} more; all: {program('gpt.py')} dataset list"
+        console.print(line, soft_wrap=True)
 
 
 def list_all_runs() -> list[Path]:
@@ -152,7 +153,8 @@ def _show_runs(console, folders: list[Path], numbered: bool = False) -> None:
             console.print(Text(f"{folder.name} is {origin_in_words(origin)}"))
     total = len(list_all_runs())
     if not numbered and total > len(folders):
-        console.print(f"The {len(folders)} newest of {total}; all: {program('gpt.py')} info --runs")
+        line = f"The {len(folders)} newest of {total}; all: {program('gpt.py')} info --runs"
+        console.print(line, soft_wrap=True)  # a command stays in one line
 
 
 def _read(folder: Path) -> RunRecord:

@@ -13,7 +13,7 @@ from gptlab.data.found_files import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
 from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_datasets
 from gptlab.data.versions import older_versions, version_folder
-from gptlab.data.vocabulary import KINDS
+from gptlab.data.vocabulary import KINDS, model_at
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
 from gptlab.options import option_words
@@ -143,7 +143,7 @@ def _next_command(dataset: Dataset, runs: list[DatasetRun]) -> str:
 def _model_of_tokenizer(meta: Meta) -> Path | None:
     """The model whose tokenizer a text was prepared with, where it is still here."""
     word = (meta.get("options") or {}).get("tokenizer") or "auto"
-    path = Path(word).expanduser()
+    path = model_at(word)
     path = path.parent if path.name == "tokenizer.json" else path
     is_model = path.suffix == ".pt" or (path / "config.json").is_file() or Run(path).exists()
     return path if is_model and word not in KINDS else None
@@ -182,7 +182,7 @@ def kept_versions(folder: Path) -> list[str]:
             for run in runs
             if run.is_unfinished and version_folder(folder, run.fingerprint) == path
         ]
-        why = f" for {', '.join(users)}, which may go on with --resume" if users else ""
+        why = f" for {', '.join(users)}, which --resume may continue" if users else ""
         found.append(f"version {meta.get('version', 1)} ({tokens:,} tokens){why}")
     return found
 

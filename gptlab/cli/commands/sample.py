@@ -29,10 +29,11 @@ class SampleOptions:
     ] = None
     prompt_file: Annotated[str | None, "read the prompt from this file (UTF-8)"] = None
     prompts: Annotated[
-        str | None, 'many prompts: a file with one a line, or JSON Lines with "prompt"; - as above'
+        str | None,
+        'many prompts: a file with one per line, or JSON Lines with "prompt"; - as above',
     ] = None
     json: Annotated[
-        bool, "a JSON object a line: prompt, text, tokens (ids), logprobs, finish_reason"
+        bool, "a JSON object per line: prompt, text, tokens (ids), logprobs, finish_reason"
     ] = False
     output: Annotated[str | None, "write the texts to this file instead of stdout"] = None
     interactive: Annotated[
@@ -135,7 +136,7 @@ def _read_prompts(place: str) -> list[tuple[str, str]]:
     lines = list(enumerate(_as_text(data, name).removesuffix("\n").split("\n"), 1))
     full = [(n, line) for n, line in lines if line.strip()]
     if not full:
-        raise GenerationError(f"{name} holds no prompt", "write one a line")
+        raise GenerationError(f"{name} holds no prompt", "write one per line")
     is_json = False
     with contextlib.suppress(ValueError, RecursionError):
         is_json = isinstance(json.loads(full[0][1]), dict)
@@ -143,7 +144,7 @@ def _read_prompts(place: str) -> list[tuple[str, str]]:
         (_prompt_of(line, number, name) if is_json else line, f"Line {number} of {name}")
         for number, line in full
     ]
-    kind, empty = 'JSON Lines with "prompt"' if is_json else "one a line", len(lines) - len(full)
+    kind, empty = 'JSON Lines with "prompt"' if is_json else "one per line", len(lines) - len(full)
     left_out = f", {empty} empty {'line' if empty == 1 else 'lines'} left out" if empty else ""
     many = "1 prompt" if len(prompts) == 1 else f"{len(prompts):,} prompts"
     _note(f"{many} in {name} ({kind}{left_out}).")
@@ -159,8 +160,8 @@ def _prompt_of(line: str, number: int, name: str) -> str:
     except (ValueError, RecursionError, LookupError, TypeError):
         pass
     raise GenerationError(
-        f'Line {number} of {name} is no JSON object with a text "prompt"',
-        "mend it, or write one prompt a line",
+        f'Line {number} of {name} is not a JSON object with a text "prompt"',
+        "correct it, or write one prompt per line",
     )
 
 

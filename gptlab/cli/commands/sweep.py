@@ -34,7 +34,8 @@ class SweepOptions:
     )
     hours: Annotated[float, "as many settings as fit in this time, fresh runs included"] = 0.0
     halving: Annotated[
-        int, "after each rung 1 of this many trials goes on, for this many times as long; 1 = off"
+        int,
+        "after each rung, 1 of this many trials continues, for this many times as long; 1 = off",
     ] = 3
     best: Annotated[int, "trials that are compared with the recipe in the end"] = 3
     seeds: Annotated[int, "fresh seeds of that comparison"] = 3
@@ -306,9 +307,9 @@ def _show(sweep, options: SweepOptions, say) -> int:
     if all(flat[name] == value for name, value in line["values"].items()):
         say("These are the recipe's own settings: keep it.")
     elif better:
-        say("Take it: it predicts new text better than the recipe as it was.")
+        say("Use it: it predicts new text better than the recipe as it was.")
     else:
-        say("Nothing here is surely better than the recipe as it was.")
+        say("No setting here is clearly better than the recipe as it was.")
     say(f"Wrote {display(path)}.")
     say(f"Next: {following}")
     return 0

@@ -21,7 +21,7 @@ class StartOptions:
     config: Annotated[str | None, "a recipe: a Python file of assignments, which is executed"] = (
         None
     )
-    interactive: Annotated[bool, "ask six questions and train, as gpt.py train does"] = False
+    interactive: Annotated[bool, "ask a few questions and train, as gpt.py train does"] = False
     show_hardware: Annotated[bool, "show what this machine has, and stop"] = False
     json: Annotated[bool, "with --show-hardware: print it as JSON"] = False
 
@@ -65,14 +65,14 @@ def _not_an_option(word: str) -> ConfigError:
     if word in named_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):
         return ConfigError(
             f"{word} is a recipe, and was given without an option",
-            f"take it with python train.py --config {quoted(word)}",
+            f"use it with python train.py --config {quoted(word)}",
         )
     if Path(word).exists():
         return ConfigError(
             f"{word} is text, and training needs a prepared dataset",
             f"prepare it first: python prepare.py {quoted(word)}",
         )
-    return ConfigError(f"{word!r} belongs to no option", "write options as --name value")
+    return ConfigError(f"{word!r} is not an option", "write options as --name value")
 
 
 def run_training(overrides: Overrides, started: float | None = None, recipe_name: str = "") -> int:

@@ -119,11 +119,11 @@ class RecipeBuilder:
             self._show_group(options)
             line = questions.ask(
                 self.console,
-                f"{title}: type NAME VALUE, ? NAME, or Enter to go on.",
+                f"{title}: type NAME VALUE, ? NAME, or Enter to continue.",
                 lambda line, options=options: self._take(line, options),
                 "",
                 EXPLANATION,
-                "go on",
+                "continue",
             )
             if not line:
                 return

@@ -84,7 +84,7 @@ def open_file(path) -> tuple[dict, dict]:
         raise ConfigError("GGUF files are read by the package gguf", "pip install gguf") from None
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
-            raise CheckpointError(f"{display(path)} is no GGUF file.")
+            raise CheckpointError(f"{display(path)} is not a GGUF file.")
     try:
         reader = GGUFReader(path)
         fields = {name: _value(field) for name, field in reader.fields.items()}

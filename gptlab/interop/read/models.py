@@ -71,8 +71,8 @@ def present_checkpoint(word: str) -> Path | None:
         return path
     if not is_known_name(word) and not path.exists():
         raise CheckpointError(
-            f"init_from {word!r} is nothing that is here: there is no checkpoint {display(path)}, "
-            f"and of names there are {', '.join((SMOLLM2, *SHORT_NAMES))} and hf:OWNER/NAME."
+            f"init_from {word!r} names no model: there is no checkpoint {display(path)}, "
+            f"and the known names are {', '.join((SMOLLM2, *SHORT_NAMES))} and hf:OWNER/NAME."
         )
     folder = default_folder(word)
     if Run(folder).exists():
@@ -82,7 +82,7 @@ def present_checkpoint(word: str) -> Path | None:
             return folder
         raise RunError(
             f"{display(folder)} holds another run than {word}",
-            f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and say "
+            f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and use "
             "--init_from DIR",
         )
     return None
@@ -146,7 +146,7 @@ def read_model(path: Path, meta=None, progress: Progress | None = None) -> Impor
     ):
         raise _no_model(path.parent)
     raise ConfigError(
-        f"{display(path)} is no model that can be imported",
+        f"{display(path)} is not a model that can be imported",
         "name a Hugging Face folder with config.json and .safetensors files, a .gguf file, or a "
         "ckpt.pt of nanoGPT",
     )

@@ -76,7 +76,7 @@ def _without_sizes(content: dict, where: str) -> CheckpointError:
             break
     else:
         return CheckpointError(
-            f"{where} is no checkpoint of nanoGPT (it has no model_args)",
+            f"{where} is not a checkpoint of nanoGPT (it has no model_args)",
             "import a ckpt.pt that nanoGPT's train.py wrote, a Hugging Face folder or a .gguf file",
             sep="; ",
         )
@@ -120,9 +120,9 @@ def _load(path: Path) -> dict:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise CheckpointError(f"{where} is damaged or no checkpoint.") from error
+        raise CheckpointError(f"{where} is damaged or not a checkpoint.") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{where} is no checkpoint of nanoGPT (it has no model_args).")
+        raise CheckpointError(f"{where} is not a checkpoint of nanoGPT (it has no model_args).")
     return content
 
 

@@ -23,8 +23,8 @@ def check_free(folder, overwrite: bool, mark: str) -> None:
         )
     if not (folder / mark).is_file():
         raise ConfigError(
-            f"{display(folder)} is no exported model (it has no {mark}), so --overwrite does not "
-            "delete it: choose another --output."
+            f"{display(folder)} is not an exported model (it has no {mark}), so --overwrite does "
+            "not delete it: choose another --output."
         )
 
 
@@ -69,7 +69,7 @@ def new_file(path, overwrite: bool, mark: bytes):
         with open(path, "rb") as former:
             if mark not in former.read(1000):
                 raise ConfigError(
-                    f"{display(path)} is no export of this format, so --overwrite does not "
+                    f"{display(path)} is not an export of this format, so --overwrite does not "
                     "replace it: choose another --output."
                 )
     path.parent.mkdir(parents=True, exist_ok=True)
