@@ -223,7 +223,7 @@ class _Once(argparse.Action):
         value = self.const if self.nargs == 0 else values
         if hasattr(namespace, self.dest):
             both = f"{_shown(getattr(namespace, self.dest))} and {_shown(value)}"
-            shown = "" if self.nargs == 0 else f" ({both})"
+            shown = "" if value is True else f" ({both})"
             raise ConfigError(f"--{self.dest} is given twice{shown}", "say it once")
         setattr(namespace, self.dest, value)
 

@@ -90,6 +90,7 @@ class Measured(Record, total=False):
     val_loss: Figure
     val_bits_per_byte: Figure
     ema_val_loss: Figure
+    clean_val_loss: Figure
     sample: str
 
 

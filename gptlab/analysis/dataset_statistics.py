@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gptlab.data.leaks import Leaks, find_leaks, passage_length
 from gptlab.data.token_files import SCAN_TOKENS, Dataset
-
-PASSAGE_BYTES = 64  # least size of a validation passage to look for in the training text
-MOST_PASSAGES = 1 << 20
-DISTINCT_TOKENS = 6  # a passage has at least these; rulers and empty lines have fewer
 
 Progress = Callable[[int], None]  # called with tokens read
 
@@ -33,21 +30,6 @@ class Documents:
 
     total: int
     repeated: int
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Validation passages of `length` tokens, and how many of them occur in the training text."""
-
-    length: int
-    passages: int
-    found: int
-    example: np.ndarray | None  # ids of the first that was found
-
-    @property
-    def share(self) -> float:
-        """Share of the passages that were found."""
-        return self.found / max(1, self.passages)
 
 
 def count_tokens(dataset: Dataset, progress: Progress = lambda n: None) -> np.ndarray:
@@ -112,73 +94,10 @@ def _document_digests(dataset: Dataset, eot: int, progress: Progress) -> Iterato
         yield current.digest()
 
 
-def find_overlap(dataset: Dataset, progress: Progress = lambda n: None) -> Overlap:
-    """Validation passages that occur verbatim anywhere in the training text.
-
-    The validation text is cut into passages of 64 bytes or more. Each is searched at every position
-    of the training text, by 64-bit hashes of windows (Karp & Rabin 1987).
-    """
-    length = _passage_length(dataset)
-    count = len(dataset.val) // length
-    if not count or len(dataset.train) < length:
-        return Overlap(length, 0, 0, None)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_PASSAGES)).astype(np.int64))
-    hashes = np.empty(len(chosen), np.uint64)
-    counts = np.zeros(len(chosen), bool)
-    for first in range(0, len(chosen), 1 << 14):
-        rows = chosen[first : first + (1 << 14)]
-        passages = np.stack([dataset.val[r * length : (r + 1) * length] for r in rows])
-        hashes[first : first + len(rows)] = window_hashes(passages, length)[:, 0]
-        ordered = np.sort(passages, axis=1)
-        distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
-        counts[first : first + len(rows)] = distinct >= min(DISTINCT_TOKENS, length)
-    wanted = np.unique(hashes[counts])
-    met = np.zeros(len(wanted), bool)
-    train = dataset.train
-    for start in range(0, len(train) - length + 1, SCAN_TOKENS):
-        piece = np.asarray(train[start : start + SCAN_TOKENS + length - 1])
-        found = window_hashes(piece[None], length)[0]
-        place = np.minimum(np.searchsorted(wanted, found), max(0, len(wanted) - 1))
-        if len(wanted):
-            met[place[wanted[place] == found]] = True
-        progress(min(SCAN_TOKENS, len(train) - start))
-    is_found = counts & np.isin(hashes, wanted[met])
-    example = None
-    if is_found.any():
-        row = int(chosen[np.argmax(is_found)])
-        example = np.asarray(dataset.val[row * length : (row + 1) * length])
-    return Overlap(length, int(counts.sum()), int(is_found.sum()), example)
-
-
-def window_hashes(ids: np.ndarray, length: int) -> np.ndarray:
-    """A hash of every window of `length` (a power of two) tokens: [n, T] -> uint64 [n, T-length+1].
-
-    By doubling: the hash of a window combines those of its two halves.
-    """
-    values = _mix(ids.astype(np.uint64) + np.uint64(1))
-    width = 1
-    while width < length:
-        values = _mix(values[:, :-width] * np.uint64(0x9E3779B97F4A7C15) + values[:, width:])
-        width *= 2
-    return values
-
-
-def _mix(values: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser (Steele et al. 2014), on an array of its own."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _passage_length(dataset: Dataset) -> int:
-    """Tokens of a passage: the power of two that holds PASSAGE_BYTES."""
-    meta = dataset.meta or {}
-    size, tokens = meta.get("val_bytes") or 0, max(1, len(dataset.val))
-    per_token = max(0.5, size / tokens) if size else 1.0
-    length = 4
-    while length * per_token < PASSAGE_BYTES:
-        length *= 2
-    return length
+def leaks_of(dataset: Dataset, progress: Progress = lambda n: None) -> Leaks:
+    """Validation passages that stand anywhere in the training text."""
+    length = passage_length(len(dataset.val), (dataset.meta or {}).get("val_bytes"))
+    return find_leaks(dataset.train, dataset.val, length, dataset.val_loss_mask, progress)
 
 
 def _pieces(dataset: Dataset, progress: Progress) -> Iterator[np.ndarray]:

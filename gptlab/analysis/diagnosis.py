@@ -68,6 +68,17 @@ class RunRecord:
         return min(self.evaluations, key=lambda pair: pair[1], default=None)
 
     @property
+    def clean_loss(self) -> float | None:
+        """At the step of `best`, the loss of the windows that hold no passage of the training
+        text; None where that is not measured, because there are few such passages."""
+        found = [
+            r["clean_val_loss"]
+            for r in self.records
+            if r.get("clean_val_loss") and self.best and r["step"] == self.best[0]
+        ]
+        return found[-1] if found else None
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one step."""
         names = ("batch_size", "gradient_accumulation_steps", "block_size")
@@ -377,6 +388,10 @@ def summary(run: RunRecord) -> list[str]:
     if run.best:
         beside = ", ".join(f"{name} {level:.3f}" for name, level in run.levels.items())
         lines.append(f"Lowest validation loss: {run.best[1]:.4f} at step {run.best[0]:,}.")
+        if run.clean_loss is not None:
+            lines.append(
+                f"Without windows that hold text of the training part it is {run.clean_loss:.4f}."
+            )
         lines.append(f"Losses are in nats per token{f'; baselines: {beside}' * bool(beside)}.")
     speeds = [r["tokens_per_second"] for r in run.training[1:] if r.get("tokens_per_second")]
     if speeds:

@@ -5,6 +5,7 @@ compressor, has the same unit.
 """
 
 import contextlib
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
+from gptlab.data.leaks import are_clean
 from gptlab.data.text_files import Reading
 from gptlab.data.token_files import Dataset, find_meta, open_dataset
 from gptlab.data.unknown import DROP, UnknownCharacters
@@ -39,7 +41,8 @@ class Evaluation:
     """The loss of one model on one text. data: the text's name; bytes: of the predicted text, None
     for token files that nobody can read.
 
-    unknown: the characters of the text that the model lacks, which were left out.
+    unknown: the characters of the text that the model lacks, which were left out. clean: of the
+    windows that hold no passage of the training text; None where there are few such passages.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Evaluation:
     block_size: int
     stride: int
     unknown: Counter = field(default_factory=Counter)
+    clean: TokenLoss | None = None
 
     @property
     def perplexity(self) -> float:
@@ -76,6 +80,8 @@ class Evaluation:
             "loss": self.measured.loss,
             "perplexity": self.perplexity,
             "bits_per_byte": self.bits_per_byte,
+            "clean_loss": self.clean and self.clean.loss,
+            "clean_tokens": self.clean and self.clean.tokens,
             "block_size": self.block_size,
             "stride": self.stride,
             "unknown_characters": dict(self.unknown),
@@ -260,10 +266,21 @@ def evaluate_dataset(
     else:
         starts = evaluation_windows(len(dataset.val), block_size, max_tokens)
         windows = [(int(start), 0) for start in starts]
-    measured = measure_tokens(
-        checkpoint.model, dataset.val, windows, block_size, loss_mask=dataset.val_loss_mask,
-        autocast=autocast, progress=lambda done, total: progress("evaluating", done, total),
-    )  # fmt: skip
+
+    def measure(chosen: list[tuple[int, int]]) -> TokenLoss:
+        return measure_tokens(
+            checkpoint.model, dataset.val, chosen, block_size, loss_mask=dataset.val_loss_mask,
+            autocast=autocast,
+            progress=lambda done, _: progress("evaluating", done, len(windows)),
+        )  # fmt: skip
+
+    is_clean = _are_clean(dataset, windows, block_size)
+    clean = None
+    if is_clean.all() or not is_clean.any():
+        measured = measure(windows)
+    else:
+        clean = measure(list(itertools.compress(windows, is_clean)))
+        measured = clean + measure(list(itertools.compress(windows, ~is_clean)))
     return Evaluation(
         display(checkpoint.path),
         checkpoint.step,
@@ -273,7 +290,15 @@ def evaluate_dataset(
         None if size is None else size * measured.tokens,
         block_size,
         stride,
+        clean=clean,
     )
+
+
+def _are_clean(dataset: Dataset, windows: list[tuple[int, int]], block_size: int) -> np.ndarray:
+    """Which windows have only targets that do not stand in the training text: bool [W]."""
+    if dataset.val_leaks is None:
+        return np.ones(len(windows), bool)
+    return are_clean(dataset.val_leaks, [start for start, _ in windows], block_size)
 
 
 def _bytes_per_token(dataset: Dataset, tokenizer) -> float | None:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,8 @@ import numpy as np
 from gptlab import hardware
 from gptlab.analysis.measured_run import train_and_measure
 from gptlab.analysis.revisions import environment
-from gptlab.data.token_files import Dataset, open_dataset
+from gptlab.data.mixture import open_mixture
+from gptlab.data.token_files import Dataset
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import FORMAT_VERSIONS, display, read_json, write_json
 from gptlab.model.building import parameter_shapes
@@ -86,7 +87,13 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
             f"{label} sets minutes, which is measured anew for each run",
             "give it a number of steps: --both max_iters=N",
         )
-    dataset = open_dataset(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
+    data = open_mixture(values.get("dataset", RunOptions.dataset), values.get("vocab_size"))
+    if len(data.parts) > 1:
+        raise ConfigError(
+            f"{label} trains on {len(data.parts)} datasets, and a comparison measures on the "
+            "validation text of one",
+            "name one dataset: --both dataset=NAME",
+        )
     report = _this_machine()
     choice = hardware.choose(report, values.get("device", "auto"), values.get("dtype", "auto"))
     # what a run decides by measuring is decided once for all of them
@@ -95,7 +102,7 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
     values |= {"log_to": "none", "sample_interval": 0}
     overrides = Overrides(values, {n: overrides.sources.get(n, "compare") for n in values})
     adopted, vocab_size = with_start(overrides)
-    situation = situation_of(report, choice, TextSize.of(dataset, vocab_size))
+    situation = situation_of(report, choice, TextSize.of(data, vocab_size))
     # a curve has CURVE_POINTS evaluations at least, all together a tenth of the training
     drawn = resolve_roughly(adopted, situation).config
     often = max(1, drawn.batch.max_iters // CURVE_POINTS)
@@ -106,7 +113,7 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
     fewest = min(drawn.evaluation.eval_tokens, config.evaluation.eval_tokens)
     overrides.values["eval_tokens"] = fewest
     overrides.sources.update(eval_interval="compare", eval_tokens="compare")
-    return Arm(name, label, overrides, config, dataset, commit)
+    return Arm(name, label, overrides, config, data.parts[0], commit)
 
 
 @functools.lru_cache
@@ -222,14 +229,19 @@ class PairedRuns:
     # Training -------------------------------------------------------------------------------------
 
     def train(
-        self, seed: int, begin: Callable[[Arm, int], object], shows_bar: bool = False
+        self,
+        seed: int,
+        begin: Callable[[Arm, int], object],
+        shows_bar: bool = False,
+        arms: Sequence[Arm] = (),
     ) -> bool:
         """Train and measure what is missing of this seed, one arm after the other.
 
-        begin(arm, seed) is called before each run that is trained. shows_bar: of its steps. False:
-        a signal stopped it; the same call continues.
+        begin(arm, seed) is called before each run that is trained. shows_bar: of its steps. arms:
+        only these, of which the first must be trained. False: a signal stopped it; the same call
+        continues.
         """
-        for arm in self.arms:
+        for arm in arms or self.arms:
             run, told = Run(self.run_folder(arm, seed)), False
             while (arm.name, seed) not in self.results():
                 if run.is_running():

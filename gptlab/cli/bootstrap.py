@@ -38,6 +38,8 @@ SAMPLE = ["sample.py", "--prompt", "ROMEO:", "--max_tokens", "400", "--seed", "1
 
 ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else "source .venv/bin/activate"
 STARTED = time.monotonic()
+# pytest-xdist: one process for each core, at most four; what follows may say otherwise (-n 0)
+TESTS_AT_ONCE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
 
 
 class SetupError(Exception):
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         install(python, [ROOT / name for name in names])
         if options.test:
             say("Running the tests.")
-            return run_process([python, "-m", "pytest", *rest])
+            return run_process([python, "-m", "pytest", *TESTS_AT_ONCE, *rest])
         return demo(python) if options.demo else offer_data(python, options.yes)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)

@@ -286,6 +286,25 @@ python gpt.py blame out/shakespeare_char --step 480
 python gpt.py blame out/shakespeare_char --step 480 --top 32 --html step480.html""",
     ),
     Command(
+        name="trace",
+        group="inspect",
+        sentence="show which spans of a text stand in the training text",
+        words="[RUN]",
+        module="gptlab.cli.commands.trace",
+        options=("TraceOptions",),
+        positionals=(("run", "?", "a run directory, or a name under out/ [the newest]"),),
+        summary="""\
+Show which spans of what a model writes, or of any text, stand verbatim in its training text: the
+longest spans with file and line, the share of the text in spans of --min_chars or more, and the
+same for validation text as long as this, which shows how much of it is chance. Characters are
+compared, however the tokenizer splits them; a span ends where a document ends. The text of a model
+that the run began from (--init_from) is not searched.""",
+        example="""\
+python gpt.py trace out/shakespeare_char
+python gpt.py trace out/shakespeare_char --prompt "ROMEO:" --temperature 0.5 --html trace.html
+python gpt.py trace out/shakespeare_char --file poem.txt --min_chars 20""",
+    ),
+    Command(
         name="replay",
         group="inspect",
         sentence="repeat the first steps of a run and compare them bit by bit",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
 from gptlab.data.turns import NoConversationError
 from gptlab.errors import DataError, GenerationError
 
@@ -72,7 +72,7 @@ class ChatTemplate:
     def check(
         self, messages: Sequence[dict], place: str, tools: Sequence[dict] | None = None
     ) -> None:
-        """Raise NoConversationError if a conversation does not fit the template.
+        """Raise NoConversationError if a conversation does not fit the template or the tokenizer.
 
         place: names the conversation in errors.
         """
@@ -86,7 +86,16 @@ class ChatTemplate:
             raise NoConversationError(
                 f"{place} offers tools, for which the chat template has no form"
             )
-        self._render(messages, False, place, tools)
+        if not isinstance(self.tokenizer, CharTokenizer):
+            self._render(messages, False, place, tools)
+            return
+        known, pieces = set(self.tokenizer.alphabet), self._pieces(messages, False, place, tools)
+        texts = "".join(text for text, _ in pieces if isinstance(text, str))
+        if unknown := Counter(character for character in texts if character not in known):
+            raise NoConversationError(
+                f"{place} has characters that the tokenizer lacks: {name_characters(unknown)}",
+                "name the tokenizer of a model that can encode any text, such as --tokenizer gpt2",
+            )
 
     def encode(
         self,
@@ -313,16 +322,17 @@ def write_conversations(
     path: Path,
     dtype: np.dtype,
     progress: Callable[[int], None],
-) -> tuple[dict[str, int], dict[str, str]]:
+) -> tuple[dict[str, int], dict[str, str], list[int]]:
     """Encode the conversations of a split into a token file, and write its loss mask beside it.
 
-    Returns (sizes, SHA-256 in hex by file name): tokens and counted_tokens, which the loss mask
-    keeps; characters, bytes and counted_bytes of the messages' texts.
+    Returns (sizes, SHA-256 in hex by file name, the tokens up to the end of each conversation).
+    sizes: tokens and counted_tokens, which the loss mask keeps; characters, bytes and counted_bytes
+    of the messages' texts.
     The store holds each conversation's messages as JSON. The mask has one byte per token: 1 for a
     target of the loss. progress: called with the bytes of the store done since the last call.
     Raises DataError if no conversation has an assistant message.
     """
-    sizes, digests = Counter(), [hashlib.sha256(), hashlib.sha256()]
+    sizes, digests, ends = Counter(), [hashlib.sha256(), hashlib.sha256()], []
     with open(path, "wb") as file, open(mask_path(path), "wb") as mask:
         for number, (text, _) in enumerate(store.pieces(split, can_be_cut=False), start=1):
             content = json.loads(text)
@@ -336,6 +346,7 @@ def write_conversations(
                 out.write(array.tobytes())
                 digest.update(array.tobytes())
             sizes["tokens"] += len(found.ids)
+            ends.append(sizes["tokens"])
             sizes["counted_tokens"] += sum(found.loss_mask)
             for message in messages:
                 written = _text_of(message)
@@ -354,7 +365,8 @@ def write_conversations(
             "add more conversations",
         )
     names = path.name, mask_path(path).name
-    return dict(sizes), {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
+    hashes = {n: digest.hexdigest() for n, digest in zip(names, digests, strict=True)}
+    return dict(sizes), hashes, ends
 
 
 def _text_of(message: dict) -> str:

@@ -197,7 +197,10 @@ def _read_as_they_are(
         return files
     if names:
         some = text_files.some(names)
-        note(f"Read as plain text, because their JSON is not a list of texts: {some}.")
+        note(
+            f"Read as plain text, because their JSON is not a list of texts: {some}; "
+            "--exclude leaves files out by name."
+        )
     return changed
 
 

@@ -2,7 +2,7 @@
 
 A prepared dataset records in `documents.json` where its first documents come from. End-of-text ids
 separate documents, and lines are counted in the tokens, so no position is stored. Without the
-record, documents have numbers instead of names.
+record, documents have numbers instead of names. Of conversations the record has the ends too.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from gptlab.data.opening import NotTextError
 from gptlab.data.text_files import file_format
-from gptlab.data.token_files import SCAN_TOKENS, Dataset
+from gptlab.data.token_files import SCAN_TOKENS, Dataset, is_chat
 from gptlab.errors import DataError
 from gptlab.files import FORMAT_VERSIONS, display, write_json
 from gptlab.typed_json import Count, read_form
@@ -28,11 +28,21 @@ MOST_DOCUMENTS = 50_000  # that are recorded: about 3 MB
 Origin = tuple[str, Count]
 
 
-class Origins(TypedDict):
-    """The content of documents.json: the origins of the training part's documents, in order."""
+class _Documents(TypedDict):
+    """The required fields of documents.json."""
 
     format_version: int
     train: list[Origin]
+
+
+class Origins(_Documents, total=False):
+    """The content of documents.json: the origins of the training part's documents, in order.
+
+    ends: of conversations, the tokens up to the end of each; templates end messages too with the
+    end of text.
+    """
+
+    ends: list[Count]
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,28 @@ class Place:
         return self.name if self.line is None else f"{self.name}:{self.line}"
 
 
-def write_origins(folder: Path, origins: Sequence[Origin]) -> None:
-    """Record where the documents of the training part come from, in their order there."""
+def write_origins(
+    folder: Path, origins: Sequence[Origin], ends: Sequence[int] | None = None
+) -> None:
+    """Record where the documents of the training part come from, in their order there, and the
+    ends of conversations."""
     content = {"format_version": FORMAT_VERSIONS["documents"], "train": origins[:MOST_DOCUMENTS]}
+    if ends is not None:
+        content["ends"] = ends[:MOST_DOCUMENTS]
     write_json(folder / FILE, content)
 
 
-def read_origins(dataset: Dataset) -> list[Origin]:
-    """The recorded origins, [] for none. A single text file is known without a record."""
+def _read(dataset: Dataset) -> Origins:
+    """The record of a dataset; without one a single text file is known."""
     meta, path = dataset.meta or {}, dataset.folder / FILE
     if path.exists():
-        fix = "delete it, it is not needed"
-        return list(map(tuple, read_form(path, "documents", Origins, DataError, fix)["train"]))
-    files = (meta.get("source") or {}).get("files") or []
+        return read_form(path, "documents", Origins, DataError, "delete it, it is not needed")
+    files, known = (meta.get("source") or {}).get("files") or [], []
     if meta.get("documents") == 1 and len(files) == 1:
         with contextlib.suppress(NotTextError):
             if file_format(Path(files[0]["path"])) == "text":
-                return [(files[0]["path"], 1)]
-    return []
+                known = [(files[0]["path"], 1)]
+    return {"format_version": FORMAT_VERSIONS["documents"], "train": known}
 
 
 def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
@@ -73,10 +87,17 @@ def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
     """
     eot = dataset.tokenizer.eot_id if dataset.tokenizer else None
     is_one = (dataset.meta or {}).get("documents") == 1
-    if not dataset.meta or not dataset.tokenizer or (eot is None and not is_one):
+    has_ends = eot is not None or is_one or is_chat(dataset.meta)
+    if not dataset.meta or not dataset.tokenizer or not has_ends:
         return [None] * len(positions)
-    origins = read_origins(dataset)
-    ends = np.empty(0, np.int64) if is_one else _positions_of(dataset.train, eot, max(positions))
+    record = _read(dataset)
+    origins = list(map(tuple, record["train"]))
+    if is_chat(dataset.meta):  # those prepared by earlier releases have no ends
+        ends = np.array(record.get("ends", []), np.int64) - 1
+    elif is_one:
+        ends = np.empty(0, np.int64)
+    else:
+        ends = _positions_of(dataset.train, eot, max(positions))
     line_ends = np.array(
         [dataset.tokenizer.token_bytes(i).count(b"\n") for i in range(dataset.vocab_size)]
     )
@@ -91,7 +112,8 @@ def places(dataset: Dataset, positions: Sequence[int]) -> list[Place | None]:
             for i in range(reached, position, SCAN_TOKENS)
         )
         reached = position
-        found[position] = _place(origins, document, lines)
+        is_known = document < len(ends) or not is_chat(dataset.meta)
+        found[position] = _place(origins, document, lines) if is_known else None
     return [found[position] for position in positions]
 
 

@@ -17,6 +17,8 @@ from gptlab.files import display
 
 _HEAD_BYTES = 1 << 18
 _JSON_LINES = (".jsonl", ".ndjson")
+_HTML = (".html", ".htm", ".xhtml")
+_TAG = re.compile(r"<[a-z][a-z0-9]*(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _PRINTED = {b"%PDF-": "pdf", b"{\\rtf": "rtf"}
 # What the first element of a file says of it.
 _ROOTS = {
@@ -80,6 +82,8 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
         return Form(kind)
     if found := _MARKUP.match(start):
         return Form(_ROOTS[found[1].lower()])
+    if suffix in _HTML and _TAG.search(start):  # a part of a page, without <html>
+        return Form("html")
     if mail.looks_like_mail(head[:4000]):
         return Form("mail")
     if subtitles.looks_like_subtitles(head):

@@ -5,9 +5,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from gptlab.data import cleaning, documents
 from gptlab.data.corpora import Source
+from gptlab.data.duplicates import FILE as COPIES
+from gptlab.data.duplicates import Copies, find_copies
 from gptlab.data.intake import Changes, Intake
 from gptlab.data.partition import Parts
 from gptlab.data.prepare_options import PrepareOptions
@@ -21,24 +26,30 @@ from gptlab.errors import ConfigError, DataError
 @dataclass(frozen=True)
 class Gathered:
     """What was read into the store. origins: {first byte: origin} of many documents. first_val:
-    the number of the first document of a validation text of its own, None without one."""
+    the number of the first document of a validation text of its own, None without one. keys:
+    uint64 [documents], equal for those that stay on one side of the split."""
 
     origins: dict[int, documents.Origin]
     first_val: int | None
     is_chat: bool
+    keys: np.ndarray
 
 
 def gather(
+    folder: Path,
     store: TextStore,
     parts: Parts,
     options: PrepareOptions,
     reading: Reading,
     tokenizer: Tokenizer | None,
     say: Callable[[str], None],
+    progress: Callable[[int], None],
 ) -> Gathered:
     """Read the documents of both parts into the store; say and count what was changed in them.
 
-    tokenizer: the one that exists already, whose unknown characters may be dropped or replaced.
+    folder: of the dataset, where the copies are listed. tokenizer: the one that exists already,
+    whose unknown characters may be dropped or replaced. progress: called with the bytes of text in
+    which copies have been looked for.
     """
     changes, unknown = Changes(), UnknownCharacters(options.unknown)
     unknown.check(tokenizer)
@@ -57,7 +68,9 @@ def gather(
             store.repeated_after(first_val)
         )
     store.finish()
-    reading.counts["documents that repeat another"] += store.repeated_documents
+    copies = find_copies(store, options.val_fraction * store.bytes, progress)
+    reading.counts["documents that repeat another"] += copies.exact
+    reading.counts["documents that nearly repeat another"] += copies.near
     is_chat = reading.conversations > 0
     if is_chat:
         _check_conversations(store, reading, options)
@@ -67,10 +80,18 @@ def gather(
             say(f"{what[0].upper()}{what[1:]}: {number:,}.")
     for sentence in _changes_said(changes, parts.train, options, reading.counts):
         say(sentence)
+    gathered = Gathered(origins, first_val, is_chat, copies.keys(store.keys))
+    for sentence in _copies_said(copies, parts.train, options):
+        say(sentence)
+    if copies.are_copies.any():
+        _list_copies(folder / COPIES, store, copies, origins)
+    if options.dedup:
+        reading.counts["copies dropped"] += int(copies.are_copies.sum())
+        gathered = _without_copies(store, copies, gathered)
     if options.unknown and not unknown.are_added:
         reading.counts["characters that the tokenizer lacks"] += unknown.found.total()
         say(unknown.said())
-    return Gathered(origins, first_val, is_chat)
+    return gathered
 
 
 def _read_documents(
@@ -107,6 +128,60 @@ def _read_documents(
             sep="; ",
         )
     return origins
+
+
+def _copies_said(copies: Copies, source: Source, options: PrepareOptions) -> Iterator[str]:
+    """What becomes of the copies. Raises ConfigError for --dedup where there is none."""
+    number = int(copies.are_copies.sum())
+    if options.dedup and not number:
+        why = "no document is a copy of another"
+        if not source.hub_name:
+            raise ConfigError(
+                f"--dedup has no effect: {why}",
+                "leave it out; within a document nothing is dropped (--document paragraph makes "
+                "one of each paragraph)",
+                sep="; ",
+            )
+        yield f"Copies dropped: none, because {why}."
+    elif options.dedup:
+        yield f"Copies dropped: {number:,} documents, which {COPIES} lists."
+    elif number:
+        yield f"{COPIES} lists the {number:,} copies (exact or near); --dedup drops them."
+    if copies.kept_apart:
+        yield (
+            f"Documents that share half of their text with others: {copies.kept_apart:,}, too many "
+            "for one side of the split, so they are not taken for copies."
+        )
+
+
+def _list_copies(
+    path: Path, store: TextStore, copies: Copies, origins: dict[int, documents.Origin]
+) -> None:
+    """Write a line for each copy: its place, a tab, and the place of the document it repeats."""
+    starts = (np.cumsum(store.sizes) - store.sizes).tolist()
+
+    def place(number: int) -> str:
+        origin = origins.get(starts[number])
+        return str(documents.place_of(origin, 0)) if origin else f"document {number + 1:,}"
+
+    with open(path, "w", encoding="utf-8") as file:
+        for number in np.flatnonzero(copies.are_copies).tolist():
+            file.write(f"{place(number)}\t{place(int(copies.first[number]))}\n")
+
+
+def _without_copies(store: TextStore, copies: Copies, gathered: Gathered) -> Gathered:
+    """Drop the copies from the store."""
+    is_kept, first_val = ~copies.are_copies, gathered.first_val
+    moved = store.drop(~is_kept)
+    if first_val is not None:
+        first_val = int(is_kept[:first_val].sum())
+        if first_val == store.documents:
+            raise DataError(
+                "The whole validation text stands in the training text too",
+                "name another with --val, or leave out --dedup",
+            )
+    origins = {new: gathered.origins[old] for new, old in moved.items() if old in gathered.origins}
+    return Gathered(origins, first_val, gathered.is_chat, gathered.keys[is_kept])
 
 
 def _changes_said(

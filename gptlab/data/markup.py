@@ -139,14 +139,24 @@ _FRONT_MATTER = re.compile(r"---\r?\n(?:[\w\s-]+:.*\n|[\s#-].*\n|\r?\n)+?(?:---|
 
 
 def noticed_head(blocks: Iterator[str], reading: Reading) -> Iterator[str]:
-    """The same blocks; a text that begins as XML, or with front matter (YAML), is counted."""
+    """The same blocks; a text that begins as XML, front matter (YAML) or a table is counted."""
     first = next(blocks, "")
     if _XML.match(first):
         reading.counts["XML files read as they are, with their tags"] += 1
     elif _FRONT_MATTER.match(first):
         reading.counts["files read with the front matter (YAML) above their text"] += 1
+    elif _is_of_columns(first):
+        what = "files of columns between tabs read as plain text (--delimiter tab reads their rows)"
+        reading.counts[what] += 1
     yield first
     yield from blocks
+
+
+def _is_of_columns(text: str) -> bool:
+    """Whether each of the first lines holds the same number of tabs; # begins a comment."""
+    lines = [line for line in text[:20_000].split("\n")[:50] if line and line[0] != "#"]
+    tabs = {line.count("\t") for line in lines[:-1]}  # the last one may be cut
+    return len(lines) > 10 and len(tabs) == 1 and 0 not in tabs
 
 
 def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]:
@@ -168,7 +178,8 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
         more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
         named = ", ".join(found[:_MOST_NAMED])
         reading.note(
-            f"{name} holds what is hardly text, in {named}{more}; --exclude leaves it out."
+            f"{name} holds what is hardly text, in {named}{more}; --exclude leaves such a file out "
+            "of a folder."
         )
 
 

@@ -21,6 +21,7 @@ from gptlab.data.corpora import Source, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.gathering import Gathered, gather
 from gptlab.data.intake import Changes, Intake
+from gptlab.data.leaks import leak_said, write_leaks
 from gptlab.data.messages import FoundConversation
 from gptlab.data.partition import Parts, divide
 from gptlab.data.prepare_options import (
@@ -49,8 +50,9 @@ from gptlab.files import FORMAT_VERSIONS, data_home, display, write_json
 
 # Part of every fingerprint: raise it when the same input would give different token files.
 # 2: Project Gutenberg's headers and licences are cut. 3: options count where they differ from the
-# default, so that a new option changes no fingerprint.
-PREPARATION_VERSION = 3
+# default, so that a new option changes no fingerprint. 4: near copies of a document are on one
+# side of the split.
+PREPARATION_VERSION = 4
 _PREVIEW_CHARACTERS = 2_000
 
 # progress(stage, units done since the last call, total units or None)
@@ -173,7 +175,10 @@ def _build(
     if tokenizer:
         reading.fits = _FitsTemplate(options.tokenizer, tokenizer)
     with TextStore(folder / "text.tmp", options.seed) as store:
-        gathered = gather(store, parts, options, reading, tokenizer, say)
+        gathered = gather(
+            folder, store, parts, options, reading, tokenizer, say,
+            lambda n: progress("looking for copies", n, store.bytes),
+        )  # fmt: skip
         found = survey(store, lambda n: progress("surveying", n, store.bytes))
         if gathered.is_chat:  # their marks are those of the template
             found.marks.clear()
@@ -192,7 +197,7 @@ def _build(
             train, val = store.split_at(gathered.first_val)
             how, splits = "file", {"train": train, "val": val}
         else:
-            how, splits = split_text(store, options, gathered.is_chat)
+            how, splits = split_text(store, options, gathered.is_chat, gathered.keys)
         train, val = splits["train"], splits["val"]
         tokenizer = tokenizer or learn_tokenizer(
             store, train, options.tokenizer, options.vocab_size, progress, say
@@ -206,11 +211,15 @@ def _build(
         tokenizer.save(folder / "tokenizer.json")
         kept = train.starts[: documents.MOST_DOCUMENTS].tolist()
         origins = gathered.origins
-        documents.write_origins(folder, [origins[start] for start in kept if start in origins])
         template = None
         if gathered.is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-        written = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
+        written, ends = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
+        known = [origins[start] for start in kept if start in origins]
+        documents.write_origins(folder, known, ends)
+        leaks = write_leaks(folder, written, lambda n, total: progress("comparing", n, total))
+        if sentence := leak_said(leaks):
+            say(f"{sentence[0].upper()}{sentence[1:]}.")
         progress("baselines", 0, None)
         bits, compared = {}, {}  # none for conversations, whose loss covers only a part
         if not gathered.is_chat:
@@ -237,6 +246,7 @@ def _build(
             "separators": int(train.closed.sum() + val.closed.sum()),
             **({"val": parts.name} if parts.val else {}),
             **compared,
+            **leaks,
         },
         "baselines": bits,
     }
@@ -312,10 +322,11 @@ def _write_splits(
     template: ChatTemplate | None,
     reading: Reading,
     progress: Progress,
-) -> dict:
-    """Write the token file of each split; return their sizes and hashes as in meta.json."""
+) -> tuple[dict, list[int] | None]:
+    """Write the token file of each split; return their sizes and hashes as in meta.json, and where
+    the conversations of the training part end."""
     dtype, characters = token_dtype(tokenizer.vocab_size), 0
-    found, sha256, sampled = {}, {}, {}
+    found, sha256, sampled, ends = {}, {}, {}, {}
 
     def advance(size: int) -> None:
         progress("encoding", size, store.bytes)
@@ -323,7 +334,7 @@ def _write_splits(
     for name, split in splits.items():
         path = folder / f"{name}.bin"
         if template:
-            sizes, hashes = write_conversations(
+            sizes, hashes, ends[name] = write_conversations(
                 store, split, template, path, DTYPES[dtype], advance
             )
             characters += sizes.pop("characters")
@@ -340,7 +351,8 @@ def _write_splits(
     if sampled:
         found["sampled_sha256"] = sampled
     characters = characters if template else store.characters
-    return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
+    sizes = {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
+    return sizes, ends.get("train")
 
 
 class _FitsTemplate:

@@ -61,6 +61,9 @@ class PrepareOptions:
     gutenberg: Annotated[
         Literal["cut", "keep"], "what to do with Project Gutenberg's header and licence"
     ] = "cut"
+    dedup: Annotated[
+        bool, "drop documents that repeat an earlier one, exactly or in most of their words"
+    ] = False
     max_bytes: Annotated[int | None, "stop after this many bytes of text"] = None
     overwrite: Annotated[bool, "replace a dataset of this name, whatever its source"] = False
     header: Annotated[

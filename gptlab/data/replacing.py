@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import documents, versions
+from gptlab.data import documents, duplicates, leaks, versions
 from gptlab.data.chat import PLAIN
 from gptlab.data.corpora import Source
 from gptlab.data.prepare_options import PrepareOptions, options_that_differ
@@ -18,7 +18,7 @@ from gptlab.files import display
 
 OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
-    *(documents.FILE, versions.FOLDER, versions.RUNS),
+    *(documents.FILE, duplicates.FILE, leaks.FILE, versions.FOLDER, versions.RUNS),
 }
 
 

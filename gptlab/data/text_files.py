@@ -121,12 +121,11 @@ class Reading:
         if self.bad_rows >= self.rows:
             return first
         share = min(100, int(100 * self.bad_rows / self.rows) + 1)
-        others = f", and {self.bad_rows - 1:,} other rows" if self.bad_rows > 1 else ""
-        return DataError(
-            f"{first.problem}{others} of {self.rows:,}",
-            f"{first.fix or 'correct that line'}, or skip such rows with --max_bad_rows {share}%",
-            sep="; ",
-        )
+        others = f"and {self.bad_rows - 1:,} other rows" if self.bad_rows > 1 else "one row"
+        skip = f"skip such rows with --max_bad_rows {share}%"
+        most_are_read = self.bad_rows < self.rows / 2  # so what was said of them is right
+        fix = f"{skip}, or correct them" if most_are_read else f"{first.fix}, or {skip}"
+        return DataError(f"{first.problem}, {others} of {self.rows:,}", fix, sep="; ")
 
 
 def file_format(path: Path) -> str:

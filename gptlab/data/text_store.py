@@ -8,12 +8,14 @@ a dataset is prepared, this needs disk space of the size of the text.
 import bisect
 import codecs
 import hashlib
+import os
 import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -56,8 +58,11 @@ class TextStore:
 
     def __init__(self, path: Path, seed: int):
         self._path = path
-        self._file = open(path, "wb")
         self._seed = seed.to_bytes(8, "little", signed=True)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file = open(self._path, "wb")
         self._sizes = array("q")  # bytes of each document
         self._keys = array("Q")  # hash of (seed, content) of each document
         self._marks = [(0, 0)]  # (characters, bytes) at the start of each block
@@ -70,9 +75,14 @@ class TextStore:
         return len(self._sizes)
 
     @property
-    def repeated_documents(self) -> int:
-        """How many documents equal an earlier one."""
-        return len(self._keys) - len(np.unique(np.frombuffer(self._keys, np.uint64)))
+    def sizes(self) -> np.ndarray:
+        """Bytes of each document: int64 [documents]."""
+        return np.frombuffer(self._sizes, np.int64)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """A hash of (seed, content) of each document: uint64 [documents]."""
+        return np.frombuffer(self._keys, np.uint64)
 
     def add(self, blocks: Iterable[str]) -> bool:
         """Store a document, given in blocks. A blank one is not stored and gives False."""
@@ -101,6 +111,23 @@ class TextStore:
         """Call once after the last `add`."""
         self._file.close()
 
+    def drop(self, is_dropped: np.ndarray) -> dict[int, int]:
+        """Write the text again without some documents, bool [documents], after `finish`; returns
+        {first byte of a document that stays: where it was}."""
+        former, sizes = self._path.with_suffix(".all"), self.sizes
+        starts = np.cumsum(sizes) - sizes
+        os.replace(self._path, former)
+        self._begin()
+        moved = {}
+        with open(former, "rb") as file:
+            for number in np.flatnonzero(~is_dropped).tolist():
+                file.seek(int(starts[number]))
+                moved[self.bytes] = int(starts[number])
+                self.add(_decoded(file, int(sizes[number])))
+        self.finish()
+        former.unlink()
+        return moved
+
     def __enter__(self) -> "TextStore":
         return self
 
@@ -121,6 +148,14 @@ class TextStore:
         for text, _ in self.pieces(whole, PIECE_BYTES):
             yield text
 
+    def blocks(self, size: int, more: int) -> Iterator[tuple[int, bytes]]:
+        """(offset, the bytes from there on) of pieces of the whole text, each of `size` bytes and
+        the `more` that follow it."""
+        with open(self._path, "rb") as file:
+            for offset in range(0, self.bytes, size):
+                file.seek(offset)
+                yield offset, file.read(size + more)
+
     def first_of(self, characters: Iterable[str]) -> tuple[str, int, int]:
         """The first of these characters that occurs, with the first byte of its document and the
         number of line ends between them."""
@@ -140,13 +175,15 @@ class TextStore:
                 return match[0], start, lines
         raise ValueError("none of these characters occurs")
 
-    def split(self, how: str, val_fraction: float) -> tuple[Split, Split]:
-        """The training and the validation part.
+    def split(
+        self, how: str, val_fraction: float, keys: np.ndarray | None = None
+    ) -> tuple[Split, Split]:
+        """The training and the validation part. keys: uint64 [documents], instead of `keys`.
 
         how: "tail" takes the last `val_fraction` of the characters for validation. "document" takes
         whole documents, in the order of a hash of (seed, content), until `val_fraction` of the
-        bytes is reached. The names and the order of files therefore change nothing, and equal
-        documents are never on both sides.
+        bytes is reached. The names and the order of files therefore change nothing, and documents
+        of equal keys are never on both sides.
         """
         stops = np.cumsum(np.frombuffer(self._sizes, np.int64))
         starts = stops - np.frombuffer(self._sizes, np.int64)
@@ -159,7 +196,7 @@ class TextStore:
                 Split(starts[in_train], np.minimum(stops[in_train], cut), train_ends),
                 Split(np.maximum(starts[in_val], cut), stops[in_val], closed[in_val]),
             )
-        keys = np.frombuffer(self._keys, np.uint64)
+        keys = self.keys if keys is None else keys
         order = np.argsort(keys, kind="stable")
         before = np.cumsum((stops - starts)[order]) - (stops - starts)[order]
         chosen = keys[order][before < val_fraction * self.bytes]
@@ -182,8 +219,7 @@ class TextStore:
 
     def repeated_after(self, document: int) -> int:
         """How many documents from one on equal a document before it."""
-        keys = np.frombuffer(self._keys, np.uint64)
-        return int(np.isin(keys[document:], keys[:document]).sum())
+        return int(np.isin(self.keys[document:], self.keys[:document]).sum())
 
     def _offset_of_character(self, number: int) -> int:
         """The byte offset of character `number` of the whole text."""
@@ -253,6 +289,15 @@ class TextStore:
                         chunks.append(mark)
                     i += 1
         return b"".join(chunks)
+
+
+def _decoded(file: BinaryIO, size: int) -> Iterator[str]:
+    """The next `size` bytes of a file of UTF-8, in pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    while size:
+        content = file.read(min(size, PIECE_BYTES))
+        size -= len(content)
+        yield decoder.decode(content, final=not size)
 
 
 def safe_cut(text: str, start: int = 0) -> int:

@@ -14,6 +14,8 @@ from typing import TypedDict
 import numpy as np
 
 from gptlab.data import versions
+from gptlab.data.leaks import FILE as LEAKS
+from gptlab.data.leaks import TELLING
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
@@ -100,6 +102,22 @@ class Dataset:
     # bool, as long as train and val: which tokens count as targets; None: all of them
     train_loss_mask: np.ndarray | None = None
     val_loss_mask: np.ndarray | None = None
+
+    @functools.cached_property
+    def val_leaks(self) -> np.ndarray | None:
+        """Ranges of `val` that repeat training text, int64 [n, 2]; None for few or none of them
+        and for datasets in which nobody has looked."""
+        split = (self.meta or {}).get("split") or {}
+        if (split.get("leaked_share") or 0) <= TELLING or not (self.folder / LEAKS).is_file():
+            return None
+        try:
+            return np.load(self.folder / LEAKS, allow_pickle=False).reshape(-1, 2)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{display(self.folder / LEAKS)} is damaged",
+                prepare_again(self.name, self.meta),
+                sep="; ",
+            ) from error
 
     @functools.cached_property
     def fingerprint(self) -> str:

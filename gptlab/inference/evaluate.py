@@ -138,6 +138,9 @@ class TokenLoss:
     sums: np.ndarray
     counts: np.ndarray
 
+    def __add__(self, other: "TokenLoss") -> "TokenLoss":
+        return TokenLoss(self.sums + other.sums, self.counts + other.counts)
+
     @property
     def loss(self) -> float:
         """Mean cross-entropy in nats per token."""

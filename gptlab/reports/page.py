@@ -91,7 +91,8 @@ RUN_CLASSES
   border-top: 1px solid var(--rule); }
 .samples li:first-child { border-top: 0; }
 .samples strong { display: block; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.samples span { color: var(--muted); font-size: .86rem; }
+.samples span { display: inline-block; margin-right: 8px; color: var(--muted);
+  font-size: .86rem; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .86rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "Noto Sans Mono", "DejaVu Sans Mono",
     monospace; }

@@ -1,11 +1,21 @@
 """A report on one or several runs as one HTML page (no torch, no network, no script)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
+from gptlab.analysis.trace import (
+    MIN_CHARS,
+    SHORTEST_BYTES,
+    Traced,
+    percent,
+    trace_texts,
+    training_data,
+)
+from gptlab.data.leaks import leak_said
 from gptlab.data.token_files import text_label
-from gptlab.files import in_bytes, without_folders
+from gptlab.errors import GPTLabError
+from gptlab.files import as_installed, explain_error, in_bytes, quoted, shareable, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, short, smoothed
@@ -27,24 +37,28 @@ from gptlab.training.units import duration
 MOST_SAMPLES = 6  # shown unfolded
 
 
-def make_report(folders: Sequence) -> str:
+def make_report(
+    folders: Sequence,
+    progress: Callable[[str, int, int], None] = lambda stage, advance, total: None,
+) -> str:
     """The report on one run, or a comparison of several, as HTML.
 
+    progress: of the search for one run's samples in its training text, as `trace_texts` calls it.
     Raises RunError for a directory without training records.
     """
     views = [view_run(folder) for folder in folders]
-    body = single(views[0]) if len(views) == 1 else overlay(views)
+    body = single(views[0], progress) if len(views) == 1 else overlay(views)
     title = ", ".join(view.name for view in views)
     return page.page(f"{title} (gptlab report)", body)
 
 
-def single(view: RunView) -> str:
+def single(view: RunView, progress: Callable[[str, int, int], None]) -> str:
     """The sections of a report on one run as HTML."""
     body = "\n".join(
         part
         for part in (
             _header(view),
-            _samples_section(view),
+            _samples_section(view, progress),
             _loss_section(view),
             _baseline_section(view),
             course_section([view]),
@@ -100,6 +114,11 @@ def _verdict(view: RunView) -> str:
     words = f"Its lowest validation loss is {loss:.3f}"
     words += f" ({bits:.2f} bits per byte)" if bits else ""
     words += f", at step {step:,}"
+    if view.record.clean_loss is not None:
+        words += (
+            f" ({view.record.clean_loss:.3f} over the windows without passages that stand in the "
+            "training text too)"
+        )
     if not bits or not view.baselines:
         return words + "."
     beaten = [name for name, level in view.baselines.items() if bits < level]
@@ -192,7 +211,7 @@ def _baseline_section(view: RunView) -> str:
     )
 
 
-def _samples_section(view: RunView) -> str:
+def _samples_section(view: RunView, progress: Callable[[str, int, int], None]) -> str:
     samples = view.samples
     if not samples:
         return page.section(
@@ -200,30 +219,72 @@ def _samples_section(view: RunView) -> str:
             "<p>This run recorded no samples. With <code>--sample_interval</code> a run writes a "
             "short text at its evaluations, and the texts appear here in order.</p>",
         )
-    shown = samples
+    traced = _traced(view, samples, progress)
+    longest = [text.longest for text in traced.texts] if isinstance(traced, Traced) else []
+    places = range(len(samples))
     if len(samples) > MOST_SAMPLES:
         places = [i * (len(samples) - 1) // (MOST_SAMPLES - 1) for i in range(MOST_SAMPLES)]
-        shown = [samples[i] for i in places]
-    rest = page.details(f"All {len(samples)} samples", _samples(view, samples))
+    rest = page.details(
+        f"All {len(samples)} samples", _samples(samples, range(len(samples)), longest)
+    )
     return page.section(
         "Samples over time",
-        _samples(view, shown),
-        rest if len(samples) > len(shown) else "",
+        _samples(samples, places, longest),
+        rest if len(samples) > len(places) else "",
+        _verbatim(view, traced),
         hint="Texts that the model wrote at some of its evaluations, always with the same random "
         "numbers: the differences come from what it had learned.",
     )
 
 
-def _samples(view: RunView, samples: list[Sample]) -> str:
+def _samples(samples: list[Sample], places: Sequence[int], longest: list[int]) -> str:
+    """The samples at these places. longest: characters of each one's longest verbatim span."""
     items = []
-    for sample in samples:
-        loss = f"loss {sample.loss:.3f}" if sample.loss is not None else ""
+    for place in places:
+        sample = samples[place]
+        facts = [f"loss {sample.loss:.3f}"] if sample.loss is not None else []
+        if longest and longest[place]:
+            facts.append(f"{longest[place]:,} verbatim")
+        spans = " ".join(f"<span>{fact}</span>" for fact in facts)
         text = readable(sample.text).strip("\n")
         items.append(
-            f"<li><div><strong>step {sample.step:,}</strong><span>{loss}</span></div>"
+            f"<li><div><strong>step {sample.step:,}</strong>{spans}</div>"
             f"<pre>{escape(text)}</pre></li>"
         )
     return f'<ol class="samples">{"".join(items)}</ol>'
+
+
+def _traced(view: RunView, samples: list[Sample], progress) -> Traced | str:
+    """The samples, without their prompt, traced in the training text; or why they are not."""
+    prompt = view.record.settings.get("sample_prompt") or ""
+    try:
+        datasets = training_data(Run(view.record.folder))
+        texts = [sample.text.removeprefix(prompt) for sample in samples]
+        return trace_texts(datasets, texts, progress=progress)
+    except (GPTLabError, OSError) as error:
+        return explain_error(error).problem
+
+
+def _verbatim(view: RunView, traced: Traced | str) -> str:
+    """How much of the last sample stands verbatim in the training text, beside chance."""
+    if isinstance(traced, str):
+        words = f"The samples were not looked up in the training text: {without_folders(traced)}."
+        return f'<p class="hint">{escape(words)}</p>'
+    last = traced.texts[-1]
+    words = (
+        "Verbatim: the characters of a sample's longest span that stands in the training text. "
+        f"{percent(last.share(MIN_CHARS))} of the last sample stands there "
+        f"in spans of {MIN_CHARS} characters or more; its longest has "
+        f"{last.longest or f'fewer than {SHORTEST_BYTES}'}."
+    )
+    if traced.held_out:
+        share, longest = traced.share_by_chance(MIN_CHARS), traced.longest_by_chance
+        words += f" By chance, in validation text as long: {percent(share)}, and {longest:,.0f}."
+    folder = quoted(shareable(view.record.folder))
+    command = as_installed(f"python gpt.py trace {folder}")
+    return f'<p class="hint">{escape(words)}</p>' + page.command(
+        "Show the spans of a text, and where they stand:", command
+    )
 
 
 def _evaluations_section(view: RunView) -> str:
@@ -295,6 +356,7 @@ def _data_section(view: RunView) -> str:
         "training part": _part(meta, "train"),
         "validation part": _part(meta, "val"),
         "split": (meta.get("split") or {}).get("how"),
+        "in both parts": leak_said(meta.get("split") or {}),
         "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
         "noticed while reading": "; ".join(
             f"{without_folders(what)}: {_count(number)}"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from gptlab.checkpoints import model_content
+from gptlab.data.leaks import are_clean
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import window_losses
 from gptlab.inference.generator import Generator
@@ -35,19 +36,23 @@ def checkpoint_is_planned(config: TrainConfig, state: TrainState) -> bool:
 
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
-    losses, averaged = validation_losses(setup, state, metrics), None
+    losses, clean = zip(*validation_losses(setup, state, metrics), strict=True)
+    loss, averaged, clean = weighted(setup, losses), None, weighted(setup, clean)
     if state.ema is not None:
         state.ema.swap(state.model)
-        averaged = weighted(setup, validation_losses(setup, state, metrics))
+        pairs = zip(*validation_losses(setup, state, metrics), strict=True)
+        averaged, its_clean = (weighted(setup, each) for each in pairs)
+        clean = its_clean if averaged < loss else clean
         keep_best(setup, state, averaged, "averaged")
         state.ema.swap(state.model)
-    loss = weighted(setup, losses)
     keep_best(setup, state, loss, "raw")
     is_best = state.best_step == state.step
     terms = list(zip(setup.data.parts, setup.data.shares, losses, strict=True))
+    has_leaks = any(part.val_leaks is not None for part in setup.data.parts)
     metrics.evaluation(
         state.step, loss, averaged, is_best, write_sample(setup, state),
         of_each={part.name: (share, loss) for part, share, loss in terms},
+        clean=clean if has_leaks and not math.isnan(clean) else None,
     )  # fmt: skip
 
 
@@ -57,8 +62,9 @@ def weighted(setup: Setup, losses: Sequence[float]) -> float:
     return math.fsum(share * loss for share, loss in terms)
 
 
-def validation_losses(setup: Setup, state: TrainState, metrics) -> list[float]:
-    """Mean loss of the evaluation's windows of each dataset, in nats per unmasked target.
+def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[float, float]]:
+    """Mean loss of the evaluation's windows of each dataset, and of those windows that hold no
+    passage of the training text (NaN without any), in nats per unmasked target.
 
     Each process takes its share of the batches of windows. The losses are added in window order
     and in float64, so the result does not depend on the number of processes.
@@ -88,7 +94,11 @@ def validation_losses(setup: Setup, state: TrainState, metrics) -> list[float]:
                 share=(parallel.rank, parallel.world_size),
             )
             sums, counts = parallel.merge(sums), parallel.merge(counts)
-            losses.append(math.fsum(sums) / int(counts.sum()))
+            loss = clean_loss = math.fsum(sums) / int(counts.sum())
+            if dataset.val_leaks is not None:
+                clean = are_clean(dataset.val_leaks, windows, config.model.block_size)
+                clean_loss = math.fsum(sums[clean]) / (int(counts[clean].sum()) or math.nan)
+            losses.append((loss, clean_loss))
     return losses
 
 

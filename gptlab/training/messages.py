@@ -3,7 +3,8 @@
 import sys
 
 from gptlab.data import versions
-from gptlab.data.token_files import is_chat
+from gptlab.data.leaks import leak_said
+from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
@@ -155,6 +156,19 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
     return lines
 
 
+def _without_leaks(setup: Setup, leaking: list[Dataset], best_step: int) -> str:
+    """The loss of the validation text that does not stand in the training text."""
+    said = [leak_said(part.meta["split"]) for part in leaking]
+    if len(setup.data.parts) > 1:
+        said = [f"{part.name}: {words}" for part, words in zip(leaking, said, strict=True)]
+    records = [r for r in setup.run.records() if r["step"] == best_step]
+    clean = next((r["clean_val_loss"] for r in records if r.get("clean_val_loss")), None)
+    rest = "each window of the evaluation holds some"
+    if clean is not None:
+        rest = f"over the windows without them it is {clean:.4f}"
+    return f"{'; '.join(said)}: {rest}."
+
+
 def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     """What the run reached, how that compares, and the command that samples from it."""
     best_loss, best_step, units = state.best_val_loss, state.best_step, setup.units
@@ -163,6 +177,9 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     bits = units.bits_per_byte(best_loss)
     if bits is not None:
         lines.append(f"That is {bits:.3f} bits per byte, comparable between tokenizers.")
+    leaking = [part for part in setup.data.parts if part.val_leaks is not None]
+    if leaking:
+        lines.append(_without_leaks(setup, leaking, best_step))
     if state.step - best_step >= 2 * setup.config.evaluation.eval_interval:
         lines.append(
             f"After step {best_step} the model overfitted: the training loss fell and the "

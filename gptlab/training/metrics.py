@@ -153,10 +153,12 @@ class Metrics:
         is_best: bool,
         sample: str | None = None,
         of_each: Mapping[str, tuple[float, float]] | None = None,
+        clean: float | None = None,
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
-        of_each: share and loss of each dataset, by its name.
+        of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
+        the windows without text of the training part.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -166,6 +168,8 @@ class Metrics:
         }
         if averaged is not None:
             record["ema_val_loss"] = averaged
+        if clean is not None:
+            record["clean_val_loss"] = clean
         mixed = of_each if of_each and len(of_each) > 1 else {}
         if mixed:
             record["val_losses"] = {name: value for name, (_, value) in mixed.items()}

@@ -297,6 +297,12 @@ def two_kinds():
     do("prepare.py kinds --split tail --dataset files")
 
 
+def copies():
+    paragraphs = [f"paragraph {n}: to be, or not to be {n * n}" for n in range(60)]
+    Path("copies.txt").write_text("\n\n".join(paragraphs * 2), encoding="utf-8")
+    Path("again.txt").write_text("\n\n".join(paragraphs[:9]), encoding="utf-8")
+
+
 def marks():
     texts = {
         "marks": "a story\n<|endoftext|>\n" * 200,
@@ -305,6 +311,9 @@ def marks():
         "gutenberg": "to be\n" * 400
         + "*** END OF THE PROJECT GUTENBERG EBOOK X ***\n"
         + "licence\n" * 90,
+        "rules": "\n=====\n".join(f"story {n}\nis to be\n" for n in range(200)),
+        "names": "".join(f"name {n}\n" for n in range(200)),
+        "columns": "front\tback\n" + "".join(f"question {n}\tanswer {n}\n" for n in range(200)),
     }
     for name, text in texts.items():
         Path(f"{name}.txt").write_text(text, encoding="utf-8")
@@ -312,7 +321,10 @@ def marks():
     Path("folder2").mkdir()
     for name in ("noise.txt", "folder2/noise.txt"):
         Path(name).write_text("to be\n" * 200 + noise, encoding="utf-8")
-    shutil.copy("words.txt", "folder2")
+    Path("folder3").mkdir()
+    Path("folder3/program.json").write_text('[{"a": 1, "b": 2}]', encoding="utf-8")
+    for folder in ("folder2", "folder3"):
+        shutil.copy("words.txt", folder)
 
 
 def wrong_words():
@@ -455,7 +467,7 @@ def pieces_in(node, module: str):
 # modules whose words are no advice: arguments of other programs, style sheets, help and reference
 NO_ADVICE = {
     "cli/declarations.py", "cli/reference.py", "data/downloads.py", "reports/blame_page.py",
-    "reports/page.py",
+    "reports/page.py", "reports/trace_page.py",
 }  # fmt: skip
 PIECES = [
     piece

@@ -99,67 +99,14 @@ def test_text_without_a_tokenizer_has_no_documents_to_count():
     assert view.count_documents(of_ids([1] * 50, [2] * 50)) is None
 
 
-def brute_force(dataset, length):
-    """Passages of the validation text that occur in the training text, by comparison."""
-    train = bytes(np.asarray(dataset.train, "<u2").tobytes())
-    found = passages = 0
-    for row in range(len(dataset.val) // length):
-        ids = dataset.val[row * length : (row + 1) * length]
-        if len(set(ids.tolist())) < min(view.DISTINCT_TOKENS, length):
-            continue
-        passages += 1
-        piece, place = np.asarray(ids, "<u2").tobytes(), -1
-        while (place := train.find(piece, place + 1)) >= 0:
-            if place % 2 == 0:
-                found += 1
-                break
-    return passages, found
-
-
-@pytest.mark.parametrize("scan", [1 << 22, 101])
-def test_overlap_equals_the_brute_force_count_at_any_offset(monkeypatch, scan):
-    monkeypatch.setattr(view, "SCAN_TOKENS", scan)
-    source = np.random.default_rng(3)
-    train = source.integers(0, 1000, 3000)
-    val = source.integers(0, 1000, 640)
-    val[64:128] = train[777 : 777 + 64]  # a whole passage, from an odd place
-    val[320:384] = train[-64:]  # from the very end
-    val[512:575] = train[100:163]  # all but one token of a passage
-    val[575] = (train[163] + 1) % 1000
-    dataset = of_ids(train, val)
-    overlap = view.find_overlap(dataset)
-    assert overlap.length == 64 and overlap.passages == 10
-    assert (overlap.passages, overlap.found) == brute_force(dataset, 64) == (10, 2)
-    assert np.array_equal(overlap.example, train[777 : 777 + 64])
-
-
-def test_a_text_whose_end_repeats_its_beginning_overlaps(prepared):
+def test_validation_text_that_repeats_the_training_text_is_found(prepared):
     text = sentences(800)
     dataset = prepared([text + " " + text], tokenizer="char")
-    overlap = view.find_overlap(dataset)
-    assert overlap.found == overlap.passages > 5 and overlap.share == 1.0
-    assert dataset.tokenizer.decode(overlap.example) in text
+    leaks = view.leaks_of(dataset)
+    assert leaks.share > 0.98 and leaks.length == 64
+    start, stop = leaks.ranges[0]
+    assert dataset.tokenizer.decode(dataset.val[start:stop]) in text
 
 
-def test_new_validation_text_does_not_overlap(prepared):
-    dataset = prepared([sentences(3000)], tokenizer="char")
-    overlap = view.find_overlap(dataset)
-    assert overlap.passages > 10 and overlap.found == 0 and overlap.example is None
-
-
-def test_rulers_and_empty_lines_are_no_passages():
-    dataset = of_ids([7] * 500, [7] * 200)
-    assert view.find_overlap(dataset).passages == 0
-
-
-def test_a_text_shorter_than_a_passage_has_none():
-    assert view.find_overlap(of_ids([1, 2, 3], [1, 2])).passages == 0
-
-
-def test_window_hashes_are_equal_exactly_where_windows_are():
-    ids = np.random.default_rng(0).integers(0, 3, 400)[None]
-    hashes = view.window_hashes(ids, 4)[0]
-    windows = [tuple(ids[0, i : i + 4]) for i in range(397)]
-    assert len(hashes) == 397
-    assert len(set(hashes.tolist())) == len(set(windows))
-    assert len({(w, h) for w, h in zip(windows, hashes.tolist(), strict=True)}) == len(set(windows))
+def test_new_validation_text_is_not(prepared):
+    assert view.leaks_of(prepared([sentences(3000)], tokenizer="char")).tokens == 0

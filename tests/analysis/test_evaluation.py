@@ -165,6 +165,27 @@ def test_a_dataset_gives_the_loss_that_training_measures(home, text):
         assert found.bits_per_byte == pytest.approx(loss / math.log(2) * per_byte, rel=1e-5)
 
 
+def test_the_loss_without_text_of_the_training_part_stands_beside_that_of_all(home):
+    letters = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 3000))
+    (home / "t.txt").write_text(letters + letters[40:140], encoding="utf-8")
+    data = prepare("t.txt", PrepareOptions(tokenizer="char")).dataset
+    leaked = {i for a, b in data.val_leaks.tolist() for i in range(a, b)}
+    checkpoint = make(home, data.tokenizer, "chars")
+    for stride in (BLOCK, 5):
+        found = evaluate_dataset(checkpoint, "t", stride=stride)
+        losses = by_hand(checkpoint, data.val.tolist(), stride)
+        assert found.measured.loss == pytest.approx(np.mean([x for x, _ in losses.values()]), 1e-5)
+        window_of = {at: at - place for at, (_, place) in losses.items()}
+        clean = [
+            loss
+            for at, (loss, _) in losses.items()
+            if not leaked & set(range(window_of[at] + 1, window_of[at] + BLOCK + 1))
+        ]
+        assert 0 < len(clean) < len(losses) and found.clean.tokens == len(clean)
+        assert found.clean.loss == pytest.approx(np.mean(clean), 1e-5)
+        assert found.to_dict()["clean_loss"] == found.clean.loss
+
+
 def test_a_shorter_window_sees_less(checkpoint, text):
     found = evaluate_text(checkpoint, str(text), block_size=4)
     assert len(found.measured.counts) == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gptlab.cli import bootstrap
-from gptlab.cli.bootstrap import CPU_INDEX, Offer, SetupError
+from gptlab.cli.bootstrap import CPU_INDEX, TESTS_AT_ONCE, Offer, SetupError
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path("the/python")
@@ -235,7 +235,7 @@ def installed(monkeypatch, tmp_path, commands):
 def test_test_runs_pytest_with_what_follows_and_passes_its_code_on(installed, commands):
     commands.codes[:] = [5]
     assert bootstrap.main(["--test", "-k", "a or b", "--maxfail=1"]) == 5
-    expected = [str(PYTHON), "-m", "pytest", "-k", "a or b", "--maxfail=1"]
+    expected = [str(PYTHON), "-m", "pytest", *TESTS_AT_ONCE, "-k", "a or b", "--maxfail=1"]
     assert commands.seen == [expected]
     assert [file.name for file in commands.files] == ["requirements.txt", "requirements-test.txt"]
     assert Path.cwd() == ROOT

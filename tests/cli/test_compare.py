@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,13 @@ def lines_of(folder):
 def test_what_cannot_be_compared_is_refused_in_a_sentence(here, capsys, words, sentence):
     assert compare(*words) == 2
     assert sentence in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_a_mix_of_datasets_is_refused_for_it_has_no_one_validation_text(here, capsys):
+    shutil.copytree(here / "data/tiny", here / "again")
+    assert compare("a.py", "--set", "n_layer=2", "--both", "dataset=tiny,./again") == 2
+    assert "trains on 2 datasets" in capsys.readouterr().err
     assert not (here / "out").exists()
 
 

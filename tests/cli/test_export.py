@@ -206,6 +206,8 @@ def test_gguf_takes_the_run_s_name_and_quantize_belongs_to_it(write_run, export,
     assert (home / "out/mine/mine.gguf").read_bytes()[:4] == b"GGUF"
     code, _, err = export("out/mine", "--format", "hf", "--quantize", "f16")
     assert code == 2 and "--quantize is an option of --format gguf" in err
+    code, _, err = export("out/mine", "--format", "gguf", "--quantize", "Q4_K_M")
+    assert code == 2 and "llama-quantize FILE.gguf q4_k_m" in err and err.count("\n") == 1
     code, _, err = export("out/mine", "--format", "gguf")
     assert code == 2 and "is there already" in err
 

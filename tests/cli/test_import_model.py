@@ -140,7 +140,7 @@ def test_a_checkpoint_of_tensorflow_is_named_with_its_way_here(home, capsys):
     for name in names:
         (home / "run1" / name).write_bytes(b"x")
     sizes = {"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}
-    for word in ("run1", "run1/model-1000.index"):
+    for word in ("run1", "run1/model-1000.index", "run1/checkpoint"):
         said = refusal(capsys, word)
         assert "run1 is a checkpoint of TensorFlow" in said
         assert "'run1/model-1000.index', from_tf=True, config=GPT2Config(...))" in said

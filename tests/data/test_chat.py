@@ -368,6 +368,23 @@ def test_another_chat_template_makes_another_dataset_of_the_same_file(home):
     assert prepare("chat.jsonl", options).skipped
 
 
+def test_a_conversation_that_a_tokenizer_of_characters_cannot_spell_is_an_odd_row(home):
+    (home / "run").mkdir()
+    char_tokenizer("User: question answer Assistant:\n0123456789").save(
+        home / "run" / "tokenizer.json"
+    )
+    options = PrepareOptions(tokenizer=str(home / "run"))
+    rows = talks(300)
+    rows[7]["messages"][0]["content"] = "qué?"
+    (home / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    made = prepare("chat.jsonl", options)
+    assert made.dataset.meta["documents"] == 299
+    assert any("line 8 has characters that the tokenizer lacks" in note for note in made.notes)
+    (home / "bad.jsonl").write_text(json.dumps(rows[7]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"'é' \(U\+00E9\).*; name the tokenizer .* gpt2"):
+        prepare("bad.jsonl", options)
+
+
 def test_a_conversation_that_does_not_fit_is_skipped_with_the_line_of_the_file(home):
     options = folder_with_template(home / "llama", ALTERNATING)
     rows = talks(300)

@@ -97,6 +97,33 @@ def test_marks_in_a_text_are_named_with_the_option_that_cuts_there(write):
     assert again.dataset.meta["documents"] == 60
 
 
+@pytest.mark.parametrize("rule", ["=====", "---", "%", "* * *"])
+def test_lines_that_people_draw_between_texts_are_named_with_the_option(write, rule):
+    write("s.txt", f"\n{rule}\n".join(f"Story {i} is of\ntwo lines.\n" for i in range(60)))
+    said = [note for note in prepare("s.txt").notes if note.startswith("Lines of")]
+    if " " in rule:  # not one mark
+        assert not said
+        return
+    assert said == [
+        f"Lines of {rule} stand in the text: 59; --separator '\\n{rule}\\n' makes a document of "
+        "what stands between them."
+    ]
+    again = prepare("s.txt", PrepareOptions(separator=(f"\\n{rule}\\n",), overwrite=True))
+    assert not any(note.startswith("Lines of") for note in again.notes)
+    assert again.dataset.meta["documents"] == 60
+
+
+def test_names_one_a_line_are_noticed_and_verse_is_not(write):
+    names = [f"Anna {i}" for i in range(300)]
+    write("names.txt", "\n".join(names) + "\n")
+    assert any("300 short lines, 9 characters" in note for note in prepare("names.txt").notes)
+    done = prepare("names.txt", PrepareOptions(document="line", overwrite=True))
+    assert done.dataset.meta["documents"] == 300
+    assert not any("short lines" in note for note in done.notes)
+    write("verse.txt", "\n\n".join("\n".join(names[i : i + 4]) for i in range(0, 300, 4)))
+    assert not any("short lines" in note for note in prepare("verse.txt").notes)
+
+
 def test_all_unknown_characters_are_named_at_once_with_their_counts(write, home):
     write("a.txt", "plain words\n" * 60)
     prepare("a.txt", PrepareOptions(tokenizer="char"))

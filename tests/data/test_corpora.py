@@ -260,6 +260,8 @@ def test_json_of_programs_among_texts_is_text(write):
     source, notes = look("repo")
     assert sorted(documents(source)) == sorted(["print(1)\n", config, '[{"a": 1, "b": 2}]', "one"])
     assert "because their JSON is not a list of texts: repo/" in notes[0]
+    assert "--exclude" in notes[0]
+    assert len(documents(look("repo", exclude=("package.json", "list.json"))[0])) == 2
     with pytest.raises(DataError, match="no field 'text': its fields are a, b"):
         documents(look("repo/list.json")[0])
 

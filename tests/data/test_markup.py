@@ -115,6 +115,23 @@ def test_lines_that_no_person_wrote_are_named_with_file_and_line(write, tmp_path
     assert "a.txt holds what is hardly text, in line 3 (base64)" in notes
     assert "m.js holds what is hardly text, in line 1 (minified code)" in notes
     assert counts["lines that look like base64"] == 1
+    assert "--exclude leaves such a file out of a folder" in notes
+
+
+def test_a_part_of_a_page_is_html_by_its_name(write):
+    page = "<div>One &amp; two</div>\n<p>Three"
+    assert read(write("part.html", page))[0] == ["One & two\n\nThree\n"]
+    assert read(write("part.txt", page))[0] == [page]
+    assert read(write("plain.html", "1 < 2 and no tag"))[0] == ["1 < 2 and no tag"]
+
+
+def test_columns_between_tabs_in_a_text_are_said_with_the_option_that_reads_them(write):
+    cards = "#html:true\n" + "".join(f"question {i}\tanswer {i}\n" for i in range(20))
+    texts, counts, _ = read(write("cards.txt", cards))
+    assert texts == [cards]
+    assert [n for what, n in counts.items() if "--delimiter tab reads their rows" in what] == [1]
+    for text in ("a\tb\n" * 9, "indented\n\tcode\n" * 20, "x\t\ty\nz\tw\n" * 20):
+        assert not read(write("other.txt", text))[1]
 
 
 def test_long_lines_of_people_are_not_named(write):

@@ -19,7 +19,7 @@ from gptlab.errors import ConfigError, DataError
 
 # A conversation: an optional system text, then questions with their answers.
 TEXTS = st.text(
-    st.characters(exclude_characters="\r", exclude_categories=("Cs",)), min_size=1, max_size=30
+    st.characters(exclude_characters="\r\0", exclude_categories=("Cs",)), min_size=1, max_size=30
 )
 TURNS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3)
 NAMES = {
@@ -435,7 +435,9 @@ def test_a_few_rows_that_are_no_conversations_are_skipped_counted_and_named(home
         prepare("more.jsonl", tokenizer)
     assert "more.jsonl line 150 has no messages" in str(caught.value)
     assert "and 3 other rows of 300" in str(caught.value)
-    way = re.search(r"or skip such rows with --max_bad_rows (\S+?)\.?$", str(caught.value))[1]
+    way = re.search(
+        r"; skip such rows with --max_bad_rows (\S+?), or mend them", str(caught.value)
+    )[1]
     assert not (home / "data" / "more").exists()
     followed = dataclasses.replace(tokenizer, max_bad_rows=way)
     assert prepare("more.jsonl", followed).dataset.meta["documents"] == 296

@@ -68,6 +68,8 @@ def test_meta_says_what_is_there(write, home):
     assert meta["val_bytes"] == len(POEM[cut:].encode())
     assert meta["train_tokens"] + meta["val_tokens"] == meta["characters"] == len(POEM)
     assert meta["counts"] == {"Windows line ends (CR LF) normalised": POEM.count("\n")}
+    leaked = meta["split"].pop("leaked_tokens")  # the poem stands there thirty times
+    assert meta["split"].pop("leaked_share") == leaked / meta["val_tokens"] > 0.9
     assert meta["split"] == {
         "how": "tail",
         "val_fraction": 0.2,
@@ -83,6 +85,7 @@ def test_meta_says_what_is_there(write, home):
         "tokenizer.json",
         "train.bin",
         "val.bin",
+        "val.leaks.npy",
     ]
 
 
@@ -281,10 +284,10 @@ def test_impossible_options_are_refused_before_anything_is_written(
 
 def test_a_text_too_short_to_split_is_refused_with_the_numbers(write, home):
     write("s.txt", "x")
-    with pytest.raises(DataError, match="1 characters in 1 documents cannot be split"):
+    with pytest.raises(DataError, match="1 characters in 1 document cannot be split"):
         prepare("s.txt")
     write("docs/a.txt", "only one document")
-    with pytest.raises(DataError, match="by document; add more text"):
+    with pytest.raises(DataError, match="by document; say --document line or paragraph"):
         prepare("docs", PrepareOptions(split="document"))
     assert left_behind(home) == []
 

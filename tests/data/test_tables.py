@@ -138,6 +138,17 @@ def test_odd_rows_are_skipped_up_to_the_share_and_the_first_is_named(write):
         read(path, max_bad_rows=0)
 
 
+def test_where_most_rows_are_read_the_way_out_is_not_another_field(write):
+    rows = [{"post": "shared"} if i % 5 == 0 else {"post": {"text": "own"}} for i in range(300)]
+    path = write("outbox.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"59 other rows of 300; skip .*_rows 21%") as caught:
+        read(path, column="post.text")
+    assert "--column" not in str(caught.value)
+    with pytest.raises(DataError, match=r"--column post.text, .* skip such rows with .* 81%"):
+        read(path, column="post")
+    assert read(path, column="post.text", max_bad_rows=0.21)[0] == ["own"] * 240
+
+
 def test_documents_read_and_skipped_are_all_the_rows(write):
     rows = ['{"text": "a"}', "broken", '{"text": null}', "{}", "", '{"text": 1}', '"plain"']
     path = write("x.jsonl", "\n".join(rows * 5) + "\n")

@@ -128,6 +128,11 @@ def sweeps_known_options(words: list[str], page: "Page") -> None:
         assert not word.startswith("--") or f"{word} " in known, f"sweep has no option {word}"
 
 
+def names_a_patch(words: list[str], page: "Page") -> None:
+    """The patch is there."""
+    assert (ROOT / words[-1]).is_file(), f"there is no {words[-1]}"
+
+
 def module_exists(words: list[str], page: "Page") -> None:
     """`python -m NAME` names a module."""
     assert importlib.util.find_spec(words[2]), f"there is no module {words[2]}"
@@ -137,6 +142,7 @@ def module_exists(words: list[str], page: "Page") -> None:
 NOT_RUN = [
     (r".*--tasks ", "needs lm-eval: tests/analysis/test_lm_eval.py", help_knows_the_options),
     (r"python benchmarks/", "measures for minutes", files_exist),
+    (r"git apply ", "edits the code: tests/benchmarks/test_experiments.py", names_a_patch),
     (r"python docs/pictures/", "trains for minutes: tests/docs/test_pictures.py", files_exist),
     (r"bash setup\.sh", "installs packages: tests/cli/test_bootstrap.py", setup_takes_it),
     (r"bash \.ci/run", "runs this suite: tests/test_workflows.py", files_exist),

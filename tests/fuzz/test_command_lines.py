@@ -24,6 +24,7 @@ WHOLE = {
     "config": ["show", "diff", "--json", "--n_layer", "--model_preset"],
     "report": ["--output"],
     "blame": ["--step", "--top", "--checkpoint", "--device", "--html"],
+    "trace": ["--file", "--prompt", "--min_chars", "--max_tokens=3", "--html", "--seed"],
     "replay": ["--steps=x"],
     "export": ["--format", "--out_dir"],
     "import": ["--out_dir", "--meta"],

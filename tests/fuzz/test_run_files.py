@@ -63,3 +63,13 @@ def test_blame_with_malformed_settings(fuzz, name):
         fuzz.command("blame", "plays", "--step", "2", "--top", "1")
 
     fuzz.run(name, cases, attempt, 10)
+
+
+def test_trace_with_a_malformed_provenance(fuzz):
+    path = fuzz.home / "out" / "plays" / "provenance.json"
+
+    def attempt(content):
+        path.write_bytes(content)
+        fuzz.command("trace", "plays", "--file", "texts/a.txt")
+
+    fuzz.run("provenance.json", fuzz.json_file(path.read_bytes()), attempt, 10)

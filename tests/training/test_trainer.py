@@ -70,10 +70,38 @@ def test_best_pt_has_the_loss_that_it_records(train, tmp_path):
     assert best.tokenizer.fingerprint == data.tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+def test_the_loss_without_text_of_the_training_part_is_recorded_and_said(
+    train, tmp_path, capsys, ema_decay
+):
+    letters = np.random.default_rng(0).choice(list("abcdefgh "), 20_000)
+    text = "".join(letters)
+    (tmp_path / "leaky.txt").write_text(text + text[500:1000], encoding="utf-8")
+    prepare(tmp_path / "leaky.txt", PrepareOptions(dataset="leaky", overwrite=True))
+    options = dict(max_iters=4, eval_interval=2, eval_tokens=10**6, ema_decay=ema_decay)
+    outcome = train(dataset="leaky", quiet=False, **options)
+    best, data = load_checkpoint(tmp_path / "run" / "best.pt"), open_dataset("leaky")
+    leaked = {i for a, b in data.val_leaks.tolist() for i in range(a, b)}
+    assert 480 < len(leaked) <= 500
+    windows = [
+        w for w in evaluation_windows(len(data.val), 16) if not leaked & set(range(w + 1, w + 17))
+    ]
+    clean = evaluate_loss(best.model, data.val, windows, 16, 7, "cpu")
+    record = records_of(tmp_path / "run", "val_loss")[-1]
+    assert record["step"] == outcome.best_step
+    assert record["clean_val_loss"] == pytest.approx(clean, abs=1e-6) != best.val_loss
+    assert f"over the windows without them it is {clean:.4f}" in capsys.readouterr().out
+
+
 def with_validation_losses(monkeypatch, *losses):
     """Let the evaluations of a run find these losses, whatever the weights are."""
     found = iter(losses)
-    monkeypatch.setattr(evaluation, "validation_losses", lambda *_: [next(found)])
+
+    def losses(*_):
+        loss = next(found)
+        return [(loss, loss)]
+
+    monkeypatch.setattr(evaluation, "validation_losses", losses)
 
 
 def test_the_better_of_raw_and_averaged_weights_becomes_best_pt(train, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
+from gptlab.analysis.dataset_runs import runs_on
 from gptlab.cli.commands.prepare import kept_versions, list_prepared, listing, prepare_sources
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
@@ -14,6 +15,7 @@ from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
+from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_said
 from gptlab.data.prepare_options import PrepareOptions
 from gptlab.data.replacing import OUR_FILES
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
@@ -163,7 +165,7 @@ def show_dataset(name: str, options: ViewOptions, vocab_size: int | None = None)
         progress = functools.partial(bars.progress, "reading", total=total)
         counts = view.count_tokens(dataset, progress)
         documents = view.count_documents(dataset, progress)
-        overlap = view.find_overlap(dataset, progress)
+        leaks = view.leaks_of(dataset, progress)
     console.print(_statistics(dataset, counts, documents))
     if dataset.tokenizer is not None:
         if options.top:
@@ -176,7 +178,7 @@ def show_dataset(name: str, options: ViewOptions, vocab_size: int | None = None)
             "equal an earlier one; the model reads them more than once.",
             style="yellow" if share > 0.01 else "",
         )
-    _print_overlap(console, dataset, overlap)
+    _print_leaks(console, dataset, leaks)
     return 0
 
 
@@ -288,26 +290,32 @@ def _pieces(tokenizer, ids: list[int]) -> Iterator[str]:
         yield held.decode("utf-8", "replace")
 
 
-def _print_overlap(console, dataset: Dataset, overlap) -> None:
-    if not overlap.passages:
-        return
-    unit = "characters" if dataset.tokenizer and dataset.tokenizer.kind == "char" else "tokens"
-    share = (
-        f"{overlap.found:,} of {overlap.passages:,} validation passages of {overlap.length} {unit} "
-        "occur verbatim in the training text"
-    )
-    if not overlap.found:
-        console.print(f"Validation: {share}.", markup=False)
+def _print_leaks(console, dataset: Dataset, leaks) -> None:
+    """Say how much of the validation text stands in the training text, and what the runs reach
+    without it."""
+    if not len(leaks.ranges):
+        console.print(
+            f"Validation: no passage of {PASSAGE_BYTES} characters or more stands in the training "
+            "text."
+        )
         return
     console.print(
-        f"Warning: {share} ({overlap.share:.1%}). There the validation loss measures "
+        f"{leaked_said(leaks.tokens, leaks.share)}. There the validation loss measures "
         "memorisation, and is lower than on new text.",
-        style="yellow",
+        style="yellow" if leaks.share > TELLING else "",
         markup=False,
     )
     if dataset.tokenizer is not None:
-        example = dataset.tokenizer.decode(overlap.example)
+        start, stop = leaks.ranges[0].tolist()
+        example = dataset.tokenizer.decode(dataset.val[start : min(stop, start + leaks.length)])
         console.print(f"  for example: {example!r}", markup=False)
+    for run in runs_on(dataset.folder):
+        if (clean := run.record.clean_loss) is not None:
+            name, (_, loss) = display(run.folder), run.record.best
+            console.print(
+                f"  {name}: lowest loss {loss:.4f}, without these passages {clean:.4f}",
+                markup=False,
+            )
 
 
 # Deleting -----------------------------------------------------------------------------------------

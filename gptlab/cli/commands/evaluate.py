@@ -142,6 +142,14 @@ def show_evaluation(result) -> None:
             f"{result.block_size:,} tokens {overlap}\n"
         )
     )
+    if result.clean is not None:
+        console.print(
+            Text(
+                f"loss {result.clean.loss:.4f} in the {result.clean.tokens:,} tokens of windows "
+                "without passages that stand in the training text too\n",
+                style="yellow",
+            )
+        )
     if result.unknown:
         console.print(
             Text(

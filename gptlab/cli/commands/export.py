@@ -23,8 +23,9 @@ class ExportOptions:
         None
     )
     quantize: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None,
-        "gguf: how its matrices are stored [f32]; llama-quantize makes other forms of a file",
+        str | None,
+        "gguf: how its matrices are stored, f32, f16, bf16, q8_0 or q4_0 [f32]; llama-quantize "
+        "makes other forms of a file",
     ] = None
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"] | None,
@@ -33,15 +34,26 @@ class ExportOptions:
     overwrite: Annotated[bool, "replace an earlier export of that name"] = False
 
 
+QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q4_0")
+
+
 def main(argv: list[str]) -> int:
     """Export; the exit code."""
     overrides = COMMANDS["export"].parse(argv)
     word = overrides.pop("run", None)
+    if "quantize" in overrides:
+        overrides["quantize"] = overrides["quantize"].lower()  # as the tools of GGUF take it
     options = ExportOptions(**overrides)
     if options.quantize and options.format != "gguf":
         raise ConfigError(
             f"--quantize is an option of --format gguf, not of {options.format}",
             "use --dtype float16 or bfloat16" if options.format == "hf" else "leave it out",
+        )
+    if options.quantize and options.quantize not in QUANTIZATIONS:
+        raise ConfigError(
+            f"quantize cannot be {options.quantize!r}",
+            f"choose from {', '.join(QUANTIZATIONS)}, or write the file with f16 and let "
+            f"llama.cpp make the other form of it: llama-quantize FILE.gguf {options.quantize}",
         )
     if options.dtype and options.format != "hf":
         raise ConfigError(

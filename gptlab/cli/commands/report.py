@@ -6,6 +6,7 @@ from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import write_page
+from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError
 from gptlab.files import display
 
@@ -32,7 +33,9 @@ def main(argv: list[str]) -> int:
     path = Path(overrides["output"]).expanduser() if overrides.get("output") else default
     if path.is_dir():
         raise ConfigError(f"{display(path)} is a folder", "name a file with --output")
-    write_page(path, make_report(folders))
+    with Bars(unit="token") as bars:
+        page = make_report(folders, bars.progress)
+    write_page(path, page)
     return 0
 
 

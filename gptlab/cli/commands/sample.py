@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         if prompt is None:
             prompt = _as_text(sys.stdin.buffer.read(), "Standard input")
         return _write_all(options, config, [(prompt, "")])
-    generator, attention, template = _load(options, config.max_tokens * config.num_samples)
+    generator, attention, template = load_generator(options, config.max_tokens * config.num_samples)
     generator.check(config)
     write = write_streaming
     if options.chat:
@@ -172,7 +172,7 @@ def _write_all(options: SampleOptions, config: SamplingConfig, prompts: list) ->
         if options.output is not None:  # before the work: the place may be refused
             write = stack.enter_context(atomic_write(options.output, "w")).write
         total = config.max_tokens * config.num_samples * len(prompts)
-        generator, attention, _ = _load(options, total)
+        generator, attention, _ = load_generator(options, total)
         generator.check(config)
         for prompt, where in prompts:
             _check_prompt(generator, prompt, where)
@@ -249,7 +249,7 @@ def _as_text(data: bytes, name: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _load(options: SampleOptions, tokens: int):
+def load_generator(options: SampleOptions, tokens: int):
     """(Generator of the chosen checkpoint, the context to write in, chat template).
 
     tokens: number of tokens to write.

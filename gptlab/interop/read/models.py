@@ -141,7 +141,9 @@ def read_model(path: Path, meta=None, progress: Progress | None = None) -> Impor
         from gptlab.interop.read import nanogpt
 
         return nanogpt.read(path, meta)
-    if path.suffix in (".index", ".meta") and _is_tensorflow(path.parent):
+    if (path.suffix in (".index", ".meta") or path.name == "checkpoint") and _is_tensorflow(
+        path.parent
+    ):
         raise _no_model(path.parent)
     raise ConfigError(
         f"{display(path)} is not a model that can be imported",
