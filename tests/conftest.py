@@ -9,6 +9,7 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none needs a second thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("COLUMNS", None)  # which pytest-xdist sets
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 META = {
     "format_version": 1, "name": "plays", "dtype": "uint16", "vocab_size": 66,

@@ -11,8 +11,7 @@ from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import as_installed, explain_error
 
 MENU = """\
-python gpt.py train          asks a few questions, trains, and shows a text
-python gpt.py train --help   explains a command; --version shows the versions
+python gpt.py train [--help]   asks a few questions, trains, and shows a text
 
 {commands}
 """

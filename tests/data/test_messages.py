@@ -436,7 +436,7 @@ def test_a_few_rows_that_are_no_conversations_are_skipped_counted_and_named(home
     assert "more.jsonl line 150 has no messages" in str(caught.value)
     assert "and 3 other rows of 300" in str(caught.value)
     way = re.search(
-        r"; skip such rows with --max_bad_rows (\S+?), or mend them", str(caught.value)
+        r"; skip such rows with --max_bad_rows (\S+?), or correct them", str(caught.value)
     )[1]
     assert not (home / "data" / "more").exists()
     followed = dataclasses.replace(tokenizer, max_bad_rows=way)

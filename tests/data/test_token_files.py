@@ -82,7 +82,7 @@ def test_token_files_without_meta_open_with_a_given_vocabulary(home, caplog, dty
     assert dataset.train[:3].tolist() == [1, 2, 64] and len(dataset.val) == 20
     assert dataset.vocab_size == vocab_size and dataset.tokenizer is None
     assert "no meta.json" in caplog.text and f"{vocab_size:,}" in caplog.text
-    with pytest.raises(DataError, match="add --vocab_size"):
+    with pytest.raises(DataError, match=r"train\.py --vocab_size N"):
         open_dataset(folder)
 
 

@@ -35,7 +35,13 @@ CPU = Choice("cpu", "float32", False, "there is no accelerator")
 CARD = Choice("cuda:0", "bfloat16", False, "cuda:0 is a card")
 DATA = dict(vocab_size=65, train_tokens=1_000_000, val_tokens=100_000)
 CAN = (True, "a compiler is there")
-STAYS_OPEN = {"out_dir", "minutes", "epochs", "activation"}  # None says "not this" there
+STAYS_OPEN = {
+    "out_dir",
+    "minutes",
+    "epochs",
+    "activation",
+    "initial_tensors",
+}  # None says "not this" there
 
 
 def resolved(command_line=None, recipe=None, **arguments):
