@@ -51,7 +51,7 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
                 return None
             reading.chats.add(found)
             reading.conversations += 1
-            return _without_escaped_nul(found.to_json(), reading.counts)
+            return found.to_json()
         names = text_columns(list(row), reading.column, place, row)
         if len(names) > 1 or is_pattern(reading.column, list(row)):
             return _joined(row, names, reading, place)
@@ -70,16 +70,16 @@ def _text_of_row(place: str, row: object, reading: Reading) -> str | None:
     raise DataError(f"{place} holds {type(row).__name__}, not text", _advice(whole), sep="; ")
 
 
-# after an even number of backslashes: those before it escape each other
-_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-
-
-def _without_escaped_nul(content: str, counts: Counter) -> str:
-    """JSON without NUL in its texts, which it holds as an escape."""
-    content, removed = _ESCAPED_NUL.subn(r"\1", content)
-    if removed:
-        counts["NUL characters removed"] += removed
-    return content
+def _without_nul(value, counts: Counter):
+    """A value of JSON without NUL in its texts."""
+    if isinstance(value, list):
+        return [_without_nul(item, counts) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_nul(item, counts) for name, item in value.items()}
+    if isinstance(value, str) and "\0" in value:
+        counts["NUL characters removed"] += value.count("\0")
+        return value.replace("\0", "")
+    return value
 
 
 def _conversation_of_row(place: str, row: dict, reading: Reading) -> FoundConversation | None:
@@ -91,6 +91,8 @@ def _conversation_of_row(place: str, row: dict, reading: Reading) -> FoundConver
         fix = f"{error.fix}; or read a field as plain text with{example}" if example else error.fix
         raise NoConversationError(error.problem, fix) from None
     if found is not None and found.messages:
+        found.messages = _without_nul(found.messages, reading.counts)
+        found.tools = _without_nul(found.tools, reading.counts)
         reading.fits(found, place)
     elif found is None and reading.conversations and reading.column is None and "text" not in row:
         fields = ", ".join(map(str, list(row)[:20]))

@@ -121,7 +121,7 @@ def test_a_run_or_a_checkpoint_can_be_named(run, home, sample):
 def test_a_run_can_be_named_as_everywhere(run, sample):
     named, by_path = (sample("--out_dir", w, "--prompt=A", "--seed=1") for w in ("mine", run))
     assert named == by_path and named[0] == 0
-    assert_one_sentence(sample("--out_dir", "mime"), "there is mine")
+    assert_one_sentence(sample("--out_dir", "mime"), "out holds mine")
 
 
 def test_averaged_weights_are_named(home, sample):

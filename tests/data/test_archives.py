@@ -116,7 +116,10 @@ def test_json_of_programs_in_an_archive_is_text_and_a_table_without_text_says_it
     odd = json.dumps({"title": "N", "body": "note"}).encode()
     path = write_zip(tmp_path / "x.zip", {"odd.json": odd, "a.txt": b"text\n"})
     texts, _, notes = read(path)
-    assert texts == [odd.decode(), "text\n"] and "Read as plain text, as their JSON is no" in notes
+    assert (
+        texts == [odd.decode(), "text\n"]
+        and "Read as plain text, because their JSON is no" in notes
+    )
     assert read(path, column="body")[0] == ["note", "text\n"]
     tables = {"good.jsonl": b'{"text": "a"}\n', "odd.json": odd}
     with pytest.raises(DataError, match=r"--column body.* leave the file out with --exclude odd\."):

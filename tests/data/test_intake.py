@@ -108,7 +108,7 @@ def test_another_unit_prepares_again_and_the_same_does_nothing(write):
 def test_a_conversation_is_not_cut(write):
     chat = {"messages": [{"role": "user", "content": "a\nb"}]}
     write("c.jsonl", (json.dumps(chat) + "\n") * 20)
-    with pytest.raises(ConfigError, match="A conversation is one document"):
+    with pytest.raises(ConfigError, match="A conversation is always one document"):
         prepare("c.jsonl", PrepareOptions(document="line"))
 
 
