@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data.batches import MixedSequences, Sequences, check_length, sequences_of_each
+from gptlab.data.prepare_command import prepare_command
 from gptlab.data.token_files import Dataset, Meta, dataset_folder, find_meta, open_dataset
 from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.errors import ConfigError, DataError
@@ -290,8 +291,6 @@ def _knows_all(part: Dataset, others: Sequence[Dataset]) -> bool:
 
 
 def _command(part: Dataset, tokenizer: str) -> str:
-    from gptlab.data.prepare_command import prepare_command  # which imports all of prepare.py
-
     again = prepare_command(part.meta or {}, tokenizer=tokenizer)
     name = quoted(Path(part.name).name)
     return f"`{again or f'python prepare.py YOUR_TEXT --tokenizer {tokenizer} --dataset {name}'}`"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gptlab.data.prepare_options import PrepareOptions
 from gptlab.files import display, quoted
 from gptlab.options import option_words, options_of
 
@@ -13,6 +12,8 @@ def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
 
     changed: options that take other values.
     """
+    from gptlab.data.prepare_options import PrepareOptions  # which imports every reader of files
+
     identity = (meta.get("source") or {}).get("identity") or ""
     if not identity or identity.startswith("a pipe, "):
         return ""

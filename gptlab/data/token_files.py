@@ -17,6 +17,7 @@ from gptlab.data import versions
 from gptlab.data.leaks import FILE as LEAKS
 from gptlab.data.leaks import TELLING
 from gptlab.data.nanogpt_meta import read_characters
+from gptlab.data.prepare_command import prepare_command
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
@@ -216,8 +217,6 @@ def open_dataset(
         return _open_without_meta(name, folder, vocab_size)
     dataset = _open(name, folder, vocab_size)
     if changed := _changed_source(dataset.meta):
-        from gptlab.data.prepare_command import prepare_command  # which imports all its options
-
         command = prepare_command(dataset.meta)
         logger.warning(
             "%s has changed since %s was prepared from it; %s makes a version of the new text.",
@@ -434,8 +433,6 @@ def _map(path: Path, dtype: np.dtype) -> np.ndarray:
 
 def prepare_again(name: str, meta: Meta | None = None) -> str:
     """The fix for a dataset whose files are damaged or missing."""
-    from gptlab.data.prepare_command import prepare_command  # which imports all its options
-
     if command := prepare_command({**meta, "name": name}) if meta else "":
         return f"prepare it again: {command}"
     return (
