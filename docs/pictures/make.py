@@ -74,12 +74,12 @@ def run(folder: str, *words: str) -> None:
 
 def in_terminal(folder: str, words: list[str]) -> str:
     """What a command writes to a terminal, with its colours."""
-    ours, theirs = pty.openpty()
+    ours, child = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env=environment(), stdin=theirs, stdout=theirs,
-        stderr=theirs,
+        [sys.executable, *words], cwd=folder, env=environment(), stdin=child, stdout=child,
+        stderr=child,
     )  # fmt: skip
-    os.close(theirs)
+    os.close(child)
     found = b""
     while True:
         try:

@@ -112,8 +112,8 @@ class _Steps:
         answer = self.process.stdout.readline()
         if not answer:
             self.errors.seek(0)
-            said = self.errors.read().strip().splitlines()
-            raise RunError(said[-1] if said else "its process ended")
+            lines = self.errors.read().strip().splitlines()
+            raise RunError(lines[-1] if lines else "its process ended")
         return json.loads(answer)
 
     def lacks(self, config: TrainConfig) -> str:

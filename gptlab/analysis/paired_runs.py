@@ -344,12 +344,12 @@ def train_in_child(specification: dict, tree: Path, label: str) -> dict | None:
                         child.terminate()  # it finishes its step and saves
                         told = True
             errors.seek(0)
-            said = [line.strip() for line in errors if line.strip()]
+            lines = [line.strip() for line in errors if line.strip()]
         if answered.exists():
             return read_json(answered)
         if interruption.received or child.returncode in (130, 143, -2, -15):
             return None
-    cause = said[-1] if said else f"exit code {child.returncode}"
+    cause = lines[-1] if lines else f"exit code {child.returncode}"
     raise RunError(f"The code of {label} cannot train this run: {cause}")
 
 

@@ -165,7 +165,7 @@ def _source(
     if not alone:
         _say_names(files, note)
     counts = Counter({"files left out that are not text": len(left_out)})
-    how.said.add("files left out that are not text")
+    how.reported.add("files left out that are not text")
     identity = "\n".join(sorted(printable(Path(word).resolve()) for word in words))
     if found.pipes:  # what comes through a pipe is known by its content only
         identity = "\n".join(sorted(f"a pipe, {file.sha256[:16]}" for file in files))

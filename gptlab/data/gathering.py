@@ -76,12 +76,12 @@ def gather(
         _check_conversations(store, reading, options)
         say(str(reading.chats))
     for what, number in reading.counts.items():
-        if number and what not in reading.said:
+        if number and what not in reading.reported:
             say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-    for sentence in _changes_said(changes, parts.train, options, reading.counts):
+    for sentence in _changes_remarks(changes, parts.train, options, reading.counts):
         say(sentence)
     gathered = Gathered(origins, first_val, is_chat, copies.keys(store.keys))
-    for sentence in _copies_said(copies, parts.train, options):
+    for sentence in _copies_remarks(copies, parts.train, options):
         say(sentence)
     if copies.are_copies.any():
         _list_copies(folder / COPIES, store, copies, origins)
@@ -90,7 +90,7 @@ def gather(
         gathered = _without_copies(store, copies, gathered)
     if options.unknown and not unknown.are_added:
         reading.counts["characters that the tokenizer lacks"] += unknown.found.total()
-        say(unknown.said())
+        say(unknown.remark())
     return gathered
 
 
@@ -130,7 +130,7 @@ def _read_documents(
     return origins
 
 
-def _copies_said(copies: Copies, source: Source, options: PrepareOptions) -> Iterator[str]:
+def _copies_remarks(copies: Copies, source: Source, options: PrepareOptions) -> Iterator[str]:
     """What becomes of the copies. Raises ConfigError for --dedup where there is none."""
     number = int(copies.are_copies.sum())
     if options.dedup and not number:
@@ -184,7 +184,7 @@ def _without_copies(store: TextStore, copies: Copies, gathered: Gathered) -> Gat
     return Gathered(origins, first_val, gathered.is_chat, gathered.keys[is_kept])
 
 
-def _changes_said(
+def _changes_remarks(
     changes: Changes, source: Source, options: PrepareOptions, counts: Counter
 ) -> Iterator[str]:
     """A line for each kind of change, which is counted. Raises ConfigError for an option that has

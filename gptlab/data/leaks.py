@@ -184,7 +184,7 @@ def are_clean(ranges: np.ndarray, starts: np.ndarray, block_size: int) -> np.nda
     return begun == ended
 
 
-def leaked_said(tokens: int, share: float) -> str:
+def leaked_remark(tokens: int, share: float) -> str:
     """So many validation tokens are in the training text, as the beginning of a sentence."""
     return (
         f"{tokens:,} of the validation tokens ({share:.1%}) stand in passages of {PASSAGE_BYTES} "
@@ -192,12 +192,12 @@ def leaked_said(tokens: int, share: float) -> str:
     )
 
 
-def leak_said(split: Mapping) -> str:
+def leak_remark(split: Mapping) -> str:
     """What `write_leaks` recorded, as a sentence, where it is enough to lower the loss; else ""."""
     share = split.get("leaked_share") or 0
     if share <= TELLING:
         return ""
     return (
-        f"{leaked_said(split['leaked_tokens'], share)}, so the loss of all of them is lower than "
+        f"{leaked_remark(split['leaked_tokens'], share)}, so the loss of all of them is lower than "
         "on new text"
     )

@@ -171,7 +171,7 @@ def watched(blocks: Iterator[str], reading: Reading, name: str) -> Iterator[str]
                 counted = match.start()
                 found.append(f"line {line:,} ({what})")
                 reading.counts[f"lines that look like {what}"] += 1
-                reading.said.add(f"lines that look like {what}")
+                reading.reported.add(f"lines that look like {what}")
         line += block.count("\n", counted)
         yield block
     if found:

@@ -49,18 +49,18 @@ class ConversationCounts:
 
     def __str__(self) -> str:
         """What to tell the user: forms, roles and omissions with their counts."""
-        said = ["Conversations: " + ", ".join(f"{n:,} {w}" for w, n in self.forms.items())]
+        parts = ["Conversations: " + ", ".join(f"{n:,} {w}" for w, n in self.forms.items())]
         renamed = [
             f"{name!r} as {role} ({number:,})"
             for (name, role), number in self.roles.items()
             if name != role
         ]
         if renamed:
-            said.append("roles read: " + ", ".join(renamed))
+            parts.append("roles read: " + ", ".join(renamed))
         if self.left_out:
             fields = (f"{name} ({number:,})" for name, number in self.left_out.items())
-            said.append("fields of messages left out: " + ", ".join(fields))
-        return "; ".join(said) + "."
+            parts.append("fields of messages left out: " + ", ".join(fields))
+        return "; ".join(parts) + "."
 
 
 # Which columns ------------------------------------------------------------------------------------

@@ -76,8 +76,8 @@ def divide(
         own, name = _of(source, named), _named(named)
         train = [file for file in train if roles.get(file.path) != "val"]
     if roles:
-        note(_said(roles, train, name, left_out))
-        reading.said.add("files left out because of their names")
+        note(_remark(roles, train, name, left_out))
+        reading.reported.add("files left out because of their names")
     return Parts(_of(source, train) if source.files else source, own, len(left_out), name)
 
 
@@ -112,16 +112,16 @@ def _roles(words: Sequence[str], source: Source, note: Callable[[str], None]) ->
     return found
 
 
-def _said(roles: dict, train: list[SourceFile], name: str, left_out: list[SourceFile]) -> str:
+def _remark(roles: dict, train: list[SourceFile], name: str, left_out: list[SourceFile]) -> str:
     """What the files of a folder are taken for."""
-    said = [f"{_named(train)} for training"]
+    parts = [f"{_named(train)} for training"]
     if name:
-        said.append(f"{name} for validation")
+        parts.append(f"{name} for validation")
     for role, what in (("test", " (test text)"), ("", "")):
         files = [file for file in left_out if roles[file.path] == role]
         if files:
-            said.append(f"{_named(files)} left out{what}")
-    return f"By their names: {', '.join(said)}; --val none trains on all of them."
+            parts.append(f"{_named(files)} left out{what}")
+    return f"By their names: {', '.join(parts)}; --val none trains on all of them."
 
 
 def _named(files: Sequence[SourceFile]) -> str:

@@ -21,7 +21,7 @@ from gptlab.data.corpora import Source, find
 from gptlab.data.encode import write_tokens
 from gptlab.data.gathering import Gathered, gather
 from gptlab.data.intake import Changes, Intake
-from gptlab.data.leaks import leak_said, write_leaks
+from gptlab.data.leaks import leak_remark, write_leaks
 from gptlab.data.messages import FoundConversation
 from gptlab.data.partition import Parts, divide
 from gptlab.data.prepare_options import (
@@ -189,7 +189,7 @@ def _build(
             unknown = unknown_characters(found, tokenizer)
             if unknown and not adds:
                 raise _unknown_refused(store, unknown, tokenizer, gathered)
-            for sentence in _tokenizer_said(tokenizer, unknown, tokenizer is own, adds):
+            for sentence in _tokenizer_remark(tokenizer, unknown, tokenizer is own, adds):
                 say(sentence)
             if unknown:
                 tokenizer = tokenizer.extended(unknown)
@@ -218,7 +218,7 @@ def _build(
         known = [origins[start] for start in kept if start in origins]
         documents.write_origins(folder, known, ends)
         leaks = write_leaks(folder, written, lambda n, total: progress("comparing", n, total))
-        if sentence := leak_said(leaks):
+        if sentence := leak_remark(leaks):
             say(f"{sentence[0].upper()}{sentence[1:]}.")
         progress("baselines", 0, None)
         bits, compared = {}, {}  # none for conversations, whose loss covers only a part
@@ -277,7 +277,7 @@ def _unknown_refused(
     return unknown_in_text(unknown, tokenizer, str(place), ways=WAYS)
 
 
-def _tokenizer_said(
+def _tokenizer_remark(
     tokenizer: Tokenizer, unknown: Counter, is_own: bool, adds: bool
 ) -> Iterator[str]:
     """What becomes of a tokenizer that exists already."""

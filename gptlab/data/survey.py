@@ -70,9 +70,9 @@ def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
     lines = []
     marks = Counter({mark: n for mark, n in found.marks.items() if mark not in separators})
     if marks:
-        lines.append(_marks_said(marks, separators))
+        lines.append(_marks_remark(marks, separators))
     elif not separators:
-        lines += _documents_said(found)
+        lines += _documents_remarks(found)
     if hidden := invisible(found.characters):
         lines.append(f"Invisible characters in the text: {name_all(hidden)}; --clean drops them.")
     if found.decoded_twice.total() >= _MANY:
@@ -83,24 +83,24 @@ def remarks(found: Survey, separators: tuple[str, ...] = ()) -> list[str]:
             "text first, or the model learns them like this."
         )
     if found.decomposed:
-        lines.append(_spelling_said(found))
+        lines.append(_spelling_remark(found))
     return lines
 
 
-def _marks_said(marks: Counter, separators: tuple[str, ...]) -> str:
+def _marks_remark(marks: Counter, separators: tuple[str, ...]) -> str:
     frequent = marks.most_common(4)
     named = ", ".join(f"{number:,} {mark}" for mark, number in frequent)
     if len(marks) > len(frequent):
         named += f" and {len(marks) - len(frequent)} others"
-    said = f"The text contains marks, which are learned as plain characters: {named}"
+    remark = f"The text contains marks, which are learned as plain characters: {named}"
     ends = [mark for mark, _ in frequent if not _IN_CHATS.match(mark)]
     if not ends:
-        return f"{said}; a chat is prepared from rows with messages (docs/FINETUNE.md)."
+        return f"{remark}; a chat is prepared from rows with messages (docs/FINETUNE.md)."
     options = " ".join(f"--separator '{mark}'" for mark in [*separators, *ends])
-    return f"{said}; {options} makes what is between them a document."
+    return f"{remark}; {options} makes what is between them a document."
 
 
-def _documents_said(found: Survey) -> Iterator[str]:
+def _documents_remarks(found: Survey) -> Iterator[str]:
     """What the lines of a text show of its documents, with the option that cuts there."""
     rule, number = next(iter(found.rules.most_common(1)), ("", 0))
     lines, characters = found.characters["\n"], found.characters.total()
@@ -121,18 +121,18 @@ def _documents_said(found: Survey) -> Iterator[str]:
         )
 
 
-def _spelling_said(found: Survey) -> str:
+def _spelling_remark(found: Survey) -> str:
     spelled, number = found.decomposed.most_common(1)[0]
     composed = {unicodedata.normalize("NFC", each) for each in found.decomposed}
     others = sum(found.characters[each] for each in composed)
     codes = " + ".join(f"U+{ord(character):04X}" for character in spelled)
-    said = (
+    remark = (
         f"Letters that are not in Unicode's composed form: {found.decomposed.total():,}, such as "
         f"{unicodedata.normalize('NFC', spelled)} as {codes} ({number:,} times)"
     )
     if others:
-        said += f"; {others:,} of the same letters are composed, so each is learned twice"
-    return f"{said}. --normalize nfc composes all of them, as keyboards do."
+        remark += f"; {others:,} of the same letters are composed, so each is learned twice"
+    return f"{remark}. --normalize nfc composes all of them, as keyboards do."
 
 
 def unknown_characters(found: Survey, tokenizer: Tokenizer) -> Counter:

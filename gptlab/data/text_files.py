@@ -61,7 +61,7 @@ class Reading:
     place of the newest document, as in `documents.Origin`. conversations: documents so far that
     hold messages. header, delimiter, quoting: of CSV files, "auto" where the content decides.
     max_bad_rows: the share of a table's rows that may be skipped because they are damaged. exclude:
-    patterns of names. note: called with each message for the user. said: the counts of which a
+    patterns of names. note: called with each message for the user. reported: the counts of which a
     message has told. rows, bad_rows, first_bad: of the table that is being read. chats: what was
     read as conversations. fits: called with a conversation and its place, raises
     NoConversationError for one that the chat template does not take.
@@ -80,7 +80,7 @@ class Reading:
     max_bad_rows: float = 0.01
     exclude: tuple[str, ...] = ()
     note: Callable[[str], None] = lambda _: None
-    said: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     rows: int = 0
     bad_rows: int = 0
     first_bad: DataError | None = None
@@ -97,7 +97,7 @@ class Reading:
     def tell(self, what: str, number: int, sentence: str) -> None:
         """Count what a message tells of, so that it is not told once more by its count."""
         self.counts[what] += number
-        self.said.add(what)
+        self.reported.add(what)
         self.note(sentence)
 
     def skip_row(self, error: DataError) -> None:
@@ -123,7 +123,7 @@ class Reading:
         share = min(100, int(100 * self.bad_rows / self.rows) + 1)
         others = f"and {self.bad_rows - 1:,} other rows" if self.bad_rows > 1 else "one row"
         skip = f"skip such rows with --max_bad_rows {share}%"
-        most_are_read = self.bad_rows < self.rows / 2  # so what was said of them is right
+        most_are_read = self.bad_rows < self.rows / 2  # so what was reported of them is right
         fix = f"{skip}, or correct them" if most_are_read else f"{first.fix}, or {skip}"
         return DataError(f"{first.problem}, {others} of {self.rows:,}", fix, sep="; ")
 

@@ -70,7 +70,7 @@ class UnknownCharacters:
             self.found.update(found)
             yield unknown.sub(lambda _: text, block) if found else block
 
-    def said(self) -> str:
+    def remark(self) -> str:
         """A sentence on what was dropped or replaced."""
         if not self.found:
             return f"--unknown {self.word} changed nothing: the tokenizer has all characters."

@@ -12,7 +12,7 @@ from gptlab.analysis.trace import (
     trace_texts,
     training_data,
 )
-from gptlab.data.leaks import leak_said
+from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import text_label
 from gptlab.errors import GPTLabError
 from gptlab.files import as_installed, explain_error, in_bytes, quoted, shareable, without_folders
@@ -356,7 +356,7 @@ def _data_section(view: RunView) -> str:
         "training part": _part(meta, "train"),
         "validation part": _part(meta, "val"),
         "split": (meta.get("split") or {}).get("how"),
-        "in both parts": leak_said(meta.get("split") or {}),
+        "in both parts": leak_remark(meta.get("split") or {}),
         "tokenizer": f"{tokenizer.get('kind', '')}, {_count(meta.get('vocab_size'))} ids",
         "noticed while reading": "; ".join(
             f"{without_folders(what)}: {_count(number)}"

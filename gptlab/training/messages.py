@@ -3,7 +3,7 @@
 import sys
 
 from gptlab.data import versions
-from gptlab.data.leaks import leak_said
+from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
@@ -158,15 +158,15 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
 
 def _without_leaks(setup: Setup, leaking: list[Dataset], best_step: int) -> str:
     """The loss of the validation text that does not stand in the training text."""
-    said = [leak_said(part.meta["split"]) for part in leaking]
+    remarks = [leak_remark(part.meta["split"]) for part in leaking]
     if len(setup.data.parts) > 1:
-        said = [f"{part.name}: {words}" for part, words in zip(leaking, said, strict=True)]
+        remarks = [f"{part.name}: {words}" for part, words in zip(leaking, remarks, strict=True)]
     records = [r for r in setup.run.records() if r["step"] == best_step]
     clean = next((r["clean_val_loss"] for r in records if r.get("clean_val_loss")), None)
     rest = "each window of the evaluation holds some"
     if clean is not None:
         rest = f"over the windows without them it is {clean:.4f}"
-    return f"{'; '.join(said)}: {rest}."
+    return f"{'; '.join(remarks)}: {rest}."
 
 
 def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptlab.data import leaks
-from gptlab.data.leaks import are_clean, find_leaks, leak_said, window_hashes
+from gptlab.data.leaks import are_clean, find_leaks, leak_remark, window_hashes
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
 from gptlab.errors import DataError
@@ -152,7 +152,7 @@ def test_preparing_says_and_records_what_leaks(write, tokenizer):
     assert found in text_with_a_copy()[1000:1300] and len(found) > 250
     assert split["leaked_tokens"] == sum(b - a for a, b in dataset.val_leaks)
     assert split["leaked_share"] == split["leaked_tokens"] / len(dataset.val) > 0.1
-    assert any(leak_said(split)[1:] in note for note in done.notes)
+    assert any(leak_remark(split)[1:] in note for note in done.notes)
 
 
 def test_little_that_leaks_is_recorded_but_not_said(write):

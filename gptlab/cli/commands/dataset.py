@@ -15,7 +15,7 @@ from gptlab.cli.ui.console import facts_table
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
-from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_said
+from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_remark
 from gptlab.data.prepare_options import PrepareOptions
 from gptlab.data.replacing import OUR_FILES
 from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
@@ -300,7 +300,7 @@ def _print_leaks(console, dataset: Dataset, leaks) -> None:
         )
         return
     console.print(
-        f"{leaked_said(leaks.tokens, leaks.share)}. There the validation loss measures "
+        f"{leaked_remark(leaks.tokens, leaks.share)}. There the validation loss measures "
         "memorisation, and is lower than on new text.",
         style="yellow" if leaks.share > TELLING else "",
         markup=False,

@@ -129,7 +129,7 @@ def _read_prompts(place: str) -> list[tuple[str, str]]:
     """The prompts of a file, each with its place in words. GenerationError.
 
     JSON Lines where the first line is a JSON object, else one prompt a line; empty lines are left
-    out, which is said.
+    out, which is reported.
     """
     name = "standard input" if place == "-" else display(place)
     data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
