@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -161,6 +163,7 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     text = TextSize.of(data, model.get("vocab_size"))
     situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)
     device = report.device(choice.device)
+    peak = functools.cache(lambda dtype: hardware.peak_flops(device.name, dtype).value)
 
     def fitted() -> int:
         config = resolve_roughly(overrides, situation).config
@@ -174,17 +177,20 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
         data.check_lengths(config.model.block_size)
         if warning := memory_warning(config, device.memory_free):
             logger.warning("%s", warning)
-        if stored is not None or not needs_measurement(overrides, config, device):
+        if stored is not None or not needs_measurement(overrides, config, device, peak):
             return None
         with explained_out_of_memory(config):
             return measure(config, choice, parallel.world_size, started)
 
     def estimated() -> Measurements:
         config = resolve_roughly(overrides, situation).config
-        return estimated_times(config, hardware.peak_flops(device.name, config.machine.dtype).value)
+        return estimated_times(config, peak(config.machine.dtype))
 
     measurements = parallel.from_first(measured)
-    estimate = None if measurements else parallel.from_first(estimated)
+    is_set = overrides.values.get("eval_interval") not in (None, "auto")
+    is_decided = "eval_interval" in (situation.decided or {})
+    needs_estimate = not (measurements or is_set or is_decided)
+    estimate = parallel.from_first(estimated) if needs_estimate else None
     times = dict(measurements=measurements, estimate=estimate)
     resolved = resolve(overrides, dataclasses.replace(situation, **times))
     if resolved.warning and parallel.is_first:
@@ -192,13 +198,17 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     return resolved
 
 
-def needs_measurement(overrides: Overrides, config: TrainConfig, device) -> bool:
-    """Whether the length or compile_model depends on how fast a step is here."""
+def needs_measurement(
+    overrides: Overrides, config: TrainConfig, device, peak: Callable[[str], float]
+) -> bool:
+    """Whether the length or compile_model depends on how fast a step is here.
+
+    peak: the FLOP/s of the device in a precision.
+    """
     if config.batch.minutes is not None:
         return True
     if overrides.values.get("compile_model", "auto") != "auto" or not device.compile.available:
         return False
     flops = config.flops_per_token * config.tokens_per_step * config.batch.max_iters
-    peak = hardware.peak_flops(device.name, config.machine.dtype).value
     kind = "cpu" if device.kind == "cpu" else "other"
-    return flops / peak > COMPILE_SECONDS[kind] / 2
+    return flops / peak(config.machine.dtype) > COMPILE_SECONDS[kind] / 2
