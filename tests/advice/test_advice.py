@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from gptlab import hardware
 from gptlab.cli.main import main, run_command
@@ -143,8 +142,6 @@ def template(tmp_path_factory):
 def follow(template, monkeypatch):
     """Follow a case from the template; AssertionError where it does not lead out."""
     home, original = template
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
     monkeypatch.setattr(hardware, "detect", functools.cache(hardware.detect))  # takes a second
     monkeypatch.setenv("COLUMNS", "2000")
@@ -176,9 +173,7 @@ def follow(template, monkeypatch):
                 typed.append(one)
         SAID[case] = " ".join(said.split()), set(NAMED.findall(" ".join(typed)))
 
-    yield follow_case
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    return follow_case
 
 
 # States of the home, by the names of these functions --------------------------------------------
