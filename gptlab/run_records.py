@@ -74,6 +74,24 @@ class EvaluatedTasks(Record):
     tasks: dict[str, dict[str, Number]]
 
 
+class QualityMeasure(TypedDict):
+    """One measure of samples, and of held-out text; null: it cannot be taken."""
+
+    name: str
+    samples: Number | None
+    held_out: Number | None
+    differs: str | None
+
+
+class EvaluatedSamples(Record):
+    """A line of evaluations.jsonl: what the model wrote was measured."""
+
+    data: str
+    time: str
+    verdict: str
+    measures: list[QualityMeasure]
+
+
 def append_record(path: Path, head: str, record: dict) -> None:
     """Add a line; `head` is the first one of a new file."""
     with open(path, "a", encoding="utf-8", newline="\n") as file:
