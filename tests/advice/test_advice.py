@@ -12,8 +12,10 @@ import ast
 import base64
 import contextlib
 import functools
+import gzip
 import io
 import json
+import pickle
 import random
 import re
 import shlex
@@ -27,7 +29,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab import hardware
+from gptlab import hardware, runs
+from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.cli.main import main, run_command
 from gptlab.cli.ui.after_training import show_result
 from gptlab.reports.run_view import commands as view_commands
@@ -181,6 +184,8 @@ def follow(template, monkeypatch):
         SAID[case] = " ".join(said.split()), set(NAMED.findall(" ".join(typed)))
 
     yield follow_case
+    while HELD:
+        HELD.pop().close()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 
@@ -419,6 +424,162 @@ def adapter():
     do("train.py --dataset words --init_from out/run --lora_rank 2 --out_dir out/tuned")
 
 
+def imported():
+    do("gpt.py import model")
+
+
+def odd_checkpoint():
+    torch.save({"weights": 3}, "odd.pt")
+
+
+def nanogpt():
+    width, letters = 16, "\n !abcdefghijklmnopqrstuvwxyz"
+    shapes = {
+        "ln_1.weight": (width,), "attn.c_attn.weight": (3 * width, width),
+        "attn.c_proj.weight": (width, width), "ln_2.weight": (width,),
+        "mlp.c_fc.weight": (4 * width, width), "mlp.c_proj.weight": (width, 4 * width),
+    }  # fmt: skip
+    weights = {f"transformer.h.0.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    weights["transformer.wte.weight"] = weights["lm_head.weight"] = torch.randn(29, width)
+    weights["transformer.wpe.weight"] = torch.randn(64, width)
+    weights["transformer.ln_f.weight"] = torch.ones(width)
+    sizes = dict(n_layer=1, n_head=2, n_embd=width, block_size=64, bias=False, vocab_size=29)
+    Path("nano").mkdir()
+    torch.save({"model": weights, "model_args": sizes, "config": {}}, "nano/ckpt.pt")
+    for name, alphabet in (("letters", letters), ("digits", string.digits)):
+        write_characters(f"{name}.pkl", alphabet)
+
+
+def write_characters(path: str, alphabet: str) -> None:
+    """Write nanoGPT's meta.pkl of an alphabet."""
+    ids = {character: i for i, character in enumerate(alphabet)}
+    meta = {"vocab_size": len(ids), "stoi": ids, "itos": {i: c for c, i in ids.items()}}
+    Path(path).write_bytes(pickle.dumps(meta))
+
+
+def change_weights(path: str, change) -> None:
+    """Apply a function to each tensor of a checkpoint's model."""
+    content = read_checkpoint(path)
+    content["model"] = {name: change(name, w) for name, w in content["model"].items()}
+    write_checkpoint(content, path)
+
+
+def large_weights():
+    change_weights("out/run/best.pt", lambda name, w: w + 1e5 if "norm" in name else w)
+
+
+def overflowing_best():
+    change_weights("out/run/best.pt", lambda name, w: w + 1e38 if "norm" in name else w)
+
+
+def gpt2_with_relu():
+    do(
+        "train.py --dataset words --out_dir out/relu --use_swiglu false --activation relu "
+        "--position_encoding learned --use_rms_norm false --bias true --n_kv_head 2"
+    )
+
+
+def tokenizer_of_words():
+    do("gpt.py export out/bpe --output model")
+    path = Path("model/tokenizer.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"pre_tokenizer": {"type": "Whitespace"}}))
+    imported()
+
+
+def nfd():
+    Path("nfd.txt").write_text("un cafe\u0301, du the\u0301\n" * 200, encoding="utf-8")
+    do("prepare.py nfd.txt", "train.py --dataset nfd --out_dir out/nfd")
+
+
+def edited_config():
+    path = Path("out/run/config.py")
+    path.write_text(path.read_text(encoding="utf-8") + "import math\n", encoding="utf-8")
+
+
+HELD = []  # open files that hold a lock, in a folder that is copied before its advice is followed
+
+
+def busy_run():
+    HELD.append(open("out/run/.lock", "a+"))
+    runs._lock(HELD[-1])
+
+
+def broken_csv():
+    rows = [f'{n},"row {n} of words"' for n in range(300)]
+    rows[100:200:2] = [f'{n},"row" {n}" of words' for n in range(50)]
+    Path("broken.csv").write_text("\n".join(["n,text", *rows]))
+
+
+def long_field():
+    rows = [f'{i},"row {i}"' for i in range(200)]
+    rows += ['200,"a loose mark', *(f"{i},row {i}" for i in range(201, 500)), '500,closed"']
+    rows += [f'{i},"row {i}"' for i in range(501, 600)]
+    Path("long.csv").write_text("n,text\n" + "\n".join(rows))
+
+
+def jis():
+    Path("jis.txt").write_bytes("日本語の文章です。\n".encode("iso2022_jp") * 200)
+
+
+def bad_member():
+    Path("folder4").mkdir()
+    shutil.copy("words.txt", "folder4")
+    Path("folder4/broken.txt.gz").write_bytes(gzip.compress(b"to be " * 9999)[:60])
+
+
+def parquet():
+    import pyarrow.parquet
+
+    table = {"a": list(range(300)), "b": [f"line {n} of b" for n in range(300)]}
+    pyarrow.parquet.write_table(pyarrow.table(table), "x.parquet")
+
+
+def odd_talks():
+    rows = [{"question": f"is {n} 真?", "answer": f"{n} 是"} for n in range(200)]
+    write_rows("odd.jsonl", rows)
+
+
+def run_on_characters():
+    ids_alone()
+    letters = json.loads(Path("data/words/tokenizer.json").read_text(encoding="utf-8"))
+    write_characters("data/ids/meta.pkl", "".join(letters["model"]["vocab"])[:97])
+    do("train.py --dataset ids --out_dir out/ids")
+
+
+def long_questions():
+    rows = [{"question": f"{n} to be " * 400, "answer": f"{n} is"} for n in range(40)]
+    write_rows("long.jsonl", rows)
+    do("prepare.py long.jsonl --tokenizer out/run")
+
+
+def grown():
+    with open("words.txt", "a", encoding="utf-8") as file:
+        file.write("\nand a new line of words\n" * 9)
+
+
+def two_templates():
+    do("prepare.py talks.jsonl --tokenizer out/run")
+    do("prepare.py talks.jsonl --tokenizer model --dataset others")
+
+
+def tiny_recipe():
+    options = zip(TINY[:-1:2], TINY[1::2], strict=True)
+    lines = [f"{name.removeprefix('--')} = {value!r}" for name, value in options]
+    text = "\n".join(["dataset = 'words'", *lines])
+    Path("a.py").write_text(text)
+    Path("timed.py").write_text(text.replace("max_iters = '2'", "minutes = 1"))
+
+
+def another_dataset():
+    your_text()
+    do("prepare.py YOUR_TEXT.txt --dataset more")
+
+
+def compared():
+    do("gpt.py compare a.py --set n_layer=2 --seeds 2")
+
+
 # What the source says -----------------------------------------------------------------------------
 
 
@@ -433,7 +594,8 @@ class Piece:
         """Whether a case prints this text and takes up all that it names."""
         text = re.sub(r"%[\d.]*[sdf]|\{\w*\}", "\0", self.text)
         parts = [re.escape(" ".join(part.split())) for part in text.split("\0")]
-        pattern, named = re.compile(r"\s*.*?\s*".join(parts)), set(NAMED.findall(text)) - IGNORED
+        pattern = re.compile(r"\s*.*?\s*".join(parts), re.IGNORECASE)
+        named = set(NAMED.findall(text)) - IGNORED
         return any(named <= typed and pattern.search(said) for said, typed in SAID.values())
 
 
