@@ -13,6 +13,7 @@ import base64
 import contextlib
 import functools
 import gzip
+import html
 import io
 import json
 import pickle
@@ -36,6 +37,8 @@ from gptlab.cli.ui.after_training import show_result
 from gptlab.reports.run_view import commands as view_commands
 from gptlab.reports.run_view import view_run
 from gptlab.training import trainer
+from gptlab.training.config import build
+from gptlab.training.memory import memory_needed, memory_warning
 from gptlab.training.picture import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -346,6 +349,7 @@ def wsd_run():
         line = "train.py --dataset words --out_dir out/wsd --schedule wsd --max_iters 40"
         code, said = run(small(f"{line} --eval_interval 4 --warmup_iters 0"))
     assert code == 143, said
+    return said
 
 
 def bpe():
@@ -673,6 +677,58 @@ def test_the_three_commands_after_a_training_work(follow, capsys):
     do(*commands)
 
 
+def test_the_commands_of_a_training_that_was_stopped_work(follow, template):
+    follow(CASES[0])
+    said = wsd_run()
+    shutil.copytree(template[0], template[0].with_name("stopped"))
+    commands = commands_in(said)
+    assert len(commands) == 2 and "--anneal" in commands[1]
+    for command in commands:
+        shutil.rmtree("out")
+        shutil.copytree(template[0].with_name("stopped") / "out", "out")
+        do(command)
+
+
+def test_the_commands_on_pages_work_and_a_run_writes_the_samples_that_a_page_misses(follow):
+    follow(CASES[0])
+    do("gpt.py report out/run")
+    page = Path("out/run/report.html").read_text(encoding="utf-8")
+    assert "recorded no samples" in page and "--sample_interval" in page
+    do("train.py --dataset words --out_dir out/new --sample_interval 1", "gpt.py report out/new")
+    page = Path("out/new/report.html").read_text(encoding="utf-8")
+    assert "recorded no samples" not in page
+    commands = commands_of_page(page)
+    assert any("gpt.py trace" in command for command in commands)
+    tiny_recipe()
+    do("gpt.py compare a.py --set n_layer=2 --seeds 2")
+    commands += commands_of_page(Path("out/compare/a-n_layer=2/report.html").read_text("utf-8"))
+    assert len(commands) > 5
+    for command in commands:
+        do(command.removeprefix("python "))
+
+
+def commands_of_page(page: str) -> list[str]:
+    """The commands that an HTML page shows, but those that begin what is there."""
+    shown = re.findall(r'<pre class="command">(.*?)</pre>', page, re.DOTALL)
+    lines = [html.unescape(re.sub("<[^>]*>", "", line)) for line in shown]
+    again = re.compile(r"prepare\.py|train\.py(?!.*--resume)")
+    return [line for line in lines if not again.search(line)]
+
+
+def test_the_options_for_less_memory_train_on_the_same_tokens_and_fit_in_the_end():
+    named = dict(n_layer=24, n_embd=2048, n_head=16, block_size=4096, batch_size=24)
+    config = build(named | {"device": "cuda", "dtype": "bfloat16"})
+    least = config.replace(block_size=256, batch_size=1, gradient_accumulation_steps=9)
+    free, rounds = int(1.2 * memory_needed(least.replace(gradient_checkpointing=True))), 0
+    tokens = config.tokens_per_step
+    while warning := memory_warning(config, free):
+        options = dict(re.findall(r"--(\w+) (\w+)", warning.fix))
+        config = config.replace(**{n: v == "true" or int(v) for n, v in options.items()})
+        assert config.tokens_per_step == tokens
+        rounds += 1
+    assert 4 < rounds < 12
+
+
 def test_the_commands_of_a_report_work(follow):
     follow(CASES[0])
     commands = [line for _, line in view_commands(view_run("out/run"))]
@@ -699,4 +755,6 @@ def test_every_piece_of_advice_in_the_source_is_followed(follow):
 def test_the_list_of_what_is_followed_elsewhere_is_true():
     for text, where in read_elsewhere().items():
         assert any(piece.text.startswith(text) for piece in PIECES), f"nothing says {text!r}"
-        assert not where.startswith("tests/") or (ROOT / where).is_file(), where
+        if where.startswith("tests/"):
+            path, _, name = where.partition("::")
+            assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), where

@@ -300,7 +300,10 @@ def test_pictures_in_a_message_are_left_out_and_counted():
         ({"messages": [{"role": "user"}]}, "message 1, has no text"),
         ({"messages": [{"role": "user", "content": 3}]}, "message 1, has no text"),
         ({"messages": [{"content": "a"}]}, "has the role None"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "no text beside its"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "no text beside",
+        ),
         ({"messages": [{"role": "user", "content": ["a", {"type": "text", "text": 3}]}]}, "(text)"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "without the name"),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "'narrator'"),
