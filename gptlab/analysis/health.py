@@ -15,13 +15,13 @@ from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.baselines import unlike
+from gptlab.data.batches import check_ids
 from gptlab.data.mixture import open_mixture
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
     VERIFY_BYTES,
     Meta,
-    check_ids,
     open_dataset,
     prepare_again,
 )

@@ -289,6 +289,7 @@ def load_generator(options: SampleOptions, tokens: int):
     if native is None:
         model = model.to(getattr(torch, choice.dtype))
     generator = Generator(model, checkpoint.tokenizer, native)
+    generator.reverses = bool(checkpoint.content.get("reversed_answers"))
     template = checkpoint.content.get("chat_template")
     return generator, _attention(choice, model.config.head_dim), template
 
