@@ -7,7 +7,7 @@ trained on. Problem n of a run is a pure function of (seed, n), and so is the ro
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -158,15 +158,16 @@ class TaskDataset:
     def _tested(self, length: int, wanted: int, is_longer: bool) -> list[Problem]:
         """Different problems of this length that are never trained on, at most so many."""
         count, found = self.task.draws(length), {}
-        for block in range(_ATTEMPTS // 10):
+        for block in range(_ATTEMPTS):
+            before = len(found)
             numbers = np.arange(block * wanted, (block + 1) * wanted)
             for draws in random_numbers(mix(self.seed, _TEST, length), numbers, count):
                 problem = self.task.problem(length, draws)
                 if is_longer or not self.is_trained_on(problem.key):
                     found.setdefault(problem.key, problem)
-                if len(found) == wanted:
-                    return list(found.values())
-        return list(found.values())
+            if len(found) >= wanted or len(found) == before:  # or there are no others
+                break
+        return list(found.values())[:wanted]
 
     @functools.cached_property
     def test_problems(self) -> dict[str, list[Problem]]:
@@ -216,13 +217,29 @@ class TaskDataset:
         self.check_length(block_size)
         return self.windows_of(self.test_problems["unseen"], max_tokens)
 
+    def rows(
+        self, problems: Sequence[Problem], each: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`each` problems in a row, int64 [n / each, width], and which tokens are answers, bool."""
+        count, end = len(problems) // each, 0
+        padding = 0 if self.tokenizer.eot_id is None else self.tokenizer.eot_id
+        tokens = np.full((count, width), padding, dtype=np.int64)
+        mask = np.zeros((count, width), dtype=bool)
+        for number, problem in enumerate(problems):
+            (row, nth), (ids, prompt) = divmod(number, each), self.encoded(problem)
+            begin = end if nth else 0
+            end = begin + len(ids)
+            tokens[row, begin:end] = ids
+            mask[row, begin + prompt : end] = True
+        return tokens, mask
+
     def windows_of(self, problems: Sequence[Problem], max_tokens: int | None = None) -> Windows:
         """Problems as windows whose targets are the answers."""
         width = self.longest
         if max_tokens is not None:
             starts = evaluation_windows(len(problems) * width + 1, width, max_tokens) // width
             problems = [problems[place] for place in starts]
-        tokens, mask = _rows(map(self.encoded, problems), len(problems), 1, width)
+        tokens, mask = self.rows(problems, 1, width)
         return Windows(
             tokens.ravel(),
             np.arange(len(problems), dtype=np.int64) * width,
@@ -247,19 +264,6 @@ def problems_of_a_row(dataset: TaskDataset, block_size: int) -> int:
     return max(1, (block_size + 1) // dataset.longest)
 
 
-def _rows(encoded: Iterable, rows: int, each: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """`each` problems in a row of `width` ids: int64 [rows, width], and bool, where answers are."""
-    tokens = np.zeros((rows, width), dtype=np.int64)
-    mask = np.zeros((rows, width), dtype=bool)
-    place = 0
-    for number, (ids, prompt) in enumerate(encoded):
-        row, at = number // each, 0 if number % each == 0 else place
-        place = at + len(ids)
-        tokens[row, at:place] = ids
-        mask[row, at + prompt : place] = True
-    return tokens, mask
-
-
 class TaskSequences:
     """The sequences of a task, as `batches.Sequences`: rows of whole problems, whose targets are
     the answers."""
@@ -277,8 +281,8 @@ class TaskSequences:
         if first not in known or last not in known:
             known = range(first, last + 1)
             problems = np.arange(first * self.each, (last + 1) * self.each)
-            encoded = map(self.dataset.encoded, self.dataset.problems(problems, self.seed))
-            rows, mask = _rows(encoded, len(known), self.each, self.block_size + 1)
+            found = self.dataset.problems(problems, self.seed)
+            rows, mask = self.dataset.rows(found, self.each, self.block_size + 1)
             tokens, targets = rows[:, :-1], np.where(mask, rows, -1)[:, 1:]
             self._known = known, tokens, targets
         return tokens[numbers - known.start], targets[numbers - known.start]
