@@ -226,6 +226,12 @@ def open_mixture(
     )
     if len({part.name for part in parts}) < len(parts):
         raise ConfigError(f"dataset {word!r} names two folders of one name", "rename one of them")
+    has_task = any(is_task(part.meta) for part in parts)
+    if has_task and len(parts) > 1 and named[0][1] is None:
+        raise ConfigError(
+            f"dataset {word!r} gives no weights, and a task has no size that could count",
+            f"write {','.join(f'{name}:1' for name, _ in named)}, or other weights",
+        )
     _check_tokenizers(parts)
     templates = {(part.meta or {}).get("chat_template") for part in parts} - {None}
     if len(templates) > 1:

@@ -20,6 +20,7 @@ from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.data.windows import Windows, evaluation_windows
 from gptlab.errors import DataError
 
+PROBLEMS = "problems.jsonl"  # in its folder, the copy of one's own
 TESTED = 1000  # problems of the lengths trained on, if there are as many
 TESTED_LONGER = 200  # of each longer length
 _ATTEMPTS = 400  # draws for a problem that belongs to the part wanted

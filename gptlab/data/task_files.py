@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data.prepare_options import PrepareOptions, check_options, options_that_matter
-from gptlab.data.task_dataset import TaskDataset
+from gptlab.data.task_dataset import PROBLEMS, TaskDataset
 from gptlab.data.tasks import PREFIX, Own, Task, described, folder_name, make_task, read_name
 from gptlab.data.token_files import Meta, dataset_folder, is_task, prepare_again, read_meta
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
@@ -16,7 +16,6 @@ from gptlab.errors import ConfigError, DataError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, data_home, display, write_json
 
 VERSION = 1  # of the problems that the same options and seed give
-PROBLEMS = "problems.jsonl"  # the copy of one's own
 _MOST_TOKENS = 10**15  # that are counted
 _OPTIONS = ("dataset", "tokenizer", "seed", "overwrite")  # of preparing, which a task takes
 
