@@ -75,13 +75,19 @@ class TaskDataset:
 
     @functools.cached_property
     def longest(self) -> int:
-        """Tokens of the longest problem, trained on or tested."""
-        lengths = [*self.task.lengths, *self.task.longer]
-        own = self.task.all()
-        if own is not None:
+        """Tokens of the longest problem that is trained on."""
+        if own := self.task.all():
             return max(len(ids) for ids, _ in map(self.encoded, own))
+        return self._longest(self.task.lengths)
+
+    @functools.cached_property
+    def longest_tested(self) -> int:
+        """Tokens of the longest problem of all."""
+        return max(self.longest, self._longest(self.task.longer))
+
+    def _longest(self, lengths: range) -> int:
         extra = len(self._begin) + len(self._end)
-        return max(map(self.task.longest, lengths)) + extra
+        return max(map(self.task.longest, lengths), default=0) + extra
 
     @property
     def _begin(self) -> list[int]:
@@ -197,11 +203,11 @@ class TaskDataset:
 
     def check_length(self, block_size: int) -> None:
         """Raise DataError if a window does not hold the longest problem."""
-        if self.longest > block_size + 1:
+        if self.longest_tested > block_size + 1:
             raise DataError(
-                f"The longest problem of {self.name} has {self.longest:,} tokens, more than a "
-                f"window of block_size {block_size} holds",
-                f"use --block_size {self.longest - 1} or more, or shorter problems",
+                f"The longest problem of {self.name} has {self.longest_tested:,} tokens, more "
+                f"than a window of block_size {block_size} holds",
+                f"use --block_size {self.longest_tested - 1} or more, or shorter problems",
             )
 
     def sequences(self, block_size: int, seed: int) -> "TaskSequences":
@@ -236,7 +242,7 @@ class TaskDataset:
 
     def windows_of(self, problems: Sequence[Problem], max_tokens: int | None = None) -> Windows:
         """Problems as windows whose targets are the answers."""
-        width = self.longest
+        width = self.longest_tested
         if max_tokens is not None:
             starts = evaluation_windows(len(problems) * width + 1, width, max_tokens) // width
             problems = [problems[place] for place in starts]

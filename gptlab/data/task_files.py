@@ -74,7 +74,8 @@ def prepare_task(word: str, options: PrepareOptions | None = None) -> PreparedTa
                 f"{display(folder)} holds {what}", f"{ways}, which names this one, or delete it"
             )
     tests = dataset.test_problems
-    meta["val_tokens"] = len(tests["unseen"]) * dataset.longest
+    # one more, as a text whose first token is no target
+    meta["val_tokens"] = len(tests["unseen"]) * dataset.longest_tested + 1
     meta["train_tokens"] = _train_tokens(dataset)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer.json")

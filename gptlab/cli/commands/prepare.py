@@ -87,7 +87,8 @@ def describe_task(done: PreparedTask) -> str:
     ]
     if dataset.task.is_reversed:
         lines.insert(-1, "  reversed    answers are learned last character first, shown as here")
-    command = f"python train.py --dataset {quoted(dataset.name)} --block_size {dataset.longest - 1}"
+    options = {"dataset": dataset.name, "block_size": dataset.longest_tested - 1}
+    command = " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
     return "\n".join([*lines, as_installed(f"Next: {command}")])
 
 
