@@ -17,7 +17,7 @@ from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, is_task, 
 from gptlab.data.versions import older_versions, version_folder
 from gptlab.data.vocabulary import KINDS, model_at
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
+from gptlab.files import data_home, display, fresh_folder, out_home, quoted, read_json, runnable
 from gptlab.options import option_words
 from gptlab.runs import Run
 from gptlab.training.units import TextUnits
@@ -89,7 +89,7 @@ def describe_task(done: PreparedTask) -> str:
         lines.insert(-1, "  reversed    answers are learned last character first, shown as here")
     options = {"dataset": dataset.name, "block_size": dataset.longest_tested - 1}
     command = " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
-    return "\n".join([*lines, as_installed(f"Next: {command}")])
+    return "\n".join([*lines, runnable(f"Next: {command}")])
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
     ]
     if kept := kept_versions(dataset.folder):
         lines.append(f"  kept        {'; '.join(kept)}")
-    lines.append(as_installed(f"Next: {_next_command(dataset, runs)}"))
+    lines.append(runnable(f"Next: {_next_command(dataset, runs)}"))
     return "\n".join(lines)
 
 
@@ -228,7 +228,7 @@ def kept_versions(folder: Path) -> list[str]:
 def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
     known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
-    heading = as_installed("Known by name (python prepare.py NAME):")
+    heading = runnable("Known by name (python prepare.py NAME):")
     tasks = ["Tasks with an answer, each problem made while training:", *list_tasks()]
     return "\n".join([list_prepared(), heading, *known, *tasks])
 
