@@ -215,8 +215,8 @@ class TaskDataset:
         return TaskSequences(self, block_size, seed)
 
     def epochs(self, sequences: int, block_size: int) -> float:
-        """How often so many sequences read every problem."""
-        problems = sequences * problems_of_a_row(self, block_size)
+        """How often so many sequences read every problem; at least, where short ones are many."""
+        problems = sequences * (block_size + 1) // self.longest
         return problems * self.longest / self.train_tokens
 
     def validation(self, block_size: int, max_tokens: int | None = None) -> Windows:
@@ -227,17 +227,22 @@ class TaskDataset:
     def rows(
         self, problems: Sequence[Problem], each: int, width: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`each` problems in a row, int64 [n / each, width], and which tokens are answers, bool."""
-        count, end = len(problems) // each, 0
+        """The first of `each` problems that fit into a row, int64 [n / each, width], and which
+        tokens are answers, bool."""
+        count = len(problems) // each
         padding = 0 if self.tokenizer.eot_id is None else self.tokenizer.eot_id
         tokens = np.full((count, width), padding, dtype=np.int64)
         mask = np.zeros((count, width), dtype=bool)
-        for number, problem in enumerate(problems):
-            (row, nth), (ids, prompt) = divmod(number, each), self.encoded(problem)
-            begin = end if nth else 0
-            end = begin + len(ids)
-            tokens[row, begin:end] = ids
-            mask[row, begin + prompt : end] = True
+        for row in range(count):
+            begin = 0
+            for problem in problems[row * each : (row + 1) * each]:
+                ids, prompt = self.encoded(problem)
+                end = begin + len(ids)
+                if end > width:
+                    break
+                tokens[row, begin:end] = ids
+                mask[row, begin + prompt : end] = True
+                begin = end
         return tokens, mask
 
     def windows_of(self, problems: Sequence[Problem], max_tokens: int | None = None) -> Windows:
@@ -266,19 +271,16 @@ def _some(problems: list[Problem]) -> list[Problem]:
     return [problems[place] for place in sorted(chosen)]
 
 
-def problems_of_a_row(dataset: TaskDataset, block_size: int) -> int:
-    """How many problems a sequence of block_size tokens and its last target hold."""
-    return max(1, (block_size + 1) // dataset.longest)
-
-
 class TaskSequences:
     """The sequences of a task, as `batches.Sequences`: rows of whole problems, whose targets are
-    the answers."""
+    the answers. each: problems drawn for a row."""
 
     def __init__(self, dataset: TaskDataset, block_size: int, seed: int):
         dataset.check_length(block_size)
         self.dataset, self.block_size, self.seed = dataset, block_size, seed
-        self.each = problems_of_a_row(dataset, block_size)
+        self.each = (block_size + 1) // dataset.longest
+        if not dataset.finite:  # of a few problems all are read; of many, as many as fit
+            self.each *= 2
         self._known = range(0), None, None  # sequence numbers, their tokens, their targets
 
     def _step(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
