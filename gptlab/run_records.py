@@ -41,6 +41,9 @@ class Measured(Record, total=False):
     val_bits_per_byte: Figure
     ema_val_loss: Figure
     clean_val_loss: Figure
+    accuracy: Figure
+    train_accuracy: Figure
+    accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
     sample: str
 
 
