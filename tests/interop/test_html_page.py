@@ -24,6 +24,7 @@ from gptlab.interop.write import html as html_page
 from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.web.assets import asset
 
 CLASSIC = dict(position_encoding="learned", use_rms_norm=False, use_swiglu=False)
 SETTINGS = {
@@ -123,7 +124,7 @@ def test_the_logits_of_every_setting_are_ours(random_model, make_run, bpe, tmp_p
         pages.append({**payload(path), "ids": tokens.tolist()})
         with torch.no_grad():
             expected.append(model_of(path)(tokens[None])[0][0])
-    script = (Path(html_page.__file__).parent / "page" / "model.js").read_text(encoding="utf-8")
+    script = asset("model.js")
     runner = """
     const found = PAGES.map(page => {
       const content = JSON.parse(page.model);

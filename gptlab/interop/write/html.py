@@ -14,9 +14,9 @@ from gptlab.interop.write.verify import check_weights
 from gptlab.model.config import GPTConfig
 from gptlab.model.quantization import GROUP, dequantize, quantize
 from gptlab.model.shapes import shapes
+from gptlab.web.assets import filled
 
 MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
-_PARTS = Path(__file__).parent / "page"
 _MARK = '<meta name="generator" content="gptlab">'
 
 
@@ -67,17 +67,14 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
         "group": GROUP,
     }
     name = _name(checkpoint)
-    page = _filled(
-        (_PARTS / "page.html").read_text(encoding="utf-8"),
+    page = filled(
+        "page.html",
         NAME=escape(name),
         SUMMARY=escape(_summary(checkpoint)),
         FACTS=escape(_facts(checkpoint)),
-        STYLE=(_PARTS / "page.css").read_text(encoding="utf-8"),
         MODEL=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
         INT8=_base64(int8, np.int8),
         FLOATS=_base64(floats, "<f4"),
-        MODEL_JS=(_PARTS / "model.js").read_text(encoding="utf-8"),
-        PAGE_JS=(_PARTS / "page.js").read_text(encoding="utf-8"),
     )
     with new_file(output, overwrite, mark=_MARK.encode()) as file:
         file.write(page.encode())
@@ -91,16 +88,6 @@ def _number(checkpoint) -> int:
 def _base64(arrays: list, dtype) -> str:
     values = b"".join(np.ascontiguousarray(array, dtype).tobytes() for array in arrays)
     return base64.b64encode(values).decode()
-
-
-def _filled(template: str, **parts: str) -> str:
-    """The template with each {{NAME}} replaced; what is put in is not looked at again."""
-    pieces = template.split("{{")
-    found = [pieces[0]]
-    for piece in pieces[1:]:
-        name, rest = piece.split("}}", 1)
-        found += [parts[name], rest]
-    return "".join(found)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> dict:
