@@ -38,19 +38,23 @@ import torch
 import torch.nn.functional as F
 
 from gptlab.analysis.attribution import Progress, ablations, contributions, short
+from gptlab.analysis.trace import training_data
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError, GenerationError
+from gptlab.errors import ConfigError, DataError, GenerationError
 from gptlab.inference.capture import (
     Capture,
     Means,
     Part,
     capture,
     head_scores,
+    mean_outputs,
 )
 from gptlab.model.transformer import GPT
+from gptlab.runs import Run
 
 MOST_WEIGHTS = 5_000_000  # of attention in all heads; a page of them has some 25 MB
 TOP, NEAREST = 5, 8  # tokens that are named
+MEAN_TOKENS, MEAN_SIZE = 1024, 256  # of validation text for means; of a sequence of it
 HEAD_THRESHOLD = 0.5  # a head has a job when it spends half of its attention on it
 
 
@@ -163,6 +167,36 @@ def read_prompt(
             f"--target {target!r} is {len(wanted)} tokens of this model", "name a single token"
         )
     return Prompt(text, tuple(ids), position, wanted and wanted[0])
+
+
+def validation_sequences(run: Run, count: int, size: int) -> list[list[int]]:
+    """At most `count` sequences of `size` tokens, evenly spread over the run's validation text.
+
+    Raises a GPTLabError where there is no validation text of so many tokens: DataError, or the
+    reason why the run's data cannot be opened.
+    """
+    parts = training_data(run)
+    sequences = []
+    for part in parts:
+        possible = len(part.val) // size
+        chosen = min(possible, -(-count // len(parts)))
+        for number in range(chosen):
+            start = number * possible // chosen * size
+            sequences.append([int(i) for i in part.val[start : start + size]])
+    if not sequences:
+        raise DataError(f"The run has no validation text of {size:,} tokens")
+    return sequences
+
+
+def means_of_validation(model: GPT, run: Run) -> tuple[Means, str]:
+    """The means of each part over some of the run's validation text, and how much, in words.
+
+    Raises a GPTLabError without validation text.
+    """
+    size = min(MEAN_SIZE, model.config.block_size)
+    sequences = validation_sequences(run, MEAN_TOKENS // size, size)
+    words = f"{len(sequences) * size:,} tokens of the validation text"
+    return mean_outputs(model, sequences), words
 
 
 def make_views(
