@@ -6,48 +6,71 @@ from pathlib import Path
 
 import torch
 
-from gptlab.analysis.lens import VIEWS, Prompt, make_views
-from gptlab.errors import ConfigError
+from gptlab.analysis.lens import VIEWS, Prompt, make_views, means_of_validation
+from gptlab.errors import ConfigError, GenerationError, GPTLabError
 from gptlab.inference.capture import Means
 from gptlab.interop.write import html
 from gptlab.interop.write.export import export
 from gptlab.interop.write.output import new_file
+from gptlab.runs import Run
 from gptlab.web.assets import filled
 
 _MARK = b'<meta name="generator" content="gptlab">'
 
 
+def known_means(model, run: Run | None) -> tuple[Means, str] | None:
+    """The means over a run's validation text, and how much, in words; None where there is none."""
+    if run is None:
+        return None
+    try:
+        return means_of_validation(model, run)
+    except (GPTLabError, OSError):
+        return None
+
+
 def look_inside(
     checkpoint,
-    means: tuple[Means, str],
+    means: tuple[Means, str] | None,
     *,
-    prompt: str | None = None,
+    views: dict | None = None,
     translators: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> html.Inside:
     """What `interop.write.html` needs so that its page looks inside the model for any prompt.
 
-    means: for ablations, with what they are of in words. prompt: what the page begins with.
-    translators: weights [L, C, C] and biases [L, C] of the tuned lens.
+    means: for ablations, with what they are of in words; None for those of the prompt. views: those
+    that the page begins with. translators: weights [L, C, C] and biases [L, C] of the tuned lens.
+    Raises ConfigError for a model that a page cannot hold.
     """
-    tokenizer = checkpoint.tokenizer
+    html.check(checkpoint)
     one = Prompt("", (0,), 0)  # the scores of heads are of no prompt
-    heads = make_views(checkpoint.model, tokenizer, one, ["heads"])["views"].get("heads")
+    try:
+        made = make_views(checkpoint.model, checkpoint.tokenizer, one, ["heads"])
+    except GenerationError as error:  # an edited attention, whose heads Python cannot see
+        made = {"views": {}, "left_out": {"heads": str(error)}}
     content = {
         "titles": {name: view._asdict() for name, view in VIEWS.items()},
-        "means": means[1],
-        "heads": heads,
+        "heads": made["views"].get("heads"),
+        "left_out": made["left_out"],
+        "means": means and means[1],
     }
-    tensors = {"means.heads": means[0].heads.flatten(), "means.mlps": means[0].mlps.flatten()}
+    tensors = {}
+    if means:
+        tensors = {"means.heads": means[0].heads.flatten(), "means.mlps": means[0].mlps.flatten()}
     for layer, (weight, bias) in enumerate(zip(*translators or ((), ()), strict=True)):
         tensors |= {f"tuned.{layer}.weight": weight, f"tuned.{layer}.bias": bias}
-    return html.Inside(content, tensors, prompt)
+    start = None
+    if views is not None:
+        chosen = views["views"].get("ablation", {}).get("chosen")
+        start = {name: views[name] for name in ("prompt", "position", "target")}
+        start["parts"] = chosen["parts"] if chosen else []
+    return html.Inside(content, tensors, start)
 
 
 def write_lens_page(
     output,
     views: dict,
     checkpoint,
-    means: tuple[Means, str],
+    means: tuple[Means, str] | None,
     *,
     translators: tuple[torch.Tensor, torch.Tensor] | None = None,
     overwrite: bool = False,
@@ -62,11 +85,10 @@ def write_lens_page(
     """
     output = Path(output)
     try:
-        html.check(checkpoint)
+        inside = look_inside(checkpoint, means, views=views, translators=translators)
     except ConfigError as error:
         why = error.problem
     else:
-        inside = look_inside(checkpoint, means, prompt=views["prompt"], translators=translators)
         export(checkpoint, "html", output, overwrite=overwrite, progress=progress, inside=inside)
         return output, None
     model = views["model"]

@@ -1,4 +1,4 @@
-"""The files that pages are made of: templates, a style and scripts, which several commands share."""
+"""The files that pages are made of: templates, a style and scripts, for several commands."""
 
 from pathlib import Path
 

@@ -20,9 +20,9 @@ function logSum(logits) {
 }
 
 class Inside {
-  // content: what the export knows of the model: { name, titles, means, heads }, `titles` and
-  // `heads` as views have them, `means` in words. The means are the tensors means.heads [L, H, D]
-  // and means.mlps [L, C], the translators of a tuned lens tuned.l.weight [C, C] and tuned.l.bias.
+  // content: what Python knows of the model for any prompt: { titles, heads, left_out, means }, as
+  // views have them. Means of parts are the tensors means.heads [L, H, D] and means.mlps [L, C],
+  // translators of the tuned lens tuned.l.weight [C, C] and tuned.l.bias [C].
   constructor(config, tensors, tokenizer, content) {
     const block_size = Math.min(config.block_size, LONGEST);
     this.config = { ...config, block_size };
@@ -40,7 +40,8 @@ class Inside {
   }
 
   // Read a prompt: after "all", this.views has what one pass tells; the other views follow.
-  *look(prompt) {
+  // start: { position, target, parts }, what is explained and ablated at first.
+  *look(prompt, start = {}) {
     const pieces = Text.promptPieces(this.model, this.tokenizer, prompt);
     const { config, model, content } = this;
     const ids = pieces.filter(piece => !piece.unknown).map(piece => piece.id);
@@ -49,24 +50,29 @@ class Inside {
     this.logits = [];
     this.views = {
       format_version: 1,
-      model: { name: content.name, layers: config.n_layer, heads: config.n_head },
-      prompt, tokens: ids, texts: this.texts, views: {},
+      model: { layers: config.n_layer, heads: config.n_head },
+      prompt, tokens: ids, texts: this.texts, views: {}, left_out: content.left_out,
     };
     yield* this.read(ids, (kind, layer, values) => {
       (this.seen[kind][layer] ??= []).push(values.slice());
     }, logits => this.logits.push(logits.slice()));
     this.candidates = this.logits.map((logits, at) => [
       ...new Set([...largest(logits, TOP).map(([id]) => id), ...ids.slice(at + 1, at + 2)])]);
+    const { position = ids.length - 1, target = this.candidates[position][0], parts = [] } = start;
+    if (!this.candidates[position].includes(target)) this.candidates[position].push(target);
+    this.chosen = parts.join();
+    this.means = this.averages();
     this.whole = this.said(this.logits);
     this.show("surprise", { nats: [null, ...this.whole.losses] });
     this.show("attention", { weights: this.attention(ids.length) });
     if (content.heads) this.show("heads", content.heads);
-    this.explain(ids.length - 1);
+    this.explain(position, target);
     yield "all";
     yield* this.nearest();
     yield "neighbours";
     yield* this.lens();
     yield "lens";
+    if (this.chosen) yield* this.ablations([this.chosen]);
     if (this.isQuick) yield* this.ablations();
   }
 
@@ -116,11 +122,13 @@ class Inside {
   }
 
   showAblations() {
+    const found = ([parts, said]) => ({ parts: parts.split(","), ...this.measured(said) });
+    const all = [...this.without].map(found);
     this.show("ablation", {
-      means: this.content.means,
+      means: this.content.means ?? `the ${this.views.tokens.length} tokens of the prompt`,
       ...this.measured(this.whole),
-      parts: [...this.without].map(([part, said]) => ({ parts: [part], ...this.measured(said) })),
-      chosen: null,
+      parts: all.filter(({ parts }) => parts.length === 1),
+      chosen: all.find(({ parts }) => parts.join() === this.chosen) ?? null,
     });
   }
 
@@ -135,20 +143,23 @@ class Inside {
     };
   }
 
-  // Without each of some parts in turn (mean ablation).
-  *ablations(parts = this.parts) {
-    const { means } = this, size = this.config.head_dim, width = this.config.n_embd;
-    for (const part of parts) {
-      if (this.without.has(part)) continue;
-      const isMLP = part.startsWith("mlp");
-      const [layer, head] = isMLP ? [Number(part.slice(3)), 0] : part.split(".").map(Number);
-      const at = isMLP ? layer * width : (layer * this.config.n_head + head) * size;
-      const mean = isMLP ? means.mlps.subarray(at, at + width) : means.heads.subarray(at, at + size);
+  // Without each of some parts in turn (mean ablation); "2.3,mlp0" is two together.
+  *ablations(all = this.parts) {
+    const { n_head, n_embd, head_dim } = this.config, { heads, mlps } = this.means;
+    for (const parts of all) {
+      if (this.without.has(parts)) continue;
+      const means = { mixed: [], mlp: [] };  // [layer] -> [where, values]
+      for (const part of parts.split(",")) {
+        const [layer, head] = part.replace("mlp", "").split(".").map(Number), at = layer * n_embd;
+        const row = (layer * n_head + head) * head_dim;
+        if (head === undefined) (means.mlp[layer] ??= []).push([0, mlps.subarray(at, at + n_embd)]);
+        else (means.mixed[layer] ??= []).push([head * head_dim, heads.subarray(row, row + head_dim)]);
+      }
       const rows = [];
-      yield* this.read(this.views.tokens, (kind, where, values) => {
-        if (where === layer && kind === (isMLP ? "mlp" : "mixed")) values.set(mean, head * size);
+      yield* this.read(this.views.tokens, (kind, layer, values) => {
+        for (const [at, mean] of means[kind]?.[layer] ?? []) values.set(mean, at);
       }, logits => rows.push(logits.slice()));
-      this.without.set(part, this.said(rows));
+      this.without.set(parts, this.said(rows));
       this.showAblations();
       yield "ablation";
     }
@@ -161,9 +172,13 @@ class Inside {
     return this.parts.length * this.views.tokens.length * weights < 3e9;
   }
 
-  get means() {
-    const { tensors } = this.model;
-    return { heads: tensors["means.heads"], mlps: tensors["means.mlps"] };
+  // The mean of each head [L, H, D] and MLP [L, C]: what the page holds, else that of the prompt.
+  averages() {
+    const { tensors } = this.model, { mixed, mlp } = this.seen;
+    if (tensors["means.heads"]) return { heads: tensors["means.heads"], mlps: tensors["means.mlps"] };
+    const mean = rows => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
+    const joined = layers => Float32Array.from(layers.flatMap(rows => Array.from(mean(rows))));
+    return { heads: joined(mixed), mlps: joined(mlp) };
   }
 
   // What each part adds to the logit of `target`: the scale of the final norm is frozen.

@@ -321,14 +321,14 @@ class Looking {
     this.run = 0;    // number of the current prompt; a new one ends the work on the last
   }
 
-  look(prompt) {
+  look(prompt, start) {
     const pieces = tokenizer.pieces(prompt), most = this.inside.config.block_size;
     const unknown = [...new Set(pieces.flatMap(piece => piece.unknown ?? []))];
     byId("inside-note").textContent = (unknown.length ? `${skipped(unknown)} ` : "")
       + (pieces.length > most ? `These are its last ${most} tokens.` : "");
     byId("views").inert = true;  // until the new prompt is read
     this.run++;
-    this.jobs = [this.inside.look(prompt)];
+    this.jobs = [this.inside.look(prompt, start)];
     this.work();
   }
 
@@ -364,16 +364,17 @@ class Looking {
 
 function startLooking() {
   const looking = new Looking(), box = byId("inside-prompt");
-  const look = () => looking.look(box.value);
-  box.value = content.inside.prompt ?? START;
+  const look = start => looking.look(box.value, start);
+  const { start } = content.inside;
+  box.value = start?.prompt ?? START;
   box.onkeydown = event => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look();
   };
-  byId("look").onclick = look;
+  byId("look").onclick = () => look();
   const seen = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     seen.disconnect();
-    if (!byId("views").firstChild) look();
+    if (!byId("views").firstChild) look(start ?? {});
   });
   seen.observe(byId("inside"));
 }
@@ -403,4 +404,4 @@ byId("prompt").value = asked.get("prompt") ?? "";
 showValues();
 makeHeads();
 if (asked.has("n")) write(byId("prompt").value, Number(asked.get("n")));
-else write(byId("prompt").value, content.inside?.prompt === undefined ? value("length") : 0);
+else write(byId("prompt").value, content.inside?.start ? 0 : value("length"));

@@ -86,12 +86,11 @@ class Shown {
   }
 
   card(name) {
-    const found = this.views.views[name], text = found ?? this.live?.content.titles[name];
+    const text = this.views.views[name] ?? this.live?.content.titles[name];
     const body = element("div", { className: "view", id: `view-${name}` });
-    if (!text) {
-      const why = this.views.left_out?.[name];
-      return why ? [element("section", {}, element("p", { className: "hint" }, why))] : [];
-    }
+    const why = this.views.left_out[name];
+    if (why) return [element("section", {}, element("p", { className: "hint" }, why))];
+    if (!text) return [];
     const card = element("section", { className: `card ${name}` },
       element("h3", {}, text.title), element("p", {}, `${text.sentence} `,
         element("cite", {}, `(${text.reference})`)));
@@ -184,7 +183,7 @@ function drawSurprise(body, { nats }, shown) {
 function drawLens(body, { layers, tuned }, shown) {
   const last = layers.length - 1, count = shown.views.tokens.length;
   const cells = [], panel = element("div", { className: "panel" });
-  const heads = ["token", "input", ...Array.from({ length: last }, (_, i) => i), "next"];
+  const heads = ["token", ...Array.from({ length: last }, (_, i) => i), "output", "next"];
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads.map(
     name => element("th", { scope: "col" }, String(name))))));
   const rows = Array.from({ length: count }, (_, position) => {
@@ -215,9 +214,8 @@ function drawLens(body, { layers, tuned }, shown) {
   }
   function tell(layer, position) {
     const { top, next } = guesses()[layer][position];
-    const where = layer === 0 ? "Before layer 0" : layer === last ? "At the output"
-      : `After layer ${layer - 1}`;
-    panel.replaceChildren(element("p", {}, `${where}, after `,
+    const where = layer === last ? "At the output" : `After ${layer} of ${last} layers`;
+    panel.replaceChildren(element("p", {}, `${where}, at `,
       shown.quoted(shown.views.tokens[position]), ":"), bars(top.map(([id, chance]) => ({
       name: shown.word(id), value: chance, figure: percent(chance),
       kind: id === shown.views.tokens[position + 1] ? "right" : "",
@@ -323,7 +321,7 @@ function drawAblation(body, view, shown) {
   }), shown.views.views.contributions.parts.some(({ part }) => part.startsWith("mlp")));
   const buttons = [...grid.querySelectorAll("button")];
   const now = () => shown.views.views.ablation;
-  const found = part => now().parts.find(({ parts }) => parts.join() === part);
+  const found = part => [...now().parts, now().chosen].find(some => some?.parts.join() === part);
   const panel = element("div", { className: "panel" });
   const all = element("button", {
     type: "button", className: "second", onclick: () => shown.follow(shown.live.ablations()),
@@ -336,14 +334,10 @@ function drawAblation(body, view, shown) {
     foot.replaceChildren("Red: the loss of ", shown.quoted(target), " after ",
       shown.quoted(tokens[position]), ` (token ${position}) rises without the part; blue: it falls. `
       + `The average is that of ${whole.means}.`);
-    const some = shown.part === "chosen" ? whole.chosen : found(shown.part) ?? whole.chosen;
-    if (!some) {
-      panel.replaceChildren(element("p", {}, `${canHover ? "Click" : "Tap"} a part to do without `
-        + "it."), ...compared(shown, whole, null));
-      return;
-    }
-    panel.replaceChildren(element("p", {}, "Without ", element("b", {}, some.parts.join(", ")), ":"),
-      ...compared(shown, whole, some));
+    const some = found(shown.part ?? whole.chosen?.parts.join());
+    panel.replaceChildren(element("p", {}, ...(some
+      ? ["Without ", element("b", {}, some.parts.join(", ")), ":"]
+      : [`${canHover ? "Click" : "Tap"} a part to do without it.`])), ...compared(shown, whole, some));
   }
   return () => {
     const whole = now(), changes = new Map(whole.parts.map(

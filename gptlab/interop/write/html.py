@@ -27,13 +27,13 @@ class Inside:
     """What a page needs beside the weights to look inside its model (gptlab/web/inside.js).
 
     content: JSON: the texts of the views, and what they show of the model for any prompt. tensors:
-    what lies beside the weights, by its name in inside.js: means, translators. prompt: what is
-    looked into at once, before the model writes anything.
+    what lies beside the weights, by its name in inside.js: means, translators. start: the prompt
+    that the page begins with, and what of it is explained; None: the page begins with writing.
     """
 
     content: dict
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-    prompt: str | None = None
+    start: dict | None = None
 
 
 def check(checkpoint) -> None:
@@ -41,14 +41,15 @@ def check(checkpoint) -> None:
     parameters = _number(checkpoint)
     if parameters > MAX_PARAMETERS:
         raise ConfigError(
-            f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}: "
-            "use --format gguf or hf."
+            f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}",
+            "use --format gguf or hf",
         )
     if not isinstance(checkpoint.tokenizer, (CharTokenizer, BytePairTokenizer)):
         kind = checkpoint.tokenizer.kind if checkpoint.tokenizer else "missing"
         raise ConfigError(
             f"This model's tokenizer is {kind}, and a page has characters, byte-level BPE trained "
-            "here, and GPT-2's: use --format hf or gguf."
+            "here, and GPT-2's",
+            "use --format hf or gguf",
         )
 
 
@@ -91,11 +92,11 @@ def write(
         "tokenizer": _vocabulary(checkpoint.tokenizer),
         "tensors": manifest,
         "group": GROUP,
-        "inside": inside and inside.content | {"prompt": inside.prompt},
+        "inside": inside and inside.content | {"start": inside.start},
     }
     name = _name(checkpoint)
     look = asset("inside.html") if inside else ""
-    is_first = inside is not None and inside.prompt is not None
+    is_first = inside is not None and inside.start is not None
     page = filled(
         "page.html",
         NAME=escape(name),
