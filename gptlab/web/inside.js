@@ -138,8 +138,7 @@ class Inside {
       loss: -chance,
       text_loss: losses.length ? losses.reduce((a, b) => a + b) / losses.length : null,
       probability: Math.exp(chance),
-      top: tops[position][0][0],
-      next: tops[position],
+      top: tops[position],
     };
   }
 

@@ -309,7 +309,7 @@ byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see
 
 // Look inside ------------------------------------------------------------------------------------
 
-const START = "The quick brown fox";  // what is looked into at first
+const START = 32;  // tokens of the model's own text that are looked into at first
 
 // What the views show of a prompt is computed in small steps, between which the page answers.
 class Looking {
@@ -366,7 +366,7 @@ function startLooking() {
   const looking = new Looking(), box = byId("inside-prompt");
   const look = start => looking.look(box.value, start);
   const { start } = content.inside;
-  box.value = start?.prompt ?? START;
+  box.value = start?.prompt ?? "";
   box.onkeydown = event => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look();
   };
@@ -374,7 +374,9 @@ function startLooking() {
   const seen = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     seen.disconnect();
-    if (!byId("views").firstChild) look(start ?? {});
+    if (byId("views").firstChild) return;
+    box.value ||= shown.slice(0, START).map(({ span }) => span.textContent).join("");
+    look(start);
   });
   seen.observe(byId("inside"));
 }

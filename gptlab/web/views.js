@@ -140,7 +140,7 @@ class Shown {
     const { layers, heads } = this.views.model, columns = heads + withMLPs;
     const name = head => (head === heads ? "mlp" : String(head));
     const places = Array.from({ length: columns }, (_, head) => head);
-    const grid = element("div", { className: "grid" }, element("span"),
+    const grid = element("div", { className: columns > 8 ? "grid many" : "grid" }, element("span"),
       ...places.map(head => element("span", {}, name(head))));
     for (let layer = 0; layer < layers; layer++) {
       grid.append(element("span", {}, String(layer)), ...places.map(head => {
@@ -225,12 +225,13 @@ function drawLens(body, { layers, tuned }, shown) {
       : ["The prompt ends here."])));
   }
   fill();
+  const scroll = element("div", { className: "scroll" }, roving(table, layers.length));
   const choice = tuned ? [element("label", { className: "choice" }, element("input", {
     type: "checkbox", checked: shown.isTuned,
     onchange: event => { shown.isTuned = event.target.checked; fill(); tell(last, shown.position); },
   }), " tuned: each layer read through a translator trained for it (Belrose et al. 2023)")] : [];
-  body.replaceChildren(...choice, element("div", { className: "beside" },
-    element("div", { className: "scroll" }, roving(table, layers.length)), panel));
+  body.replaceChildren(...choice, element("div", { className: "beside" }, scroll, panel));
+  scroll.scrollLeft = scroll.scrollWidth;  // to the output
   let told = null;
   return () => {
     rows.forEach((row, i) => row.classList.toggle("picked", i === shown.position));
@@ -264,7 +265,8 @@ function drawAttention(body, { weights }, shown) {
   function tell(from, to = null) {
     hint.replaceChildren(shown.head === null ? "The mean of all heads" : `Head ${shown.head}`,
       " reads ", shown.quoted(tokens[from]), ...(to === null ? [": the stronger the colour, the "
-        + "more it looks there."] : [` and looks at `, shown.quoted(tokens[to]),
+        + `more it looks there. ${canHover ? "Click" : "Tap"} a map for one head, again for all.`]
+        : [` and looks at `, shown.quoted(tokens[to]),
         ` with ${percent(rows[from][to])}.`]));
     const most = Math.max(...rows[from]);
     spans.forEach((span, at) => {
@@ -282,7 +284,8 @@ function drawAttention(body, { weights }, shown) {
   big.onmouseleave = () => tell(shown.position);
   shown.redraw = () => { drawn = undefined; maps.forEach(draw => draw()); update(); };
   body.replaceChildren(element("div", { className: "beside" }, grid,
-    element("div", { className: "panel" }, big)),
+    element("div", { className: "panel" }, big, element("p", { className: "hint" },
+      "Rows: the token that looks. Columns: the token that it looks at."))),
   element("p", { className: "tokens" }, ...spans), hint);
   maps.forEach(draw => draw());
   function update() {
@@ -334,10 +337,7 @@ function drawAblation(body, view, shown) {
     foot.replaceChildren("Red: the loss of ", shown.quoted(target), " after ",
       shown.quoted(tokens[position]), ` (token ${position}) rises without the part; blue: it falls. `
       + `The average is that of ${whole.means}.`);
-    const some = found(shown.part ?? whole.chosen?.parts.join());
-    panel.replaceChildren(element("p", {}, ...(some
-      ? ["Without ", element("b", {}, some.parts.join(", ")), ":"]
-      : [`${canHover ? "Click" : "Tap"} a part to do without it.`])), ...compared(shown, whole, some));
+    panel.replaceChildren(compared(shown, whole, found(shown.part ?? whole.chosen?.parts.join())));
   }
   return () => {
     const whole = now(), changes = new Map(whole.parts.map(
@@ -356,31 +356,23 @@ function drawAblation(body, view, shown) {
   };
 }
 
-// The model's words and losses, and those without some parts beside them.
+// What the whole model says, and beside it what it says without some parts (null: not chosen yet).
 function compared(shown, whole, some) {
-  const chances = new Map((some?.next ?? []).map(([id, chance]) => [id, chance]));
-  const figure = (before, after) => (
-    after === undefined ? before : element("span", {}, `${before} → `, element("strong", {}, after)));
+  const { target } = shown.views, loss = value => (value === null ? "none" : value.toFixed(3));
   const rows = [
-    ["the likeliest next token", shown.quoted(whole.top), some && shown.quoted(some.top)],
-    [["chance of ", shown.quoted(shown.views.target)], percent(whole.probability),
-      some && percent(some.probability)],
-    ["its loss", whole.loss.toFixed(3), some && some.loss.toFixed(3)],
+    ["likeliest next token", ({ top }) => shown.quoted(top[0][0])],
+    [["chance of ", shown.quoted(target)], ({ probability }) => percent(probability)],
+    [["loss of ", shown.quoted(target)], found => loss(found.loss)],
+    ["loss of the whole prompt", found => loss(found.text_loss)],
+    ["next token", ({ top }) => bars(top.map(([id, chance]) => (
+      { name: shown.word(id), value: chance, figure: percent(chance) })), 1)],
   ];
-  if (whole.text_loss !== null) {
-    rows.push(["loss of the whole prompt", whole.text_loss.toFixed(3),
-      some && some.text_loss.toFixed(3)]);
-  }
-  const table = element("table", { className: "compared" }, ...rows.map(([name, before, after]) => (
-    element("tr", {}, element("th", { scope: "row" }, ...[name].flat()), element("td", {}, before),
-      element("td", {}, after ?? "")))));
-  if (!whole.next) return [table];
-  const list = some?.next ?? whole.next;
-  const was = new Map(whole.next);
-  return [table, bars(list.map(([id, chance]) => ({
-    name: shown.word(id), value: chance, figure: percent(chance),
-    kind: was.has(id) ? "" : "right",
-  })), 1)];
+  const cell = (found, show) => element("td", {}, ...(found ? [show(found)] : []));
+  return element("table", { className: "compared" },
+    element("tr", {}, ...["", "whole model", some ? `without ${some.parts.join(", ")}`
+      : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
+    ...rows.map(([name, show]) => element("tr", {},
+      element("th", { scope: "row" }, ...[name].flat()), cell(whole, show), cell(some, show))));
 }
 
 // Who votes for the next token: what each part adds to its logit, largest first.
@@ -426,7 +418,8 @@ function drawHeads(body, view, shown) {
       title: `head ${part}: ${scores[layer][head].toFixed(2)}`,
       ariaLabel: `head ${part}: ${scores[layer][head].toFixed(2)}`,
       onclick: () => shown.choose({ head: part }),
-    }, scores[layer][head].toFixed(1)), "look", scores[layer][head])));
+    }, scores[layer][head] < 0.1 ? "" : scores[layer][head].toFixed(1)), "look",
+    scores[layer][head])));
   })));
   return () => {};
 }
