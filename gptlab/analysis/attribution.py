@@ -12,6 +12,7 @@ from gptlab.errors import ConfigError
 from gptlab.inference.capture import Capture, Means, Part, ablated, head_outputs
 from gptlab.model.transformer import GPT, LayerNorm
 
+TOP = 5  # tokens that are named
 PASS_LOGITS = 1 << 25  # of one forward pass of ablations: 128 MB
 
 Progress = Callable[[str, int, int], None]
@@ -102,10 +103,11 @@ def ablations(
         log_probs = logits.log_softmax(-1)
         real = log_probs[:-1].gather(1, ids[1:, None])
         of_target = log_probs[position, target]
+        top = log_probs[position].exp().topk(min(TOP, known))
         return {
             "loss": -float(of_target),
             "text_loss": -float(real.mean()) if len(ids) > 1 else None,
-            "top": int(logits[position].argmax()),
+            "top": [[i, short(p)] for p, i in zip(*(x.tolist() for x in top), strict=True)],
             "probability": short(float(of_target.exp())),
         }
 

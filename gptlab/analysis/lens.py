@@ -16,8 +16,8 @@
         "contributions": "logit": of the target; "parts": [{"part", "logit"}], which add up to it;
                          part is embedding, 2.3 (layer.head), mlp2, or biases
         "ablation":      "means": in words, what the means are of; "loss": of the target at the
-                         position, "text_loss": mean over the prompt (null for one token), "top",
-                         "probability": of the target; "parts": [{"parts": ["2.3"], "loss",
+                         position, "text_loss": mean over the prompt (null for one token), "top"
+                         as in the lens, "probability" of the target; "parts": [{"parts": ["2.3"], "loss",
                          "text_loss", "top", "probability"}] of the model without them;
                          "chosen": the same for --ablate, or null
         "heads":         "threshold"; "previous", "induction", "duplicate": [L][H] scores from 0 to
@@ -37,7 +37,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gptlab.analysis.attribution import Progress, ablations, contributions, short
+from gptlab.analysis.attribution import TOP, Progress, ablations, contributions, short
 from gptlab.analysis.trace import training_data
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, DataError, GenerationError, GPTLabError
@@ -53,7 +53,7 @@ from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 
 MOST_WEIGHTS = 5_000_000  # of attention in all heads; a page of them has some 25 MB
-TOP, NEAREST = 5, 8  # tokens that are named
+NEAREST = 8  # tokens that are named
 MEAN_TOKENS, MEAN_SIZE = 1024, 256  # of validation text for means; of a sequence of it
 HEAD_THRESHOLD = 0.5  # a head has a job when it spends half of its attention on it
 
@@ -376,7 +376,7 @@ def _ids_in(made: dict) -> set[int]:
     ablation = views.get("ablation")
     if ablation:
         rows = [ablation, *ablation["parts"], *[ablation["chosen"]] * bool(ablation["chosen"])]
-        found |= {row["top"] for row in rows}
+        found |= {i for row in rows for i, _ in row["top"]}
     for near in views.get("neighbours", {}).get("nearest", {}).values():
         found |= {i for i, _ in near}
     return found

@@ -128,13 +128,14 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
     table = make_table("without", *numbers, "says", numbers=numbers)
     chosen = [view["chosen"]] if view["chosen"] else []
     for row in [view, *chosen, *shown]:
-        style = "" if row["top"] == view["top"] else "yellow"
+        (likeliest, _), (usual, _) = row["top"][0], view["top"][0]
+        style = "" if likeliest == usual else "yellow"
         table.add_row(
             "nothing" if row is view else ", ".join(row["parts"]),
             f"{row['loss']:.3f}",
             "" if row is view else f"{row['loss'] - view['loss']:+.3f}",
             _loss_of_prompt(row, view),
-            Text(_token(made, row["top"]), style, no_wrap=True),
+            Text(_token(made, likeliest), style, no_wrap=True),
             style="bold" if row in chosen else "",
         )
     console.print(table)
