@@ -6,26 +6,15 @@ from pathlib import Path
 
 import torch
 
-from gptlab.analysis.lens import VIEWS, Prompt, make_views, means_of_validation
-from gptlab.errors import ConfigError, GenerationError, GPTLabError
+from gptlab.analysis.lens import VIEWS, Prompt, make_views
+from gptlab.errors import ConfigError, GenerationError
 from gptlab.inference.capture import Means
 from gptlab.interop.write import html
 from gptlab.interop.write.export import export
 from gptlab.interop.write.output import new_file
-from gptlab.runs import Run
 from gptlab.web.assets import filled
 
 _MARK = b'<meta name="generator" content="gptlab">'
-
-
-def known_means(model, run: Run | None) -> tuple[Means, str] | None:
-    """The means over a run's validation text, and how much, in words; None where there is none."""
-    if run is None:
-        return None
-    try:
-        return means_of_validation(model, run)
-    except (GPTLabError, OSError):
-        return None
 
 
 def look_inside(
