@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from gptlab.analysis.attribution import TOP, Progress, ablations, contributions, short
 from gptlab.analysis.trace import training_data
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError, DataError, GenerationError
+from gptlab.errors import ConfigError, DataError, GenerationError, GPTLabError
 from gptlab.inference.capture import (
     Capture,
     Means,
@@ -184,17 +184,23 @@ def validation_sequences(run: Run, count: int, size: int) -> list[list[int]]:
             start = number * possible // chosen * size
             sequences.append([int(i) for i in part.val[start : start + size]])
     if not sequences:
-        raise DataError(f"The run has no validation text of {size:,} tokens")
+        raise DataError(f"it has no {size:,} tokens")
     return sequences
 
 
-def means_of_validation(model: GPT, run: Run) -> tuple[Means, str]:
-    """The means of each part over some of the run's validation text, and how much, in words.
+def means_for(model: GPT, prompt: Prompt, run: Run | None) -> tuple[Means, str]:
+    """What each part writes on average, for ablations, and over which tokens, in words.
 
-    Raises a GPTLabError without validation text.
+    These are of the run's validation text; where there is none, of the prompt.
     """
     size = min(MEAN_SIZE, model.config.block_size)
-    sequences = validation_sequences(run, MEAN_TOKENS // size, size)
+    try:
+        if run is None:
+            raise DataError("there is no run")
+        sequences = validation_sequences(run, MEAN_TOKENS // size, size)
+    except (GPTLabError, OSError):
+        words = f"the {len(prompt.ids):,} tokens of the prompt (there is no validation text)"
+        return mean_outputs(model, [prompt.ids]), words
     words = f"{len(sequences) * size:,} tokens of the validation text"
     return mean_outputs(model, sequences), words
 
@@ -213,9 +219,9 @@ def make_views(
 ) -> dict:
     """The views `wanted` of a prompt, as the module's docstring has them.
 
-    means: for ablations, with what they are of in words; None for those of the prompt. chosen: the
-    parts that are ablated together. translators: weights [L, C, C] and biases [L, C] of the tuned
-    lens. progress: called with "ablating", parts done since the last call, and their total.
+    means: for ablations, as `means_for` has them; without them there is no view "ablation". chosen:
+    the parts that are ablated together. translators: weights [L, C, C] and biases [L, C] of the
+    tuned lens. progress: called with "ablating", parts done since the last call, and their total.
     """
     captured = capture(model, prompt.ids)
     known = tokenizer.vocab_size  # the embedding may be padded
@@ -224,7 +230,7 @@ def make_views(
         target = int(captured.logits[prompt.position, :known].argmax())
     views, left_out = {}, {}
     for view in VIEWS:
-        if view not in wanted:
+        if view not in wanted or (view == "ablation" and means is None):
             continue
         if view == "lens":
             content = {
@@ -236,9 +242,6 @@ def make_views(
         elif view == "contributions":
             content = contributions(model, captured, prompt.position, target)
         elif view == "ablation":
-            if means is None:
-                own = Means(captured.mixed.mean(2), captured.mlp_out.mean(1))
-                means = own, f"the {len(prompt.ids):,} tokens of the prompt"
             content = {"means": means[1]} | ablations(
                 model, prompt.ids, prompt.position, target, known, means[0], chosen, progress
             )
@@ -290,7 +293,7 @@ def layer_logits(model: GPT, residual: torch.Tensor, weight=None, bias=None) -> 
 @torch.no_grad()
 def _lens(model: GPT, captured: Capture, ids, known: int, weights=None, biases=None) -> list:
     layers = []
-    after = torch.tensor(ids[1:])
+    after = torch.tensor(ids[1:], dtype=torch.long)
     for layer, residual in enumerate(captured.residual):
         translator = ()
         if weights is not None and layer < len(weights):  # the last layer is the output itself
@@ -336,7 +339,7 @@ def _scores(model: GPT, tokenizer: Tokenizer) -> dict:
 
 
 def _surprise(logits: torch.Tensor, ids: Sequence[int]) -> list[float | None]:
-    losses = F.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
+    losses = F.cross_entropy(logits[:-1], torch.tensor(ids[1:], dtype=torch.long), reduction="none")
     return [None, *[round(loss, 4) for loss in losses.tolist()]]
 
 

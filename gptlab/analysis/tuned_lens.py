@@ -61,8 +61,7 @@ def tuned_lens(
     sequences = validation_sequences(run, 10_000, size)
     if len(sequences) < 2 * HELD_OUT:
         raise DataError(
-            f"The validation text is too short for a tuned lens ({len(sequences) * size:,} tokens)",
-            f"it takes {2 * HELD_OUT * size:,} tokens; the plain lens needs none",
+            f"it has {len(sequences)} sequences of {size} tokens, fewer than {2 * HELD_OUT}"
         )
     found = train_translators(model, sequences, progress)
     _write(run, found, weights)

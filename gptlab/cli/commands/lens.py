@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     note("Loading torch ...")
     from gptlab.analysis.attribution import parse_parts
     from gptlab.analysis.evaluation import open_model
-    from gptlab.analysis.lens import VIEWS, make_views, read_prompt
+    from gptlab.analysis.lens import VIEWS, make_views, means_for, read_prompt
     from gptlab.runs import newest_run
 
     checkpoint, run = open_model(word or str(newest_run()))
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             prompt,
             wanted,
             name=shareable(checkpoint.path.parent if run else checkpoint.path),
-            means=_means(model, run) if "ablation" in wanted else None,
+            means=means_for(model, prompt, run) if "ablation" in wanted else None,
             chosen=chosen,
             translators=found and (found.weights, found.biases),
             progress=bars.progress,
@@ -98,31 +98,19 @@ def _refuse_what_has_no_effect(options: LensOptions) -> None:
             )
 
 
-def _means(model, run):
-    """The means for ablations, with what they are of; where there is no validation text, None."""
-    from gptlab.analysis.lens import means_of_validation
-
-    if run is None:
-        return None
-    try:
-        return means_of_validation(model, run)
-    except (GPTLabError, OSError):
-        return None
-
-
 def _tuned(model, run, bars: Bars):
     """The translators of a run; ConfigError where it has no validation text to train them on."""
     from gptlab.analysis.tuned_lens import tuned_lens
 
     try:
         if run is None:
-            raise ConfigError("This model is no run, so it has no validation text")
+            raise ConfigError("this model is no run, so it has none")
         had_file = run.tuned_lens.exists()
         found = tuned_lens(model, run, bars.progress, bars.note)
     except GPTLabError as error:
         raise ConfigError(
-            f"--tuned trains on the run's validation text: {error.problem}",
-            error.fix or "leave --tuned out",
+            f"--tuned trains on the run's validation text, and {error.problem}",
+            "leave --tuned out: the plain lens is not trained",
         ) from None
     bars.note(
         f"Tuned lens ({'from' if had_file else 'wrote'} {display(run.tuned_lens)}): trained on "

@@ -1,6 +1,7 @@
 """Draw the views of the lens (analysis/lens.py) as tables and coloured text."""
 
 from gptlab.cli.ui.console import make_table
+from gptlab.training.terminal import fitting
 
 ROWS = 6  # of a view, where not all are asked for
 LENS_ROWS = 10
@@ -67,7 +68,11 @@ def _lens(console, made: dict, view: dict, all_rows: bool) -> None:
 
 
 def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
-    """Of each head, what the explained position looks at most; the most attentive heads first."""
+    """Of each head, what the explained position looks at most.
+
+    First those that look most at one token, the first aside: there heads rest that find nothing
+    (Xiao et al. 2023, attention sinks).
+    """
     position, tokens = made["position"], made["tokens"]
     heads = [
         (f"{layer}.{h}", head[position])
@@ -75,15 +80,20 @@ def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
         for h, head in enumerate(row)
     ]
     if not all_rows:
-        heads.sort(key=lambda head: -max(head[1]))
+        heads.sort(key=lambda head: -max(head[1][1:] or head[1]))
     table = make_table("head", f"from token {position} it looks at")
     shown = heads if all_rows else heads[:ROWS]
     for name, weights in shown:
         most = sorted(range(len(weights)), key=lambda t: -weights[t])[:3]
-        looks = [f"{weights[t]:.0%} {_token(made, tokens[t])} ({t})" for t in most if weights[t]]
-        table.add_row(name, _plain(", ".join(looks)))
+        looks = [f"{weights[t]:.0%} {_token(made, tokens[t])} ({t})" for t in most]
+        table.add_row(name, _plain(fitting(looks, console.width - 10)))
     console.print(table)
-    _say_rest(console, len(heads) - len(shown), "heads that look less at one token", "attention")
+    _say_rest(
+        console,
+        len(heads) - len(shown),
+        "heads that look less at one token, the first aside",
+        "attention",
+    )
 
 
 def _contributions(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -115,7 +125,7 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
     parts = sorted(view["parts"], key=lambda part: -part["loss"])
     shown = parts if all_rows else parts[:ROWS]
     numbers = (f"loss of {_token(made, made['target'])}", "change", "of the prompt")
-    table = make_table("without", *numbers, "next token", numbers=numbers)
+    table = make_table("without", *numbers, "says", numbers=numbers)
     chosen = [view["chosen"]] if view["chosen"] else []
     for row in [view, *chosen, *shown]:
         (likeliest, _), (usual, _) = row["top"][0], view["top"][0]
@@ -202,9 +212,9 @@ def _neighbours(console, made: dict, view: dict, all_rows: bool) -> None:
     shown = distinct if all_rows else distinct[:ROWS]
     table = make_table("token", "nearest (cosine)")
     for token in shown:
-        near = view["nearest"][str(token)][: None if all_rows else 5]
-        words = ", ".join(f"{_token(made, i)} {cosine:.2f}" for i, cosine in near)
-        table.add_row(_cell(made, token), _plain(words))
+        near = [f"{_token(made, i)} {cosine:.2f}" for i, cosine in view["nearest"][str(token)]]
+        room = console.width - MOST_SHOWN - 6
+        table.add_row(_cell(made, token), _plain(fitting(near[: None if all_rows else 5], room)))
     console.print(table)
     _say_rest(console, len(distinct) - len(shown), "other tokens", "neighbours")
 
