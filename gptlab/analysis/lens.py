@@ -17,9 +17,9 @@
                          part is embedding, 2.3 (layer.head), mlp2, or biases
         "ablation":      "means": in words, what the means are of; "loss": of the target at the
                          position, "text_loss": mean over the prompt (null for one token), "top"
-                         as in the lens, "probability" of the target; "parts": [{"parts":
-                         ["2.3"], "loss", "text_loss", "top", "probability"}] of the model without
-                         them; "chosen": the same for --ablate, or null
+                         as in the lens, "probability" of the target; "parts": [{"parts": ["2.3"], "loss",
+                         "text_loss", "top", "probability"}] of the model without them;
+                         "chosen": the same for --ablate, or null
         "heads":         "threshold"; "previous", "induction", "duplicate": [L][H] scores from 0 to
                          1; "found": {kind: [names of the heads from the threshold on, best first]}
         "surprise":      "nats": [T], of each token after those before it; null for the first
