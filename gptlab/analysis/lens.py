@@ -17,9 +17,9 @@
                          part is embedding, 2.3 (layer.head), mlp2, or biases
         "ablation":      "means": in words, what the means are of; "loss": of the target at the
                          position, "text_loss": mean over the prompt (null for one token), "top"
-                         as in the lens, "probability" of the target; "parts": [{"parts": ["2.3"], "loss",
-                         "text_loss", "top", "probability"}] of the model without them;
-                         "chosen": the same for --ablate, or null
+                         as in the lens, "probability" of the target; "parts": [{"parts":
+                         ["2.3"], "loss", "text_loss", "top", "probability"}] of the model
+                         without them; "chosen": the same for --ablate, or null
         "heads":         "threshold"; "previous", "induction", "duplicate": [L][H] scores from 0 to
                          1; "found": {kind: [names of the heads from the threshold on, best first]}
         "surprise":      "nats": [T], of each token after those before it; null for the first
@@ -188,21 +188,18 @@ def validation_sequences(run: Run, count: int, size: int) -> list[list[int]]:
     return sequences
 
 
-def means_for(model: GPT, prompt: Prompt, run: Run | None) -> tuple[Means, str]:
-    """What each part writes on average, for ablations, and over which tokens, in words.
+def known_means(model: GPT, run: Run | None) -> tuple[Means, str] | None:
+    """What each part writes on average over the run's validation text, and how much, in words.
 
-    These are of the run's validation text; where there is none, of the prompt.
+    None where there is no such text.
     """
     size = min(MEAN_SIZE, model.config.block_size)
     try:
-        if run is None:
-            raise DataError("there is no run")
-        sequences = validation_sequences(run, MEAN_TOKENS // size, size)
+        sequences = validation_sequences(run, MEAN_TOKENS // size, size) if run else []
     except (GPTLabError, OSError):
-        words = f"the {len(prompt.ids):,} tokens of the prompt (there is no validation text)"
-        return mean_outputs(model, [prompt.ids]), words
+        return None
     words = f"{len(sequences) * size:,} tokens of the validation text"
-    return mean_outputs(model, sequences), words
+    return (mean_outputs(model, sequences), words) if sequences else None
 
 
 def make_views(
@@ -219,9 +216,9 @@ def make_views(
 ) -> dict:
     """The views `wanted` of a prompt, as the module's docstring has them.
 
-    means: for ablations, as `means_for` has them; without them there is no view "ablation". chosen:
-    the parts that are ablated together. translators: weights [L, C, C] and biases [L, C] of the
-    tuned lens. progress: called with "ablating", parts done since the last call, and their total.
+    means: for ablations, as `known_means` has them; None for those of the prompt. chosen: the parts
+    that are ablated together. translators: weights [L, C, C] and biases [L, C] of the tuned lens.
+    progress: called with "ablating", parts done since the last call, and their total.
     """
     captured = capture(model, prompt.ids)
     known = tokenizer.vocab_size  # the embedding may be padded
@@ -230,7 +227,7 @@ def make_views(
         target = int(captured.logits[prompt.position, :known].argmax())
     views, left_out = {}, {}
     for view in VIEWS:
-        if view not in wanted or (view == "ablation" and means is None):
+        if view not in wanted:
             continue
         if view == "lens":
             content = {
@@ -242,8 +239,11 @@ def make_views(
         elif view == "contributions":
             content = contributions(model, captured, prompt.position, target)
         elif view == "ablation":
-            content = {"means": means[1]} | ablations(
-                model, prompt.ids, prompt.position, target, known, means[0], chosen, progress
+            own = Means(captured.mixed.mean(2), captured.mlp_out.mean(1))
+            words = f"the {len(prompt.ids):,} tokens of the prompt (there is no validation text)"
+            values, of_what = means or (own, words)
+            content = {"means": of_what} | ablations(
+                model, prompt.ids, prompt.position, target, known, values, chosen, progress
             )
         elif view == "heads":
             try:

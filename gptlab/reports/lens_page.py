@@ -12,9 +12,7 @@ from gptlab.inference.capture import Means
 from gptlab.interop.write import html
 from gptlab.interop.write.output import new_file
 from gptlab.interop.write.verify import check_architecture
-from gptlab.web.assets import filled
-
-_MARK = b'<meta name="generator" content="gptlab">'
+from gptlab.web.assets import PAGE_MARK, filled
 
 
 def look_inside(
@@ -92,6 +90,6 @@ def write_lens_page(
         f"{model['vocab_size']:,} token ids. Recorded with gptlab.",
         RECORDED=json.dumps(views, ensure_ascii=False).replace("<", "\\u003c"),
     )
-    with new_file(output, overwrite, mark=_MARK) as file:
+    with new_file(output, overwrite, mark=PAGE_MARK) as file:
         file.write(page.encode())
     return output, why

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from gptlab.analysis import lens, tuned_lens
 from gptlab.analysis.attribution import ablations, contributions, parse_parts
-from gptlab.analysis.lens import VIEWS, make_views, means_for, read_prompt
+from gptlab.analysis.lens import VIEWS, make_views, read_prompt
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.inference.capture import Part, capture, mean_outputs
@@ -142,7 +142,7 @@ def test_each_ablation_is_the_loss_of_the_model_with_a_plain_hook(model, tokeniz
         assert row["loss"] == pytest.approx(float(loss), abs=1e-4)
         assert row["text_loss"] == pytest.approx(float(text_loss), abs=1e-4)
         assert row["probability"] == pytest.approx(float((-loss).exp()), rel=1e-3)
-        assert row["top"] == int(logits[position].argmax())
+        assert row["top"][0][0] == int(logits[position].argmax())
 
     def head_hook(n, h):
         def enter(module, inputs):
@@ -200,8 +200,7 @@ def test_neighbours_are_the_tokens_of_the_largest_cosine(random_model, tokenizer
 
 
 def test_the_object_has_what_its_description_names_for_each_kind_of_model(model, tokenizer):
-    prompt = read_prompt(TEXT, model, tokenizer)
-    made = views_of(model, tokenizer, name="a", means=means_for(model, prompt, None))
+    made = views_of(model, tokenizer, name="a")
     assert list(made["views"]) == list(VIEWS) and not made["left_out"]
     T, views = len(TEXT), made["views"]
     assert all(set(views[name]) >= {"title", "sentence", "reference"} for name in VIEWS)
@@ -219,9 +218,7 @@ def test_the_object_has_what_its_description_names_for_each_kind_of_model(model,
 
 
 def test_a_prompt_of_one_token_has_every_view(random_model, tokenizer):
-    model = random_model()
-    prompt = read_prompt("a", model, tokenizer)
-    made = views_of(model, tokenizer, text="a", means=means_for(model, prompt, None))
+    made = views_of(random_model(), tokenizer, text="a")
     assert made["views"]["surprise"]["nats"] == [None]
     assert made["views"]["ablation"]["text_loss"] is None
 

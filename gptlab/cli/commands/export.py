@@ -77,7 +77,8 @@ def main(argv: list[str]) -> int:
     checkpoint = load_checkpoint(path)
     more = {name: getattr(options, name) for name in ("quantize", "dtype")}
     if options.format == "html":
-        from gptlab.reports.lens_page import known_means, look_inside
+        from gptlab.analysis.lens import known_means
+        from gptlab.reports.lens_page import look_inside
 
         more["inside"] = look_inside(checkpoint, known_means(checkpoint.model, Run(folder)))
     with Bars() as bars:

@@ -1,15 +1,18 @@
 """`python gpt.py lens`: look inside a model while it reads a prompt."""
 
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console, note
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import display, shareable
+from gptlab.files import display, in_bytes, shareable
 from gptlab.options import ESCAPED
+from gptlab.web.assets import PAGE_MARK
 
 VIEW_NAMES = Literal[
     "lens", "attention", "contributions", "ablation", "heads", "surprise", "neighbours"
@@ -33,6 +36,9 @@ class LensOptions:
         bool, "translate each layer for the lens; trained once on the validation text, and kept"
     ] = False
     json: Annotated[bool, "print one JSON object"] = False
+    html: Annotated[
+        str | None, "write the page to this file [RUN/lens.html; with --view or --json none]"
+    ] = None
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +52,7 @@ def main(argv: list[str]) -> int:
     note("Loading torch ...")
     from gptlab.analysis.attribution import parse_parts
     from gptlab.analysis.evaluation import open_model
-    from gptlab.analysis.lens import VIEWS, make_views, means_for, read_prompt
+    from gptlab.analysis.lens import VIEWS, known_means, make_views, read_prompt
     from gptlab.runs import newest_run
 
     checkpoint, run = open_model(word or str(newest_run()))
@@ -57,29 +63,74 @@ def main(argv: list[str]) -> int:
             "reads no text",
             "put a tokenizer.json next to its train.bin and train again",
         )
+    page = _page(options, run)
     prompt = read_prompt(options.prompt, model, tokenizer, options.position, options.target)
     chosen = parse_parts(options.ablate, model) if options.ablate is not None else []
-    wanted = [options.view] if options.view else list(VIEWS)
+    wanted = [options.view] if options.view and page is None else list(VIEWS)
+    means = known_means(model, run) if "ablation" in wanted else None
     with Bars(unit="part") as bars:
         found = _tuned(model, run, bars) if options.tuned else None
+        translators = found and (found.weights, found.biases)
         made = make_views(
             model,
             tokenizer,
             prompt,
             wanted,
             name=shareable(checkpoint.path.parent if run else checkpoint.path),
-            means=means_for(model, prompt, run) if "ablation" in wanted else None,
+            means=means,
             chosen=chosen,
-            translators=found and (found.weights, found.biases),
+            translators=translators,
             progress=bars.progress,
         )
     if options.json:
-        print(json.dumps(made, ensure_ascii=False))
-        return 0
-    from gptlab.cli.ui.lens_screen import show_views
+        print(json.dumps(_shown(made, options.view), ensure_ascii=False))
+    else:
+        from gptlab.cli.ui.lens_screen import show_views
 
-    show_views(make_console(), made, all_rows=options.view is not None)
+        show_views(make_console(), _shown(made, options.view), all_rows=options.view is not None)
+    if page is not None:
+        _write(page, made, checkpoint, means, translators, sys.stderr if options.json else None)
     return 0
+
+
+def _page(options: LensOptions, run) -> Path | None:
+    """Where the page goes; None for no page. ConfigError for a folder, or a file of others."""
+    if options.html is None and (options.view or options.json):
+        return None
+    page = Path(options.html or (run.folder if run else Path()) / "lens.html").expanduser()
+    if page.is_dir():
+        raise ConfigError(f"{display(page)} is a folder", "name a file with --html")
+    if page.exists():
+        with open(page, "rb") as file:
+            if PAGE_MARK not in file.read(1000):
+                raise ConfigError(
+                    f"{display(page)} is another file, which is not replaced",
+                    "name a new one with --html",
+                )
+    return page
+
+
+def _shown(made: dict, view: str | None) -> dict:
+    """The views with only the one that was asked for."""
+    return made if view is None else {**made, "views": {
+        name: content for name, content in made["views"].items() if name == view
+    }}  # fmt: skip
+
+
+def _write(page: Path, made: dict, checkpoint, means, translators, stream) -> None:
+    """Write the page, and say where it is and what it can do."""
+    from gptlab.reports.lens_page import write_lens_page
+
+    with Bars() as bars:
+        _, why = write_lens_page(
+            page, made, checkpoint, means, translators=translators, overwrite=True,
+            progress=bars.progress,
+        )  # fmt: skip
+    kind = "it looks at any other prompt too"
+    if why:
+        kind = f"it shows this prompt alone, because {why[0].lower()}{why[1:]}"
+    size = in_bytes(page.stat().st_size)
+    print(f"Wrote {display(page)} ({size}): open it in a browser; {kind.rstrip('.')}.", file=stream)
 
 
 def _refuse_what_has_no_effect(options: LensOptions) -> None:

@@ -9,6 +9,7 @@ MOST_SHOWN = 14  # characters of a token in a table
 BAR = 24
 LIKELY = ((0.5, "black on green"), (0.2, "green"), (0.05, ""), (0.0, "dim"))
 SURPRISING = ((6.0, "bold white on red"), (4.0, "red"), (2.0, "yellow"), (0.0, ""))  # nats
+EXPLAINING = {"contributions", "ablation"}  # views of one prediction
 KINDS = {
     "previous": "the token before",
     "induction": "what followed this token before (induction)",
@@ -20,16 +21,19 @@ def show_views(console, made: dict, all_rows: bool) -> None:
     """Print a heading and the views in `made`; all_rows: of each view all, not the main ones."""
     from rich.text import Text
 
-    model, views = made["model"], made["views"]
+    model, views, tokens = made["model"], made["views"], made["tokens"]
     heads = model["layers"] * model["heads"]
-    console.print(
-        Text(
-            f"{model['name']}: {model['parameters'] / 1e6:,.1f}M parameters, {model['layers']} "
-            f"layers with {heads} heads in all. The prompt has {len(made['tokens'])} tokens. "
-            f"Explained: {_token(made, made['target'])} after token {made['position']}, "
-            f"{_token(made, made['tokens'][made['position']])}."
-        )
+    about = (
+        f"{model['name']}: {model['parameters'] / 1e6:,.1f}M parameters, {model['layers']} layers "
+        f"with {heads} heads in all. The prompt has {len(tokens)} "
+        f"{'token' if len(tokens) == 1 else 'tokens'}."
     )
+    if EXPLAINING & set(views):
+        about += (
+            f" Explained: {_token(made, made['target'])} after token {made['position']}, "
+            f"{_token(made, tokens[made['position']])}."
+        )
+    console.print(Text(about))
     for name, view in views.items():
         console.print(Text(f"\n{view['title']}", style="bold"))
         console.print(Text(f"{view['sentence']} ({view['reference']})", style="dim"))
@@ -203,6 +207,8 @@ def _surprise(console, made: dict, view: dict, all_rows: bool) -> None:
         table.add_row(f"{t}", _cell(made, tokens[t]), f"{nats[t]:.2f}", bar)
     if len(tokens) > 1:
         console.print(table)
+    else:
+        console.print(_plain("A single token: nothing comes before it."))
     _say_rest(console, len(tokens) - 1 - len(order), "less surprising tokens", "surprise")
 
 
