@@ -363,8 +363,8 @@ class Looking {
 }
 
 function startLooking() {
-  const looking = new Looking(), box = byId("inside-prompt");
-  const look = start => looking.look(box.value, start);
+  const work = new Looking(), box = byId("inside-prompt");
+  const look = start => work.look(box.value, start);
   const { start } = content.inside;
   box.value = start?.prompt ?? "";
   box.onkeydown = event => {
@@ -379,9 +379,10 @@ function startLooking() {
     look(start);
   });
   seen.observe(byId("inside"));
+  return work;
 }
 
-if (content.inside) startLooking();
+const look = content.inside ? startLooking() : null;
 
 // For scripts: the greedy continuation of a prompt, at most `count` tokens.
 window.generate = (prompt, count) => {
