@@ -17,6 +17,10 @@ CASES = {
     "muon_momentum": (dict(muon_momentum=0.9), dict(optimizer="muon"), "adamw, not muon"),
     "decay_fraction": (dict(decay_fraction=0.5), dict(schedule="wsd"), "cosine, not wsd"),
     "sample_prompt": (dict(sample_prompt="To"), dict(sample_interval=10), "no samples"),
+    "use_swiglu": (
+        dict(use_swiglu=False, intermediate_size=0), dict(intermediate_size=8), "no MLP",
+    ),
+    "mlp_ratio": (dict(mlp_ratio=3.0, intermediate_size=0), dict(intermediate_size=8), "no MLP"),
     "rope_theta": (
         dict(rope_theta=1e6, position_encoding="learned"), dict(position_encoding="rope"),
         "not rope",

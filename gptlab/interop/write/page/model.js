@@ -130,6 +130,7 @@ class GPT {
       this.norm(this.normed, this.x, block + ".attention_norm");
       this.attend(layer, block + ".attention");
       for (let i = 0; i < n_embd; i++) this.x[i] += this.branch[i];
+      if (!this.config.intermediate_size) continue;
       this.norm(this.normed, this.x, block + ".mlp_norm");
       this.transform(block + ".mlp");
       for (let i = 0; i < n_embd; i++) this.x[i] += this.branch[i];
