@@ -111,6 +111,9 @@ TOO_LATE: dict[str, Reason] = {
     ),
     "checkpoint_interval": _checkpoints,
     "sample_interval": _samples,
+    "lens_interval": _later_than_the_run(
+        "lens_interval", "the run ends after {iters} steps, and the only look inside is there"
+    ),
     "early_stopping": _early_stopping,
     "log_interval": _later_than_the_run(
         "log_interval", "the run ends after {iters} steps, and only its first step is recorded"
