@@ -40,6 +40,7 @@ class Chart:
     right: (label, factor) of a second vertical axis. mark: (x, y, text) of one labelled point.
     floor: the vertical axis starts at this value or below. cut: leave out values far above nearly
     all others, such as those of a loss that explodes, so that they do not flatten the rest.
+    x_end: where the horizontal axis ends, else with the curves. upright: a vertical line.
     """
 
     title: str
@@ -51,6 +52,8 @@ class Chart:
     mark: tuple[float, float, str] | None = None
     floor: float | None = None
     cut: bool = False
+    x_end: float | None = None
+    upright: tuple[float, str] | None = None  # (x, text)
     y_format: Callable[[float], str] = lambda value: short(value)
 
 
@@ -110,7 +113,7 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     if not lines:
         return ""
     low, high = _range(chart, lines)
-    right_x = max(points[-1][0] for _, points in lines)
+    right_x = chart.x_end or max(points[-1][0] for _, points in lines)
     y_ticks = ticks(low, high, max(2, height // 50))
     left = 14 + LETTER * max(len(chart.y_format(tick)) for tick in y_ticks)
     right = 46 if chart.right else 12
@@ -155,6 +158,13 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     parts += _levels(chart, low, high, left, width - right, names, y_of)
     if chart.mark:
         parts += _mark(chart.mark, x_of, y_of, left, width - right)
+    if chart.upright:
+        x, words = x_of(chart.upright[0]), chart.upright[1]
+        parts.append(f'<path class="level" d="M{x:.1f} {top}V{height - bottom}"/>')
+        fits = x + LETTER * len(words) < width - right  # to the right of the line
+        parts.append(
+            _text(x + (4 if fits else -4), top + 10, words, ("end", "start")[fits], "name")
+        )
     words = f"{chart.title}: {chart.y_label} over {chart.x_label}".replace(":  ", " ")
     return (
         f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

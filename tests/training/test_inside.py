@@ -113,7 +113,7 @@ def test_a_window_too_short_for_scores_leaves_the_rest(random_model, caplog):
 
 
 def test_the_time_left_counts_the_looks_to_come(train, tmp_path, monkeypatch):
-    """60 s of looks so far, every 4 steps: after step 10 of 20 there are 3 to come, 12, 16 and 20."""
+    """A look takes 60 s; every 4 steps: after step 10 of 20 there are three to come."""
     from gptlab.training.metrics import Metrics
 
     left = {}
