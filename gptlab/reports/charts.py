@@ -38,8 +38,9 @@ class Chart:
 
     levels: {name: height} of horizontal lines, drawn where they lie in the range of the curves.
     right: (label, factor) of a second vertical axis. mark: (x, y, text) of one labelled point.
-    floor: the vertical axis starts at this value or below. cut: leave out values far above nearly
-    all others, such as those of a loss that explodes, so that they do not flatten the rest.
+    floor, ceiling: the vertical axis starts at this value or below, ends at that one or above. cut:
+    leave out values far above nearly all others, such as those of a loss that explodes, so that
+    they do not flatten the rest.
     x_end: where the horizontal axis ends, else with the curves. upright: a vertical line.
     """
 
@@ -51,6 +52,7 @@ class Chart:
     right: tuple[str, float] | None = None  # (label, factor)
     mark: tuple[float, float, str] | None = None
     floor: float | None = None
+    ceiling: float | None = None
     cut: bool = False
     x_end: float | None = None
     upright: tuple[float, str] | None = None  # (x, text)
@@ -204,6 +206,7 @@ def _range(chart: Chart, lines: list) -> tuple[float, float]:
         followed = [points for _, points in lines]
     values = sorted(y for points in followed for _, y in points)
     low, high = min(y for _, points in lines for _, y in points), values[-1]
+    high = high if chart.ceiling is None else max(high, chart.ceiling)
     usual = values[int(USUAL * (len(values) - 1))]
     if chart.cut and usual > low:
         high = min(high, low + WILD * (usual - low))

@@ -12,6 +12,7 @@ from gptlab.training.head_curves import Curves, head_curves, jobs_in_words, step
 
 WIDE, NARROW = (952, 210), (334, 190)  # (width, height) of each of the two charts, in pixels
 MOST_NAMED, MOST_DRAWN = 4, 40  # heads with a colour of their own; heads in a chart
+SCORES = dict(floor=0.0, ceiling=1.0)  # the vertical axis of scores
 MOST_LAYERS = 6  # curves of layers in a chart: as many as there are colours
 
 
@@ -53,7 +54,7 @@ def _loss_and_induction(view: RunView, curves: Curves, last: int) -> str:
         page.legend({line.label: line.kind for line in losses if line.label != "one batch"}),
         _both(Chart("Loss", losses, "step", "loss (nats per token)", cut=True, **same)),
         page.legend(names),
-        _both(Chart("Induction", lines, "step", "induction score", floor=0.0, **same)),
+        _both(Chart("Induction", lines, "step", "induction score", **SCORES, **same)),
     ]
     return "".join(parts)
 
@@ -70,8 +71,10 @@ def _head_lines(curves: Curves) -> tuple[list[Line], dict[str, str]]:
     drawn = list(curves)[:MOST_DRAWN]
     lines = [Line(name, curves[name], kinds.get(name, "train raw")) for name in reversed(drawn)]
     names = {f"head {name}": kind for name, kind in kinds.items()}
-    if others := len(drawn) - len(named):
-        names[f"{others} other heads" if others > 1 else "the other head"] = "train"
+    others, shown = len(curves) - len(named), len(drawn) - len(named)
+    if others:
+        words = f"{shown} of {others} other heads" if shown < others else f"{others} other heads"
+        names["the other head" if others == 1 else words] = "train"
     return lines, names
 
 
@@ -82,7 +85,7 @@ def _small_charts(records: Sequence[dict], looks: Sequence[tuple[int, dict]]) ->
         ("duplicate", "Attention to the same token"),
     ):
         lines, names = _head_lines(head_curves(records, kind))
-        parts.append(_small(title, lines, names, floor=0.0))
+        parts.append(_small(title, lines, names, **SCORES))
     for title, curves in (
         ("Size of the residual stream (RMS)", _stream(looks)),
         ("Norm of a layer's weights", _by_layer(looks, "norms", _length)),
@@ -93,8 +96,8 @@ def _small_charts(records: Sequence[dict], looks: Sequence[tuple[int, dict]]) ->
     return parts
 
 
-def _small(title: str, lines: list[Line], names: dict[str, str], floor=None) -> str:
-    svg = draw_svg(Chart(title, lines, "step", "", floor=floor), *SMALL)
+def _small(title: str, lines: list[Line], names: dict[str, str], **axis: float) -> str:
+    svg = draw_svg(Chart(title, lines, "step", "", **axis), *SMALL)
     return f"<div><h3>{title}</h3>{page.legend(names)}{svg}</div>" if svg else ""
 
 
@@ -109,7 +112,10 @@ def _stream(looks: Sequence[tuple[int, dict]]) -> dict[str, Points]:
     places = range(len(looks[-1][1].get("stream", [])))
     return {
         f"after layer {i - 1}" if i else "embedding": [
-            (step, look["stream"][i]) for step, look in looks if look["stream"][i] is not None
+            (step, size)
+            for step, look in looks
+            for size in look.get("stream", [])[i : i + 1]
+            if size is not None
         ]
         for i in _spread(list(places))
     }
@@ -117,20 +123,16 @@ def _stream(looks: Sequence[tuple[int, dict]]) -> dict[str, Points]:
 
 def _by_layer(looks: Sequence[tuple[int, dict]], field: str, together) -> dict[str, Points]:
     """{"layer 0": [(step, of all its matrices together)]} of some of the layers."""
-    layers = sorted({int(name.split(".")[1]) for name in looks[-1][1][field] if _is_block(name)})
-    curves = {}
-    for layer in _spread(layers):
-        curves[f"layer {layer}"] = [
-            (step, together(values))
-            for step, look in looks
-            for values in [[v for n, v in look[field].items() if n.startswith(f"blocks.{layer}.")]]
-            if None not in values
-        ]
+    names = looks[-1][1].get(field, {})
+    layers = list(dict.fromkeys(n.split(".")[1] for n in names if n.startswith("blocks.")))
+    curves: dict[str, Points] = {f"layer {layer}": [] for layer in _spread(layers)}
+    for step, look in looks:
+        for layer, curve in curves.items():
+            block = f"blocks.{layer.removeprefix('layer ')}."
+            values = [v for name, v in look.get(field, {}).items() if name.startswith(block)]
+            if values and None not in values:
+                curve.append((step, together(values)))
     return curves
-
-
-def _is_block(name: str) -> bool:
-    return name.startswith("blocks.")
 
 
 def _length(norms: Sequence[float]) -> float:
@@ -144,21 +146,10 @@ def _mean(values: Sequence[float]) -> float:
 def _matrices(looks: Sequence[tuple[int, dict]]) -> str:
     """A table of each matrix: its norm and rank at the first look and at the last."""
     (first, before), (last, after) = looks[0], looks[-1]
-    rows = [
-        [
-            name,
-            *(
-                _shown(look[field].get(name))
-                for field in ("norms", "ranks")
-                for look in (before, after)
-            ),
-        ]
-        for name in after["norms"]
-    ]
+    rows = []
+    for name in after.get("norms", {}):
+        values = [look.get(f, {}).get(name) for f in ("norms", "ranks") for look in (before, after)]
+        rows.append([name, *("" if value is None else f"{value:.4g}" for value in values)])
     at = [f"step {first:,}", f"step {last:,}"]
     head = ["matrix", *(f"{what}, {step}" for what in ("norm", "effective rank") for step in at)]
     return page.table(head, rows, "scroll", numbers=True)
-
-
-def _shown(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
