@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import GenerationError
-from gptlab.inference.capture import capture, head_scores
+from gptlab.inference.capture import capture, head_scores, plain_ids
 from gptlab.model.lora import merged_weights
 from gptlab.model.proof import computing_plainly
 from gptlab.model.transformer import GPT
@@ -43,14 +42,6 @@ def look_inside(setup: Setup, state: TrainState, metrics) -> None:
 
     with metrics.looking():
         metrics.inside(state.step, setup.parallel.from_first(look))
-
-
-def plain_ids(tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
-    """The ids that stand for text: without rows that pad a table, without special ids."""
-    if tokenizer is None:
-        return list(range(vocab_size))
-    special = set(tokenizer.special_ids.values())
-    return [i for i in range(tokenizer.vocab_size) if i not in special]
 
 
 def heads_and_stream(model: GPT, ids: Sequence[int], text: Sequence[int]) -> dict:

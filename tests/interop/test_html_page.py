@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.analysis.lens import make_views, read_prompt
 from gptlab.cli.main import run_command
 from gptlab.data.downloads import GPT2_WHEEL, GPT2_WHEEL_SHA256, from_wheel
 from gptlab.data.tokenizer import Tokenizer, byte_level_bpe, char_tokenizer, train_bpe
 from gptlab.errors import ConfigError, DownloadError
+from gptlab.inference.capture import Means
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.interop.write import html as html_page
 from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.reports.lens_page import look_inside
+from gptlab.web.assets import asset
 
 CLASSIC = dict(position_encoding="learned", use_rms_norm=False, use_swiglu=False)
 SETTINGS = {
@@ -90,8 +94,8 @@ def payload(path: Path) -> dict[str, str]:
     }
 
 
-def model_of(path: Path) -> GPT:
-    """The model that lies in a page, its matrices as their int8 say."""
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """What lies in a page beside its settings, matrices as their int8 say."""
     parts = payload(path)
     content = json.loads(parts["model"])
     int8 = np.frombuffer(base64.b64decode(parts["int8"]), np.int8)
@@ -108,43 +112,102 @@ def model_of(path: Path) -> GPT:
             vector, floats = floats[:rows], floats[rows:]
         weights[name] = torch.from_numpy(vector.copy())
     assert not len(int8) and not len(floats)
-    model = GPT(GPTConfig(**content["config"]))
+    return weights
+
+
+def model_of(path: Path) -> GPT:
+    """The model that lies in a page."""
+    model = GPT(GPTConfig(**json.loads(payload(path)["model"])["config"]))
+    weights = {n: w for n, w in tensors_of(path).items() if not n.startswith(("means.", "tuned."))}
     weights.setdefault("lm_head.weight", weights["token_embedding.weight"])
     model.load_state_dict(weights)
     return model.eval()
 
 
-def test_the_logits_of_every_setting_are_ours(random_model, make_run, bpe, tmp_path, browse):
+def recorded(checkpoint, path: Path) -> dict:
+    """The views that the page of a checkpoint should show of PROMPT, made with its int8 weights."""
+    model, held, settings = model_of(path), tensors_of(path), checkpoint.model.config
+    layers, C = settings.n_layer, settings.n_embd
+    heads = held["means.heads"].view(layers, settings.n_head, settings.head_dim)
+    means = Means(heads, held["means.mlps"].view(layers, C)), "random numbers"
+    tuned = [torch.stack([held[f"tuned.{n}.{kind}"] for n in range(layers)])
+             for kind in ("weight", "bias")]  # fmt: skip
+    prompt = read_prompt(PROMPT, model, checkpoint.tokenizer)
+    return make_views(model, checkpoint.tokenizer, prompt, means=means, translators=tuned)
+
+
+PROMPT = "Hello, it's\n you"
+
+
+def assert_same_views(there: dict, ours: dict) -> None:
+    """What a page made of a prompt is what Python made, to the three digits that both keep."""
+    assert there["tokens"] == ours["tokens"] and there["position"] == ours["position"]
+    assert there["target"] == ours["target"]
+    for name, view in ours["views"].items():
+        same(there["views"][name], view, name)
+
+
+def same(there, ours, where: str) -> None:
+    """Raise AssertionError where nested lists and dicts differ; `there` may have more keys."""
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            same(there[key], value, f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(there) == len(ours), where
+        for number, pair in enumerate(zip(there, ours, strict=True)):
+            same(*pair, f"{where}[{number}]")
+    elif isinstance(ours, float):
+        assert there == pytest.approx(ours, abs=6e-4, rel=1e-3), where
+    else:
+        assert there == ours, where
+
+
+def test_the_logits_and_views_of_every_setting_are_ours(
+    random_model, make_run, bpe, tmp_path, browse
+):
     torch.manual_seed(0)
-    pages, expected = [], []
+    pages, expected, views = [], [], []
     for number, settings in enumerate(SETTINGS.values()):
         checkpoint = make_run(random_model(vocab_size=405, **settings), bpe, f"run{number}")
-        path = export(checkpoint, "html", tmp_path / f"{number}.html")
+        config = checkpoint.model.config
+        layers, C = config.n_layer, config.n_embd
+        means = Means(torch.randn(layers, config.n_head, config.head_dim), torch.randn(layers, C))
+        translators = torch.randn(layers, C, C) * 0.1, torch.randn(layers, C)
+        inside = look_inside(checkpoint, (means, "random numbers"), translators=translators)
+        path = export(checkpoint, "html", tmp_path / f"{number}.html", inside=inside)
         tokens = torch.randint(400, (60,))
         pages.append({**payload(path), "ids": tokens.tolist()})
         with torch.no_grad():
             expected.append(model_of(path)(tokens[None])[0][0])
-    script = (Path(html_page.__file__).parent / "page" / "model.js").read_text(encoding="utf-8")
+        views.append(recorded(checkpoint, path))
+    scripts = [f"<script>{asset(name)}</script>" for name in ("model.js", "inside.js", "views.js")]
     runner = """
     const found = PAGES.map(page => {
       const content = JSON.parse(page.model);
-      const gpt = new GPT(content.config, readTensors(content.tensors, content.group,
+      const tensors = readTensors(content.tensors, content.group,
         new Int8Array(fromBase64(page.int8).buffer),
-        new Float32Array(fromBase64(page.floats).buffer)));
-      return page.ids.map(id => Array.from(gpt.step(id)));
+        new Float32Array(fromBase64(page.floats).buffer));
+      const gpt = new GPT(content.config, tensors);
+      const logits = page.ids.map(id => Array.from(gpt.step(id)));
+      const inside = new Inside(content.config, tensors, makeTokenizer(content.tokenizer),
+        content.inside);
+      for (const step of inside.look(PROMPT)) ;
+      return { logits, views: inside.views };
     });
     document.getElementById("out").textContent = JSON.stringify(found);
     """.replace("PAGES", json.dumps(pages).replace("<", "\\u003c"))
     (tmp_path / "all.html").write_text(
-        f'<meta charset="utf-8"><pre id="out"></pre><script>{script}</script>'
-        f"<script>{runner}</script>",
+        f'<meta charset="utf-8"><pre id="out"></pre>{"".join(scripts)}'
+        f"<script>{runner.replace('PROMPT', json.dumps(PROMPT))}</script>",
         encoding="utf-8",
     )
     found = json.loads(Parts(browse(tmp_path / "all.html")).found["out"])
-    for name, ours, peer in zip(SETTINGS, expected, found, strict=True):
+    for name, ours, view, there in zip(SETTINGS, expected, views, found, strict=True):
         torch.testing.assert_close(
-            torch.tensor(peer), ours, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+            torch.tensor(there["logits"]), ours, atol=1e-4, rtol=1e-5,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )  # fmt: skip
+        assert_same_views(there["views"], view)
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
