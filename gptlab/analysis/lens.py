@@ -47,8 +47,8 @@ from gptlab.inference.capture import (
     Part,
     capture,
     head_scores,
-    plain_ids,
     mean_outputs,
+    plain_ids,
 )
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
