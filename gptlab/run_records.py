@@ -24,7 +24,7 @@ class Record(TypedDict):
     step: Count
 
 
-class Inside(TypedDict, total=False):
+class Look(TypedDict, total=False):
     """What a look inside the model found (training/inside.py); heads: [L][H] by kind."""
 
     heads: dict[str, list[list[Figure]]]
@@ -51,7 +51,7 @@ class Measured(Record, total=False):
     ema_val_loss: Figure
     clean_val_loss: Figure
     sample: str
-    inside: Inside
+    inside: Look
 
 
 class EvaluatedText(Record):

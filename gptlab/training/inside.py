@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 STREAM_TOKENS = 100  # at most, of the text on which the residual stream is measured
 
 
-def look_inside(setup: Setup, state: TrainState, metrics) -> None:
+def record_inside(setup: Setup, state: TrainState, metrics) -> None:
     """Record what is inside the model, at the steps of lens_interval and at the end.
 
     All processes call it: the first one looks at the weights as they are trained, not at their
