@@ -10,7 +10,7 @@ from gptlab.data.token_files import text_label
 from gptlab.files import in_bytes, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, short
+from gptlab.reports.charts import Chart, Line, short
 from gptlab.reports.comparison import overlay
 from gptlab.reports.inside_section import inside_section
 from gptlab.reports.run_view import RunView, view_run
