@@ -112,6 +112,7 @@ def has_scripts() -> bool:
     return (Path(__file__).resolve().parent.parent / "gpt.py").exists()
 
 
+_COMMAND = re.compile(r"(?<![\w./\\-])python ((?:gpt|train|prepare|sample)\.py)\b")
 _SCRIPT = re.compile(r"(?<![\w./\\-])(?:python )?(gpt|train|prepare|sample)\.py\b")
 
 
@@ -120,6 +121,19 @@ def as_installed(text: str) -> str:
     if has_scripts():
         return text
     return _SCRIPT.sub(lambda m: "gptlab" if m[1] == "gpt" else f"gptlab {m[1]}", text)
+
+
+def runnable(text: str) -> str:
+    """A message whose commands work where the user stands: `python ../gptlab/train.py`.
+
+    Scripts keep the folder with which this program was started. Pages and files are read
+    elsewhere: for them `as_installed` is enough.
+    """
+    started = Path(sys.argv[0])
+    if not has_scripts() or started.resolve().parent != Path(__file__).resolve().parent.parent:
+        return as_installed(text)
+    folder = os.path.dirname(sys.argv[0])
+    return _COMMAND.sub(lambda m: f"python {quoted(os.path.join(folder, m[1]))}", text)
 
 
 def in_bytes(size: float) -> str:

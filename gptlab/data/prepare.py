@@ -19,7 +19,7 @@ from gptlab.data import baselines, documents, token_files, versions
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, find
 from gptlab.data.encode import write_tokens
-from gptlab.data.gathering import Gathered, gather
+from gptlab.data.gathering import Gathered, gather, reading_remarks
 from gptlab.data.intake import Changes, Intake
 from gptlab.data.leaks import leak_remark, write_leaks
 from gptlab.data.messages import FoundConversation
@@ -136,12 +136,15 @@ def first_documents(
     check_options(options)
     reading = reading_of(options, note)
     source = find(list(sources), options.encoding, note, how=reading)
+    reading.counts.update(source.counts)
     found: list[tuple[str, str]] = []
-    intake = Intake(source, reading, options.unit, options.cleaning, Changes())
+    is_all, changes = True, Changes()
+    intake = Intake(source, reading, options.unit, options.cleaning, changes)
     unknown, tokenizer = UnknownCharacters(options.unknown), ready_tokenizer(options.tokenizer)
     for document in intake.documents():
         if len(found) == most:
-            return found, False
+            is_all = False
+            break
         text = ""
         for block in unknown.known(document, tokenizer):
             if len(text) < _PREVIEW_CHARACTERS:
@@ -149,7 +152,11 @@ def first_documents(
         if text.strip():
             name, line = reading.document
             found.append((f"{name}:{line}" if line > 1 else name, text))
-    return found, True
+    if is_all:
+        intake.check()
+    for sentence in reading_remarks(reading, changes, options, source if is_all else None):
+        note(sentence)
+    return found, is_all
 
 
 def _build(

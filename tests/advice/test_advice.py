@@ -86,6 +86,7 @@ def run(line: str, stdin: str = "") -> tuple[int, str]:
     name, *argv = shlex.split(line)
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+        patch.setattr(sys, "argv", [str(ROOT / name), *argv])  # from another folder
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
         with contextlib.redirect_stdout(printed):
             try:
@@ -160,6 +161,8 @@ def follow(template, monkeypatch):
             globals()[re.sub(r"\W", "_", state)]()
         _, said = run(small(case.typed))
         print(said)  # pytest shows it where the case fails
+        for script in re.findall(r"python (\S+\.py)", "" if "--help" in said else said):
+            assert Path(script).is_file(), f"there is no {script} here"
         shutil.rmtree(printed_in, ignore_errors=True)
         shutil.copytree(home, printed_in)
         typed = [case.typed]
@@ -171,6 +174,7 @@ def follow(template, monkeypatch):
             for one in printed if line == "*" else [line]:
                 do(one)
                 typed.append(one)
+        said = said.replace(f"{ROOT}/", "")
         SAID[case] = " ".join(said.split()), set(NAMED.findall(" ".join(typed)))
 
     return follow_case
