@@ -206,8 +206,7 @@ MEASURES = (
     ),
     TextMeasure(
         "verbatim",
-        f"characters in passages of {MIN_CHARS} or more that stand in the training text (gpt.py "
-        "trace shows them)",
+        f"characters in passages of {MIN_CHARS} or more that stand in the training text",
         "copies more of its training text",
         "copies less of its training text",
         lambda texts, _: _ratio((text.verbatim, text.characters) for text in texts),

@@ -254,12 +254,24 @@ def _evaluations_section(view: RunView) -> str:
     if not rows and not tasks:
         return ""
     head = ["text", "step", "loss", "perplexity", "bits per byte", "tokens", "measured"]
+    hint = (
+        "Measured by gpt.py evaluate. Bits per byte are comparable between models with different "
+        "tokenizers; loss and perplexity are not."
+    )
+    clean = [row.get("clean_loss") for row in results if "loss" in row]
+    if any(loss is not None for loss in clean):
+        head.insert(3, "clean loss")
+        for row, loss in zip(rows, clean, strict=True):
+            row.insert(3, "" if loss is None else f"{loss:.4f}")
+        hint += (
+            " The clean loss is that of the windows without passages that stand in the training "
+            "text too."
+        )
     return page.section(
         "Evaluations",
         page.table(head, rows),
         page.table(["task", "step", "metric", "value", "measured"], tasks),
-        hint="Measured by gpt.py evaluate. Bits per byte are comparable between models with "
-        "different tokenizers; loss and perplexity are not.",
+        hint=hint,
     )
 
 
