@@ -217,6 +217,11 @@ def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
     found = "plain text" if kinds == {"text"} else " and ".join(sorted(kinds))
     if how.column is not None and not any(file.form.is_table for file in files):
         raise ConfigError(f"column has no effect: {one} is read as {found}", "leave it out")
+    has_effect = {"auto": True, "drop": "tagless" in kinds}
+    has_effect["keep"] = how.counts["files of HTML or XML read with their tags"]
+    if not has_effect[how.tags]:
+        problem = f"tags {how.tags} has no effect: {one} is read as {found}"
+        raise ConfigError(problem, "leave it out")
     given = [n for n in ("header", "delimiter", "quoting") if getattr(how, n) != "auto"]
     if given and "csv" not in kinds:
         raise ConfigError(

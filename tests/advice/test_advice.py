@@ -32,6 +32,7 @@ import torch
 
 from gptlab import hardware, runs
 from gptlab.checkpoints import read_checkpoint, write_checkpoint
+from gptlab.cli import wizard
 from gptlab.cli.main import main, run_command
 from gptlab.cli.ui.after_training import show_result
 from gptlab.reports.run_view import commands as view_commands
@@ -518,6 +519,13 @@ def long_field():
     Path("long.csv").write_text("n,text\n" + "\n".join(rows))
 
 
+def xml():
+    words = "<p>to be, or not to be</p>\n" * 200
+    Path("x.xml").write_text(f'<?xml version="1.0"?>\n<pages>{words}</pages>')
+    Path("broken.xml").write_text(f'<?xml version="1.0"?>\n<pages>{words}</page>')
+    Path("broken.rss").write_text(f"<rss><channel><item>{words}</rss>")
+
+
 def jis():
     Path("jis.txt").write_bytes("日本語の文章です。\n".encode("iso2022_jp") * 200)
 
@@ -701,6 +709,13 @@ def test_the_commands_on_pages_work_and_a_run_writes_the_samples_that_a_page_mis
     assert len(commands) > 5
     for command in commands:
         do(command.removeprefix("python "))
+
+
+def test_the_wizard_names_a_command_that_trains_on_ids_alone(follow):
+    follow(CASES[0])
+    ids_alone()
+    (command,) = commands_in(wizard._dataset_choice("ids", None).refusal)
+    do(command.replace("N.", "200"))
 
 
 def commands_of_page(page: str) -> list[str]:
