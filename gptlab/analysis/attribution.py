@@ -107,8 +107,8 @@ def ablations(
         return {
             "loss": -float(of_target),
             "text_loss": -float(real.mean()) if len(ids) > 1 else None,
-            "top": [[i, short(p)] for p, i in zip(*(x.tolist() for x in top), strict=True)],
-            "probability": short(float(of_target.exp())),
+            "top": [[i, four_figures(p)] for p, i in zip(*(x.tolist() for x in top), strict=True)],
+            "probability": four_figures(float(of_target.exp())),
         }
 
     def without(parts, rows=None) -> torch.Tensor:
@@ -136,6 +136,6 @@ def _branches(model: GPT, layer: int) -> list[int | None]:
     return [*range(model.config.n_head), *[None] * (model.blocks[layer].mlp is not None)]
 
 
-def short(probability: float) -> float:
+def four_figures(probability: float) -> float:
     """Four significant figures, for a small page."""
     return float(f"{probability:.4g}")

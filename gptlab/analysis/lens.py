@@ -37,7 +37,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gptlab.analysis.attribution import TOP, Progress, ablations, contributions, short
+from gptlab.analysis.attribution import TOP, Progress, ablations, contributions, four_figures
 from gptlab.analysis.trace import training_data
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, DataError, GenerationError, GPTLabError
@@ -304,10 +304,10 @@ def _lens(model: GPT, captured: Capture, ids, known: int, weights=None, biases=N
         real = logits[:-1].gather(1, after[:, None])  # [T - 1, 1]
         ranks = ((logits[:-1] > real).sum(1) + 1).tolist()
         chances = probabilities[:-1].gather(1, after[:, None])[:, 0].tolist()
-        following = [[rank, short(chance)] for rank, chance in zip(ranks, chances, strict=True)]
+        following = [[rank, four_figures(chance)] for rank, chance in zip(ranks, chances, strict=True)]
         layers.append(
             [
-                {"top": [[i, short(p)] for i, p in zip(*pair, strict=True)], "next": real_one}
+                {"top": [[i, four_figures(p)] for i, p in zip(*pair, strict=True)], "next": real_one}
                 for *pair, real_one in zip(
                     top.indices.tolist(), top.values.tolist(), [*following, None], strict=True
                 )
