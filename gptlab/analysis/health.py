@@ -27,12 +27,12 @@ from gptlab.data.token_files import (
 )
 from gptlab.errors import DataError, GPTLabError
 from gptlab.files import (
-    as_installed,
     display,
     explain_error,
     in_bytes,
     nearest_existing,
     quoted,
+    runnable,
     sha256_file,
 )
 from gptlab.runs import Run
@@ -53,7 +53,7 @@ class Check:
     fix: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "fix", as_installed(self.fix))
+        object.__setattr__(self, "fix", runnable(self.fix))
 
 
 # Packages -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 
-from gptlab.files import as_installed
+from gptlab.files import runnable
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.terminal import CONTROL, Terminal, columns, fitting
@@ -47,7 +47,7 @@ class Metrics:
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
-        self.terminal.say(as_installed(text))
+        self.terminal.say(runnable(text))
 
     def begin(self, step: int, tracker=None) -> None:
         """The loop begins at `step`. tracker: called with each record."""

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from gptlab import hardware
 from gptlab.cli.main import main, run_command
@@ -87,6 +86,7 @@ def run(line: str, stdin: str = "") -> tuple[int, str]:
     name, *argv = shlex.split(line)
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(printed):
+        patch.setattr(sys, "argv", [str(ROOT / name), *argv])  # from another folder
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
         with contextlib.redirect_stdout(printed):
             try:
@@ -143,8 +143,6 @@ def template(tmp_path_factory):
 def follow(template, monkeypatch):
     """Follow a case from the template; AssertionError where it does not lead out."""
     home, original = template
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
     monkeypatch.setattr(hardware, "detect", functools.cache(hardware.detect))  # takes a second
     monkeypatch.setenv("COLUMNS", "2000")
@@ -163,6 +161,8 @@ def follow(template, monkeypatch):
             globals()[re.sub(r"\W", "_", state)]()
         _, said = run(small(case.typed))
         print(said)  # pytest shows it where the case fails
+        for script in re.findall(r"python (\S+\.py)", "" if "--help" in said else said):
+            assert Path(script).is_file(), f"there is no {script} here"
         shutil.rmtree(printed_in, ignore_errors=True)
         shutil.copytree(home, printed_in)
         typed = [case.typed]
@@ -174,11 +174,10 @@ def follow(template, monkeypatch):
             for one in printed if line == "*" else [line]:
                 do(one)
                 typed.append(one)
+        said = said.replace(f"{ROOT}/", "")
         SAID[case] = " ".join(said.split()), set(NAMED.findall(" ".join(typed)))
 
-    yield follow_case
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    return follow_case
 
 
 # States of the home, by the names of these functions --------------------------------------------

@@ -1,7 +1,6 @@
 """A recipe and two small texts, for the commands that train several runs."""
 
 import pytest
-import torch
 
 from gptlab import hardware
 from gptlab.analysis import paired_runs
@@ -45,8 +44,13 @@ def here(two_datasets, measured_once, home, monkeypatch):
     monkeypatch.setattr(paired_runs, "CURVE_POINTS", 2)
     for name, function in measured_once.items():
         monkeypatch.setattr(hardware, name, function)
-    threads, level = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(1)
-    yield home
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(level)
+    return home
+
+
+@pytest.fixture
+def in_home(trained, monkeypatch):
+    """The working directory is that of the run; colours are neither asked for nor refused."""
+    monkeypatch.setenv("GPTLAB_HOME", str(trained))
+    monkeypatch.chdir(trained)
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)

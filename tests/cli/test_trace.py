@@ -10,6 +10,7 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
 
+pytestmark = pytest.mark.usefixtures("in_home")
 LINE = "line {n} of this book: {n} and {m} are what it is about\n"
 NASTY = "\x1b[31mred</span><script>alert(1)</script>\x07 is what this line of the book says"
 
@@ -34,15 +35,6 @@ def trained(tmp_path_factory):
     (home / "mine.txt").write_bytes(f"\ufeffMy own.\r\n{''.join(lines[9:11])}Mine.".encode())
     (home / "nasty.txt").write_text(f"So: {NASTY}", encoding="utf-8")
     return home
-
-
-@pytest.fixture(autouse=True)
-def in_home(trained, monkeypatch):
-    """The working directory is the home; colours are neither asked for nor refused."""
-    monkeypatch.setenv("GPTLAB_HOME", str(trained))
-    monkeypatch.chdir(trained)
-    for name in ("NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_file_is_traced_to_file_and_line_beside_what_stands_by_chance(capsys):

@@ -127,7 +127,7 @@ def show_evaluation(result) -> None:
     """Print an evaluation: one line of figures and the loss by position."""
     from rich.text import Text
 
-    from gptlab.data.tokenizer import name_characters
+    from gptlab.data.spelling import name_characters
 
     console = make_console()
     console.print(Text(f"{result.model} on {result.data}", style="bold"))

@@ -15,7 +15,7 @@ from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_data
 from gptlab.data.versions import older_versions, version_folder
 from gptlab.data.vocabulary import KINDS, model_at
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, data_home, display, fresh_folder, out_home, quoted, read_json
+from gptlab.files import data_home, display, fresh_folder, out_home, quoted, read_json, runnable
 from gptlab.options import option_words
 from gptlab.runs import Run
 from gptlab.training.units import TextUnits
@@ -113,7 +113,7 @@ def _summary(done: Prepared, runs: list[DatasetRun]) -> str:
     ]
     if kept := kept_versions(dataset.folder):
         lines.append(f"  kept        {'; '.join(kept)}")
-    lines.append(as_installed(f"Next: {_next_command(dataset, runs)}"))
+    lines.append(runnable(f"Next: {_next_command(dataset, runs)}"))
     return "\n".join(lines)
 
 
@@ -190,7 +190,7 @@ def kept_versions(folder: Path) -> list[str]:
 def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
     known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
-    heading = as_installed("Known by name (python prepare.py NAME):")
+    heading = runnable("Known by name (python prepare.py NAME):")
     return "\n".join([list_prepared(), heading, *known])
 
 
