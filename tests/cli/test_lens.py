@@ -13,7 +13,6 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
 
-
 NASTY = "\x1b]0;t\x07\u202e"  # sets a terminal's title, rings, turns the text around
 
 
