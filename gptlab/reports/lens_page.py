@@ -10,11 +10,9 @@ from gptlab.analysis.lens import VIEWS, Prompt, make_views
 from gptlab.errors import ConfigError, GenerationError
 from gptlab.inference.capture import Means
 from gptlab.interop.write import html
-from gptlab.interop.write.export import export
 from gptlab.interop.write.output import new_file
-from gptlab.web.assets import filled
-
-_MARK = b'<meta name="generator" content="gptlab">'
+from gptlab.interop.write.verify import check_architecture
+from gptlab.web.assets import PAGE_MARK, filled
 
 
 def look_inside(
@@ -26,8 +24,8 @@ def look_inside(
 ) -> html.Inside:
     """What `interop.write.html` needs so that its page looks inside the model for any prompt.
 
-    means: for ablations, with what they are of in words; None for those of the prompt. views: those
-    that the page begins with. translators: weights [L, C, C] and biases [L, C] of the tuned lens.
+    means: `known_means`; None for those of the prompt. views: those that the page begins
+    with. translators: weights [L, C, C] and biases [L, C] of the tuned lens.
     Raises ConfigError for a model that a page cannot hold.
     """
     html.check(checkpoint)
@@ -69,16 +67,18 @@ def write_lens_page(
 
     A model that `export --format html` can hold lies in the page: it begins with the prompt and
     computes the same views for any other. Of any other model the page has the recorded views.
-    means, translators: as `make_views` was given them. Returns the file, and why its views are
-    recorded; None for a live page. Raises ConfigError for a name that is taken.
+    means: `known_means`, which a live page holds. translators: as `make_views` was given
+    them. Returns the file, and why its views are recorded; None for a live page. Raises ConfigError
+    for a name that is taken.
     """
     output = Path(output)
     try:
         inside = look_inside(checkpoint, means, views=views, translators=translators)
+        check_architecture(checkpoint.model, "html")
     except ConfigError as error:
         why = error.problem
     else:
-        export(checkpoint, "html", output, overwrite=overwrite, progress=progress, inside=inside)
+        html.write(checkpoint, output, overwrite=overwrite, progress=progress, inside=inside)
         return output, None
     model = views["model"]
     page = filled(
@@ -90,6 +90,6 @@ def write_lens_page(
         f"{model['vocab_size']:,} token ids. Recorded with gptlab.",
         RECORDED=json.dumps(views, ensure_ascii=False).replace("<", "\\u003c"),
     )
-    with new_file(output, overwrite, mark=_MARK) as file:
+    with new_file(output, overwrite, mark=PAGE_MARK) as file:
         file.write(page.encode())
     return output, why

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+PAGE_MARK = b'<meta name="generator" content="gptlab">'  # of the pages made from them
 _FOLDER = Path(__file__).parent
 
 

@@ -125,7 +125,8 @@ class Inside {
     const found = ([parts, said]) => ({ parts: parts.split(","), ...this.measured(said) });
     const all = [...this.without].map(found);
     this.show("ablation", {
-      means: this.content.means ?? `the ${this.views.tokens.length} tokens of the prompt`,
+      means: this.content.means ?? `the ${this.views.tokens.length} tokens of `
+        + "the prompt (there is no validation text)",
       ...this.measured(this.whole),
       parts: all.filter(({ parts }) => parts.length === 1),
       chosen: all.find(({ parts }) => parts.join() === this.chosen) ?? null,

@@ -78,7 +78,7 @@ class Shown {
     this.position = views.position;
     this.part = null;    // the head or MLP that is ablated
     this.head = null;    // [layer, head] whose attention is shown; null for the mean of all
-    this.isTuned = false;
+    this.isTuned = null;  // whether the lens is the tuned one
     this.updates = {};
     const cards = Object.keys(DRAW).map(name => this.card(name));
     this.box.replaceChildren(...cards.flat());
@@ -202,6 +202,7 @@ function drawLens(body, { layers, tuned }, shown) {
     return row;
   });
   table.append(element("tbody", {}, ...rows));
+  shown.isTuned ??= tuned !== null;
   const guesses = () => (shown.isTuned ? tuned : layers);
   function fill() {
     guesses().forEach((column, layer) => column.forEach(({ top, next }, position) => {
@@ -337,7 +338,8 @@ function drawAblation(body, view, shown) {
     foot.replaceChildren("Red: the loss of ", shown.quoted(target), " after ",
       shown.quoted(tokens[position]), ` (token ${position}) rises without the part; blue: it falls. `
       + `The average is that of ${whole.means}.`);
-    panel.replaceChildren(compared(shown, whole, found(shown.part ?? whole.chosen?.parts.join())));
+    panel.replaceChildren(
+      ...compared(shown, whole, found(shown.part ?? whole.chosen?.parts.join())));
   }
   return () => {
     const whole = now(), changes = new Map(whole.parts.map(
@@ -364,15 +366,16 @@ function compared(shown, whole, some) {
     [["chance of ", shown.quoted(target)], ({ probability }) => percent(probability)],
     [["loss of ", shown.quoted(target)], found => loss(found.loss)],
     ["loss of the whole prompt", found => loss(found.text_loss)],
-    ["next token", ({ top }) => bars(top.map(([id, chance]) => (
-      { name: shown.word(id), value: chance, figure: percent(chance) })), 1)],
   ];
+  const next = ({ top }) => bars(top.map(([id, chance]) => (
+    { name: shown.word(id), value: chance, figure: percent(chance) })), 1);
   const cell = (found, show) => element("td", {}, ...(found ? [show(found)] : []));
-  return element("table", { className: "compared" },
+  const table = element("table", { className: "compared" },
     element("tr", {}, ...["", "whole model", some ? `without ${some.parts.join(", ")}`
-      : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
+      : shown.part ? "computing …" : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
     ...rows.map(([name, show]) => element("tr", {},
       element("th", { scope: "row" }, ...[name].flat()), cell(whole, show), cell(some, show))));
+  return [table, element("div", { className: "pair" }, next(whole), ...(some ? [next(some)] : []))];
 }
 
 // Who votes for the next token: what each part adds to its logit, largest first.

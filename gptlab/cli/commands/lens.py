@@ -12,8 +12,8 @@ from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, in_bytes, shareable
 from gptlab.options import ESCAPED
+from gptlab.web.assets import PAGE_MARK
 
-PAGE_MARK = b'<meta name="generator" content="gptlab">'  # of a page, which is replaced
 VIEW_NAMES = Literal[
     "lens", "attention", "contributions", "ablation", "heads", "surprise", "neighbours"
 ]

@@ -16,10 +16,9 @@ from gptlab.interop.write.verify import check_weights
 from gptlab.model.config import GPTConfig
 from gptlab.model.quantization import GROUP, dequantize, quantize
 from gptlab.model.shapes import shapes
-from gptlab.web.assets import asset, filled
+from gptlab.web.assets import PAGE_MARK, asset, filled
 
 MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
-_MARK = '<meta name="generator" content="gptlab">'
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def write(
         INT8=_base64(int8, np.int8),
         FLOATS=_base64(floats, "<f4"),
     )
-    with new_file(output, overwrite, mark=_MARK.encode()) as file:
+    with new_file(output, overwrite, mark=PAGE_MARK) as file:
         file.write(page.encode())
     return Path(output)
 
