@@ -48,14 +48,15 @@ from gptlab.inference.capture import (
     capture,
     head_scores,
     mean_outputs,
+    plain_ids,
 )
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
+from gptlab.training.head_curves import HEAD_THRESHOLD
 
 MOST_WEIGHTS = 5_000_000  # of attention in all heads; a page of them has some 25 MB
 NEAREST = 8  # tokens that are named
 MEAN_TOKENS, MEAN_SIZE = 1024, 256  # of validation text for means; of a sequence of it
-HEAD_THRESHOLD = 0.5  # a head has a job when it spends half of its attention on it
 
 
 class View(NamedTuple):
@@ -323,9 +324,7 @@ def _lower_triangles(attention: torch.Tensor) -> list:
 
 
 def _scores(model: GPT, tokenizer: Tokenizer) -> dict:
-    special = set(tokenizer.special_ids.values())
-    ids = [i for i in range(tokenizer.vocab_size) if i not in special]
-    scores = head_scores(model, ids)
+    scores = head_scores(model, plain_ids(tokenizer, model.config.vocab_size))
     found = {}
     for kind, table in scores.items():
         ranked = sorted(
