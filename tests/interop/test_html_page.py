@@ -264,7 +264,8 @@ def endless(random_model, make_run, characters, tmp_path):
     with torch.no_grad():
         weight = model.token_embedding.weight
         weight[characters.eot_id] = weight.mean(0)
-    return export(make_run(model, characters), "html", tmp_path / "page.html")
+    run = make_run(model, characters)
+    return export(run, "html", tmp_path / "page.html", inside=look_inside(run, None))
 
 
 def test_while_the_demo_writes_typing_write_and_ctrl_enter_take_over(endless, browse):
@@ -320,6 +321,27 @@ def test_unknown_characters_are_marked_and_skipped(endless, browse):
     assert found["given"] == 2 and found["unknown"] == ["€", "☃"]
     assert found["order"] == "a€b☃" and found["script"] is True
     assert "“€” “☃”. 20 tokens" in found["note"]
+
+
+def test_a_page_looks_into_its_own_text_where_none_is_given(endless, browse):
+    found = after(
+        endless,
+        """
+        await sleep(3000);
+        out.before = byId("views").children.length;
+        byId("look").click();
+        await sleep(1000);
+        out.after = document.querySelectorAll("#views h3").length;
+        out.same = byId("text").textContent.startsWith(byId("inside-prompt").value);
+        out.means = byId("view-ablation").textContent;
+        """,
+        browse,
+        n=20,
+        temperature=0,
+        prompt="a",
+    )
+    assert found["before"] == 0 and found["after"] == len(VIEWS) and found["same"]
+    assert "the 21 tokens of the prompt (there is no validation text)" in found["means"]
 
 
 def test_the_speed_is_the_one_that_is_seen(endless, browse):
