@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import GenerationError
 from gptlab.inference.decoding import evaluating
 from gptlab.model.lora import LoRALinear
@@ -259,6 +260,14 @@ def head_scores(
         drawn = [ids[i] for i in torch.randperm(len(ids), generator=random)[:half].tolist()]
         patterns.append(capture(model, drawn + drawn).attention)
     return pattern_scores(torch.stack(patterns).mean(0), half)
+
+
+def plain_ids(tokenizer: Tokenizer | None, vocab_size: int) -> list[int]:
+    """The ids that stand for text: without rows that pad a table, without special ids."""
+    if tokenizer is None:
+        return list(range(vocab_size))
+    special = set(tokenizer.special_ids.values())
+    return [i for i in range(tokenizer.vocab_size) if i not in special]
 
 
 def pattern_scores(attention: torch.Tensor, half: int) -> dict[str, list[list[float]]]:

@@ -18,8 +18,9 @@ from gptlab.errors import GPTLabError
 from gptlab.files import as_installed, explain_error, in_bytes, quoted, shareable, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, Line, short, smoothed
+from gptlab.reports.charts import Chart, short
 from gptlab.reports.comparison import overlay
+from gptlab.reports.inside_section import inside_section
 from gptlab.reports.run_view import RunView, Sample, view_run
 from gptlab.reports.sections import (
     bits_of,
@@ -27,6 +28,7 @@ from gptlab.reports.sections import (
     commands_section,
     course_section,
     footer,
+    loss_lines,
     machine_section,
     readable,
     words_section,
@@ -61,6 +63,7 @@ def single(view: RunView, progress: Callable[[str, int, int], None]) -> str:
             _samples_section(view, progress),
             _loss_section(view),
             _baseline_section(view),
+            inside_section(view),
             course_section([view]),
             _evaluations_section(view),
             _data_section(view),
@@ -154,14 +157,7 @@ def _epochs(view: RunView) -> float | None:
 
 
 def _loss_section(view: RunView) -> str:
-    training = view.curve("loss")
-    lines = [
-        Line("one batch", training, "train raw", faint=True),
-        Line("training", smoothed(training), "train"),
-        Line("validation", view.curve("val_loss"), "val", dots=True),
-        Line("averaged weights", view.curve("ema_val_loss"), "ema", dots=True),
-    ]
-    lines = [line for line in lines if line.points]
+    lines = loss_lines(view)
     best = view.record.best
     chart = Chart(
         "Loss",

@@ -42,6 +42,7 @@ SETTINGS = {
         position_encoding="sinusoidal", use_swiglu=False, activation="relu2", n_embd=33, n_head=3
     ),
     "rope, layer norm, relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu"),
+    "attention only": dict(intermediate_size=0),
 }
 
 
