@@ -106,7 +106,7 @@ def ablations(
         return {
             "loss": -float(of_target),
             "text_loss": -float(real.mean()) if len(ids) > 1 else None,
-            "top": [[i, four_figures(p)] for p, i in zip(*(x.tolist() for x in top), strict=True)],
+            "top": likeliest(log_probs[position].exp()),
             "probability": four_figures(float(of_target.exp())),
         }
 
