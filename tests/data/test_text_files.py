@@ -112,7 +112,7 @@ def test_the_likely_encoding_is_the_true_one(write, encoding, text):
 
 @pytest.mark.parametrize(
     ("encoding", "text"),
-    [("cp932", "元気ですか？"), ("cp949", "이것은 한국어 문장입니다."), ("cp1251", "как дела?")],
+    [("cp932", "元気ですか。"), ("cp949", "이것은 한국어 문장입니다."), ("cp1251", "как дела?")],
 )
 def test_the_likely_encoding_is_the_true_one_among_time_codes_and_tags(write, encoding, text):
     cues = (f"{n}\n00:00:{n},000 --> 00:00:{n},900\n<i>{text}</i>\n\n" for n in range(10, 60))
