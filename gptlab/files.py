@@ -20,7 +20,7 @@ AnyPath = str | os.PathLike[str]
 # The number inside each kind of file; a reader refuses a newer one by name.
 FORMAT_VERSIONS = {
     "checkpoint": 3, "comparison": 1, "dataset": 1, "documents": 1, "evaluations": 1, "imported": 1,
-    "metrics": 1, "provenance": 1, "sweep": 1,
+    "metrics": 1, "provenance": 1, "sweep": 1, "tuned_lens": 1,
 }  # fmt: skip
 
 
@@ -180,6 +180,45 @@ def atomic_write(path: AnyPath, mode: str = "wb") -> Iterator[IO[Any]]:
             temporary.unlink()
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
+        raise
+
+
+def lock_file(file: IO[str], shared: bool = False) -> None:
+    """Lock an open file until it is closed, without waiting; OSError where another process has it.
+
+    shared: among those that ask for no more; Windows has no such lock.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)  # the first byte is locked, wherever a file for appending begins
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
+    """Let `target` be what `source` is now, without a moment in which either is missing.
+
+    move: where there are no hard links, `source` may go (its successor comes at once).
+    """
+    if target.exists() and os.path.samefile(source, target):
+        return  # a kill between two saves: a rename over itself would leave the temporary name
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        if move:
+            os.replace(source, target)
+            return
+        shutil.copyfile(source, temporary)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        temporary.unlink()
         raise
 
 

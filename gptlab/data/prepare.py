@@ -31,6 +31,7 @@ from gptlab.data.prepare_options import (
     reading_of,
 )
 from gptlab.data.replacing import find_former
+from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
 from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
@@ -42,7 +43,7 @@ from gptlab.data.token_files import (
     open_dataset,
     token_dtype,
 )
-from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters, unknown_in_text
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.data.unknown import WAYS, UnknownCharacters
 from gptlab.data.vocabulary import chat_template_at, learn_tokenizer, ready_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
@@ -281,7 +282,7 @@ def _unknown_refused(
     unknown = Counter({first: unknown[first]}) | unknown
     origin = gathered.origins.get(start)
     place = documents.place_of(origin, lines) if origin else ""
-    return unknown_in_text(unknown, tokenizer, str(place), ways=WAYS)
+    return unknown_in_text(unknown, tokenizer.alphabet, str(place), ways=WAYS)
 
 
 def _tokenizer_remark(

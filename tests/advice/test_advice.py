@@ -151,8 +151,6 @@ def template(tmp_path_factory):
 def follow(template, monkeypatch):
     """Follow a case from the template; AssertionError where it does not lead out."""
     home, original = template
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
     monkeypatch.setattr(hardware, "detect", functools.cache(hardware.detect))  # takes a second
     monkeypatch.setenv("COLUMNS", "2000")
@@ -190,8 +188,6 @@ def follow(template, monkeypatch):
     yield follow_case
     while HELD:
         HELD.pop().close()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 # States of the home, by the names of these functions --------------------------------------------
