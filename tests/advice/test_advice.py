@@ -340,13 +340,18 @@ def wrong_words():
     Path("wrong.txt").write_text("Größe 日本 to be\n" * 200, encoding="utf-8")
 
 
-def wsd_run():
+def wsd_run(eval_interval: int = 4) -> str:
+    """Train until the first evaluation; what it printed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Picture, "draw", lambda *_: signal.raise_signal(signal.SIGTERM))
         line = "train.py --dataset words --out_dir out/wsd --schedule wsd --max_iters 40"
-        code, said = run(small(f"{line} --eval_interval 4 --warmup_iters 0"))
+        code, said = run(small(f"{line} --eval_interval {eval_interval} --warmup_iters 0"))
     assert code == 143, said
     return said
+
+
+def decaying_run():
+    wsd_run(34)
 
 
 def bpe():
@@ -508,7 +513,7 @@ def busy_run():
 
 def broken_csv():
     rows = [f'{n},"row {n} of words"' for n in range(300)]
-    rows[100:200:2] = [f'{n},"row" {n}" of words' for n in range(50)]
+    rows[100:] = [f'{n},"row" {n}" of words' for n in range(200)]
     Path("broken.csv").write_text("\n".join(["n,text", *rows]))
 
 
@@ -581,7 +586,7 @@ def tiny_recipe():
 
 def another_dataset():
     your_text()
-    do("prepare.py YOUR_TEXT.txt --dataset more")
+    do("prepare.py YOUR_TEXT.txt --tokenizer out/run --dataset more")
 
 
 def compared():
