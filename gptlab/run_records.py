@@ -24,8 +24,17 @@ class Record(TypedDict):
     step: Count
 
 
+class Look(TypedDict, total=False):
+    """What a look inside the model found (training/inside.py); heads: [L][H] by kind."""
+
+    heads: dict[str, list[list[Figure]]]
+    stream: list[Figure]
+    norms: dict[str, Figure]
+    ranks: dict[str, Figure]
+
+
 class Measured(Record, total=False):
-    """A line of metrics.jsonl, of training or of an evaluation."""
+    """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
     loss: Figure
     bits_per_byte: Figure
@@ -41,7 +50,11 @@ class Measured(Record, total=False):
     val_bits_per_byte: Figure
     ema_val_loss: Figure
     clean_val_loss: Figure
+    accuracy: Figure
+    train_accuracy: Figure
+    accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
     sample: str
+    inside: Look
 
 
 class _EvaluatedText(Record):

@@ -125,6 +125,7 @@ def training_data(run: Run) -> list[Dataset]:
     if not isinstance(word, str) or not isinstance(fingerprint, str):
         raise RunError(f"{display(run.provenance)} does not name a dataset.")
     data = open_mixture(word, fingerprint=fingerprint)
+    data.refuse_tasks("a search for verbatim text")
     if data.tokenizer is None:
         raise DataError(
             f"{data.name} holds ids without a tokenizer, so nobody can read them as text",

@@ -1,6 +1,7 @@
 """A report on one or several runs as one HTML page (no torch, no network, no script)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
@@ -9,8 +10,9 @@ from gptlab.data.token_files import text_label
 from gptlab.files import in_bytes, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, Line, short, smoothed
+from gptlab.reports.charts import Chart, Line, short
 from gptlab.reports.comparison import overlay
+from gptlab.reports.inside_section import inside_section
 from gptlab.reports.run_view import RunView, view_run
 from gptlab.reports.samples import samples_section
 from gptlab.reports.sections import (
@@ -19,6 +21,7 @@ from gptlab.reports.sections import (
     commands_section,
     course_section,
     footer,
+    loss_lines,
     machine_section,
     words_section,
 )
@@ -49,7 +52,9 @@ def single(view: RunView, progress: Callable[[str, int, int], None]) -> str:
             _header(view),
             samples_section(view, progress),
             _loss_section(view),
+            _answers_section(view),
             _baseline_section(view),
+            inside_section(view),
             course_section([view]),
             _evaluations_section(view),
             _data_section(view),
@@ -103,6 +108,8 @@ def _verdict(view: RunView) -> str:
     words = f"Its lowest validation loss is {loss:.3f}"
     words += f" ({bits:.2f} bits per byte)" if bits else ""
     words += f", at step {step:,}"
+    if found := [y for x, y in view.curve("accuracy") if x == step]:
+        words += f", where {found[-1]:.1%} of the answers to unseen problems are right"
     if view.record.clean_loss is not None:
         words += (
             f" ({view.record.clean_loss:.3f} over the windows without passages that stand in the "
@@ -143,14 +150,7 @@ def _epochs(view: RunView) -> float | None:
 
 
 def _loss_section(view: RunView) -> str:
-    training = view.curve("loss")
-    lines = [
-        Line("one batch", training, "train raw", faint=True),
-        Line("training", smoothed(training), "train"),
-        Line("validation", view.curve("val_loss"), "val", dots=True),
-        Line("averaged weights", view.curve("ema_val_loss"), "ema", dots=True),
-    ]
-    lines = [line for line in lines if line.points]
+    lines = loss_lines(view)
     best = view.record.best
     chart = Chart(
         "Loss",
@@ -177,6 +177,36 @@ def _loss_section(view: RunView) -> str:
         few = "; ".join(points[1:]) or "none"  # those of "one batch" are those of "training"
         return page.section("Loss", f"<p>Too few records for a curve: {escape(few)}.</p>")
     return page.section("Loss", page.legend(names), drawn, hint=hint)
+
+
+def _answers_section(view: RunView) -> str:
+    """The share of right answers over the steps of a task, and at the end by length."""
+    lines = [
+        Line("unseen", view.curve("accuracy"), "val", dots=True),
+        Line("trained on", view.curve("train_accuracy"), "train", dots=True),
+    ]
+    lines = [
+        replace(line, points=[(x, 100 * y) for x, y in line.points])
+        for line in lines
+        if line.points
+    ]
+    if not lines:
+        return ""
+    last = [r for r in view.record.records if r.get("accuracy_by_length")][-1]
+    rows = [
+        [name, f"{right / total:.1%}", f"{right:,} of {total:,}"]
+        for name, (right, total) in last["accuracy_by_length"].items()
+    ]
+    chart = Chart("Right answers", lines, "step", "right answers (%)", floor=0)
+    return page.section(
+        "Right answers",
+        page.legend({line.label: line.kind for line in lines}) if len(lines) > 1 else "",
+        charts(chart),
+        page.table(["length", "right", "problems"], rows) if len(rows) > 1 else "",
+        hint="The share of problems whose whole answer the model writes exactly, always with the "
+        "likeliest token. The model never trains on the unseen ones."
+        + (f" The table is of step {last['step']:,}." if len(rows) > 1 else ""),
+    )
 
 
 def _baseline_section(view: RunView) -> str:

@@ -298,6 +298,7 @@ def make_generator(checkpoint, choice, dtype: str, tokens: int):
     if native is None:
         model = model.to(getattr(torch, choice.dtype))
     generator = Generator(model, checkpoint.tokenizer, native)
+    generator.reverses = bool(checkpoint.content.get("reversed_answers"))
     return generator, _attention(choice, model.config.head_dim)
 
 
