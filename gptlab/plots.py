@@ -6,6 +6,7 @@ from gptlab.files import atomic_write
 
 INK, MUTED, GRID = "#1b1f24", "#6e7781", "#e4e7eb"
 TRAIN, VALIDATION, AVERAGED = "#9db4d0", "#d1495b", "#2a9d8f"
+ISOFLOPS = ("#9db4d0", "#5b86b8", "#23507f", "#d1495b")  # more compute is darker; a check is red
 WORST_SHOWN = (
     1.15  # times the first loss or the highest baseline: outliers do not flatten the curve
 )
@@ -65,7 +66,43 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
                 ha="right", fontsize=9, color=INK, weight="bold",
             )  # fmt: skip
         axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9.5)
-    axes.set_xlabel("step", color=INK)
+    _dress(axes, "step", title)
+    FigureCanvasAgg(figure)
+    with atomic_write(Path(path)) as file:
+        figure.savefig(file, format="png")
+
+
+def plot_isoflops(groups: list[dict], path, *, title: str) -> None:
+    """Draw losses over sizes, a curve for each number of FLOPs, into the PNG `path`.
+
+    groups: each with a `label`, its measured `points` and the law's `curve`, as (parameters, loss),
+    and whether its points are `hollow`: trained to check the law, not to fit it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white")
+    axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))
+    axes.set_xscale("log")
+    for number, group in enumerate(groups):
+        colour = ISOFLOPS[number % len(ISOFLOPS)]
+        axes.plot(*zip(*group["curve"], strict=True), color=colour, lw=1.2)
+        axes.plot(
+            *zip(*group["points"], strict=True), color=colour, lw=0, marker="o", ms=6,
+            mfc="white" if group.get("hollow") else colour, label=group["label"],
+        )  # fmt: skip
+        lowest = min(group["curve"], key=lambda point: point[1])
+        axes.plot(*lowest, color=INK, marker="x", ms=6, lw=0)
+    axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9.5)
+    _dress(axes, "parameters", title)
+    FigureCanvasAgg(figure)
+    with atomic_write(Path(path)) as file:
+        figure.savefig(file, format="png")
+
+
+def _dress(axes, x_label: str, title: str) -> None:
+    """Labels, grid and frame of a picture of losses."""
+    axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel("loss (nats per token)", color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12)
     axes.grid(color=GRID, lw=0.7)
@@ -74,6 +111,3 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GRID)
-    FigureCanvasAgg(figure)
-    with atomic_write(Path(path)) as file:
-        figure.savefig(file, format="png")
