@@ -80,10 +80,14 @@ def plot_isoflops(groups: list[dict], path, *, title: str) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white")
     axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k")
+    axes.xaxis.set_minor_locator(NullLocator())
     for number, group in enumerate(groups):
         colour = ISOFLOPS[number % len(ISOFLOPS)]
         axes.plot(*zip(*group["curve"], strict=True), color=colour, lw=1.2)

@@ -79,8 +79,7 @@ class ScalingResult:
             sizes = [line[kind] for line in self.lines]
             law = fit_law(sizes, tokens, losses)
             noise, degrees = residual_noise(law, sizes, tokens, losses)
-            if self.chance[0] > noise:
-                noise, degrees = self.chance
+            noise = max(noise, self.chance[0])  # of few seeds: it has fewer degrees of freedom
             found[kind] = Fitted(law, refitted(law, sizes, tokens, noise, degrees))
         return found
 

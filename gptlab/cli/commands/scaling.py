@@ -245,16 +245,19 @@ class _Shown:
         print_table(console, "Loss of each point, nats per token", table)
 
     def _print_law(self, console) -> None:
+        from gptlab.reports.charts import short
+
         table = make_table("", "all parameters", "without embeddings")
         found = [fitted.intervals() for fitted in self.result.fits.values()]
         for name in found[0]:
             cells = []
             for value, low, high in (one[name] for one in found):
-                cells.append(f"{value:.3g} ({low:.3g} to {high:.3g})")
+                words = [short(n) if name in "AB" else f"{n:.2f}" for n in (value, low, high)]
+                cells.append(f"{words[0]} ({words[1]} to {words[2]})")
             table.add_row("best N ~ C^" if name == "power" else name, *cells)
-        print_table(
-            console, "L = E + A / N^a + B / D^b: N parameters, D tokens; 95% intervals", table
-        )
+        title = "L = E + A / N^a + B / D^b, with 95% intervals"
+        print_table(console, title, table)
+        self.say("L: loss, N: parameters, D: training tokens, C: FLOPs.")
 
     def _sentences(self) -> list[str]:
         result, lines = self.result, []
@@ -288,8 +291,8 @@ class _Shown:
         lines = [
             f"The best model for {self.options.for_minutes:g} minutes: {model.n_layer} layers of "
             f"width {model.n_embd}, {short(best.size.parameters)} parameters "
-            f"({short(best.smallest)} to {short(best.largest)} are as likely), {best.steps:,} "
-            f"steps, {best.epochs:.1f} epochs: loss {best.loss:.3f} ({best.low:.3f} to "
+            f"(95%: {short(best.smallest)} to {short(best.largest)}), {best.steps:,} steps, "
+            f"{best.epochs:.1f} epochs. Its loss: {best.loss:.3f} (95%: {best.low:.3f} to "
             f"{best.high:.3f}).",
         ]
         if best.guess:
@@ -367,6 +370,8 @@ class _Shown:
         return path
 
     def _next(self, recipe: Path | None) -> str:
+        from gptlab.analysis.scaling_verdict import FARTHEST
+
         ladder = self.ladder
         if self.checked:
             folder = ladder.folder / self.checked.point.key
@@ -378,7 +383,9 @@ class _Shown:
             words += ["--dataset", self.options.dataset]
         if self.options.out_dir:
             words += ["--out_dir", self.options.out_dir]
-        return " ".join(map(quoted, [*words, "--for_minutes", f"{4 * ladder.minutes:g}"]))
+        farthest = self.result.best_for_compute(FARTHEST * self.result.largest)
+        minutes = max(1, int(farthest.seconds / 60))  # the longest that is no guess
+        return " ".join(map(quoted, [*words, "--for_minutes", str(minutes)]))
 
     def _as_json(self, picture: Path, recipe: Path | None, following: str) -> dict:
         result, best = self.result, self.best
