@@ -11,136 +11,35 @@ are there, so a process may be killed anywhere: a point that has its line is nev
 """
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab import hardware
 from gptlab.analysis.measured_run import train_quietly
 from gptlab.analysis.paired_runs import Ledger
+from gptlab.analysis.scaling_sizes import FIRST_SEED, Point, Size, sizes_for
 from gptlab.data.token_files import open_dataset
 from gptlab.errors import ConfigError, RunError
 from gptlab.files import FORMAT_VERSIONS, display, read_json, write_json
-from gptlab.model.arithmetic import parameters_by_component
-from gptlab.planning.plan import AS_GOOD_AS_NEW, Machine
+from gptlab.planning.plan import AS_GOOD_AS_NEW, CHINCHILLA, Machine
 from gptlab.runs import Run
-from gptlab.training.config import Overrides, TrainConfig, build
 from gptlab.training.resolving import TextSize
 
 LEVELS, RATIO = 3, 3  # of compute; the FLOPs of a level in those of the one below
+LEAST_RATIO = 1.5  # where the text has no tokens for RATIO
 BELOW, ABOVE = 1, 2  # sizes on each side of the expected best
 FURTHER = 3  # more of them at most, where the best is at an end
 SPACING = 1.7  # neighbouring sizes differ by this factor in parameters, at least
 REPEATS = 3  # seeds of the lowest level's best size: how much chance moves a loss
-BLOCK_SIZE, SEQUENCES = 128, 8  # of a step: the same for all sizes
 FEWEST_STEPS = 100  # of a point: fewer are mostly warm-up
-TOKENS_PER_PARAMETER = 30  # of the best size, before anything is measured
-PARAMETERS = 1e9  # of the largest size that is considered
-WIDTHS = (*range(16, 96, 8), *range(96, 192, 16), *range(192, 4097, 64))
-RATE, RATE_WIDTH = 1.4e-2, 32  # the highest learning rate at this width
+TOKENS_PER_PARAMETER = CHINCHILLA  # of the best size, before anything is measured
 EVAL_TOKENS = 65_536  # on which each point is measured once, at its end
 RUN_SECONDS = 4.0  # of a run beside its steps: its start, its picture, its checkpoint
 USED = 0.9  # of the time: the rest is for further sizes and for what the estimate forgets
 TIMED_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model of the ladder: its options, its resolved settings, its counts."""
-
-    options: dict
-    config: TrainConfig
-    parameters: int
-    non_embedding: int
-
-    @property
-    def name(self) -> str:
-        """WIDTHxLAYERS."""
-        return f"{self.config.model.n_embd}x{self.config.model.n_layer}"
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of a training step per token."""
-        return self.config.flops_per_token
-
-    def steps(self, compute: float) -> int:
-        """The steps that take about so many FLOPs."""
-        return max(1, round(compute / self.flops / self.config.tokens_per_step))
-
-    def tokens(self, compute: float) -> int:
-        """The tokens of these steps."""
-        return self.steps(compute) * self.config.tokens_per_step
-
-
-def sizes_for(text: TextSize, device: str, dtype: str) -> list[Size]:
-    """All sizes that are considered, the smallest first: a layer for each 32 channels.
-
-    The rate falls with the root of the width: slower than AdamW's own for hidden matrices (1/width,
-    Yang et al. 2021), because Muon's update keeps its norm. On the plays, 0.7 and 1.4 times this
-    rate end within 0.003 nats of each other at widths 32 and 72.
-    """
-    found: list[Size] = []
-    small = text.vocab_size <= 512  # then an untied head costs almost nothing
-    for width in WIDTHS:
-        options = {
-            "n_layer": max(2, round(width / 32)),
-            "n_head": max(2, width // 64),
-            "n_embd": width,
-            "block_size": text.block_size(BLOCK_SIZE),
-            "qk_norm": True,
-            "tie_weights": not small,
-            "init_projection": "zero" if small else "scaled",
-            "dropout": 0.0,
-            "batch_size": SEQUENCES,
-            "optimizer": "muon",
-            "learning_rate": float(f"{RATE * math.sqrt(RATE_WIDTH / width):.2g}"),
-            "weight_decay": 0.0,
-            "schedule": "wsd",
-            "decay_fraction": 1.0,  # falls to nothing from the end of the warm-up
-            "min_lr": 0.0,
-            "device": device,
-            "dtype": dtype,
-            "compile_model": False,
-        }
-        config = build({**options, "vocab_size": text.vocab_size})
-        parts = parameters_by_component(config.model)
-        embeddings = sum(parts[n] for n in parts if "embedding" in n or n == "output head")
-        total = sum(parts.values())
-        if total > PARAMETERS:
-            break
-        found.append(Size(options, config, total, total - embeddings))
-    return found
-
-
-@dataclass(frozen=True)
-class Point:
-    """One training of the ladder. level: its place in the levels; None for a check."""
-
-    size: Size
-    steps: int
-    seed: int
-    level: int | None
-
-    @property
-    def tokens(self) -> int:
-        """The tokens that it reads."""
-        return self.steps * self.size.config.tokens_per_step
-
-    @property
-    def flops(self) -> float:
-        """The FLOPs that it takes."""
-        return self.tokens * self.size.flops
-
-    @property
-    def key(self) -> str:
-        """The name of its line and of its folder."""
-        first = self.seed == FIRST_SEED
-        return f"{self.size.name}.{self.steps}" + ("" if first else f".seed{self.seed}")
-
-
-FIRST_SEED = 1337
 
 
 class Ladder:
@@ -236,7 +135,7 @@ class Ladder:
                 rates.append(line["tokens_per_second"] * line["flops"] / line["tokens"])
         known = sorted((f, sorted(r)[len(r) // 2]) for f, r in trained.items()) or self.speeds
         x = math.log(size.flops)
-        for (low, slow), (high, fast) in zip(known, known[1:], strict=False):
+        for (low, slow), (high, fast) in itertools.pairwise(known):
             if low <= size.flops <= high:
                 share = (x - math.log(low)) / (math.log(high) - math.log(low))
                 return slow + share * (fast - slow)
@@ -244,7 +143,9 @@ class Ladder:
 
     def seconds(self, size: Size, tokens: float) -> float:
         """About how long a training takes, with its start and its evaluation."""
-        evaluated = min(len(self.dataset.val), EVAL_TOKENS) / 3  # a forward pass is a third of a step
+        evaluated = (
+            min(len(self.dataset.val), EVAL_TOKENS) / 3
+        )  # a forward pass is a third of a step
         return RUN_SECONDS + (tokens + evaluated) * size.flops / self.speed(size)
 
     # The plan -------------------------------------------------------------------------------------
@@ -306,19 +207,12 @@ class Ladder:
 
         Raises ConfigError where they allow no ladder.
         """
-        ladders = [
-            [1e9 * 1.05**i * RATIO**level for level in range(LEVELS)] for i in range(400)
-        ]
+        ladders = [[1e9 * 1.05**i * RATIO**level for level in range(LEVELS)] for i in range(400)]
         possible = [levels for levels in ladders if self._fault(levels, by_text=False) != "time"]
         shortest = possible[0]
         minutes = math.ceil(self.planned_seconds(shortest) / 60 / USED)
         if self._fault(shortest) == "text":
-            needed = self._level(shortest[-1], TOKENS_PER_PARAMETER)[0].tokens(shortest[-1])
-            raise ConfigError(
-                f"The training text of {self.dataset.name} has {len(self.dataset.train):,} tokens, "
-                f"and the shortest ladder needs {needed / AS_GOOD_AS_NEW:,.0f}",
-                "name a longer text with --dataset",
-            )
+            raise self._short_text(self._level(shortest[-1], TOKENS_PER_PARAMETER)[0], shortest[-1])
         if minutes > self.minutes:
             raise ConfigError(
                 f"{self.minutes:g} minutes are too short for a ladder on this machine",
@@ -343,8 +237,9 @@ class Ladder:
         A caller that trains the point before it goes on gets them all. Raises ConfigError where the
         lowest loss of a level lies at its end.
         """
-        ratio = float(TOKENS_PER_PARAMETER)
-        for level, compute in enumerate(self.levels):
+        ratios: dict[float, float] = {}  # {FLOPs of a level: tokens per parameter of its best size}
+        for level in range(len(self.levels)):
+            compute, ratio = self._next_level(level, ratios)
             centre, below, above = self._centre(compute, ratio), BELOW, ABOVE
             while True:
                 sizes = self._chain(centre, below, above)
@@ -356,19 +251,57 @@ class Ladder:
                 best = losses.index(min(losses))
                 if 0 < best < len(sizes) - 1:
                     break
-                is_small = best == 0
-                below, above = below + is_small, above + (not is_small)
+                below, above = below + (best == 0), above + (best > 0)
                 if below + above > BELOW + ABOVE + FURTHER:
-                    raise self._refusal(sizes[best], compute, is_small)
-            best_size = sizes[best]
+                    raise self._refusal(sizes[best], compute, best == 0)
             if level == 0 and self.seeds < REPEATS:
-                yield from self._seeds(best_size, compute, level, REPEATS)
-            ratio = best_size.tokens(compute) / best_size.parameters
+                yield from self._seeds(sizes[best], compute, level, REPEATS)
+            ratios[compute] = sizes[best].tokens(compute) / sizes[best].parameters
+
+    def _next_level(self, level: int, ratios: dict[float, float]) -> tuple[float, float]:
+        """(FLOPs, tokens per parameter of the size to begin with) of a level.
+
+        Its planned FLOPs, or as many as the text has tokens for; where those are hardly more than
+        the highest level has, one below the lowest. Raises ConfigError where that is too short.
+        """
+        planned = self.levels[level]
+        if not ratios:
+            return planned, TOKENS_PER_PARAMETER
+        highest, lowest = max(ratios), min(ratios)
+        compute = self._within_text(planned, ratios[highest])
+        if compute >= LEAST_RATIO * highest:
+            return compute, ratios[highest]
+        compute, ratio = lowest / RATIO, ratios[lowest]
+        sizes = self._level(compute, ratio)
+        if len(sizes) <= BELOW + ABOVE or sizes[-1].steps(compute) < FEWEST_STEPS:
+            above = LEAST_RATIO * highest
+            raise self._short_text(self._smallest(above, ratios[highest]), above)
+        return compute, ratio
+
+    def _within_text(self, compute: float, ratio: float) -> float:
+        """The FLOPs of a level, or as many as the text has tokens for where they are fewer.
+
+        One size more must fit below, because the best size of the level before is known roughly.
+        """
+        while self._smallest(compute, ratio).tokens(compute) > self.most_tokens:
+            compute *= 0.95
+        return compute
+
+    def _smallest(self, compute: float, ratio: float) -> Size:
+        return self._chain(self._centre(compute, ratio), BELOW + 1, 0)[0]
 
     def _seeds(self, size: Size, compute: float, level: int, count: int):
         for seed in range(FIRST_SEED, FIRST_SEED + count):
             point = Point(size, size.steps(compute), seed, level)
             yield point, self.line(point)
+
+    def _short_text(self, size: Size, compute: float) -> ConfigError:
+        needed = size.tokens(compute) / AS_GOOD_AS_NEW
+        return ConfigError(
+            f"The training text of {self.dataset.name} has {len(self.dataset.train):,} tokens, and "
+            f"a ladder needs {needed:,.0f}",
+            "name a longer text with --dataset",
+        )
 
     def _refusal(self, size: Size, compute: float, is_small: bool) -> ConfigError:
         end = "smallest" if is_small else "largest"
@@ -420,4 +353,3 @@ class Ladder:
 @functools.cache
 def _this_machine() -> hardware.Hardware:
     return hardware.detect()  # its trials take a second
-

@@ -103,9 +103,7 @@ def _centred(parameters, tokens):
 
 def _as_law(found: np.ndarray, centre: tuple[float, float]) -> Law:
     p, a, q, b, e = map(float, found)
-    return Law(
-        math.exp(e), math.exp(p + a * centre[0]), math.exp(q + b * centre[1]), a, b
-    )
+    return Law(math.exp(e), math.exp(p + a * centre[0]), math.exp(q + b * centre[1]), a, b)
 
 
 def _terms(at: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:

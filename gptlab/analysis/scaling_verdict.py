@@ -4,7 +4,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from gptlab.analysis.scaling import FEWEST_STEPS, FIRST_SEED, Ladder, Point, Size
+from gptlab.analysis.scaling import FEWEST_STEPS, Ladder
 from gptlab.analysis.scaling_fit import (
     Law,
     fit_law,
@@ -13,6 +13,7 @@ from gptlab.analysis.scaling_fit import (
     refitted,
     residual_noise,
 )
+from gptlab.analysis.scaling_sizes import FIRST_SEED, Point, Size
 
 FARTHEST = 4  # times the largest point's FLOPs: beyond it a prediction is a guess
 KINDS = ("parameters", "non_embedding")  # how N can be counted; the first one predicts
@@ -70,6 +71,13 @@ class ScalingResult:
         self.lines = [line for line in points if "loss" in line]
         self.diverged = [line["point"] for line in points if "loss" not in line]
 
+    def levels(self) -> list[list[dict]]:
+        """The lines of each level, of few FLOPs first, each by size."""
+        found: dict[int, list[dict]] = {}
+        for line in sorted(self.lines, key=lambda line: (line["parameters"], line["seed"])):
+            found.setdefault(line["level"], []).append(line)
+        return sorted(found.values(), key=lambda lines: lines[0]["flops"])
+
     @functools.cached_property
     def fits(self) -> dict[str, Fitted]:
         """The law for each way to count parameters."""
@@ -88,7 +96,9 @@ class ScalingResult:
         """(standard deviation of log L between seeds of a point, its degrees of freedom)."""
         points: dict[tuple, list[float]] = {}
         for line in self.lines:
-            points.setdefault((line["parameters"], line["steps"]), []).append(math.log(line["loss"]))
+            points.setdefault((line["parameters"], line["steps"]), []).append(
+                math.log(line["loss"])
+            )
         total, degrees = 0.0, 0
         for losses in points.values():
             mean = math.fsum(losses) / len(losses)

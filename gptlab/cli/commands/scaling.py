@@ -2,16 +2,17 @@
 
 import functools
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.ui.console import make_console, make_table, print_table
+from gptlab.cli.ui.scaling_table import in_powers, print_ladder, print_law
 from gptlab.errors import ConfigError, DownloadError
 from gptlab.files import as_installed, atomic_write, data_home, display, out_home, quoted, read_json
-from gptlab.training.units import duration
+from gptlab.training.units import duration, in_words
 
 DEFAULT_MINUTES = 30.0
 CHECKED = 2  # times the largest point's FLOPs
@@ -26,7 +27,8 @@ class ScalingOptions:
         float | None, "the time for the ladder [that of the ladder that is there, or 30]"
     ] = None
     dataset: Annotated[
-        str | None, "name of a prepared dataset [38 plays of Shakespeare, prepared at the first use]"
+        str | None,
+        "name of a prepared dataset [38 plays of Shakespeare, prepared at the first use]",
     ] = None
     seeds: Annotated[int, "runs of each point"] = 1
     for_minutes: Annotated[
@@ -131,10 +133,10 @@ def _minutes_of(folder: Path) -> float | None:
 
 def _opening(ladder) -> list[str]:
     """What is about to be trained, and by which rules."""
-    from gptlab.analysis.scaling import BLOCK_SIZE, RATE, RATE_WIDTH, SEQUENCES
+    from gptlab.analysis.scaling_sizes import BLOCK_SIZE, RATE, RATE_WIDTH, SEQUENCES
     from gptlab.reports.charts import short
 
-    levels = ", ".join(f"{compute:.2g}" for compute in ladder.levels)
+    levels = in_words([in_powers(compute) for compute in ladder.levels])
     seconds, done = ladder.planned_seconds(ladder.levels), len(ladder.lines())
     lines = [
         f"A ladder on {ladder.word} ({short(len(ladder.dataset.train))} training tokens): about "
@@ -143,13 +145,13 @@ def _opening(ladder) -> list[str]:
     ]
     if seconds < 60 * ladder.minutes / 2:
         lines.append(
-            f"It needs no more of its {ladder.minutes:g} minutes: its smallest models read the text "
-            "4 times, and more would be no new text."
+            f"It needs no more of its {ladder.minutes:g} minutes: its smallest models read the "
+            "text 4 times, and more would be no new text."
         )
     lines.append(
-        f"Levels of {levels} FLOPs. Each size: {SEQUENCES} sequences of {BLOCK_SIZE} tokens a step; "
-        f"Muon, its rate {RATE:g} at width {RATE_WIDTH} and falling with the root of the width; "
-        "linear decay to 0 at the end of each run."
+        f"Levels of {levels} FLOPs. Each size: {SEQUENCES} sequences of {BLOCK_SIZE} tokens a "
+        f"step; Muon, its rate {RATE:g} at width {RATE_WIDTH} and falling with the root of the "
+        "width; linear decay to 0 at the end of each run."
     )
     return lines
 
@@ -218,46 +220,14 @@ class _Shown:
         if self.options.json:
             print(json.dumps(self._as_json(picture, recipe, following), indent=2))
             return 0
-        console = make_console()
-        self._print_points(console)
-        self._print_law(console)
+        print_ladder(self.result)
+        print_law(self.result)
+        self.say("L: loss, N: parameters, D: training tokens, C: FLOPs.")
         for line in self._sentences():
             self.say(line)
         self.say(f"Wrote {display(picture)}{f' and {display(recipe)}' if recipe else ''}.")
         self.say(f"Next: {following}")
         return 0
-
-    def _print_points(self, console) -> None:
-        from gptlab.reports.charts import short
-
-        numbers = ("parameters", "tokens", "loss")
-        table = make_table("FLOPs", "model", *numbers, "", numbers=numbers)
-        for level, compute in enumerate(self.ladder.levels):
-            lines = [line for line in self.result.lines if line["level"] == level]
-            lines.sort(key=lambda line: (line["parameters"], line["seed"]))
-            lowest = min(lines, key=lambda line: line["loss"])
-            for number, line in enumerate(lines):
-                row = [f"{compute:.2g}" if number == 0 else "", line["point"].partition(".")[0],
-                       short(line["parameters"]), short(line["tokens"]), f"{line['loss']:.4f}",
-                       "lowest" if line is lowest else ""]  # fmt: skip
-                table.add_row(*row, style="bold" if line is lowest else None)
-            table.add_section()
-        print_table(console, "Loss of each point, nats per token", table)
-
-    def _print_law(self, console) -> None:
-        from gptlab.reports.charts import short
-
-        table = make_table("", "all parameters", "without embeddings")
-        found = [fitted.intervals() for fitted in self.result.fits.values()]
-        for name in found[0]:
-            cells = []
-            for value, low, high in (one[name] for one in found):
-                words = [short(n) if name in "AB" else f"{n:.2f}" for n in (value, low, high)]
-                cells.append(f"{words[0]} ({words[1]} to {words[2]})")
-            table.add_row("best N ~ C^" if name == "power" else name, *cells)
-        title = "L = E + A / N^a + B / D^b, with 95% intervals"
-        print_table(console, title, table)
-        self.say("L: loss, N: parameters, D: training tokens, C: FLOPs.")
 
     def _sentences(self) -> list[str]:
         result, lines = self.result, []
@@ -342,12 +312,12 @@ class _Shown:
             points = [(line["parameters"], line["loss"]) for line in lines]
             groups.append({"label": label, "points": points, "curve": curve, **more})
 
-        for level, compute in enumerate(self.ladder.levels):
-            lines = [line for line in self.result.lines if line["level"] == level]
-            add(compute, lines, f"{compute:.2g} FLOPs")
+        for lines in self.result.levels():
+            compute = math.fsum(line["flops"] for line in lines) / len(lines)
+            add(compute, lines, f"{in_powers(compute)} FLOPs")
         line = self.checked and self.ladder.line(self.checked.point)
         if line and "loss" in line:
-            add(line["flops"], [line], f"{line['flops']:.2g} FLOPs, the check", hollow=True)
+            add(line["flops"], [line], f"{in_powers(line['flops'])} FLOPs, the check", hollow=True)
         title = f"Losses of equal FLOPs on {self.ladder.dataset.name}; x is the law's best size"
         plot_isoflops(groups, path, title=title)
 
@@ -391,7 +361,6 @@ class _Shown:
         result, best = self.result, self.best
         content = {
             "dataset": self.ladder.word,
-            "levels": self.ladder.levels,
             "points": result.lines,
             "diverged": result.diverged,
             "law": {kind: fitted.intervals() for kind, fitted in result.fits.items()},
