@@ -121,18 +121,22 @@ def content_sha256(content: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def write_checkpoint(state: dict[str, Any], path: AnyPath) -> None:
-    """Write `state` with its SHA-256 as the file `path`, atomically."""
-    with atomic_torch_save(state, Path(path)):
-        pass
+def write_checkpoint(state: dict[str, Any], path: AnyPath) -> str:
+    """Write `state` with its SHA-256 as the file `path`, atomically; returns the SHA-256."""
+    with atomic_torch_save(state, Path(path)) as sha256:
+        return sha256
 
 
 @contextlib.contextmanager
-def atomic_torch_save(state: dict[str, Any], path: Path) -> Iterator[None]:
-    """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name."""
+def atomic_torch_save(state: dict[str, Any], path: Path) -> Iterator[str]:
+    """Write `state` with its SHA-256 beside `path`, run the block, then let it take that name.
+
+    Yields the SHA-256.
+    """
     import torch
 
-    state = {**state, "sha256": content_sha256(state)}
+    sha256 = content_sha256(state)
+    state = {**state, "sha256": sha256}
     with atomic_write(path) as file:
         remembering = _Remembering(file)
         try:
@@ -143,7 +147,7 @@ def atomic_torch_save(state: dict[str, Any], path: Path) -> Iterator[None]:
             if isinstance(cause, OSError):
                 cause.filename = cause.filename or str(path)
             raise cause from None
-        yield
+        yield sha256
 
 
 class _Remembering:

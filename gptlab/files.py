@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +20,7 @@ AnyPath = str | os.PathLike[str]
 # The number inside each kind of file; a reader refuses a newer one by name.
 FORMAT_VERSIONS = {
     "checkpoint": 3, "comparison": 1, "dataset": 1, "documents": 1, "evaluations": 1, "imported": 1,
-    "metrics": 1, "provenance": 1, "scaling": 1, "sweep": 1,
+    "metrics": 1, "provenance": 1, "scaling": 1, "sweep": 1, "tuned_lens": 1,
 }  # fmt: skip
 
 
@@ -111,6 +112,7 @@ def has_scripts() -> bool:
     return (Path(__file__).resolve().parent.parent / "gpt.py").exists()
 
 
+_COMMAND = re.compile(r"(?<![\w./\\-])python ((?:gpt|train|prepare|sample)\.py)\b")
 _SCRIPT = re.compile(r"(?<![\w./\\-])(?:python )?(gpt|train|prepare|sample)\.py\b")
 
 
@@ -119,6 +121,19 @@ def as_installed(text: str) -> str:
     if has_scripts():
         return text
     return _SCRIPT.sub(lambda m: "gptlab" if m[1] == "gpt" else f"gptlab {m[1]}", text)
+
+
+def runnable(text: str) -> str:
+    """A message whose commands work where the user stands: `python ../gptlab/train.py`.
+
+    Scripts keep the folder with which this program was started. Pages and files are read
+    elsewhere: for them `as_installed` is enough.
+    """
+    started = Path(sys.argv[0])
+    if not has_scripts() or started.resolve().parent != Path(__file__).resolve().parent.parent:
+        return as_installed(text)
+    folder = os.path.dirname(sys.argv[0])
+    return _COMMAND.sub(lambda m: f"python {quoted(os.path.join(folder, m[1]))}", text)
 
 
 def in_bytes(size: float) -> str:
@@ -165,6 +180,45 @@ def atomic_write(path: AnyPath, mode: str = "wb") -> Iterator[IO[Any]]:
             temporary.unlink()
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
+        raise
+
+
+def lock_file(file: IO[str], shared: bool = False) -> None:
+    """Lock an open file until it is closed, without waiting; OSError where another process has it.
+
+    shared: among those that ask for no more; Windows has no such lock.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)  # the first byte is locked, wherever a file for appending begins
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
+    """Let `target` be what `source` is now, without a moment in which either is missing.
+
+    move: where there are no hard links, `source` may go (its successor comes at once).
+    """
+    if target.exists() and os.path.samefile(source, target):
+        return  # a kill between two saves: a rename over itself would leave the temporary name
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        if move:
+            os.replace(source, target)
+            return
+        shutil.copyfile(source, temporary)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        temporary.unlink()
         raise
 
 

@@ -9,25 +9,20 @@
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
     imported.json: what a model from elsewhere is, for commands that do not load it
+    tuned_lens.safetensors: what gpt.py lens --tuned trained beside the model
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 What a `.pt` file holds, and how it is validated, is in checkpoints.py.
 """
 
-import contextlib
 import datetime
 import json
 import logging
 import math
 import os
-import shutil
 import socket
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TypedDict
-
-import msgspec
 
 from gptlab.checkpoints import (
     BASE,
@@ -43,85 +38,36 @@ from gptlab.checkpoints import (
 from gptlab.code_changes import code_in_words
 from gptlab.errors import CheckpointError, RunError
 from gptlab.files import (
-    FORMAT_VERSIONS,
     atomic_write,
-    check_format_version,
     display,
+    lock_file,
     out_home,
     quoted,
     remove_folder,
+    replace_by_copy_of,
 )
 from gptlab.options import nearest
-from gptlab.typed_json import Count, Number, misfit, read_form
+from gptlab.run_records import (
+    EVALUATIONS_HEAD,
+    METRICS_HEAD,
+    EvaluatedSamples,
+    EvaluatedTasks,
+    EvaluatedText,
+    Measured,
+    Origin,
+    append_record,
+    read_records,
+)
+from gptlab.typed_json import read_form
 
 logger = logging.getLogger(__name__)
 
-_METRICS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["metrics"]}) + "\n"
-_EVALUATIONS_HEAD = json.dumps({"format_version": FORMAT_VERSIONS["evaluations"]}) + "\n"
 MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
 # what may be other than in the checkpoint and changes no logits
 _SAME_LOGITS = {
     "block_size", "dropout", "gradient_checkpointing", "init_std", "init_projection",
     "keep_adapters",
 }  # fmt: skip
-# none of them is so large; null: it was not finite
-Figure = Annotated[float, msgspec.Meta(gt=-(2.0**63), lt=2.0**63)] | None
-
-
-class Record(TypedDict):
-    """What every line of a file of records has."""
-
-    step: Count
-
-
-class Measured(Record, total=False):
-    """A line of metrics.jsonl, of training or of an evaluation."""
-
-    loss: Figure
-    bits_per_byte: Figure
-    grad_norm: Figure
-    learning_rate: Figure
-    sequences_seen: Figure
-    skipped_steps: Figure
-    tokens_per_second: Figure
-    data_share: Figure
-    time: Figure
-    mfu: Figure
-    val_loss: Figure
-    val_bits_per_byte: Figure
-    ema_val_loss: Figure
-    clean_val_loss: Figure
-    sample: str
-
-
-class EvaluatedText(Record):
-    """A line of evaluations.jsonl: a text or a dataset was measured."""
-
-    data: str
-    time: str
-    loss: Number
-    perplexity: Number
-    bits_per_byte: Number | None  # None for token files that nobody can read as text
-    tokens: Number
-
-
-class Origin(TypedDict, total=False):
-    """The content of imported.json. stored_as: how the files held the weights."""
-
-    kind: str
-    name: str
-    license: str
-    stored_as: str
-    is_chat: bool
-    block_size: Count
-
-
-class EvaluatedTasks(Record):
-    """A line of evaluations.jsonl: the figures of lm-eval, by task and metric."""
-
-    data: str
-    time: str
-    tasks: dict[str, dict[str, Number]]
 
 
 class Run:
@@ -142,6 +88,7 @@ class Run:
         self.adapter = self.folder / "adapter"
         self.evaluations = self.folder / "evaluations.jsonl"
         self.imported = self.folder / "imported.json"
+        self.tuned_lens = self.folder / "tuned_lens.safetensors"
         self._lock = None
 
     def exists(self) -> bool:
@@ -177,7 +124,7 @@ class Run:
                 self.check_free()
             former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
             former += [self.base]
-            former += [self.metrics, self.plot, self.recipe]
+            former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             if self.adapter.is_dir():
                 remove_folder(self.adapter)
@@ -189,7 +136,7 @@ class Run:
         # system it holds for all machines, or the system says that it cannot lock
         file = open(self.folder / ".lock", "a+", encoding="utf-8")
         try:
-            _lock(file)
+            lock_file(file)
         except OSError as error:
             with file:
                 owner = _first_line(file)
@@ -214,7 +161,7 @@ class Run:
         path = self.folder / ".lock"
         try:
             with open(path, "r+" if os.name == "nt" else "r", encoding="utf-8") as file:
-                _lock(file, shared=True)
+                lock_file(file, shared=True)
         except (BlockingIOError, PermissionError):
             return os.access(path, os.R_OK)  # a file that may not be read says nothing
         except OSError:  # no lock file, or a file system without locks
@@ -234,9 +181,9 @@ class Run:
         """
         with atomic_torch_save(state, self.checkpoint):
             if self.checkpoint.exists():
-                _replace_by_copy_of(self.checkpoint, self.previous)
+                replace_by_copy_of(self.checkpoint, self.previous)
         if keep:
-            _replace_by_copy_of(
+            replace_by_copy_of(
                 self.checkpoint, self.folder / f"ckpt.step{state['step']:08d}.pt", move=False
             )
         for path in self.kept_checkpoints()[: -keep or None]:
@@ -254,16 +201,16 @@ class Run:
         """
         import torch
 
-        # an overwritten run may have been its own start
+        # since it was loaded, a run that still trains may have replaced it, and an overwritten run
+        # was perhaps its own start
         there = read_checkpoint(source) if source.is_file() else {"model": {}}
         is_same = there["model"].keys() == base["model"].keys() and all(
             torch.equal(weight, base["model"][name]) for name, weight in there["model"].items()
         )
         if is_same and there.get("sha256"):
-            _replace_by_copy_of(source, self.base, move=False)
+            replace_by_copy_of(source, self.base, move=False)
             return there["sha256"]
-        write_checkpoint(base, self.base)
-        return read_checkpoint(self.base)["sha256"]
+        return write_checkpoint(base, self.base)
 
     def save_best(self, state: dict) -> None:
         """Make `state` the best checkpoint."""
@@ -322,16 +269,16 @@ class Run:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
         }
-        _append(self.metrics, _METRICS_HEAD, record)
+        append_record(self.metrics, METRICS_HEAD, record)
 
     def add_evaluation(self, result: dict) -> None:
         """Add what gpt.py evaluate measured, with the time, to evaluations.jsonl."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        _append(self.evaluations, _EVALUATIONS_HEAD, {"time": now, **result})
+        append_record(self.evaluations, EVALUATIONS_HEAD, {"time": now, **result})
 
     def evaluated(self) -> list[dict]:
         """The results in evaluations.jsonl, oldest first; a line that is no result is left out."""
-        forms = EvaluatedText, EvaluatedTasks
+        forms = EvaluatedText, EvaluatedTasks, EvaluatedSamples
         return list(read_records(self.evaluations, *forms, kind="evaluations"))
 
     def records(self) -> list[dict]:
@@ -355,48 +302,8 @@ class Run:
 
         kept = [record for record in self.records() if is_kept(record)]
         with atomic_write(self.metrics, "w") as file:
-            file.write(_METRICS_HEAD)
+            file.write(METRICS_HEAD)
             file.writelines(json.dumps(record) + "\n" for record in kept)
-
-
-def _append(path: Path, head: str, record: dict) -> None:
-    with open(path, "a", encoding="utf-8", newline="\n") as file:
-        if file.tell() == 0:
-            file.write(head)
-        file.write(json.dumps(record) + "\n")
-
-
-def read_records(path: Path, *forms, kind: str = "metrics") -> Iterator[dict]:
-    """The records of a file, a line each.
-
-    A line that a kill cut short, or that is of none of the forms, is left out.
-    """
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, RecursionError):
-                record = json.loads(line)
-                if not all(misfit(record, form) for form in forms):
-                    yield record
-                elif isinstance(record, dict) and "format_version" in record:
-                    check_format_version(record["format_version"], kind, path, RunError)
-
-
-def _lock(file, shared: bool = False) -> None:
-    """Lock an open file until it is closed, without waiting; OSError where another process has it.
-
-    shared: among those that ask for no more; Windows has no such lock.
-    """
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(0)  # the first byte is locked, wherever a file for appending begins
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 def _first_line(file) -> str:
@@ -406,29 +313,6 @@ def _first_line(file) -> str:
         return file.readline().rstrip("\n")
     except OSError:
         return ""
-
-
-def _replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
-    """Let `target` be what `source` is now, without a moment in which either is missing.
-
-    move: where there are no hard links, `source` may go (its successor comes at once).
-    """
-    if target.exists() and os.path.samefile(source, target):
-        return  # a kill between two saves: a rename over itself would leave the temporary name
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        if move:
-            os.replace(source, target)
-            return
-        shutil.copyfile(source, temporary)
-    try:
-        os.replace(temporary, target)
-    except OSError:
-        temporary.unlink()
-        raise
 
 
 def _model_beside_proof(content: dict, path: Path, device: str, changes: dict):

@@ -3,12 +3,13 @@
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: none needs a second thread
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # tensors are small: a second thread is only waited for
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # which pytest-xdist sets
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 META = {
@@ -129,3 +130,14 @@ def logging_as_before():
     handlers, propagate = logger.handlers[:], logger.propagate
     yield
     logger.handlers[:], logger.propagate = handlers, propagate
+
+
+@pytest.fixture(autouse=True)
+def torch_as_before():
+    """The next test finds one thread and free choice of algorithms, whatever a training set."""
+    yield
+    if torch := sys.modules.get("torch"):
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
+        if torch.get_deterministic_debug_mode():
+            torch.set_deterministic_debug_mode(0)

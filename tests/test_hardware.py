@@ -57,14 +57,6 @@ def machine(*accelerators, processor=None, **more):
     return judge(Facts(devices=(*accelerators, processor or cpu()), **{**known, **more}))
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # choosing
 
 
@@ -259,7 +251,7 @@ def test_the_report_is_plain_json():
 # probing
 
 
-def test_this_machine_is_reported(one_thread):
+def test_this_machine_is_reported():
     hardware = detect()
     processor = hardware.devices[-1]
     assert processor.name == "cpu" and processor.usable
@@ -489,7 +481,7 @@ def test_cards_without_bfloat16_have_a_float16_peak_only():
     assert listed_peak_flops("Tesla T4", "bfloat16") is None
 
 
-def test_a_device_outside_the_table_is_measured(one_thread):
+def test_a_device_outside_the_table_is_measured():
     assert peak_flops("cpu", "bfloat16", "NVIDIA L4").source == "table"
     peak = peak_flops("cpu", "float32", "Card of tomorrow")
     assert peak.source == "measured"

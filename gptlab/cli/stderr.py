@@ -4,13 +4,13 @@ import logging
 import os
 import sys
 
-from gptlab.files import as_installed
+from gptlab.files import runnable
 
 
 def complain(sentence: str) -> None:
     """Print an error to stderr; among the processes of one training, only the first does."""
     if os.environ.get("RANK", "0") == "0":
-        sentence = as_installed(sentence).replace("\n", " ")  # a name may contain one
+        sentence = runnable(sentence).replace("\n", " ")  # a name may contain one
         print(f"gptlab: {sentence}", file=sys.stderr, flush=True)
 
 
@@ -20,7 +20,7 @@ class _Sentences(logging.Handler):
     def emit(self, record):
         if os.environ.get("RANK", "0") != "0":
             return
-        line = f"gptlab: {as_installed(record.getMessage())}"
+        line = f"gptlab: {runnable(record.getMessage())}"
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
             tqdm.tqdm.write(line, file=sys.stderr)

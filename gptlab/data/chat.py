@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gptlab.data.spelling import name_characters
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.data.turns import NoConversationError
 from gptlab.errors import DataError, GenerationError
 

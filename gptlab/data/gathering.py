@@ -74,11 +74,7 @@ def gather(
     is_chat = reading.conversations > 0
     if is_chat:
         _check_conversations(store, reading, options)
-        say(str(reading.chats))
-    for what, number in reading.counts.items():
-        if number and what not in reading.reported:
-            say(f"{what[0].upper()}{what[1:]}: {number:,}.")
-    for sentence in _changes_remarks(changes, parts.train, options, reading.counts):
+    for sentence in reading_remarks(reading, changes, options, parts.train):
         say(sentence)
     gathered = Gathered(origins, first_val, is_chat, copies.keys(store.keys))
     for sentence in _copies_remarks(copies, parts.train, options):
@@ -184,11 +180,28 @@ def _without_copies(store: TextStore, copies: Copies, gathered: Gathered) -> Gat
     return Gathered(origins, first_val, gathered.is_chat, gathered.keys[is_kept])
 
 
-def _changes_remarks(
-    changes: Changes, source: Source, options: PrepareOptions, counts: Counter
+def reading_remarks(
+    reading: Reading, changes: Changes, options: PrepareOptions, source: Source | None
 ) -> Iterator[str]:
-    """A line for each kind of change, which is counted. Raises ConfigError for an option that has
-    changed nothing; a stream that has been read is not thrown away for that."""
+    """A line for each rule by which something was read, with its count, and each kind of change.
+
+    source: None where only a part of it was read, so that an option may still have an effect.
+    Raises ConfigError for an option that has changed nothing.
+    """
+    if reading.conversations:
+        yield str(reading.chats)
+    so_far = "" if source else " so far"
+    for what, number in reading.counts.items():
+        if number and what not in reading.reported:
+            yield f"{what[0].upper()}{what[1:]}: {number:,}{so_far}."
+    if source:
+        yield from _without_effect(changes, source, options)
+    yield from _changes_remarks(changes, options, reading.counts)
+
+
+def _without_effect(changes: Changes, source: Source, options: PrepareOptions) -> Iterator[str]:
+    """Raises ConfigError for an option that has changed nothing; a stream that has been read is
+    not thrown away for that."""
     asked = {
         "--normalize": (options.normalize, changes.respelled, "the text is spelled so already"),
         "--clean": (options.clean, changes.dropped, "no character of the text is invisible"),
@@ -203,6 +216,10 @@ def _changes_remarks(
             if not source.hub_name:
                 raise ConfigError(f"{option} has no effect: {why}", "leave it out", sep="; ")
             yield f"{option} had no effect: {why}."
+
+
+def _changes_remarks(changes: Changes, options: PrepareOptions, counts: Counter) -> Iterator[str]:
+    """A line for each kind of change, which is counted."""
     if changes.respelled:
         number = sum(changes.respelled.values())
         counts["letters spelled otherwise (normalised)"] += number

@@ -59,7 +59,7 @@ class ConversationCounts:
             parts.append("roles read: " + ", ".join(renamed))
         if self.left_out:
             fields = (f"{name} ({number:,})" for name, number in self.left_out.items())
-            parts.append("fields of messages left out: " + ", ".join(fields))
+            parts.append("left out of messages: " + ", ".join(fields))
         return "; ".join(parts) + "."
 
 

@@ -19,7 +19,7 @@ from gptlab.data import baselines, documents, token_files, versions
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, find
 from gptlab.data.encode import write_tokens
-from gptlab.data.gathering import Gathered, gather
+from gptlab.data.gathering import Gathered, gather, reading_remarks
 from gptlab.data.intake import Changes, Intake
 from gptlab.data.leaks import leak_remark, write_leaks
 from gptlab.data.messages import FoundConversation
@@ -31,6 +31,7 @@ from gptlab.data.prepare_options import (
     reading_of,
 )
 from gptlab.data.replacing import find_former
+from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
 from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
@@ -42,7 +43,7 @@ from gptlab.data.token_files import (
     open_dataset,
     token_dtype,
 )
-from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters, unknown_in_text
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.data.unknown import WAYS, UnknownCharacters
 from gptlab.data.vocabulary import chat_template_at, learn_tokenizer, ready_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
@@ -135,12 +136,15 @@ def first_documents(
     check_options(options)
     reading = reading_of(options, note)
     source = find(list(sources), options.encoding, note, how=reading)
+    reading.counts.update(source.counts)
     found: list[tuple[str, str]] = []
-    intake = Intake(source, reading, options.unit, options.cleaning, Changes())
+    is_all, changes = True, Changes()
+    intake = Intake(source, reading, options.unit, options.cleaning, changes)
     unknown, tokenizer = UnknownCharacters(options.unknown), ready_tokenizer(options.tokenizer)
     for document in intake.documents():
         if len(found) == most:
-            return found, False
+            is_all = False
+            break
         text = ""
         for block in unknown.known(document, tokenizer):
             if len(text) < _PREVIEW_CHARACTERS:
@@ -148,7 +152,11 @@ def first_documents(
         if text.strip():
             name, line = reading.document
             found.append((f"{name}:{line}" if line > 1 else name, text))
-    return found, True
+    if is_all:
+        intake.check()
+    for sentence in reading_remarks(reading, changes, options, source if is_all else None):
+        note(sentence)
+    return found, is_all
 
 
 def _build(
@@ -274,7 +282,7 @@ def _unknown_refused(
     unknown = Counter({first: unknown[first]}) | unknown
     origin = gathered.origins.get(start)
     place = documents.place_of(origin, lines) if origin else ""
-    return unknown_in_text(unknown, tokenizer, str(place), ways=WAYS)
+    return unknown_in_text(unknown, tokenizer.alphabet, str(place), ways=WAYS)
 
 
 def _tokenizer_remark(

@@ -148,7 +148,7 @@ class Turns:
                 f"the roles are {', '.join(ROLES)}",
             )
         calls = _tool_calls(message, where) if role == "assistant" else []
-        content = _text(message.get(text_key, message.get("refusal")), role, where)
+        content = self._text(message.get(text_key, message.get("refusal")), role, where)
         if content is None and not calls:
             raise NoConversationError(f"{where} has no text as its content")
         content = None if content is None else self._lines(content)
@@ -160,30 +160,38 @@ class Turns:
         known = {role_key, *_TEXT_KEYS, "tool_calls", "function_call", "refusal", *_KEPT}
         self._left_out.update(key for key, value in message.items() if key not in known and value)
 
+    def _text(self, content, role: str, where: str) -> str | None:
+        """The text of a message's content: itself, or its parts joined; None if there is none.
+
+        Parts of another type than text, such as a picture, are left out and counted.
+        """
+        if content is None or isinstance(content, str):
+            return content
+        if role == "tool" and isinstance(content, dict):
+            return json.dumps(content, ensure_ascii=False)
+        if not isinstance(content, list):
+            raise NoConversationError(f"{where} has no text as its content")
+        texts, others = [], Counter()
+        for part in content:
+            kind, text = type(part).__name__, part
+            if isinstance(part, dict):
+                kind = part.get("type")
+                text = part.get("text") if part.get("text") is not None else part.get("refusal")
+            if isinstance(text, str):
+                texts.append(text)
+            elif isinstance(part, dict) and isinstance(kind, str) and "text" not in part:
+                others[f"parts of the type {kind}"] += 1
+            else:
+                raise NoConversationError(f"{where} has a part that is not text ({kind})")
+        if others and not "".join(texts).strip():
+            raise NoConversationError(f"{where} has no text beside its {', '.join(others)}")
+        self._left_out.update(others)
+        return "".join(texts)
+
     def _lines(self, text: str) -> str:
         if self._keep_line_endings:
             return text
         return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _text(content, role: str, where: str) -> str | None:
-    """The text of a message's content: itself, or its parts joined; None if there is none."""
-    if content is None or isinstance(content, str):
-        return content
-    if role == "tool" and isinstance(content, dict):
-        return json.dumps(content, ensure_ascii=False)
-    if not isinstance(content, list):
-        raise NoConversationError(f"{where} has no text as its content")
-    texts = []
-    for part in content:
-        text = part
-        if isinstance(part, dict):
-            text = part.get("text") if part.get("text") is not None else part.get("refusal")
-        if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise NoConversationError(f"{where} has a part that is not text ({kind})")
-        texts.append(text)
-    return "".join(texts)
 
 
 def _tool_calls(message: dict, where: str) -> list[dict]:

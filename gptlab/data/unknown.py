@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
+from gptlab.data.spelling import name_characters
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.errors import ConfigError
 
 ADD, DROP, REPLACE = "add", "drop", "replace:"

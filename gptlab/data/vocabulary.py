@@ -6,15 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptlab.data.adopted_tokenizer import folder_chat_template, folder_tokenizer
 from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.data.text_store import Split, TextStore
-from gptlab.data.tokenizer import (
-    Tokenizer,
-    char_tokenizer,
-    folder_chat_template,
-    folder_tokenizer,
-    train_bpe,
-)
+from gptlab.data.tokenizer import Tokenizer, char_tokenizer, train_bpe
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.files import display, out_home
 

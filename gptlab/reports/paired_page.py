@@ -5,10 +5,11 @@ from html import escape
 from gptlab.analysis.paired_runs import PairedRuns
 from gptlab.analysis.statistics import paired_interval
 from gptlab.analysis.verdict import Comparison, loss_at, plain_sentence, verdict_line
-from gptlab.files import as_installed, display, quoted
+from gptlab.files import as_installed, quoted, shareable
 from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line
+from gptlab.reports.run_view import shared
 from gptlab.reports.sections import charts, colour, footer
 from gptlab.training.config_diff import differing
 
@@ -28,12 +29,12 @@ def make_paired_page(
         _options(a, b),
         page.section(
             "Commands",
-            page.command("Next:", following),
+            page.command("Next:", as_installed(shared(following))),
             *(
                 page.command(
                     f"A report on {arm.name} with seed {pair.seed}:",
                     as_installed(
-                        f"python gpt.py report {quoted(display(runs.run_folder(arm, pair.seed)))}"
+                        f"python gpt.py report {quoted(shareable(runs.run_folder(arm, pair.seed)))}"
                     ),
                 )
                 for pair in found.pairs[:1]

@@ -3,8 +3,9 @@
 from collections import Counter
 
 from gptlab.data.prepare_command import prepare_command
+from gptlab.data.spelling import name_characters
 from gptlab.data.token_files import Dataset
-from gptlab.data.tokenizer import CharTokenizer, Tokenizer, name_characters
+from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.errors import ConfigError
 from gptlab.files import display, quoted
 from gptlab.options import option_words

@@ -5,8 +5,9 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from gptlab.files import as_installed
+from gptlab.files import runnable
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
 from gptlab.training.terminal import CONTROL, Terminal, columns, fitting
@@ -43,11 +44,12 @@ class Metrics:
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
         self.tracker = None
-        self.save_seconds, self.pauses = save_seconds, []  # seconds of each pause so far
+        self.save_seconds = save_seconds
+        self.pauses, self.looks = [], []  # seconds of each so far
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
-        self.terminal.say(as_installed(text))
+        self.terminal.say(runnable(text))
 
     def begin(self, step: int, tracker=None) -> None:
         """The loop begins at `step`. tracker: called with each record."""
@@ -55,17 +57,24 @@ class Metrics:
         self.last_time, self.last_step = time.perf_counter(), step
         self.terminal.begin(step, self.config.batch.max_iters)
 
-    @contextlib.contextmanager
     def paused(self):
-        """Leave work that is not a step out of tokens/s."""
+        """Leave an evaluation or a checkpoint out of tokens/s."""
+        return self._apart(self.pauses)
+
+    def looking(self):
+        """Leave a look inside the model out of tokens/s."""
+        return self._apart(self.looks)
+
+    @contextlib.contextmanager
+    def _apart(self, durations: list[float]):
         before = time.perf_counter()
         yield
         seconds = time.perf_counter() - before
         self.last_time += seconds
-        self.pauses.append(seconds)
+        durations.append(seconds)
 
     def seconds_left(self, step: int) -> float:
-        """Of the steps to come and of their evaluations and checkpoints."""
+        """Of the steps to come and of their evaluations, checkpoints and looks inside."""
         config = self.config
         each_step = config.tokens_per_step / max(1.0, self.rate)
         if self.pauses:
@@ -76,7 +85,11 @@ class Metrics:
             pause = evaluated * config.forward_share * each_step + self.save_seconds
         total, interval = config.batch.max_iters, config.evaluation.eval_interval
         pauses = math.ceil(total / interval) - step // interval
-        return (total - step) * each_step + pauses * pause
+        left = (total - step) * each_step + pauses * pause
+        if self.looks:
+            looks = math.ceil((total - step) / config.evaluation.lens_interval)
+            left += looks * sum(self.looks) / len(self.looks)
+        return left
 
     def step(self, state, result, reading: float) -> None:
         """After a step: show it, and record it at every log_interval.
@@ -154,11 +167,13 @@ class Metrics:
         sample: str | None = None,
         of_each: Mapping[str, tuple[float, float]] | None = None,
         clean: float | None = None,
+        answers: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
         of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
-        the windows without text of the training part.
+        the windows without text of the training part. answers: of a task, how many are right
+        (`inference.answers.accuracy_fields`), which is recorded too.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -175,6 +190,7 @@ class Metrics:
             record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
+        record |= answers
         self._record(record)
         line = f"step {step}: validation loss {loss:.4f}"
         terms = [f"{share:.3g} {name} {value:.4f}" for name, (share, value) in mixed.items()]
@@ -182,9 +198,15 @@ class Metrics:
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
         self.say(f"{line}{', the lowest so far' if is_best else ''}")
+        if answers:
+            self.say(f"  {right_in_words(answers)}")
         if sample is not None:
             shown = CONTROL.sub("\ufffd", self.config.evaluation.sample_prompt + sample)
             self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
+
+    def inside(self, step: int, found: dict) -> None:
+        """Record what a look inside the model found after `step` steps."""
+        self._record({"step": step, "inside": found})
 
     def _record(self, record: dict) -> None:
         if self.run is not None:
@@ -199,3 +221,15 @@ class Metrics:
     def close(self) -> None:
         """Remove the bar."""
         self.terminal.close()
+
+
+def right_in_words(answers: Mapping) -> str:
+    """How many answers are right, of the fields of a record."""
+    lengths = answers["accuracy_by_length"]
+    words = f"{answers['accuracy']:.1%} of the answers to unseen problems are exactly right"
+    if "train_accuracy" in answers:
+        words += f", {answers['train_accuracy']:.1%} of those it trains on"
+    if len(lengths) > 1:
+        each = ", ".join(f"{name}: {n / total:.0%}" for name, (n, total) in lengths.items())
+        words += f"; by length {each}"
+    return words

@@ -22,7 +22,8 @@ from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
-from gptlab.runs import Record, Run, read_records
+from gptlab.run_records import Record, read_records
+from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
 from gptlab.typed_json import Count, read_form
 

@@ -15,7 +15,6 @@ def train(tmp_path, monkeypatch):
 
     The home has a folder of texts, prepared as "books" by characters.
     """
-    import torch
 
     from gptlab.data.prepare import PrepareOptions, prepare
     from gptlab.training import trainer
@@ -29,8 +28,6 @@ def train(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     prepare("books", PrepareOptions(tokenizer="char", split="document"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
 
     def run(out_dir="run", **options):
         small = dict(
@@ -44,5 +41,4 @@ def train(tmp_path, monkeypatch):
         trainer.train(**{**small, **options, "out_dir": str(folder)})
         return folder
 
-    yield run
-    torch.set_num_threads(threads)
+    return run

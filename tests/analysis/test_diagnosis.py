@@ -206,7 +206,6 @@ def test_the_summary_says_state_losses_and_baselines():
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """Train a model of a few thousand weights on generated words; the run's record."""
-    import torch
 
     from gptlab import hardware
     from gptlab.training import trainer
@@ -220,8 +219,6 @@ def trained(tmp_path, monkeypatch):
     text = " ".join(words[int(source.random() * len(words))] for _ in range(4000))
     (tmp_path / "words.txt").write_text(text, encoding="utf-8")
     prepare(str(tmp_path / "words.txt"), PrepareOptions(tokenizer="char"))
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
 
     def train(**options):
         small = dict(
@@ -232,9 +229,7 @@ def trained(tmp_path, monkeypatch):
         trainer.train(**small, **options, out_dir=str(tmp_path / "out" / "run"))
         return read_run(tmp_path / "out" / "run")
 
-    yield train
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    return train
 
 
 def test_a_real_run_without_a_rate_is_recognised_from_its_files(trained):

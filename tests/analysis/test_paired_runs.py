@@ -45,17 +45,12 @@ def measured():
 
 @pytest.fixture(autouse=True)
 def surroundings(data, measured, monkeypatch):
-    """That home, one thread, no pictures, three evaluations a run."""
+    """That home, no pictures, three evaluations a run."""
     monkeypatch.setenv("GPTLAB_HOME", str(data))
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
     monkeypatch.setattr(module, "CURVE_POINTS", 3)
     for name, function in measured.items():
         monkeypatch.setattr(hardware, name, function)
-    threads, level = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(level)
 
 
 def arm(name="A", **options):

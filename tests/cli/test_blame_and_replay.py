@@ -13,6 +13,7 @@ from gptlab.files import read_json, write_json
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
 
+pytestmark = pytest.mark.usefixtures("in_home")
 LINE = "the line {n} of this book is much like all the others\n"
 NASTY = "\x1b[31mred</span><script>alert(1)</script>\x07 "
 
@@ -37,15 +38,6 @@ def trained(tmp_path_factory):
             device="cpu", dtype="float32", compile_model=False,
         )  # fmt: skip
     return home
-
-
-@pytest.fixture(autouse=True)
-def in_home(trained, monkeypatch):
-    """The working directory is the home; colours are neither asked for nor refused."""
-    monkeypatch.setenv("GPTLAB_HOME", str(trained))
-    monkeypatch.chdir(trained)
-    for name in ("NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
 
 
 # blame --------------------------------------------------------------------------------------------

@@ -23,13 +23,8 @@ ALPHABET = "\n :?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def no_picture(monkeypatch):
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture

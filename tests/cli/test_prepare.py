@@ -113,6 +113,26 @@ def test_the_first_documents_are_shown_and_nothing_is_written(write, run, home):
     assert not (home / "data").exists()
 
 
+def test_a_look_at_the_documents_says_the_counts_that_preparing_says(write, run):
+    page = "<html><script>x</script><pre>Nature &amp; nurture, and a licence"
+    write("a.html", page + "\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence</pre></html>")
+    said = [
+        "HTML pages read without their tags: 1",
+        "Scripts, styles and drawings in HTML left out: 1",
+        "Project Gutenberg: 1 licence cut",
+    ]
+    code, _, err = run("a.html", "--show")
+    assert code == 0 and all(sentence in err for sentence in said)
+    code, _, err = run("a.html", "--val_fraction", "0.5")
+    assert all(sentence in err for sentence in said)
+    for number in range(5):
+        write(f"folder/{number}.html", page)
+    _, _, err = run("folder", "--show")
+    assert re.search(r"HTML pages read without their tags: [34] so far\.", err)
+    code, _, err = run("folder/1.html", "--show", "--clean")
+    assert code == 2 and "--clean has no effect" in err
+
+
 def test_options_of_tables_reach_the_preparation(write, run, home):
     rows = [f"{i};row number {i}" for i in range(300)]
     rows[3] = "3;a;b"

@@ -44,16 +44,11 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def surroundings(data, tmp_path, monkeypatch):
-    """That home, an empty working directory, one thread, no pictures."""
+    """That home, an empty working directory, no pictures."""
     monkeypatch.setenv("GPTLAB_HOME", str(data))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 def small_with(*words):

@@ -36,18 +36,13 @@ def this_machine():
 @pytest.fixture
 def words(home, this_machine, monkeypatch):
     """A home with the prepared text "words"; measurements are short and no picture is drawn."""
-    import torch
 
     (home / "words.txt").write_text(LINES, encoding="utf-8")
     prepare("words.txt", PrepareOptions(tokenizer="char"))
     monkeypatch.setattr(hardware, "detect", lambda only=None: this_machine)
     monkeypatch.setattr(planner, "MEASURE_SECONDS", 0.02)
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield home
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    return home
 
 
 @pytest.fixture

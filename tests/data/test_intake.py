@@ -13,7 +13,7 @@ from gptlab.data.documents import places
 from gptlab.data.intake import Changes, Cleaning, Intake, Unit
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.text_files import Reading
-from gptlab.data.tokenizer import END_OF_TEXT
+from gptlab.data.tokenizer_json import END_OF_TEXT
 from gptlab.errors import ConfigError, DataError
 
 NAMES = [f"{first}{last}" for first in ("ba", "ko", "ri", "el") for last in map(str, range(75))]

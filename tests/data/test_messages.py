@@ -195,7 +195,7 @@ def test_what_a_message_of_claudes_export_holds_beside_its_text_is_counted(home,
     ]
     write_rows(home / "conversations.json", rows)
     made = prepare("conversations.json", tokenizer)
-    assert any("messages left out: attachments (40)." in note for note in made.notes)
+    assert any("left out of messages: attachments (40)." in note for note in made.notes)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,15 @@ def test_all_that_openai_allows_in_a_message_is_read():
     assert json.loads(found.to_json())["tools"] == found.tools
 
 
+def test_pictures_in_a_message_are_left_out_and_counted():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    asked = [{"type": "text", "text": "What is "}, picture, picture, {"text": "this?"}]
+    found = read({"messages": [{"role": "user", "content": asked}, {"role": "assistant",
+                 "content": "A cat."}]})  # fmt: skip
+    assert found.messages[0]["content"] == "What is this?"
+    assert found.left_out == {"parts of the type image_url": 2}
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -291,7 +300,11 @@ def test_all_that_openai_allows_in_a_message_is_read():
         ({"messages": [{"role": "user"}]}, "message 1, has no text"),
         ({"messages": [{"role": "user", "content": 3}]}, "message 1, has no text"),
         ({"messages": [{"content": "a"}]}, "has the role None"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "no text beside",
+        ),
+        ({"messages": [{"role": "user", "content": ["a", {"type": "text", "text": 3}]}]}, "(text)"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "without the name"),
         ({"conversations": [{"from": "narrator", "value": "x"}]}, "'narrator'"),
         ({"prompt": None, "completion": "x"}, "'prompt', has no text"),

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlab.data.tokenizer import (
-    END_OF_TEXT,
     Tokenizer,
     byte_level_bpe,
     char_tokenizer,
     char_tokenizer_without_end,
     train_bpe,
 )
+from gptlab.data.tokenizer_json import END_OF_TEXT
 from gptlab.errors import TokenizerError
 
 ASCII_TEXT = (

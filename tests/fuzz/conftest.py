@@ -18,7 +18,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -114,8 +113,6 @@ def template(tmp_path_factory):
     for name, text in TEXTS.items():
         (home / "texts").mkdir(exist_ok=True)
         (home / "texts" / name).write_text(text, encoding="utf-8")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTLAB_HOME", str(home))
         patch.chdir(home)
@@ -126,8 +123,7 @@ def template(tmp_path_factory):
             max_iters=4, eval_interval=2, log_interval=1, batch_size=2, block_size=16,
             n_layer=1, n_head=2, n_embd=16, compile_model=False, dtype="float32",
         )  # fmt: skip
-    yield home
-    torch.set_num_threads(before)
+    return home
 
 
 @pytest.fixture

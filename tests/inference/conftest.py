@@ -7,15 +7,6 @@ from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small matrices are fastest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def make_model():
     """A function that builds a small random model, uneven enough for wrong positions to show."""

@@ -7,7 +7,6 @@ import urllib.request
 import gguf
 import numpy as np
 import pytest
-import torch
 
 from gptlab.checkpoints import model_content
 from gptlab.data.tokenizer import char_tokenizer, train_bpe
@@ -31,14 +30,6 @@ MIXED = [
     "a" * 300,
     "ALLCAPS MiXeD snake_case kebab-case CamelCase http://x.y/z?q=1&r=2#s",
 ]
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

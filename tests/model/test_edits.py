@@ -52,13 +52,8 @@ each_edit = pytest.mark.parametrize(("options", "edit"), EDITS.values(), ids=EDI
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(1)
+def native_library():
     native.library()  # compiled, so that short texts take it too
-    yield
-    torch.set_num_threads(before)
-    torch.set_deterministic_debug_mode(deterministic)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import random
 import signal
 
 import pytest
-import torch
 
 from gptlab import hardware
 from gptlab.data.prepare import PrepareOptions, prepare
@@ -59,17 +58,12 @@ def measured_hardware():
 
 @pytest.fixture(autouse=True)
 def quiet_surroundings(prepared_home, measured_hardware, monkeypatch):
-    """The prepared home, one thread, no torchrun, and torch as it was before."""
+    """The prepared home, and no torchrun."""
     monkeypatch.setenv("GPTLAB_HOME", str(prepared_home))
     for name, measured in zip(("detect", "peak_flops"), measured_hardware, strict=True):
         monkeypatch.setattr(hardware, name, measured)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import write_page
 from gptlab.cli.ui.verdict_table import print_comparison
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, display, out_home, quoted
+from gptlab.files import display, out_home, quoted, runnable
 from gptlab.training.units import duration
 
 WAYS = "name A and B, or one recipe with --set name=value or --against REVISION"
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         except KeyboardInterrupt:
             stopped = 130
     if stopped:
-        print(f"Stopped; nothing is lost. {as_installed(_again(argv))} continues.", file=sys.stderr)
+        print(f"Stopped; nothing is lost. {runnable(_again(argv))} continues.", file=sys.stderr)
         return stopped
     return _show(runs, options, words, argv, say)
 
@@ -224,7 +224,7 @@ def _opening(runs, options: CompareOptions) -> list[str]:
     steps = " and ".join(f"{n:,}" for n in dict.fromkeys(x.config.batch.max_iters for x in (a, b)))
     done = len(runs.results())
     lines.append(
-        f"{seeds}, runs of {steps} steps, measured on all {len(a.dataset.val):,} validation "
+        f"{seeds}, runs of {steps} steps, measured on all {a.dataset.val_tokens:,} validation "
         f"tokens, into {display(runs.folder)}" + (f"; {done} of them done." if done else ".")
     )
     return lines
@@ -320,13 +320,13 @@ def _show(runs, options: CompareOptions, words: list[str], argv: list[str], say)
     if options.seeds != "auto" and found.interval and found.interval.n == options.seeds:
         if options.seeds not in runs.judgements():
             runs.ledger.add({"judged": options.seeds})
-    following = as_installed(_next_command(found, runs, options, words, argv))
+    following = _next_command(found, runs, options, words, argv)
     page = runs.folder / "report.html"
     html = make_paired_page(found, runs, warnings, following)
     if options.json:
         with contextlib.redirect_stdout(sys.stderr):
             write_page(page, html)
-        content = {**as_json(found, a, b), "notes": warnings, "next": following}
+        content = {**as_json(found, a, b), "notes": warnings, "next": runnable(following)}
         print(json.dumps({**content, "folder": display(runs.folder)}, indent=2))
         return 0
     print_comparison(found)
@@ -334,7 +334,7 @@ def _show(runs, options: CompareOptions, words: list[str], argv: list[str], say)
         say(line)
     say(f"Verdict: {verdict_line(found)}.")
     say(plain_sentence(found, a, b))
-    say(f"Next: {following}")
+    say(runnable(f"Next: {following}"))
     write_page(page, html)
     return 0
 

@@ -13,7 +13,7 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import leading_words, make_console, make_table, print_table
 from gptlab.errors import ConfigError
-from gptlab.files import as_installed, atomic_write, display, out_home, quoted
+from gptlab.files import atomic_write, display, out_home, quoted, runnable
 from gptlab.options import format_value
 
 DEFAULT_TRIALS, MOST_TRIALS = 16, 1000
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         finished = False
     if not finished:
-        again = as_installed(" ".join(map(quoted, ["python", "gpt.py", "sweep", *argv])))
+        again = runnable(" ".join(map(quoted, ["python", "gpt.py", "sweep", *argv])))
         print(f"Stopped; nothing is lost. {again} continues.", file=sys.stderr)
         return 130
     return _show(sweep, options, say)
@@ -287,7 +287,7 @@ def _show(sweep, options: SweepOptions, say) -> int:
     with atomic_write(path, "w") as file:
         file.write(recipe_text(sweep, line["values"], comment))
     better = found.high < 0
-    following = as_installed(
+    following = runnable(
         f"python train.py --config {quoted(display(path) if better else sweep.plan.label)}"
     )
     if options.json:

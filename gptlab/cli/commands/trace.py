@@ -155,7 +155,9 @@ def _show(text, min_chars: int, sentences: list[str]) -> None:
     table = make_table("characters", "stands in", "begins", numbers=("characters",))
     for span in sorted(spans, key=len, reverse=True)[:MOST_LISTED]:
         begins = CONTROL.sub("\ufffd", beginning(text, span))
-        table.add_row(f"{len(span):,}", Text(span.where), Text(begins, no_wrap=True))
+        table.add_row(
+            f"{len(span):,}", Text(span.where, overflow="fold"), Text(begins, no_wrap=True)
+        )
     console.print()
     console.print(table)
     if len(spans) > MOST_LISTED:

@@ -1,18 +1,13 @@
 """Command lines that the user can type here, for messages."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from gptlab.files import as_installed, display, fresh_folder, has_scripts, quoted
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from gptlab.files import display, fresh_folder, quoted, runnable
 
 
 def program(script: str) -> str:
     """The command that starts one of the root scripts from the working directory."""
-    if has_scripts():
-        return f"python {quoted(display(REPOSITORY / script))}"
-    return as_installed(script)
+    return runnable(f"python {script}")
 
 
 def command_line(script: str, options: Mapping[str, object]) -> str:

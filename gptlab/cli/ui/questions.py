@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from gptlab.errors import ConfigError, GPTLabError
-from gptlab.files import explain_error
+from gptlab.files import explain_error, runnable
 
 EXPLAIN, BACK, QUIT = "?", ("b", "back"), ("q", "quit")
 
@@ -224,7 +224,7 @@ def _answered(
         word = line if verbatim else line.strip()
         if word == EXPLAIN:
             text = " ".join((explanation or "Type an answer and press Enter.").split())
-            console.print(text, markup=False)  # wrapped at this window's width
+            console.print(runnable(text), markup=False)  # wrapped at this window's width
             enter = "Press Enter for the value in brackets; " if shown else ""
             console.print(f"{enter}b goes back, q quits.", style="dim", markup=False)
             continue

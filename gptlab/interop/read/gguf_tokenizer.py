@@ -2,7 +2,9 @@
 
 import json
 
-from gptlab.data.tokenizer import END_OF_TEXT, PLAIN_BPE, Tokenizer, adopted, char_tokenizer
+from gptlab.data.adopted_tokenizer import adopted
+from gptlab.data.tokenizer import Tokenizer, char_tokenizer
+from gptlab.data.tokenizer_json import END_OF_TEXT, PLAIN_BPE
 from gptlab.errors import TokenizerError
 from gptlab.interop.gguf_rules import BYTE_LEVEL, LLAMA3_RULE, spelled, split_of
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gptlab.data.tokenizer import folder_chat_template, folder_tokenizer
+from gptlab.data.adopted_tokenizer import folder_chat_template, folder_tokenizer
 from gptlab.errors import CheckpointError, DataError
 from gptlab.files import display, read_json
 from gptlab.interop.architectures import config_from_hf, hf_names

@@ -9,7 +9,8 @@ from gptlab.checkpoints import model_from, tokenizer_content
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.files import FORMAT_VERSIONS, write_json
 from gptlab.model.config import GPTConfig
-from gptlab.runs import Origin, Run
+from gptlab.run_records import Origin
+from gptlab.runs import Run
 
 
 @dataclass(frozen=True)
