@@ -378,6 +378,22 @@ python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --hours 8
 python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --sampler tpe --trials 50""",
     ),
     Command(
+        name="scaling",
+        sentence="train a ladder of small models and predict a larger one",
+        group="improve",
+        module="gptlab.cli.commands.scaling",
+        options=("ScalingOptions",),
+        summary="""\
+Train small models of several sizes on several lengths of text, and fit the law by which the loss
+falls with both: how large the best model for a budget is, and how good it will be. Every point is
+an ordinary run directory. Ctrl-C loses nothing: the same command continues.""",
+        example="""\
+python gpt.py scaling --minutes 30
+python gpt.py scaling --for_minutes 120            the best model for two hours of training
+python gpt.py scaling --check                      train a larger model and see if the law holds
+python gpt.py scaling --dataset mytext --minutes 60 --seeds 2""",
+    ),
+    Command(
         name="import",
         group="share",
         sentence="turn a model from elsewhere into a run",
