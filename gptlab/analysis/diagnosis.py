@@ -22,6 +22,7 @@ HIGH_RATE = 2e-2  # no model here learns well from it
 WAITING = 0.2  # share of the time that reading text may take
 STEEP = 0.12  # a run is far too short if the second half of its steps lowers the loss by this share
 NOISY = 0.06  # standard deviation of a batch's loss, as a share of the loss
+LEARNED = 0.98  # of a task's answers right: there is little left to learn
 FEW_STEPS = 300
 LOW_RATE, USUAL_RATE = 3e-4, 1e-3  # small models learn at about 1e-3
 AT_LEVEL = 0.97  # of the unigram baseline's loss: no better than counting
@@ -248,7 +249,8 @@ def overfitting(run: RunRecord) -> Finding | None:
 
 def too_short(run: RunRecord) -> Finding | None:
     """A finished run whose loss was still falling fast."""
-    if run.state != "finished":
+    answers = [r["accuracy"] for r in run.records if r.get("accuracy") is not None]
+    if run.state != "finished" or (answers and answers[-1] >= LEARNED):
         return None
     middle, end = _loss_near(run, run.step / 2), _loss_near(run, run.step)
     share = (middle - end) / max(end, 1e-9)
