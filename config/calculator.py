@@ -1,6 +1,6 @@
 """A calculator that writes its steps: + - * / of numbers of up to two digits.
 
-Trains  0.4M parameters on answers with the steps of written arithmetic before the result
+Trains  0.3M parameters on answers with the steps of written arithmetic before the result
 On      task:calculator:steps=yes, whose problems are made while training; a tenth is the test
 """
 

@@ -80,6 +80,12 @@ class RunRecord:
         return found[-1] if found else None
 
     @property
+    def has_learned_its_task(self) -> bool:
+        """Whether nearly all answers to the unseen problems of a task are right at the end."""
+        answers = [r["accuracy"] for r in self.records if r.get("accuracy") is not None]
+        return bool(answers) and answers[-1] >= LEARNED
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens of one step."""
         names = ("batch_size", "gradient_accumulation_steps", "block_size")
@@ -140,9 +146,9 @@ def diagnose(run: RunRecord) -> list[Finding]:
     if not run.losses:
         return []
     found = [rule(run) for rule in (waiting_for_data, overfitting, decay_too_short)]
-    if not found[1]:
+    if not found[1] and not run.has_learned_its_task:
         found.append(rate_too_low(run) or too_short(run))
-    if not found[-1]:
+    if not found[-1] and not run.has_learned_its_task:
         found += [rule(run) for rule in (batch_too_small, stuck_at_unigrams)]
     return [finding for finding in found if finding]
 
@@ -249,8 +255,7 @@ def overfitting(run: RunRecord) -> Finding | None:
 
 def too_short(run: RunRecord) -> Finding | None:
     """A finished run whose loss was still falling fast."""
-    answers = [r["accuracy"] for r in run.records if r.get("accuracy") is not None]
-    if run.state != "finished" or (answers and answers[-1] >= LEARNED):
+    if run.state != "finished":
         return None
     middle, end = _loss_near(run, run.step / 2), _loss_near(run, run.step)
     share = (middle - end) / max(end, 1e-9)
