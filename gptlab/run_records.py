@@ -24,8 +24,17 @@ class Record(TypedDict):
     step: Count
 
 
+class Look(TypedDict, total=False):
+    """What a look inside the model found (training/inside.py); heads: [L][H] by kind."""
+
+    heads: dict[str, list[list[Figure]]]
+    stream: list[Figure]
+    norms: dict[str, Figure]
+    ranks: dict[str, Figure]
+
+
 class Measured(Record, total=False):
-    """A line of metrics.jsonl, of training or of an evaluation."""
+    """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
     loss: Figure
     bits_per_byte: Figure
@@ -45,6 +54,7 @@ class Measured(Record, total=False):
     train_accuracy: Figure
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
     sample: str
+    inside: Look
 
 
 class EvaluatedText(Record):
@@ -75,6 +85,24 @@ class EvaluatedTasks(Record):
     data: str
     time: str
     tasks: dict[str, dict[str, Number]]
+
+
+class QualityMeasure(TypedDict):
+    """One measure of samples, and of held-out text; null: it cannot be taken."""
+
+    name: str
+    samples: Number | None
+    held_out: Number | None
+    differs: str | None
+
+
+class EvaluatedSamples(Record):
+    """A line of evaluations.jsonl: what the model wrote was measured."""
+
+    data: str
+    time: str
+    verdict: str
+    measures: list[QualityMeasure]
 
 
 def append_record(path: Path, head: str, record: dict) -> None:

@@ -9,6 +9,7 @@
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
     imported.json: what a model from elsewhere is, for commands that do not load it
+    tuned_lens.safetensors: what gpt.py lens --tuned trained beside the model
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 What a `.pt` file holds, and how it is validated, is in checkpoints.py.
@@ -49,6 +50,7 @@ from gptlab.options import nearest
 from gptlab.run_records import (
     EVALUATIONS_HEAD,
     METRICS_HEAD,
+    EvaluatedSamples,
     EvaluatedTasks,
     EvaluatedText,
     Measured,
@@ -86,6 +88,7 @@ class Run:
         self.adapter = self.folder / "adapter"
         self.evaluations = self.folder / "evaluations.jsonl"
         self.imported = self.folder / "imported.json"
+        self.tuned_lens = self.folder / "tuned_lens.safetensors"
         self._lock = None
 
     def exists(self) -> bool:
@@ -121,7 +124,7 @@ class Run:
                 self.check_free()
             former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
             former += [self.base]
-            former += [self.metrics, self.plot, self.recipe]
+            former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             if self.adapter.is_dir():
                 remove_folder(self.adapter)
@@ -275,7 +278,7 @@ class Run:
 
     def evaluated(self) -> list[dict]:
         """The results in evaluations.jsonl, oldest first; a line that is no result is left out."""
-        forms = EvaluatedText, EvaluatedTasks
+        forms = EvaluatedText, EvaluatedTasks, EvaluatedSamples
         return list(read_records(self.evaluations, *forms, kind="evaluations"))
 
     def records(self) -> list[dict]:

@@ -128,7 +128,8 @@ def small_shape(model: GPTConfig) -> GPTConfig:
         n_kv_head=kv_heads,
         head_dim=head_dim,
         n_embd=n_embd,
-        intermediate_size=_eights(n_embd * model.intermediate_size / model.n_embd),
+        intermediate_size=model.intermediate_size
+        and _eights(n_embd * model.intermediate_size / model.n_embd),
     )
 
 

@@ -215,7 +215,7 @@ python gpt.py check --qk_norm --against HEAD       speed beside the last commit"
     ),
     Command(
         name="hardware",
-        group="plan",
+        group="",
         sentence="show this machine's devices and the recommended one",
         module="gptlab.cli.commands.hardware",
         options=("HardwareOptions",),
@@ -307,6 +307,26 @@ python gpt.py trace out/shakespeare_char --prompt "ROMEO:" --temperature 0.5 --h
 python gpt.py trace out/shakespeare_char --file poem.txt --min_chars 20""",
     ),
     Command(
+        name="lens",
+        group="inspect",
+        sentence="look inside a model: layers, heads, what a word needs",
+        words="[MODEL] --prompt TEXT",
+        module="gptlab.cli.commands.lens",
+        options=("LensOptions",),
+        positionals=(
+            ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
+        ),
+        summary="""\
+Look inside a model while it reads a prompt: what it would say at each layer, where its heads look,
+which heads and MLPs its next token comes from and which it needs, which heads have a known job,
+what surprises it, and which tokens are alike to it.""",
+        example="""\
+python gpt.py lens out/shakespeare_char --prompt "ROMEO:\\nWhat light"
+python gpt.py lens --prompt "To be, or not" --view ablation --ablate 2.1,mlp0
+python gpt.py lens out/smollm2-135m --prompt "The capital of France is" --target " Paris"
+python gpt.py lens --prompt "To be, or not" --tuned""",
+    ),
+    Command(
         name="replay",
         group="inspect",
         sentence="repeat the first steps of a run and compare them bit by bit",
@@ -390,9 +410,12 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
         summary="""\
 Measure a model on a text: loss, perplexity and bits per byte, and the loss by position in the
 window. Bits per byte count the text's own bytes, so models with different tokenizers can be
-compared. A run keeps the result, and gpt.py report shows it.""",
+compared. Or let it write (--samples): repetition, variety, words that its training text knows,
+sentence length and copied passages, each beside as much held-out text. A run keeps the result, and
+gpt.py report shows it.""",
         example="""\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
+python gpt.py evaluate out/shakespeare_char --samples 16
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
 python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json
 python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",

@@ -394,6 +394,7 @@ extern "C" void decode_step(const Model* model, int64_t B, const int64_t* rows,
             ready(mixed);
             multiply<true>(layer.o, first(C), last(C), mixed, B, x, C);
 #pragma omp barrier
+            if (F == 0) continue;  // no MLP
             normalise_all(layer.mlp_norm);
             multiply(layer.up, first(F), last(F), normed, B, hidden.data(), F);
             if (m.activation == SWIGLU)

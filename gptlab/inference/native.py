@@ -258,13 +258,13 @@ class NativeDecoder:
         return logits
 
     def _layer(self, block) -> _Layer:
-        attention, mlp = block.attention, block.mlp
+        attention, mlp = block.attention, block.mlp  # None in a model without MLPs
         return _Layer(
             self._norm(block.attention_norm), self._norm(block.mlp_norm),
             self._norm(attention.q_norm), self._norm(attention.k_norm),
             self._matrix(attention.q_proj), self._matrix(attention.k_proj),
             self._matrix(attention.v_proj), self._matrix(attention.o_proj),
-            self._matrix(mlp.gate_proj), self._matrix(mlp.up_proj), self._matrix(mlp.down_proj),
+            *(self._matrix(getattr(mlp, f"{name}_proj", None)) for name in ("gate", "up", "down")),
         )  # fmt: skip
 
     def _norm(self, norm) -> _Norm:

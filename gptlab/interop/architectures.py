@@ -120,6 +120,7 @@ def architecture_of(config: GPTConfig) -> str:
             f"n_kv_head {config.n_kv_head}": config.n_kv_head != config.n_head,
             f"head_dim {config.head_dim}": config.head_dim * config.n_head != config.n_embd,
         }
+    wrong["intermediate_size 0 (no MLP)"] = config.intermediate_size == 0
     if found := [setting for setting, is_wrong in wrong.items() if is_wrong]:
         near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}[name]
         raise ConfigError(

@@ -39,9 +39,10 @@ def parameters_by_component(config: GPTConfig) -> dict[str, int]:
     mlp = config.n_embd * config.intermediate_size * (3 if config.use_swiglu else 2)
     if config.bias:
         attention += queries + 2 * keys + config.n_embd
-        mlp += config.intermediate_size * (2 if config.use_swiglu else 1) + config.n_embd
+        mlp += config.intermediate_size * (2 if config.use_swiglu else 1)
+        mlp += config.n_embd if config.intermediate_size else 0
     norm = config.n_embd * (2 if config.bias and not config.use_rms_norm else 1)
-    qk_norms = 2 * config.head_dim * config.qk_norm
+    norms = config.branches * norm + 2 * config.head_dim * config.qk_norm
     tokens = config.vocab_size * config.n_embd
     positions = config.block_size * config.n_embd
     return {
@@ -49,7 +50,7 @@ def parameters_by_component(config: GPTConfig) -> dict[str, int]:
         "position embedding": positions if config.position_encoding == "learned" else 0,
         "attention": config.n_layer * attention,
         "mlp": config.n_layer * mlp,
-        "norms": config.n_layer * (2 * norm + qk_norms) + norm,
+        "norms": config.n_layer * norms + norm,
         "output head": 0 if config.tie_weights else tokens,
     }
 
@@ -68,8 +69,9 @@ def projections(config: GPTConfig) -> dict[str, tuple[int, int]]:
     C, F = config.n_embd, config.intermediate_size
     queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     gate = {"gate_proj": (F, C)} if config.use_swiglu else {}
+    mlp = {**gate, "up_proj": (F, C), "down_proj": (C, F)} if F else {}
     attention = {"q_proj": (queries, C), "k_proj": (keys, C), "v_proj": (keys, C)}
-    return {**attention, "o_proj": (C, queries), **gate, "up_proj": (F, C), "down_proj": (C, F)}
+    return {**attention, "o_proj": (C, queries), **mlp}
 
 
 def trained_parameters(config: GPTConfig, trained: Trained = ALL) -> int:

@@ -49,7 +49,9 @@ class GPTConfig:
     tie_weights: Annotated[bool, "one matrix for token embedding and output head"] = True
     norm_eps: Annotated[float, "added to the variance inside every norm"] = 1e-5
     head_dim: Annotated[int, "channels of a head [n_embd / n_head]"] = FILLED_IN
-    intermediate_size: Annotated[int, "hidden size of the MLP [from mlp_ratio]"] = FILLED_IN
+    intermediate_size: Annotated[
+        int, "hidden size of the MLP; 0 = no MLP, attention only [from mlp_ratio]"
+    ] = FILLED_IN
     init_std: Annotated[float, "standard deviation of the initial weights"] = 0.02
     init_projection: Annotated[
         InitProjection,
@@ -116,9 +118,9 @@ class GPTConfig:
             )
 
     def _check_combinations(self) -> None:
-        for name in ("head_dim", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        for name, least in {"head_dim": 1, "intermediate_size": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
         choices: dict[str, Any] = {
             "position_encoding": PositionEncoding,
             "init_projection": InitProjection,
@@ -152,6 +154,11 @@ class GPTConfig:
             value = getattr(self, name)
             if not math.isfinite(value) or value <= 0:
                 raise ConfigError(f"{name} is {value}: it must be finite and above 0.")
+
+    @property
+    def branches(self) -> int:
+        """Residual branches of a block: attention, and an MLP unless intermediate_size is 0."""
+        return 2 if self.intermediate_size else 1
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain types: what a checkpoint stores."""

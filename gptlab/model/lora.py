@@ -110,6 +110,7 @@ def _check_targets(model: GPT, trained: Trained) -> None:
         layers = {
             name: module
             for parent in (block.attention, block.mlp)
+            if parent is not None
             for name, module in parent.named_children()
         }
         for name in trained.lora_targets:
@@ -122,7 +123,7 @@ def _check_targets(model: GPT, trained: Trained) -> None:
 
 
 def _wrap(block: nn.Module, targets: tuple[str, ...], rank: int, alpha: float) -> None:
-    for parent in (block.attention, block.mlp):
+    for parent in filter(None, (block.attention, block.mlp)):
         for name, module in list(parent.named_children()):
             if name in targets:
                 setattr(parent, name, LoRALinear(module, rank, alpha))

@@ -124,13 +124,13 @@ def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
     """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
-    norms = 2 * _norm_activations(config, config.n_embd, config.use_rms_norm)
+    norms = config.branches * _norm_activations(config, config.n_embd, config.use_rms_norm)
     attention = 2 * queries + 2 * keys + config.n_head  # q, output; k, v; sums of exponentials
     if config.qk_norm:
         attention += _norm_activations(config, queries + keys, rms=True) - (queries + keys)
     # gate, its activation, up, their product; or before and after (ReLU: after is enough)
     copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
-    masks = 2 * config.n_embd if config.dropout else 0
+    masks = config.branches * config.n_embd if config.dropout else 0
     adapters = trained.lora_rank * len(trained.lora_targets)
     return norms + attention + copies * config.intermediate_size + masks + adapters
 

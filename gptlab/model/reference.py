@@ -84,7 +84,8 @@ def logits(config: GPTConfig, weights: dict, tokens: torch.Tensor) -> torch.Tens
     for layer in range(config.n_layer):
         block = f"blocks.{layer}"
         x = x + attention(norm(x, f"{block}.attention_norm"), f"{block}.attention")
-        x = x + mlp(norm(x, f"{block}.mlp_norm"), f"{block}.mlp")
+        if config.intermediate_size:
+            x = x + mlp(norm(x, f"{block}.mlp_norm"), f"{block}.mlp")
     head = w["token_embedding.weight" if config.tie_weights else "lm_head.weight"]
     return norm(x, "final_norm") @ head.T
 

@@ -31,6 +31,8 @@ def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         if config.qk_norm:
             found[f"{block}.attention.q_norm.weight"] = (D,)
             found[f"{block}.attention.k_norm.weight"] = (D,)
+        if not F:
+            continue
         add_norm(f"{block}.mlp_norm")
         if config.use_swiglu:
             add_linear(f"{block}.mlp.gate_proj", C, F)

@@ -159,12 +159,14 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm = norm(config)
         self.attention = Attention(config, layer)
-        self.mlp_norm = norm(config)
-        self.mlp = MLP(config)
+        self.mlp_norm = norm(config) if config.intermediate_size else None
+        self.mlp = MLP(config) if config.intermediate_size else None
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, rotary, cache: KVCache | None = None):
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+        if self.mlp is None:  # attention only (Elhage et al. 2021)
+            return x
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 

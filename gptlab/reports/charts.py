@@ -38,8 +38,10 @@ class Chart:
 
     levels: {name: height} of horizontal lines, drawn where they lie in the range of the curves.
     right: (label, factor) of a second vertical axis. mark: (x, y, text) of one labelled point.
-    floor: the vertical axis starts at this value or below. cut: leave out values far above nearly
-    all others, such as those of a loss that explodes, so that they do not flatten the rest.
+    floor, ceiling: the vertical axis starts at this value or below, ends at that one or above. cut:
+    leave out values far above nearly all others, such as those of a loss that explodes, so that
+    they do not flatten the rest.
+    x_end: where the horizontal axis ends, else with the curves. upright: a vertical line.
     """
 
     title: str
@@ -50,7 +52,10 @@ class Chart:
     right: tuple[str, float] | None = None  # (label, factor)
     mark: tuple[float, float, str] | None = None
     floor: float | None = None
+    ceiling: float | None = None
     cut: bool = False
+    x_end: float | None = None
+    upright: tuple[float, str] | None = None  # (x, text)
     y_format: Callable[[float], str] = lambda value: short(value)
 
 
@@ -110,7 +115,7 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     if not lines:
         return ""
     low, high = _range(chart, lines)
-    right_x = max(points[-1][0] for _, points in lines)
+    right_x = chart.x_end or max(points[-1][0] for _, points in lines)
     y_ticks = ticks(low, high, max(2, height // 50))
     left = 14 + LETTER * max(len(chart.y_format(tick)) for tick in y_ticks)
     right = 46 if chart.right else 12
@@ -155,6 +160,13 @@ def draw_svg(chart: Chart, width: int, height: int, kind: str = "") -> str:
     parts += _levels(chart, low, high, left, width - right, names, y_of)
     if chart.mark:
         parts += _mark(chart.mark, x_of, y_of, left, width - right)
+    if chart.upright:
+        x, words = x_of(chart.upright[0]), chart.upright[1]
+        parts.append(f'<path class="level" d="M{x:.1f} {top}V{height - bottom}"/>')
+        fits = x + LETTER * len(words) < width - right  # to the right of the line
+        parts.append(
+            _text(x + (4 if fits else -4), top + 10, words, ("end", "start")[fits], "name")
+        )
     words = f"{chart.title}: {chart.y_label} over {chart.x_label}".replace(":  ", " ")
     return (
         f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -194,6 +206,7 @@ def _range(chart: Chart, lines: list) -> tuple[float, float]:
         followed = [points for _, points in lines]
     values = sorted(y for points in followed for _, y in points)
     low, high = min(y for _, points in lines for _, y in points), values[-1]
+    high = high if chart.ceiling is None else max(high, chart.ceiling)
     usual = values[int(USUAL * (len(values) - 1))]
     if chart.cut and usual > low:
         high = min(high, low + WILD * (usual - low))

@@ -8,7 +8,7 @@ import gptlab
 from gptlab.files import shareable, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, Line, draw_svg, left_out
+from gptlab.reports.charts import Chart, Line, draw_svg, left_out, smoothed
 from gptlab.reports.glossary import words_in
 from gptlab.reports.run_view import RunView, commands
 from gptlab.training.terminal import CONTROL
@@ -24,6 +24,18 @@ def charts(chart: Chart) -> str:
     drawn = draw_svg(chart, *WIDE, kind="wide") + draw_svg(chart, *NARROW, kind="narrow")
     rest = left_out(chart)
     return drawn + (f'<p class="hint">{escape(rest)}</p>' if rest else "")
+
+
+def loss_lines(view: RunView) -> list[Line]:
+    """The curves of a run's training and validation loss that have points."""
+    training = view.curve("loss")
+    lines = [
+        Line("one batch", training, "train raw", faint=True),
+        Line("training", smoothed(training), "train"),
+        Line("validation", view.curve("val_loss"), "val", dots=True),
+        Line("averaged weights", view.curve("ema_val_loss"), "ema", dots=True),
+    ]
+    return [line for line in lines if line.points]
 
 
 def bits_of(view: RunView, loss: float | None) -> float | None:

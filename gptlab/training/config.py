@@ -157,6 +157,11 @@ class EvaluationOptions:
         int, "write a short sample at evaluations whose step is a multiple of this; 0 = never"
     ] = 0
     sample_prompt: Annotated[str, "the prompt of these samples (\\n is a line end)", ESCAPED] = ""
+    lens_interval: Annotated[
+        int,
+        "look inside the model at steps that are a multiple of this (jobs of heads, norms, ranks; "
+        "each look takes about as long as a step); 0 = never",
+    ] = 0
 
 
 @dataclass(frozen=True)
@@ -302,6 +307,7 @@ def _check(config: TrainConfig) -> None:
         "min_lr",
         "early_stopping",
         "sample_interval",
+        "lens_interval",
         "checkpoint_interval",
         "checkpoint_minutes",
         "keep_checkpoints",

@@ -80,6 +80,7 @@ def _early_stopping(config: TrainConfig) -> str:
     )
 
 
+NO_MLP = "there is no MLP (intermediate_size is 0)"
 # of what the run does not use
 UNUSED: dict[str, Reason] = {
     "lora_alpha": _unless(lambda c: c.finetune.lora_rank, "there are no adapters (lora_rank is 0)"),
@@ -95,6 +96,8 @@ UNUSED: dict[str, Reason] = {
     "sample_prompt": _unless(
         lambda c: c.evaluation.sample_interval, "no samples are written (sample_interval is 0)"
     ),
+    "use_swiglu": _unless(lambda c: c.model.intermediate_size, NO_MLP),
+    "mlp_ratio": _unless(lambda c: c.model.intermediate_size, NO_MLP),
     "rope_theta": _unless(
         lambda c: c.model.position_encoding == "rope", "position_encoding is not rope"
     ),
@@ -108,6 +111,9 @@ TOO_LATE: dict[str, Reason] = {
     ),
     "checkpoint_interval": _checkpoints,
     "sample_interval": _samples,
+    "lens_interval": _later_than_the_run(
+        "lens_interval", "the run ends after {iters} steps, and the only look inside is there"
+    ),
     "early_stopping": _early_stopping,
     "log_interval": _later_than_the_run(
         "log_interval", "the run ends after {iters} steps, and only its first step is recorded"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from gptlab.training.evaluation import evaluate, evaluation_is_due, is_overfitting
+from gptlab.training.inside import record_inside
 from gptlab.training.observers import Observers
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.saving import save
@@ -34,6 +35,7 @@ def train_loop(setup: Setup, state: TrainState, observers: Observers) -> bool:
             continue
         metrics.step(state, result, setup.batches.seconds)
         observers.trace.step(setup, state, result)
+        record_inside(setup, state, metrics)
         stopping, saving = setup.parallel.any(
             observers.must_stop(state), clock.checkpoint_is_due(state)
         )

@@ -10,6 +10,7 @@ from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
 from gptlab.training.effects import without_effect
+from gptlab.training.head_curves import jobs_in_words
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -186,6 +187,8 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
             f"validation loss rose. best.pt is from step {best_step}; more text, more dropout, a "
             "smaller model or --early_stopping 3 would help."
         )
+    if setup.config.evaluation.lens_interval:
+        lines += filter(None, [jobs_in_words(setup.run.records())])
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
     # without a tokenizer no text can be sampled; at a terminal gptlab.cli shows more commands
     if setup.data.tokenizer is not None and not sys.stdout.isatty():

@@ -44,7 +44,8 @@ class Metrics:
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
         self.tracker = None
-        self.save_seconds, self.pauses = save_seconds, []  # seconds of each pause so far
+        self.save_seconds = save_seconds
+        self.pauses, self.looks = [], []  # seconds of each so far
 
     def say(self, text: str = "") -> None:
         """Print a line above the bar."""
@@ -56,17 +57,24 @@ class Metrics:
         self.last_time, self.last_step = time.perf_counter(), step
         self.terminal.begin(step, self.config.batch.max_iters)
 
-    @contextlib.contextmanager
     def paused(self):
-        """Leave work that is not a step out of tokens/s."""
+        """Leave an evaluation or a checkpoint out of tokens/s."""
+        return self._apart(self.pauses)
+
+    def looking(self):
+        """Leave a look inside the model out of tokens/s."""
+        return self._apart(self.looks)
+
+    @contextlib.contextmanager
+    def _apart(self, durations: list[float]):
         before = time.perf_counter()
         yield
         seconds = time.perf_counter() - before
         self.last_time += seconds
-        self.pauses.append(seconds)
+        durations.append(seconds)
 
     def seconds_left(self, step: int) -> float:
-        """Of the steps to come and of their evaluations and checkpoints."""
+        """Of the steps to come and of their evaluations, checkpoints and looks inside."""
         config = self.config
         each_step = config.tokens_per_step / max(1.0, self.rate)
         if self.pauses:
@@ -77,7 +85,11 @@ class Metrics:
             pause = evaluated * config.forward_share * each_step + self.save_seconds
         total, interval = config.batch.max_iters, config.evaluation.eval_interval
         pauses = math.ceil(total / interval) - step // interval
-        return (total - step) * each_step + pauses * pause
+        left = (total - step) * each_step + pauses * pause
+        if self.looks:
+            looks = math.ceil((total - step) / config.evaluation.lens_interval)
+            left += looks * sum(self.looks) / len(self.looks)
+        return left
 
     def step(self, state, result, reading: float) -> None:
         """After a step: show it, and record it at every log_interval.
@@ -191,6 +203,10 @@ class Metrics:
         if sample is not None:
             shown = CONTROL.sub("\ufffd", self.config.evaluation.sample_prompt + sample)
             self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
+
+    def inside(self, step: int, found: dict) -> None:
+        """Record what a look inside the model found after `step` steps."""
+        self._record({"step": step, "inside": found})
 
     def _record(self, record: dict) -> None:
         if self.run is not None:

@@ -449,6 +449,7 @@ VARIANTS = {
     "no rotary": dict(position_encoding="sinusoidal", n_head=2, n_kv_head=1, head_dim=9, n_embd=33),
     "one of each": dict(n_layer=1, n_head=1, n_kv_head=1, n_embd=8, block_size=8, vocab_size=5),
     "relu2": dict(use_swiglu=False, activation="relu2", qk_norm=True, bias=True, dropout=0.3),
+    "attention only": dict(intermediate_size=0),
     "zero": dict(init_projection="zero", tie_weights=False, gradient_checkpointing=True),
     "muon": dict(
         optimizer="muon", learning_rate=1e-2, ema_decay=0.9, gradient_accumulation_steps=3

@@ -34,6 +34,7 @@ SETTINGS = {
     "odd sizes": dict(use_swiglu=False, activation="gelu_tanh", head_dim=20, intermediate_size=77),
     "relu with biases": dict(use_swiglu=False, activation="relu", bias=True),
     "wide": dict(n_embd=144, intermediate_size=200),
+    "attention only": dict(intermediate_size=0),
 }  # fmt: skip
 
 

@@ -307,6 +307,7 @@ REFUSED = {
     "activation relu2": GPT2 | dict(activation="relu2"),
     "use_swiglu false": dict(use_swiglu=False),
     "position_encoding sinusoidal": GPT2 | dict(position_encoding="sinusoidal"),
+    "intermediate_size 0": GPT2 | dict(intermediate_size=0),
 }
 
 

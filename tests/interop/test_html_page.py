@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import random
 import re
 import shutil
@@ -14,16 +15,21 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab.analysis.lens import VIEWS, make_views, read_prompt
 from gptlab.cli.main import run_command
 from gptlab.data.downloads import GPT2_WHEEL, GPT2_WHEEL_SHA256, from_wheel
 from gptlab.data.tokenizer import Tokenizer, byte_level_bpe, char_tokenizer, train_bpe
 from gptlab.errors import ConfigError, DownloadError
+from gptlab.inference.capture import Means
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.generator import Generator
 from gptlab.interop.write import html as html_page
 from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT
+from gptlab.reports.lens_page import look_inside, write_lens_page
+from gptlab.runs import load_checkpoint
+from gptlab.web.assets import asset
 
 CLASSIC = dict(position_encoding="learned", use_rms_norm=False, use_swiglu=False)
 SETTINGS = {
@@ -36,6 +42,7 @@ SETTINGS = {
         position_encoding="sinusoidal", use_swiglu=False, activation="relu2", n_embd=33, n_head=3
     ),
     "rope, layer norm, relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu"),
+    "attention only": dict(intermediate_size=0),
 }
 
 
@@ -89,8 +96,8 @@ def payload(path: Path) -> dict[str, str]:
     }
 
 
-def model_of(path: Path) -> GPT:
-    """The model that lies in a page, its matrices as their int8 say."""
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """What lies in a page beside its settings, matrices as their int8 say."""
     parts = payload(path)
     content = json.loads(parts["model"])
     int8 = np.frombuffer(base64.b64decode(parts["int8"]), np.int8)
@@ -107,43 +114,103 @@ def model_of(path: Path) -> GPT:
             vector, floats = floats[:rows], floats[rows:]
         weights[name] = torch.from_numpy(vector.copy())
     assert not len(int8) and not len(floats)
-    model = GPT(GPTConfig(**content["config"]))
+    return weights
+
+
+def model_of(path: Path) -> GPT:
+    """The model that lies in a page."""
+    model = GPT(GPTConfig(**json.loads(payload(path)["model"])["config"]))
+    weights = {n: w for n, w in tensors_of(path).items() if not n.startswith(("means.", "tuned."))}
     weights.setdefault("lm_head.weight", weights["token_embedding.weight"])
     model.load_state_dict(weights)
     return model.eval()
 
 
-def test_the_logits_of_every_setting_are_ours(random_model, make_run, bpe, tmp_path, browse):
+PROMPT = "Hello, it's\n you"
+
+
+def views_of(path: Path, checkpoint, prompt: str = PROMPT) -> dict:
+    """The views that a page should show, made here with its own weights, means and translators."""
+    model, held, config = model_of(path), tensors_of(path), checkpoint.model.config
+    L, C = config.n_layer, config.n_embd
+    heads = held["means.heads"].view(L, config.n_head, config.head_dim)
+    means = Means(heads, held["means.mlps"].view(L, C)), "random numbers"
+    tuned = None
+    if "tuned.0.bias" in held:
+        tuned = [torch.stack([held[f"tuned.{n}.{kind}"] for n in range(L)])
+                 for kind in ("weight", "bias")]  # fmt: skip
+    read = read_prompt(prompt, model, checkpoint.tokenizer)
+    return make_views(model, checkpoint.tokenizer, read, means=means, translators=tuned)
+
+
+def same(there, ours, where: str) -> None:
+    """Assert that nested lists and dicts are the same to three digits; `there` may have more."""
+    if isinstance(ours, dict):
+        for key, value in ours.items():
+            same(there[key], value, f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(there) == len(ours), where
+        for number, pair in enumerate(zip(there, ours, strict=True)):
+            same(*pair, f"{where}[{number}]")
+    elif isinstance(ours, float):
+        assert math.isclose(there, ours, abs_tol=6e-4, rel_tol=1e-3), (where, there, ours)
+    else:
+        assert there == ours, where
+
+
+def random_means(config: GPTConfig) -> tuple[Means, str]:
+    L, C = config.n_layer, config.n_embd
+    return Means(
+        torch.randn(L, config.n_head, config.head_dim), torch.randn(L, C)
+    ), "random numbers"
+
+
+def test_the_logits_and_views_of_every_setting_are_ours(
+    random_model, make_run, bpe, tmp_path, browse
+):
     torch.manual_seed(0)
-    pages, expected = [], []
+    pages, expected, views = [], [], []
     for number, settings in enumerate(SETTINGS.values()):
         checkpoint = make_run(random_model(vocab_size=405, **settings), bpe, f"run{number}")
-        path = export(checkpoint, "html", tmp_path / f"{number}.html")
+        config = checkpoint.model.config
+        L, C = config.n_layer, config.n_embd
+        translators = torch.randn(L, C, C) * 0.1, torch.randn(L, C)
+        inside = look_inside(checkpoint, random_means(config), translators=translators)
+        path = export(checkpoint, "html", tmp_path / f"{number}.html", inside=inside)
         tokens = torch.randint(400, (60,))
         pages.append({**payload(path), "ids": tokens.tolist()})
         with torch.no_grad():
             expected.append(model_of(path)(tokens[None])[0][0])
-    script = (Path(html_page.__file__).parent / "page" / "model.js").read_text(encoding="utf-8")
+        views.append(views_of(path, checkpoint))
+    scripts = [f"<script>{asset(name)}</script>" for name in ("model.js", "inside.js", "views.js")]
     runner = """
     const found = PAGES.map(page => {
       const content = JSON.parse(page.model);
-      const gpt = new GPT(content.config, readTensors(content.tensors, content.group,
+      const tensors = readTensors(content.tensors, content.group,
         new Int8Array(fromBase64(page.int8).buffer),
-        new Float32Array(fromBase64(page.floats).buffer)));
-      return page.ids.map(id => Array.from(gpt.step(id)));
+        new Float32Array(fromBase64(page.floats).buffer));
+      const gpt = new GPT(content.config, tensors);
+      const logits = page.ids.map(id => Array.from(gpt.step(id)));
+      const inside = new Inside(content.config, tensors, makeTokenizer(content.tokenizer),
+        content.inside);
+      for (const step of inside.look(PROMPT)) ;
+      return { logits, views: inside.views };
     });
     document.getElementById("out").textContent = JSON.stringify(found);
     """.replace("PAGES", json.dumps(pages).replace("<", "\\u003c"))
     (tmp_path / "all.html").write_text(
-        f'<meta charset="utf-8"><pre id="out"></pre><script>{script}</script>'
-        f"<script>{runner}</script>",
+        f'<meta charset="utf-8"><pre id="out"></pre>{"".join(scripts)}'
+        f"<script>{runner.replace('PROMPT', json.dumps(PROMPT))}</script>",
         encoding="utf-8",
     )
     found = json.loads(Parts(browse(tmp_path / "all.html")).found["out"])
-    for name, ours, peer in zip(SETTINGS, expected, found, strict=True):
+    for name, ours, view, there in zip(SETTINGS, expected, views, found, strict=True):
         torch.testing.assert_close(
-            torch.tensor(peer), ours, atol=1e-4, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+            torch.tensor(there["logits"]), ours, atol=1e-4, rtol=1e-5,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )  # fmt: skip
+        for key in ("tokens", "position", "target", "views"):
+            same(there["views"][key], view[key], f"{name}: {key}")
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
@@ -284,6 +351,88 @@ def test_attention_follows_while_the_model_writes(endless, browse):
     assert "all heads" in found["before"]
 
 
+@pytest.fixture
+def seen(random_model, make_run, tmp_path):
+    """(page that looks into a prompt, the views that it should show): the prompt is like HTML."""
+    tokenizer = char_tokenizer("\n abcript<s/>&")
+    model = random_model(vocab_size=tokenizer.vocab_size, noise=0.3)
+    checkpoint, means = make_run(model, tokenizer), random_means(model.config)
+    views = make_views(model, tokenizer, read_prompt("a</script><b>&", model, tokenizer))
+    path, why = write_lens_page(tmp_path / "page.html", views, checkpoint, means)
+    assert why is None
+    return path, views_of(path, checkpoint, views["prompt"])
+
+
+def test_every_view_follows_what_is_chosen_and_recorded_views_look_like_live_ones(seen, browse):
+    path, views = seen
+    found = after(
+        path,
+        """
+        const shown = name => byId(`view-${name}`), text = name => shown(name).textContent;
+        const part = (view, name) => document.querySelector(`.${view} [data-part="${name}"]`);
+        const all = () => Object.fromEntries(Object.keys(DRAW).map(name => [name, text(name)]));
+        await sleep(1000);
+        out.titles = [...document.querySelectorAll("#views h3")].map(h => h.textContent);
+        out.live = all();
+        out.scripts = document.querySelectorAll("#views script, #views .tokens b").length;
+
+        const tokens = shown("surprise").querySelectorAll("button");
+        tokens[3].click();
+        await sleep(100);
+        out.followed = Object.keys(DRAW).filter(name => text(name) !== out.live[name]);
+        tokens[3].focus();
+        tokens[3].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+        out.focus = [...tokens].indexOf(document.activeElement);
+
+        part("attention", "1.2").click();
+        out.head = text("attention");
+        part("ablation", "mlp1").click();
+        out.without = text("ablation");
+        const choice = shown("contributions").querySelector("select");
+        choice.value = choice.options[2].value;
+        choice.dispatchEvent(new Event("change"));
+        out.score = [choice.options[2].textContent, text("contributions"), text("ablation")];
+
+        byId("inside-prompt").value = "cab€";
+        byId("look").click();
+        await sleep(500);
+        out.typed = [text("surprise"), byId("inside-note").textContent, text("lens").length > 20];
+
+        new Shown(byId("views")).show(RECORDED);
+        out.recorded = all();
+        """.replace("RECORDED", json.dumps(views).replace("<", "\\u003c")),
+        browse,
+    )
+    assert "error" not in found, found
+    assert sorted(found["titles"]) == sorted(view.title for view in VIEWS.values())
+    assert found["live"]["surprise"].startswith("a</script><b>&") and found["scripts"] == 0
+    assert sorted(found["followed"]) == sorted(set(VIEWS) - {"heads"})
+    assert found["focus"] == 4
+    assert "Head 1.2 reads" in found["head"] and "without mlp1" in found["without"]
+    target, score, without = found["score"]
+    assert f"The score of {target}" not in score and f"loss of {target}" in without
+    assert found["typed"][0].startswith("cab") and "“€”" in found["typed"][1] and found["typed"][2]
+    for name in VIEWS:
+        if name != "contributions":  # in which a live page offers other tokens
+            assert found["recorded"][name] == found["live"][name], name
+
+
+def test_a_page_of_recorded_views_holds_them_and_nothing_of_the_model(
+    seen, tmp_path, monkeypatch, home
+):
+    _, views = seen
+    monkeypatch.setattr(html_page, "MAX_PARAMETERS", 1_000)
+    checkpoint = load_checkpoint(home / "out" / "run")
+    path, why = write_lens_page(tmp_path / "recorded.html", views, checkpoint, None)
+    assert "and a page holds up to 1,000" in why
+    text = path.read_text(encoding="utf-8")
+    block = re.search(r'id="recorded">(.*?)</script>', text, re.DOTALL)[1]
+    assert json.loads(block) == json.loads(json.dumps(views))
+    assert text.count("<script") == text.count("</script>") == 3 and "{{" not in text
+    with pytest.raises(ConfigError, match="is there already"):
+        write_lens_page(path, views, checkpoint, None)
+
+
 def encoded_there(path: Path, lines: list[str], browse) -> list[list[int]]:
     """The ids of lines by the page's own tokenizer."""
     script = f"""<pre id="out"></pre><script>
@@ -336,8 +485,11 @@ def test_gpt2s_vocabulary_gives_the_same_ids(random_model, make_run, mixed, tmp_
 
 
 def test_nothing_is_loaded_from_anywhere(random_model, make_run, bpe, tmp_path):
-    page = export(make_run(random_model(), bpe), "html", tmp_path / "page.html").read_text("utf-8")
-    assert "{{" not in page
+    run = make_run(random_model(), bpe)
+    inside = look_inside(run, None)
+    page = export(run, "html", tmp_path / "page.html", inside=inside).read_text("utf-8")
+    page += asset("lens.html")
+    assert "{{" not in page.partition("</html>")[0]
     for way in (
         "http:",
         "https:",

@@ -189,6 +189,7 @@ REFUSED = {
     "qk_norm true": GPT2 | dict(qk_norm=True),
     "n_kv_head 2": GPT2 | dict(n_kv_head=2),
     "head_dim 10": GPT2 | dict(head_dim=10),
+    "intermediate_size 0 (no MLP)": dict(intermediate_size=0),
 }
 
 

@@ -12,6 +12,7 @@ SETTINGS = {
     "qwen3": dict(n_kv_head=2, qk_norm=True, tie_weights=False),
     "classic": dict(position_encoding="learned", use_rms_norm=False, use_swiglu=False, bias=True),
     "sinusoidal": dict(position_encoding="sinusoidal", use_swiglu=False, activation="relu2"),
+    "attention only": dict(intermediate_size=0),
 }
 
 

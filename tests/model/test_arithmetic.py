@@ -41,7 +41,11 @@ SMALL = dict(block_size=24, vocab_size=53, n_layer=2, n_head=4, n_embd=48)
 def test_the_parameters_are_those_of_the_module(bias, position_encoding):
     switches = ["use_rms_norm", "use_swiglu", "qk_norm", "tie_weights"]
     for values in itertools.product([False, True], repeat=len(switches)):
-        for sizes in [dict(), dict(n_kv_head=1, head_dim=10, intermediate_size=70, n_layer=3)]:
+        for sizes in [
+            dict(),
+            dict(n_kv_head=1, head_dim=10, intermediate_size=70, n_layer=3),
+            dict(intermediate_size=0),
+        ]:
             settings = SMALL | dict(zip(switches, values, strict=True)) | sizes
             config = GPTConfig(bias=bias, position_encoding=position_encoding, **settings)
             assert count_parameters(config) == every_parameter(config), config
@@ -117,10 +121,11 @@ def counted_flops(config, batch_size, length):
     [
         SMALL,
         SMALL | dict(n_kv_head=2, head_dim=10, tie_weights=False, use_swiglu=False, bias=True),
+        SMALL | dict(intermediate_size=0),
         PRESETS["small"],
         PRESETS["gpt2"],
     ],
-    ids=["llama", "odd sizes", "small", "gpt2"],
+    ids=["llama", "odd sizes", "attention only", "small", "gpt2"],
 )
 def test_the_flops_are_those_that_torch_counts(settings):
     """Attention is causal: half of the square that torch counts, as flash kernels compute it."""
@@ -148,6 +153,8 @@ SHAPES = {
     "multi-query": dict(n_kv_head=1),
     "wide heads": dict(head_dim=64),
     "wide mlp": dict(mlp_ratio=8.0),
+    "attention only": dict(intermediate_size=0),
+    "attention only, dropout": dict(intermediate_size=0, dropout=0.1),
     "dropout": dict(dropout=0.1),
     "qk_norm": dict(qk_norm=True),
     "gpt2": CLASSIC | dict(activation="gelu_tanh", bias=True),

@@ -57,7 +57,7 @@ REFUSED = [
     (dict(n_kv_head=0), "n_kv_head is 0: it must be at least 1."),
     (dict(n_embd=-4), "n_embd is -4: it must be at least 1."),
     (dict(head_dim=0), "head_dim is 0: it must be at least 1."),
-    (dict(intermediate_size=0), "intermediate_size is 0: it must be at least 1."),
+    (dict(intermediate_size=-1), "intermediate_size is -1: it must be at least 0."),
     (dict(n_embd=100, n_head=6), "use n_head 5, or n_embd 96 or 108 (the width)."),
     (dict(n_embd=4, n_head=8), "use n_head 2, or n_embd 16 (the width)."),
     (dict(n_head=6, n_kv_head=4), "use one of 1, 2, 3, 6."),

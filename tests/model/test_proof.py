@@ -27,6 +27,7 @@ SETTINGS = {
     "sinusoidal": dict(position_encoding="sinusoidal", use_swiglu=False, activation="relu2",
                        n_embd=33, n_head=3),
     "relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu", bias=True),
+    "attention only": dict(intermediate_size=0),
 }  # fmt: skip
 each_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 

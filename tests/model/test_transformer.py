@@ -156,6 +156,18 @@ def test_the_plain_mlp_applies_the_activation_that_was_asked_for(random_model, a
         torch.testing.assert_close(mlp(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_without_an_mlp_a_model_is_one_whose_mlps_write_nothing(random_model):
+    whole = random_model()
+    attention_only = random_model(intermediate_size=0)
+    weights = whole.state_dict()
+    attention_only.load_state_dict({n: w for n, w in weights.items() if ".mlp" not in n})
+    tokens = torch.randint(37, (2, 16))
+    with torch.no_grad():
+        for block in whole.blocks:
+            block.mlp.down_proj.weight.zero_()
+        assert torch.equal(attention_only(tokens)[0], whole(tokens)[0])
+
+
 def test_a_sequence_longer_than_the_window_is_refused_with_both_numbers(random_model):
     model = random_model(block_size=16)
     model(torch.randint(37, (1, 16)))

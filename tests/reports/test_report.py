@@ -362,3 +362,47 @@ def test_a_report_is_made_without_torch(make_run):
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+# Inside over time ---------------------------------------------------------------------------------
+
+
+def looked(run, scores, steps=(100, 200, 300)):
+    """Records of looks inside a model of one layer; scores: of head 0.1 at each step."""
+    for step, score in zip(steps, scores, strict=True):
+        heads = {kind: [[0.01, score]] for kind in ("previous", "induction", "duplicate")}
+        run.append({"step": step, "inside": {
+            "heads": heads, "stream": [1.0, step / 100],
+            "norms": {"token_embedding": 3.0, "blocks.0.attention.q_proj": step / 10},
+            "ranks": {"token_embedding": 8.0, "blocks.0.attention.q_proj": None},
+        }})  # fmt: skip
+    return make_report([run.folder])
+
+
+def test_a_head_is_found_at_the_same_place_in_the_loss_and_in_its_scores(make_run):
+    source = looked(make_run(), (0.02, 0.6, 0.93))
+    assert (
+        "Head 0.1 is an induction head since step 200, with a score of 0.93. Head 0.1 is a "
+        "previous-token head since step 200" in text_of(source)
+    )
+    marks = re.findall(r'"level" d="M([\d.]+) [\d.]+V[\d.]+"', source)
+    assert len(marks) == 4 and marks[:2] == marks[2:]  # wide and narrow, of loss and of scores
+    loss, induction = (source.index(f'aria-label="{name}') for name in ("Loss: loss", "Induction"))
+    assert loss < induction
+    assert ">head 0.1 found</text>" in source and "the other head" in source
+    assert "blocks.0.attention.q_proj 10 30" in text_of(source)  # its norms; no rank is known
+
+
+def test_where_no_head_is_found_the_page_says_so_with_the_highest_score(make_run):
+    words = text_of(looked(make_run(), (0.02, 0.6, 0.04)))  # it had been one
+    assert "No head is an induction head: the highest score is 0.04, of head 0.1." in words
+    assert "found" not in words.partition("Inside over time")[2].partition("Each matrix")[0]
+
+
+def test_one_look_or_looks_without_heads_leave_out_what_cannot_be_drawn(make_run):
+    assert "Inside over time" not in make_report([make_run().folder])
+    assert "with a score of 0.7" in text_of(looked(make_run("one"), [0.7], [100]))
+    run = make_run("odd")
+    for step in (100, 200):
+        run.append({"step": step, "inside": {"norms": {"blocks.": 1.0, "blocks.0.q": 2.0}}})
+    assert "Norm of a layer" in make_report([run.folder])

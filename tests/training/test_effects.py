@@ -17,6 +17,10 @@ CASES = {
     "muon_momentum": (dict(muon_momentum=0.9), dict(optimizer="muon"), "adamw, not muon"),
     "decay_fraction": (dict(decay_fraction=0.5), dict(schedule="wsd"), "cosine, not wsd"),
     "sample_prompt": (dict(sample_prompt="To"), dict(sample_interval=10), "no samples"),
+    "use_swiglu": (
+        dict(use_swiglu=False, intermediate_size=0), dict(intermediate_size=8), "no MLP",
+    ),
+    "mlp_ratio": (dict(mlp_ratio=3.0, intermediate_size=0), dict(intermediate_size=8), "no MLP"),
     "rope_theta": (
         dict(rope_theta=1e6, position_encoding="learned"), dict(position_encoding="rope"),
         "not rope",
@@ -28,6 +32,7 @@ CASES = {
         dict(checkpoint_interval=20), dict(checkpoint_interval=15), "each evaluation saves",
     ),
     "sample_interval": (dict(sample_interval=15, max_iters=25), dict(max_iters=30), "at the end"),
+    "lens_interval": (dict(lens_interval=101), dict(max_iters=101), "the only look inside"),
     "early_stopping": (dict(early_stopping=9), dict(early_stopping=8), "after step 100 at the"),
     "log_interval": (dict(log_interval=101), dict(max_iters=101), "only its first step"),
 }  # fmt: skip

@@ -41,7 +41,8 @@ def losses(folder):
 
 
 def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(train, tmp_path):
-    settings = dict(SETTINGS, gradient_accumulation_steps=3)  # 12 sequences: 6 each, as 4 and 2
+    # 12 sequences: 6 each, as 4 and 2
+    settings = dict(SETTINGS, gradient_accumulation_steps=3, lens_interval=20)
     process = torchrun(**settings, out_dir=tmp_path / "two")
     train("one", **settings)
     out, err = process.communicate(timeout=300)
@@ -54,6 +55,8 @@ def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(t
         if line.startswith("step") and "validation" in line
     ]
     assert evaluated == ["step 10", "step 20", "step 23"]  # said once each
+    looks = [r["step"] for r in Run(tmp_path / "two").records() if "inside" in r]
+    assert looks == [20, 23]  # one of them looks
     assert "2 processes" in out and out.count("Next: ") == 1
     assert read_checkpoint(tmp_path / "two" / "ckpt.pt")["step"] == 23
     assert not any("module." in n for n in read_checkpoint(tmp_path / "two" / "best.pt")["model"])

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
             "use --quantize f16 or bf16" if options.format == "gguf" else "leave it out",
         )
     from gptlab.interop.write.export import DEFAULT_NAMES, export
-    from gptlab.runs import find_run, load_checkpoint, newest_run
+    from gptlab.runs import Run, find_run, load_checkpoint, newest_run
 
     if word is None:
         path = newest_run()
@@ -75,6 +75,12 @@ def main(argv: list[str]) -> int:
     if output.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise ConfigError(f"{display(output)} holds the run itself", "choose another --output")
     checkpoint = load_checkpoint(path)
+    more = {name: getattr(options, name) for name in ("quantize", "dtype")}
+    if options.format == "html":
+        from gptlab.analysis.lens import known_means
+        from gptlab.reports.lens_page import look_inside
+
+        more["inside"] = look_inside(checkpoint, known_means(checkpoint.model, Run(folder)))
     with Bars() as bars:
         written = export(
             checkpoint,
@@ -82,11 +88,7 @@ def main(argv: list[str]) -> int:
             output,
             overwrite=options.overwrite,
             progress=bars.progress,
-            **{
-                name: value
-                for name in ("quantize", "dtype")
-                if (value := getattr(options, name)) is not None
-            },
+            **{name: value for name, value in more.items() if value is not None},
         )
     files = [file for file in [written, *written.rglob("*")] if file.is_file()]
     size = sum(file.stat().st_size for file in files)

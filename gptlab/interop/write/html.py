@@ -2,10 +2,12 @@
 
 import base64
 import json
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gptlab.data.tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
 from gptlab.errors import ConfigError
@@ -14,10 +16,23 @@ from gptlab.interop.write.verify import check_weights
 from gptlab.model.config import GPTConfig
 from gptlab.model.quantization import GROUP, dequantize, quantize
 from gptlab.model.shapes import shapes
+from gptlab.web.assets import PAGE_MARK, asset, filled
 
 MAX_PARAMETERS = 15_000_000  # a byte each, a third more as text: about what a friend's mail takes
-_PARTS = Path(__file__).parent / "page"
-_MARK = '<meta name="generator" content="gptlab">'
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a page needs beside the weights to look inside its model (gptlab/web/inside.js).
+
+    content: JSON: the texts of the views, and what they show of the model for any prompt. tensors:
+    what lies beside the weights, by its name in inside.js: means, translators. start: the prompt
+    that the page begins with, and what of it is explained; None: the page begins with writing.
+    """
+
+    content: dict
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    start: dict | None = None
 
 
 def check(checkpoint) -> None:
@@ -25,29 +40,39 @@ def check(checkpoint) -> None:
     parameters = _number(checkpoint)
     if parameters > MAX_PARAMETERS:
         raise ConfigError(
-            f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}: "
-            "use --format gguf or hf."
+            f"This model has {parameters:,} parameters and a page holds up to {MAX_PARAMETERS:,}",
+            "use --format gguf or hf",
         )
     if not isinstance(checkpoint.tokenizer, (CharTokenizer, BytePairTokenizer)):
         kind = checkpoint.tokenizer.kind if checkpoint.tokenizer else "missing"
         raise ConfigError(
             f"This model's tokenizer is {kind}, and a page has characters, byte-level BPE trained "
-            "here, and GPT-2's: use --format hf or gguf."
+            "here, and GPT-2's",
+            "use --format hf or gguf",
         )
 
 
-def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path:
+def write(
+    checkpoint,
+    output,
+    *,
+    overwrite: bool = False,
+    progress=None,
+    inside: Inside | None = None,
+) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as one HTML page; its path.
 
     Matrices as `quantization.quantize` makes them int8, vectors in float32, only the ids that the
-    tokenizer knows. Works offline from a file: no request leaves the page.
+    tokenizer knows. Works offline from a file: no request leaves the page. With `inside` it also
+    shows how the model comes to its words.
     """
     config = checkpoint.model.config.to_dict()
     config["vocab_size"] = checkpoint.tokenizer.vocab_size
     manifest, int8, floats, held = [], [], [], {}
     weights = checkpoint.model.state_dict()
-    for name in shapes(checkpoint.model.config):
-        value = weights[name].float().cpu()
+    weights = {name: weights[name] for name in shapes(checkpoint.model.config)}
+    for name, weight in (weights | (inside.tensors if inside else {})).items():
+        value = weight.float().cpu()
         if name in ("token_embedding.weight", "lm_head.weight"):
             value = value[: config["vocab_size"]]  # a table may be padded
         manifest.append([name, *value.shape, 0][:3])
@@ -58,28 +83,31 @@ def write(checkpoint, output, *, overwrite: bool = False, progress=None) -> Path
             held[name] = dequantize(steps, value)
         floats.append(value.numpy())
         if progress:
-            progress("rounding the weights", weights[name].nbytes, 4 * _number(checkpoint))
+            progress("rounding the weights", weight.nbytes, 4 * _number(checkpoint))
+    held = {name: held[name] for name in weights}
     check_weights(checkpoint, GPTConfig(**config), held, "html", "int8")
     content = {
         "config": config,
         "tokenizer": _vocabulary(checkpoint.tokenizer),
         "tensors": manifest,
         "group": GROUP,
+        "inside": inside and inside.content | {"start": inside.start},
     }
     name = _name(checkpoint)
-    page = _filled(
-        (_PARTS / "page.html").read_text(encoding="utf-8"),
+    look = asset("inside.html") if inside else ""
+    is_first = inside is not None and inside.start is not None
+    page = filled(
+        "page.html",
         NAME=escape(name),
         SUMMARY=escape(_summary(checkpoint)),
         FACTS=escape(_facts(checkpoint)),
-        STYLE=(_PARTS / "page.css").read_text(encoding="utf-8"),
+        FIRST=look if is_first else "",
+        LAST="" if is_first else look,
         MODEL=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
         INT8=_base64(int8, np.int8),
         FLOATS=_base64(floats, "<f4"),
-        MODEL_JS=(_PARTS / "model.js").read_text(encoding="utf-8"),
-        PAGE_JS=(_PARTS / "page.js").read_text(encoding="utf-8"),
     )
-    with new_file(output, overwrite, mark=_MARK.encode()) as file:
+    with new_file(output, overwrite, mark=PAGE_MARK) as file:
         file.write(page.encode())
     return Path(output)
 
@@ -91,16 +119,6 @@ def _number(checkpoint) -> int:
 def _base64(arrays: list, dtype) -> str:
     values = b"".join(np.ascontiguousarray(array, dtype).tobytes() for array in arrays)
     return base64.b64encode(values).decode()
-
-
-def _filled(template: str, **parts: str) -> str:
-    """The template with each {{NAME}} replaced; what is put in is not looked at again."""
-    pieces = template.split("{{")
-    found = [pieces[0]]
-    for piece in pieces[1:]:
-        name, rest = piece.split("}}", 1)
-        found += [parts[name], rest]
-    return "".join(found)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> dict:

@@ -1,7 +1,6 @@
 "use strict";
-// The page around the model: prompt, text, bars and heads.
+// The page around the model: prompt, text, bars and heads, and the look inside.
 
-const byId = id => document.getElementById(id);
 const content = JSON.parse(byId("model").textContent);
 const model = new GPT(content.config, readTensors(
   content.tensors, content.group,
@@ -12,7 +11,6 @@ for (const id of ["int8", "floats"]) byId(id).remove();  // or the weights stay 
 
 const BARS = 9;
 const LOOK_EVERY = 120;  // milliseconds between two pictures of the attention while writing
-const canHover = matchMedia("(hover: hover)").matches;
 let text = null;       // the text in progress
 let shown = [];        // for each token: { span, next: [[id, probability], ...] }
 let decoder = null;    // bytes -> characters, which may need several tokens
@@ -25,14 +23,9 @@ let remark = "";       // a sentence about the prompt
 const value = id => Number(byId(id).value);
 const isWriting = () => document.body.classList.contains("writing");
 
-// A readable token: spaces and line ends become visible marks.
-function label(id) {
-  if (id === tokenizer.end) return "<small>end of text</small>";
-  const letters = new TextDecoder().decode(tokenizer.bytes(id));
-  const safe = letters.replace(/[&<>]/g, c => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[c]);
-  return safe.replace(/ /g, "<small>␣</small>").replace(/\n/g, "<small>⏎</small>")
-    .replace(/\t/g, "<small>⇥</small>");
-}
+// A token as nodes.
+const label = id => marked(id === tokenizer.end ? END
+  : new TextDecoder().decode(tokenizer.bytes(id)));
 
 function begin() {
   text = new Text(model, tokenizer);
@@ -51,7 +44,7 @@ function add(id, isGiven) {
   span.textContent = decoder.decode(tokenizer.bytes(id), { stream: true });
   span.dataset.number = shown.length;
   byId("text").append(span);
-  shown.push({ span, next: likeliest(logits, BARS) });
+  shown.push({ span, next: largest(softmax(logits.slice()), BARS) });
   return logits;
 }
 
@@ -106,8 +99,7 @@ function stop() {
 async function write(prompt, count) {
   const pieces = Text.promptPieces(model, tokenizer, prompt);
   const unknown = [...new Set(pieces.flatMap(piece => piece.unknown ?? []))];
-  remark = unknown.length
-    ? `Skipped, because the model does not know it: ${unknown.map(c => `“${c}”`).join(" ")}. ` : "";
+  remark = unknown.length ? `${skipped(unknown)} ` : "";
   begin();
   note(remark);
   setWriting(true);
@@ -120,6 +112,9 @@ async function write(prompt, count) {
   }
   await goOn(count);
 }
+
+const skipped = unknown => "Skipped, because the model does not know it: "
+  + `${unknown.map(c => `“${c}”`).join(" ")}.`;
 
 // A character of the prompt that the model does not know: shown, and skipped.
 function addUnknown(character) {
@@ -134,20 +129,16 @@ function addUnknown(character) {
 
 function showNext(number) {
   const follower = text.ids[number + 1];
-  const word = label(text.ids[number]);
-  byId("next-hint").innerHTML = number === shown.length - 1
-    ? `after “${word}”, the last token; click a token to add it`
-    : `after “${word}”; click a token to continue from there`;
+  byId("next-hint").replaceChildren("after ", element("q", {}, ...label(text.ids[number])),
+    number === shown.length - 1 ? ", the last token; click a token to add it"
+      : "; click a token to continue from there");
   byId("bars").replaceChildren(...shown[number].next.map(([id, probability]) => {
-    const item = document.createElement("li"), button = document.createElement("button");
-    button.type = "button";
-    button.className = id === follower ? "taken" : "";
-    const percent = (100 * probability).toFixed(probability < 0.0995 ? 1 : 0);
-    button.innerHTML = `<code>${label(id)}</code>`
-      + `<span><i style="width:${(100 * probability).toFixed(1)}%"></i></span><b>${percent}%</b>`;
-    button.onclick = () => take(number, id);
-    item.append(button);
-    return item;
+    const bar = element("i");
+    bar.style.width = `${(100 * probability).toFixed(1)}%`;
+    return element("li", {}, element("button", {
+      type: "button", className: id === follower ? "taken" : "", onclick: () => take(number, id),
+    }, element("code", {}, ...label(id)), element("span", {}, bar),
+    element("b", {}, percent(probability))));
   }));
 }
 
@@ -214,7 +205,7 @@ function makeHeads() {
   byId("heads").replaceChildren(...Array.from({ length: n_layer }, (_, layer) => {
     const row = document.createElement("div");
     row.className = "layer";
-    row.append(String(layer + 1));
+    row.append(String(layer));
     row.append(...Array.from({ length: n_head }, (_, head) => makeHead(layer, head)));
     return row;
   }));
@@ -223,7 +214,7 @@ function makeHeads() {
 function makeHead(layer, head) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [192, 60];
-  canvas.title = `layer ${layer + 1}, head ${head + 1}`;
+  canvas.title = `head ${layer}.${head}`;
   canvas.dataset.head = `${layer} ${head}`;
   const show = () => { showHead([layer, head]); paint(attentions()); };
   const release = () => { showHead(null); paint(attentions()); };
@@ -235,7 +226,7 @@ function makeHead(layer, head) {
 // Let one head alone colour the text; null: the mean of all.
 function showHead(which) {
   pickedHead = which;
-  for (const canvas of document.querySelectorAll("canvas")) {
+  for (const canvas of byId("heads").querySelectorAll("canvas")) {
     canvas.classList.toggle("picked", canvas.dataset.head === which?.join(" "));
   }
 }
@@ -255,10 +246,10 @@ function drawHead(canvas, weights, colour) {
 // Colour the text by the attention of a token to each token up to it.
 function paint(all) {
   for (const { span } of shown) span.style.background = "";
-  const word = label(text.ids[looking()]);
+  const word = element("q", {}, ...label(text.ids[looking()]));
   if (!all) {
-    byId("look-hint").innerHTML = `“${word}” is no longer in the model's window of `
-      + `${model.config.block_size} tokens.`;
+    byId("look-hint").replaceChildren(word, " is no longer in the model's window of "
+      + `${model.config.block_size} tokens.`);
     return;
   }
   const weights = pickedHead ? all[pickedHead[0]][pickedHead[1]] : mean(all.flat());
@@ -269,9 +260,9 @@ function paint(all) {
       shown[text.start + i].span.style.background = `rgba(var(--look), ${strength.toFixed(3)})`;
     }
   });
-  const who = pickedHead ? `head ${pickedHead[1] + 1} of layer ${pickedHead[0] + 1}` : "all heads";
-  byId("look-hint").innerHTML = `from “${word}”, ${who}, shown by colour in the text. One row per `
-    + `layer, one box per head; ${canHover ? "point at" : "tap"} a box to see that head alone.`;
+  const who = pickedHead ? `head ${pickedHead.join(".")} (layer.head)` : "all heads";
+  byId("look-hint").replaceChildren("from ", word, `, ${who}, shown by colour in the text. One row `
+    + `per layer, one box per head; ${canHover ? "point at" : "tap"} a box to see that head alone.`);
 }
 
 // Controls ---------------------------------------------------------------------------------------
@@ -312,9 +303,86 @@ if (canHover) {
     if (number !== undefined && !isHeld) pick(Number(number));
   };
 }
-matchMedia("(prefers-color-scheme: dark)").onchange = drawLook;
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawLook);
 byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see what the model `
   + `expected after it, and its attention${canHover ? "; click to keep it selected" : ""}.`;
+
+// Look inside ------------------------------------------------------------------------------------
+
+const START = 32;  // tokens of the model's own text that are looked into at first
+
+// What the views show of a prompt is computed in small steps, between which the page answers.
+class Looking {
+  constructor() {
+    this.inside = new Inside(content.config, model.tensors, tokenizer, content.inside);
+    this.shown = new Shown(byId("views"), this.inside);
+    this.shown.follow = steps => this.follow(steps);
+    this.jobs = [];  // the newest goes first, from the next view that is ready on
+    this.run = 0;    // number of the current prompt; a new one ends the work on the last
+  }
+
+  look(prompt, start) {
+    const pieces = tokenizer.pieces(prompt), most = this.inside.config.block_size;
+    const unknown = [...new Set(pieces.flatMap(piece => piece.unknown ?? []))];
+    byId("inside-note").textContent = (unknown.length ? `${skipped(unknown)} ` : "")
+      + (pieces.length > most ? `These are its last ${most} tokens.` : "");
+    byId("views").inert = true;  // until the new prompt is read
+    this.run++;
+    this.jobs = [this.inside.look(prompt, start)];
+    this.work();
+  }
+
+  follow(steps) {
+    if (this.jobs.push(steps) === 1) this.work();
+  }
+
+  async work() {
+    const mine = this.run;
+    let rest = performance.now() + 24, job = null;
+    while (this.jobs.length) {
+      job ??= this.jobs.at(-1);
+      const { value, done } = job.next();
+      if (value) this.draw(value);
+      if (done) this.jobs = this.jobs.filter(other => other !== job);
+      if (value || done) job = null;
+      if (performance.now() < rest) continue;
+      await pause();
+      if (mine !== this.run) return;
+      rest = performance.now() + 24;
+    }
+  }
+
+  draw(name) {
+    if (name !== "all") {
+      this.shown.draw(name);
+      return;
+    }
+    byId("views").inert = false;
+    this.shown.show(this.inside.views);
+  }
+}
+
+function startLooking() {
+  const work = new Looking(), box = byId("inside-prompt");
+  const look = start => work.look(box.value, start);
+  const { start } = content.inside;
+  box.value = start?.prompt ?? "";
+  box.onkeydown = event => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look();
+  };
+  byId("look").onclick = () => look();
+  const seen = new IntersectionObserver(entries => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    seen.disconnect();
+    if (byId("views").firstChild) return;
+    box.value ||= shown.slice(0, START).map(({ span }) => span.textContent).join("");
+    look(start);
+  });
+  seen.observe(byId("inside"));
+  return work;
+}
+
+const look = content.inside ? startLooking() : null;
 
 // For scripts: the greedy continuation of a prompt, at most `count` tokens.
 window.generate = (prompt, count) => {
@@ -338,4 +406,5 @@ if (asked.has("temperature")) byId("temperature").value = asked.get("temperature
 byId("prompt").value = asked.get("prompt") ?? "";
 showValues();
 makeHeads();
-write(byId("prompt").value, asked.has("n") ? Number(asked.get("n")) : value("length"));
+if (asked.has("n")) write(byId("prompt").value, Number(asked.get("n")));
+else write(byId("prompt").value, content.inside?.start ? 0 : value("length"));

@@ -93,6 +93,10 @@ class GPT {
     this.config = config;
     this.tensors = tensors;
     this.length = 0;  // tokens in the cache
+    // Sees what step() computes, and may change it: visit(kind, layer, values). "residual": the
+    // stream before block `layer`, layer n_layer after the last; "mixed": what the heads of a layer
+    // mixed, before o_proj; "mlp": what its MLP adds to the stream.
+    this.visit = () => {};
     const { n_layer, n_embd, n_head, n_kv_head, head_dim, block_size } = config;
     this.cache = Array.from({ length: n_layer }, () => ({
       q: new Float32Array(block_size * n_head * head_dim),  // kept to show attention later
@@ -120,23 +124,37 @@ class GPT {
 
   // Add one token to the cache; returns the logits of the next one (valid until the next call).
   step(token) {
-    const { n_embd, n_layer, tie_weights, block_size } = this.config;
+    const { n_embd, n_layer, intermediate_size, block_size } = this.config;
     if (this.length === block_size) throw new Error("the window is full");
     const table = this.tensors["token_embedding.weight"];
     for (let i = 0; i < n_embd; i++) this.x[i] = table[token * n_embd + i];
     this.addPosition();
     for (let layer = 0; layer < n_layer; layer++) {
       const block = `blocks.${layer}`;
+      this.visit("residual", layer, this.x);
       this.norm(this.normed, this.x, block + ".attention_norm");
       this.attend(layer, block + ".attention");
       for (let i = 0; i < n_embd; i++) this.x[i] += this.branch[i];
+      if (intermediate_size === 0) continue;  // attention only
       this.norm(this.normed, this.x, block + ".mlp_norm");
       this.transform(block + ".mlp");
+      this.visit("mlp", layer, this.branch);
       for (let i = 0; i < n_embd; i++) this.x[i] += this.branch[i];
     }
+    this.visit("residual", n_layer, this.x);
     this.length++;
-    this.norm(this.normed, this.x, "final_norm");
-    linear(this.logits, tie_weights ? table : this.tensors["lm_head.weight"], null, this.normed);
+    return this.unembed(this.x);
+  }
+
+  // [vocab_size, n_embd]: its row for a token says how a normed stream scores that token.
+  get head() {
+    return this.tensors[this.config.tie_weights ? "token_embedding.weight" : "lm_head.weight"];
+  }
+
+  // The logits of a residual stream (valid until the next call).
+  unembed(x) {
+    this.norm(this.normed, x, "final_norm");
+    linear(this.logits, this.head, null, this.normed);
     return this.logits;
   }
 
@@ -180,6 +198,7 @@ class GPT {
         for (let i = 0; i < head_dim; i++) this.mixed[at + i] += weight * v[from + i];
       }
     }
+    this.visit("mixed", layer, this.mixed);
     this.apply(this.branch, name + ".o_proj", this.mixed);
   }
 
@@ -328,15 +347,14 @@ function choose(logits, temperature, topK, uniform) {
   return probabilities.indexOf(probabilities.reduce((a, b) => Math.max(a, b)));
 }
 
-// The likeliest ids as [id, probability], best first.
-function likeliest(logits, count) {
-  const probabilities = softmax(logits.slice());
+// The ids of the largest values as [id, value], largest first.
+function largest(values, count) {
   const best = [];
-  for (let id = 0; id < probabilities.length; id++) {
-    if (best.length === count && probabilities[id] <= best[count - 1][1]) continue;
+  for (let id = 0; id < values.length; id++) {
+    if (best.length === count && values[id] <= best[count - 1][1]) continue;
     let at = best.length;
-    while (at > 0 && best[at - 1][1] < probabilities[id]) at--;
-    best.splice(at, 0, [id, probabilities[id]]);
+    while (at > 0 && best[at - 1][1] < values[id]) at--;
+    best.splice(at, 0, [id, values[id]]);
     if (best.length > count) best.pop();
   }
   return best;
