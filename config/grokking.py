@@ -2,6 +2,8 @@
 
 Trains  0.1M parameters, one layer, on half of all 3,481 problems, over and over
 On      task:modular:modulus=59:share=0.5, each number one token
+Takes   about 3 minutes on 2 slow CPU cores
+Expect  all problems of the training right after 200 steps, the unseen ones after 2,000 and more
 """
 
 dataset = "task:modular:modulus=59:share=0.5"
