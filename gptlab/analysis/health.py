@@ -271,4 +271,4 @@ def _checkpoint_fix(run: Run, path: Path) -> str:
         return f"delete {display(path)}: then sample.py uses ckpt.pt"
     if path == run.previous:
         return f"delete {display(path)}: ckpt.pt is the newer one"
-    return f"copy it from a backup, or train again: python train.py --out_dir {here} --overwrite"
+    return f"copy it from a backup, or train again: {run.start_command()} --overwrite"
