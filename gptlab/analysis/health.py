@@ -245,13 +245,6 @@ def check_run(folder: Path) -> Iterator[Check]:
     run = Run(folder)
     files = (run.checkpoint, run.previous, run.best, *run.kept_checkpoints())
     paths = [path for path in files if path.exists()]
-    if not paths:
-        yield Check(
-            f"run {run.folder.name}",
-            False,
-            f"{display(run.folder)} has no checkpoint",
-            f"train it: {run.start_command()}",
-        )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
         try:
