@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
 
 from gptlab.analysis import text_quality as module
@@ -76,8 +77,8 @@ def test_a_sentence_ends_at_a_mark_of_its_script_or_at_an_empty_line(text, sente
 def test_known_words_are_those_of_the_whole_training_text_wherever_it_is_cut(plays, monkeypatch):
     monkeypatch.setattr(module, "PIECE_TOKENS", 97)
     monkeypatch.setattr(module, "LONGEST_WORD", 6)
-    # the last word lies across the last cut
-    plays = dataclasses.replace(plays, train=plays.train[: 97 * 20 + 3])
+    last = plays.tokenizer.encode_to_array(" tutuso").astype(np.uint16)  # across the last cut
+    plays = dataclasses.replace(plays, train=np.concatenate([plays.train[: 97 * 20 - 4], last]))
     text = plays.tokenizer.decode(plays.train.tolist())
     stands = set(words_of(text))
     # words, their beginnings and ends: cuts must make none of these known, and hide no word
