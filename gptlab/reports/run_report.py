@@ -28,6 +28,8 @@ from gptlab.reports.sections import (
 from gptlab.runs import Run
 from gptlab.training.units import duration
 
+MOST_LENGTHS = 12  # of a task's problems, shown unfolded
+
 
 def make_report(
     folders: Sequence,
@@ -197,12 +199,13 @@ def _answers_section(view: RunView) -> str:
         [name, f"{right / total:.1%}", f"{right:,} of {total:,}"]
         for name, (right, total) in last["accuracy_by_length"].items()
     ]
+    table = page.table(["length", "right", "problems"], rows) if len(rows) > 1 else ""
     chart = Chart("Right answers", lines, "step", "right answers (%)", floor=0)
     return page.section(
         "Right answers",
         page.legend({line.label: line.kind for line in lines}) if len(lines) > 1 else "",
         charts(chart),
-        page.table(["length", "right", "problems"], rows) if len(rows) > 1 else "",
+        table if len(rows) <= MOST_LENGTHS else page.details(f"{len(rows)} lengths", table),
         hint="The share of problems whose whole answer the model writes exactly, always with the "
         "likeliest token. The model never trains on the unseen ones."
         + (f" The table is of step {last['step']:,}." if len(rows) > 1 else ""),
