@@ -93,6 +93,10 @@ def whole_weights(given: Sequence[float | None], sizes: Sequence[int]) -> tuple[
     return tuple(max(1, round(_PARTS_OF_SHARES * each / total)) for each in wanted)
 
 
+class TaskError(DataError):
+    """A task with answers, where a text is needed."""
+
+
 @dataclass(frozen=True)
 class Mixture:
     """Opened datasets. weights: of their sequences, in proportion. by_size: no weights were given.
@@ -171,10 +175,10 @@ class Mixture:
         return all(is_task(part.meta) and part.task.is_reversed for part in self.parts)
 
     def refuse_tasks(self, wanted: str) -> None:
-        """Raise DataError where a dataset is a task. wanted: what needs a text, such as blame."""
+        """Raise TaskError where a dataset is a task. wanted: what needs a text, such as blame."""
         for part in self.parts:
             if is_task(part.meta):
-                raise DataError(
+                raise TaskError(
                     f"{part.name} is a task, whose problems are made while training, and {wanted} "
                     "needs a text",
                     "name a run that was trained on one",
