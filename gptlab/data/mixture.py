@@ -63,7 +63,7 @@ def _with_weight(part: str) -> tuple[str, float | None]:
     try:
         weight = float(number)
     except ValueError:  # C:\data\plays has a colon too
-        is_weight = colon and is_dataset(dataset_folder(name))
+        is_weight = colon and "=" not in number and is_dataset(dataset_folder(name))
         weight = 0.0 if is_weight else None
     if not colon or weight is None:
         return part, None
