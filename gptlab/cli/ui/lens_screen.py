@@ -126,11 +126,12 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
     from rich.text import Text
 
     console.print(Text(f"The averages are those of {view['means']}."))
-    parts = sorted(view["parts"], key=lambda part: -part["loss"])
+    chosen = [view["chosen"]] if view["chosen"] else []
+    others = [part for part in view["parts"] if part not in chosen]
+    parts = sorted(others, key=lambda part: -part["loss"])
     shown = parts if all_rows else parts[:ROWS]
     numbers = (f"loss of {_token(made, made['target'])}", "change", "of the prompt")
     table = make_table("without", *numbers, "says", numbers=numbers)
-    chosen = [view["chosen"]] if view["chosen"] else []
     for row in [view, *chosen, *shown]:
         (likeliest, _), (usual, _) = row["top"][0], view["top"][0]
         style = "" if likeliest == usual else "yellow"
