@@ -28,7 +28,8 @@ from torch import nn
 from gptlab.data.batches import Batches, Sequences
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.data.windows import evaluation_windows
+from gptlab.inference.evaluate import evaluate_loss
 from gptlab.model.transformer import GPT, rotate
 from gptlab.training import config as configuration
 from gptlab.training.optimizers import muon

@@ -24,7 +24,8 @@ import report
 import torch
 from training import load_nanogpt
 
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.data.windows import evaluation_windows
+from gptlab.inference.evaluate import evaluate_loss
 from gptlab.runs import load_checkpoint
 
 NANOGPT_COMMAND = (

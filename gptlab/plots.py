@@ -12,7 +12,8 @@ WORST_SHOWN = (
 
 
 def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]) -> None:
-    """Draw training and validation loss over steps into the PNG `path`.
+    """Draw training and validation loss over steps into the PNG `path`, and below them, of a task,
+    the share of right answers.
 
     records: as in metrics.jsonl. levels: horizontal lines, label -> loss in nats per token.
     """
@@ -20,8 +21,11 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white")
-    axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))  # a computed layout takes twice as long
+    has_answers = any(r.get("accuracy") is not None for r in records)
+    figure = Figure(figsize=(9, 7.8 if has_answers else 5.2), dpi=120, facecolor="white")
+    # a computed layout takes twice as long
+    place = (0.075, 0.42, 0.905, 0.53) if has_answers else (0.075, 0.095, 0.905, 0.83)
+    axes = figure.add_axes(place)
     training = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
     evaluated = [r for r in records if r.get("val_loss") is not None]
     validation = [(r["step"], r["val_loss"]) for r in evaluated]
@@ -65,15 +69,35 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
                 ha="right", fontsize=9, color=INK, weight="bold",
             )  # fmt: skip
         axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9.5)
-    axes.set_xlabel("step", color=INK)
+    if has_answers:
+        _plot_answers(records, figure.add_axes((0.075, 0.065, 0.905, 0.28)), axes.get_xlim())
+    axes.set_xlabel("" if has_answers else "step", color=INK)
     axes.set_ylabel("loss (nats per token)", color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12)
-    axes.grid(color=GRID, lw=0.7)
-    axes.tick_params(colors=MUTED, labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GRID)
+    for each in figure.axes:
+        each.grid(color=GRID, lw=0.7)
+        each.tick_params(colors=MUTED, labelsize=9)
+        for side in ("top", "right"):
+            each.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            each.spines[side].set_color(GRID)
     FigureCanvasAgg(figure)
     with atomic_write(Path(path)) as file:
         figure.savefig(file, format="png")
+
+
+def _plot_answers(records: list[dict], axes, steps: tuple[float, float]) -> None:
+    """Draw the share of right answers into axes over the same steps."""
+    kinds = {"train_accuracy": ("trained on", TRAIN), "accuracy": ("unseen", VALIDATION)}
+    for field, (label, colour) in kinds.items():
+        points = [(r["step"], 100 * r[field]) for r in records if r.get(field) is not None]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), color=colour, lw=2, marker="o", ms=4,
+                label=f"problems {label}",
+            )  # fmt: skip
+    axes.set_xlim(steps)
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel("right answers (%)", color=INK)
+    axes.legend(loc="center right", frameon=False, labelcolor=INK, fontsize=9.5)

@@ -50,6 +50,9 @@ class Measured(Record, total=False):
     val_bits_per_byte: Figure
     ema_val_loss: Figure
     clean_val_loss: Figure
+    accuracy: Figure
+    train_accuracy: Figure
+    accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
     sample: str
     inside: Look
 
@@ -82,6 +85,24 @@ class EvaluatedTasks(Record):
     data: str
     time: str
     tasks: dict[str, dict[str, Number]]
+
+
+class QualityMeasure(TypedDict):
+    """One measure of samples, and of held-out text; null: it cannot be taken."""
+
+    name: str
+    samples: Number | None
+    held_out: Number | None
+    differs: str | None
+
+
+class EvaluatedSamples(Record):
+    """A line of evaluations.jsonl: what the model wrote was measured."""
+
+    data: str
+    time: str
+    verdict: str
+    measures: list[QualityMeasure]
 
 
 def append_record(path: Path, head: str, record: dict) -> None:

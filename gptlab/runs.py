@@ -50,6 +50,7 @@ from gptlab.options import nearest
 from gptlab.run_records import (
     EVALUATIONS_HEAD,
     METRICS_HEAD,
+    EvaluatedSamples,
     EvaluatedTasks,
     EvaluatedText,
     Measured,
@@ -277,7 +278,7 @@ class Run:
 
     def evaluated(self) -> list[dict]:
         """The results in evaluations.jsonl, oldest first; a line that is no result is left out."""
-        forms = EvaluatedText, EvaluatedTasks
+        forms = EvaluatedText, EvaluatedTasks, EvaluatedSamples
         return list(read_records(self.evaluations, *forms, kind="evaluations"))
 
     def records(self) -> list[dict]:

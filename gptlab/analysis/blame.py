@@ -119,6 +119,7 @@ def blame(
         raise CheckpointError(f"{display(loaded.path)} does not record what it was trained on.")
     fingerprint = loaded.content["dataset"]["fingerprint"]
     data = open_mixture(settings["dataset"], settings["vocab_size"], fingerprint)
+    data.refuse_tasks("blame")
     if data.fingerprint != fingerprint:
         raise RunError(
             f"{display(run.folder)} was trained on other data than {data.name} "

@@ -17,15 +17,16 @@ import numpy as np
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.corpora import find
 from gptlab.data.leaks import are_clean
+from gptlab.data.mixture import Part, open_part
 from gptlab.data.text_files import Reading
-from gptlab.data.token_files import Dataset, find_meta, open_dataset
+from gptlab.data.token_files import find_meta, is_task
 from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
 from gptlab.files import display
+from gptlab.inference.answers import accuracy_fields, right_answers
 from gptlab.inference.evaluate import (
     TokenLoss,
     bits_per_byte,
-    evaluation_windows,
     measure_tokens,
     sliding_windows,
 )
@@ -43,6 +44,7 @@ class Evaluation:
 
     unknown: the characters of the text that the model lacks, which were left out. clean: of the
     windows that hold no passage of the training text; None where there are few such passages.
+    answers: of a task, how many are right (`inference.answers.accuracy_fields`).
     """
 
     model: str
@@ -55,6 +57,7 @@ class Evaluation:
     stride: int
     unknown: Counter = field(default_factory=Counter)
     clean: TokenLoss | None = None
+    answers: dict = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -85,6 +88,7 @@ class Evaluation:
             "block_size": self.block_size,
             "stride": self.stride,
             "unknown_characters": dict(self.unknown),
+            **self.answers,
             "by_position": [
                 {"first": first, "last": last, "tokens": tokens, "loss": loss}
                 for first, last, tokens, loss in self.measured.by_position()
@@ -246,7 +250,7 @@ def evaluate_dataset(
     another tokenizer than the model's, or another vocabulary.
     """
     known = None if find_meta(name) else checkpoint.model.config.vocab_size
-    dataset = open_dataset(name, known)
+    dataset = open_part(name, known)
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
@@ -259,17 +263,21 @@ def evaluate_dataset(
             f"{dataset.name} has {dataset.vocab_size:,} ids, but {display(checkpoint.path)} has "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
-    size = _bytes_per_token(dataset, ours)
     block_size, stride = _window(checkpoint, block_size, stride)
-    if max_tokens is None:
-        windows = sliding_windows(len(dataset.val), block_size, stride)
+    held_out = dataset.validation(block_size, max_tokens)
+    size, answers = None, {}
+    if is_task(dataset.meta):
+        answers = answers_to(checkpoint.model, dataset, autocast)
+        block_size = stride = held_out.block_size
     else:
-        starts = evaluation_windows(len(dataset.val), block_size, max_tokens)
-        windows = [(int(start), 0) for start in starts]
+        size = _bytes_per_token(dataset, ours)
+    windows = [(int(start), 0) for start in held_out.starts]
+    if max_tokens is None and stride < block_size:
+        windows = sliding_windows(len(held_out.tokens), block_size, stride)
 
     def measure(chosen: list[tuple[int, int]]) -> TokenLoss:
         return measure_tokens(
-            checkpoint.model, dataset.val, chosen, block_size, loss_mask=dataset.val_loss_mask,
+            checkpoint.model, held_out.tokens, chosen, block_size, loss_mask=held_out.loss_mask,
             autocast=autocast,
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
@@ -291,17 +299,28 @@ def evaluate_dataset(
         block_size,
         stride,
         clean=clean,
+        answers=answers,
     )
 
 
-def _are_clean(dataset: Dataset, windows: list[tuple[int, int]], block_size: int) -> np.ndarray:
+def answers_to(model, dataset: Part, autocast: Callable = contextlib.nullcontext) -> dict:
+    """How many answers of a task are right, as `accuracy_fields` says it."""
+    device, tests = next(model.parameters()).device, dataset.tests()
+    right = {
+        (dataset.name, kind): right_answers(model, windows, device, autocast=autocast)
+        for kind, windows in tests.items()
+    }
+    return accuracy_fields({dataset.name: tests}, right)
+
+
+def _are_clean(dataset: Part, windows: list[tuple[int, int]], block_size: int) -> np.ndarray:
     """Which windows have only targets that do not stand in the training text: bool [W]."""
     if dataset.val_leaks is None:
         return np.ones(len(windows), bool)
     return are_clean(dataset.val_leaks, [start for start, _ in windows], block_size)
 
 
-def _bytes_per_token(dataset: Dataset, tokenizer) -> float | None:
+def _bytes_per_token(dataset, tokenizer) -> float | None:
     """Bytes of text for each predicted token of the validation part; None where nobody knows."""
     part = "val" if dataset.val_loss_mask is None else "val_counted"
     if size := (dataset.meta or {}).get(f"{part}_bytes"):

@@ -15,17 +15,17 @@ from packaging.requirements import Requirement
 
 from gptlab.checkpoints import check_finite, read_checkpoint
 from gptlab.data.baselines import unlike
-from gptlab.data.mixture import open_mixture
+from gptlab.data.batches import check_ids
+from gptlab.data.mixture import open_mixture, open_part
+from gptlab.data.task_dataset import TaskDataset
 from gptlab.data.token_files import (
     DTYPES,
     SCAN_TOKENS,
     VERIFY_BYTES,
     Meta,
-    check_ids,
-    open_dataset,
     prepare_again,
 )
-from gptlab.errors import DataError, GPTLabError
+from gptlab.errors import ConfigError, DataError, GPTLabError
 from gptlab.files import (
     display,
     explain_error,
@@ -186,7 +186,10 @@ def check_dataset(
     progress: called with bytes read.
     """
     try:
-        dataset = open_dataset(name, vocab_size)
+        dataset = open_part(name, vocab_size)
+        if isinstance(dataset, TaskDataset):
+            tests = len(dataset.test_problems["unseen"])
+            return Check(f"dataset {dataset.name}", True, f"a task, {tests:,} problems test")
         recorded = (dataset.meta or {}).get("sha256") or {}
         for split in ("train", "val"):
             path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
@@ -199,7 +202,7 @@ def check_dataset(
                     f"{display(path)} has changed since it was prepared",
                     prepare_again(dataset.name, dataset.meta),
                 )
-    except (DataError, OSError) as error:
+    except (ConfigError, DataError, OSError) as error:
         found = explain_error(error)
         return Check(f"dataset {name}", False, found.problem, found.fix or "prepare it again")
     sizes = f"{len(dataset.train):,} + {len(dataset.val):,} tokens"

@@ -52,9 +52,9 @@ def measure_run(run, initial: str | None = None) -> dict:
     import torch
 
     from gptlab.checkpoints import read_checkpoint
-    from gptlab.data.token_files import open_dataset
+    from gptlab.data.mixture import open_part
     from gptlab.files import atomic_write
-    from gptlab.inference.evaluate import PASS_TOKENS, evaluation_windows, window_losses
+    from gptlab.inference.evaluate import PASS_TOKENS, window_losses
     from gptlab.runs import load_checkpoint
     from gptlab.training.config import build
 
@@ -64,12 +64,13 @@ def measure_run(run, initial: str | None = None) -> dict:
     model = load_checkpoint(run.checkpoint, device).model
     if content.get("ema"):
         model.load_state_dict(content["ema"], strict=False)
-    dataset = open_dataset(config.run.dataset, content["train_config"]["values"].get("vocab_size"))
-    windows = evaluation_windows(len(dataset.val), block_size)
+    dataset = open_part(config.run.dataset, content["train_config"]["values"].get("vocab_size"))
+    held_out = dataset.validation(block_size)
     rows = max(1, PASS_TOKENS // block_size)
     nats, targets = window_losses(
-        model, dataset.val, windows, block_size, rows, device, loss_mask=dataset.val_loss_mask
-    )
+        model, held_out.tokens, held_out.starts, held_out.block_size, rows, device,
+        loss_mask=held_out.loss_mask,
+    )  # fmt: skip
     with atomic_write(run.folder / "validation.npz") as file:
         np.savez(file, nats=nats, targets=targets, block_size=block_size)
     if initial is not None:

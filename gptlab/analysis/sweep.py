@@ -80,7 +80,7 @@ def read_axis(name: str, text: str) -> Axis:
         return Axis(name, low=ends[0], high=ends[1])
     choices = tuple(coerce(option, word) for word in text.split(",") if word.strip())
     if len(set(choices)) < 2:
-        raise ConfigError(f"{name} {text} is one value", f"write it as --both {name}={text}")
+        raise ConfigError(f"{name} {text} is one value", f"write {name} = {text} in the recipe")
     return Axis(name, tuple(dict.fromkeys(choices)))
 
 

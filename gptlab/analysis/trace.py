@@ -125,6 +125,7 @@ def training_data(run: Run) -> list[Dataset]:
     if not isinstance(word, str) or not isinstance(fingerprint, str):
         raise RunError(f"{display(run.provenance)} does not name a dataset.")
     data = open_mixture(word, fingerprint=fingerprint)
+    data.refuse_tasks("a search for verbatim text")
     if data.tokenizer is None:
         raise DataError(
             f"{data.name} holds ids without a tokenizer, so nobody can read them as text",
@@ -144,12 +145,14 @@ def trace_texts(
     texts: Sequence[str],
     min_chars: int = MIN_CHARS,
     progress: Progress = lambda stage, advance, total: None,
+    held_out: Sequence[str] | None = None,
 ) -> Traced:
     """Find the spans of the texts, and of pieces of the validation text, in the training text.
 
     Spans end at the end of a document and at a special token. Those of the texts have their places.
-    progress: called with "searching", tokens read since the last call, and their total. Raises
-    DataError for texts that are empty or too long.
+    progress: called with "searching", tokens read since the last call, and their total. held_out:
+    the pieces [`held_out_pieces`, as long as the texts]. Raises DataError for texts that are empty
+    or too long.
     """
     encoded = [text.encode("utf-8", "replace") for text in texts]
     size = sum(map(len, encoded))
@@ -160,13 +163,14 @@ def trace_texts(
             f"The text has {size:,} bytes, more than the {MOST_BYTES:,} that are traced at once",
             "trace a part of it",
         )
-    pieces = held_out_pieces(datasets, -(-size // len(texts)))
-    encoded += [piece.encode() for piece in pieces]
+    if held_out is None:
+        held_out = held_out_pieces(datasets, -(-size // len(texts)))
+    encoded += [piece.encode("utf-8", "replace") for piece in held_out]
     least = min(SHORTEST_BYTES, min_chars)
     matches = find_matches(datasets, encoded, least, progress)
     found = _places(datasets, [match for match in matches if match.text < len(texts)], encoded)
     traced = []
-    for number, text in enumerate([*texts, *pieces]):
+    for number, text in enumerate([*texts, *held_out]):
         own = [match for match in matches if match.text == number]
         names = [datasets[match.dataset].name for match in own]
         traced.append(TracedText(text, _spans(own, encoded[number], names, found)))

@@ -19,7 +19,8 @@ from gptlab.cli.ui.recipe_builder import (
     parse_assignments,
     write_recipe,
 )
-from gptlab.data.token_files import list_datasets, open_dataset
+from gptlab.data.mixture import open_part
+from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, fresh_folder, out_home, quoted
 from gptlab.model.arithmetic import count_parameters
@@ -165,8 +166,8 @@ class Wizard:
         elif answer == SHAKESPEARE:
             dataset = prepare_sources(["shakespeare"], says_next=False).dataset
         else:
-            dataset = open_dataset(answer)
-        sizes = len(dataset.train), len(dataset.val)
+            dataset = open_part(answer)
+        sizes = dataset.train_tokens, dataset.val_tokens
         text = TextSize(dataset.vocab_size, *sizes, f"the dataset {dataset.name}")
         text.block_size(256)  # raises where the text is too short for any model
         self.dataset, self.text = dataset, text

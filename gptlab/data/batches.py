@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gptlab.data.token_files import check_ids
 from gptlab.errors import DataError
+from gptlab.files import display
 
 _ROUNDS = 6
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -111,6 +111,22 @@ def sequences_of_each(count: int, weights: Sequence[int]) -> list[int]:
         counts.append((2 * weight * count + total) // (2 * total))
         count, total = count - counts[-1], total - weight
     return [*counts, count]
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
+    """Raise DataError if an id lies outside the vocabulary.
+
+    offset: position of `ids[0]` in the file at `path`, so that the error names the place.
+    """
+    if ids.size and int(ids.max()) >= vocab_size:
+        position = int(np.argmax(ids >= vocab_size))
+        raise DataError(
+            f"{display(path)} holds the id {int(ids[position])} at position "
+            f"{offset + position:,}, outside the vocabulary of {vocab_size:,} ids (0 to "
+            f"{vocab_size - 1:,})",
+            "prepare it again, or give the vocab_size that it was made with",
+            sep="; ",
+        )
 
 
 def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:

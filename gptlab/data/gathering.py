@@ -183,7 +183,7 @@ def _without_copies(store: TextStore, copies: Copies, gathered: Gathered) -> Gat
 def reading_remarks(
     reading: Reading, changes: Changes, options: PrepareOptions, source: Source | None
 ) -> Iterator[str]:
-    """A line for each rule by which something was read and each kind of change, with its count.
+    """A line for each rule by which something was read, with its count, and each kind of change.
 
     source: None where only a part of it was read, so that an option may still have an effect.
     Raises ConfigError for an option that has changed nothing.

@@ -7,23 +7,39 @@
 The order of the sequences is that of data/batches.py: a pure function of their number.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.batches import MixedSequences, Sequences, check_length, sequences_of_each
+from gptlab.data.batches import MixedSequences, sequences_of_each
 from gptlab.data.prepare_command import prepare_command
-from gptlab.data.token_files import Dataset, Meta, dataset_folder, find_meta, open_dataset
+from gptlab.data.task_dataset import TaskDataset
+from gptlab.data.task_files import open_task, prepare_task
+from gptlab.data.tasks import is_task_word
+from gptlab.data.token_files import (
+    Dataset,
+    Meta,
+    dataset_folder,
+    find_meta,
+    is_dataset,
+    is_task,
+    open_dataset,
+)
 from gptlab.data.tokenizer import CharTokenizer, Tokenizer
+from gptlab.data.windows import Windows
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import display, quoted
 
+logger = logging.getLogger(__name__)
+
+Part = Dataset | TaskDataset
 _PARTS_OF_SHARES = 1_000_000  # the weights of a mix are whole numbers of about this sum
 
 
 def parse_mixture(word: str) -> list[tuple[str, float | None]]:
     """(dataset, weight or None) of each dataset that the option names. Raises ConfigError."""
-    is_one = "," not in word or (dataset_folder(word) / "train.bin").is_file()
+    is_one = "," not in word or is_dataset(dataset_folder(word))
     if is_one:
         return [(word, None)]
     parts = [_with_weight(part.strip()) for part in word.split(",")]
@@ -47,7 +63,7 @@ def _with_weight(part: str) -> tuple[str, float | None]:
     try:
         weight = float(number)
     except ValueError:  # C:\data\plays has a colon too
-        is_weight = colon and (dataset_folder(name) / "train.bin").is_file()
+        is_weight = colon and is_dataset(dataset_folder(name))
         weight = 0.0 if is_weight else None
     if not colon or weight is None:
         return part, None
@@ -84,7 +100,7 @@ class Mixture:
     meta: that of a single dataset, else what describes all of them in its form.
     """
 
-    parts: tuple[Dataset, ...]
+    parts: tuple[Part, ...]
     weights: tuple[int, ...]
     by_size: bool
     meta: Meta | None
@@ -121,35 +137,42 @@ class Mixture:
     @property
     def train_tokens(self) -> int:
         """Tokens of all training parts."""
-        return sum(len(part.train) for part in self.parts)
+        return sum(part.train_tokens for part in self.parts)
 
     @property
     def val_tokens(self) -> int:
         """Tokens of all validation parts."""
-        return sum(len(part.val) for part in self.parts)
+        return sum(part.val_tokens for part in self.parts)
 
     def check_lengths(self, block_size: int) -> None:
-        """Raise DataError if a training or validation part is shorter than one window."""
-        for split in ("train", "val"):
-            for part in self.parts:
-                check_length(len(getattr(part, split)), block_size, split, part.name)
+        """Raise DataError if a dataset is too short for one window, or a window for a problem."""
+        for part in self.parts:
+            part.check_length(block_size)
 
     def sequences(self, block_size: int, seed: int) -> MixedSequences:
         """The sequences of a training, by their number."""
         return MixedSequences(
-            [
-                Sequences(
-                    part.train,
-                    part.train_loss_mask,
-                    vocab_size=part.vocab_size,
-                    block_size=block_size,
-                    seed=seed,
-                    path=display(part.folder / "train.bin"),
-                )
-                for part in self.parts
-            ],
-            self.weights,
+            [part.sequences(block_size, seed) for part in self.parts], self.weights
         )
+
+    def tests(self) -> dict[str, dict[str, Windows]]:
+        """The problems that measure how many answers are right, of each task that it holds."""
+        return {part.name: tests for part in self.parts if (tests := part.tests())}
+
+    @property
+    def has_reversed_answers(self) -> bool:
+        """Whether all that a model of it writes is an answer, last character first."""
+        return all(is_task(part.meta) and part.task.is_reversed for part in self.parts)
+
+    def refuse_tasks(self, wanted: str) -> None:
+        """Raise DataError where a dataset is a task. wanted: what needs a text, such as blame."""
+        for part in self.parts:
+            if is_task(part.meta):
+                raise DataError(
+                    f"{part.name} is a task, whose problems are made while training, and {wanted} "
+                    "needs a text",
+                    "name a run that was trained on one",
+                )
 
     def positions(self, sequences_seen: int) -> dict[str, int]:
         """How many of the first sequences of a training are from each dataset, by its name."""
@@ -159,7 +182,7 @@ class Mixture:
     def epochs(self, sequences: int, block_size: int) -> dict[str, float]:
         """How often so many sequences of a training read each dataset, by its name."""
         read = self.positions(sequences)
-        return {part.name: read[part.name] * block_size / len(part.train) for part in self.parts}
+        return {part.name: part.epochs(read[part.name], block_size) for part in self.parts}
 
 
 def _joined(names: Sequence[str], weights: Sequence[int]) -> str:
@@ -167,6 +190,20 @@ def _joined(names: Sequence[str], weights: Sequence[int]) -> str:
         return names[0]
     total = sum(weights)
     return ", ".join(f"{n} {100 * w / total:.3g}%" for n, w in zip(names, weights, strict=True))
+
+
+def open_part(word: str, vocab_size: int | None = None, fingerprint: str | None = None) -> Part:
+    """Open a dataset of token files as `open_dataset` does, or a task, which is made where it is
+    only named. Raises DataError, and ConfigError for a task that there is not."""
+    folder = dataset_folder(word)
+    if is_task_word(word) and not is_dataset(folder):
+        made = prepare_task(word)
+        logger.warning("%s", made.sentence)
+    return (
+        open_task(folder)
+        if is_task(find_meta(folder))
+        else open_dataset(word, vocab_size, fingerprint)
+    )
 
 
 def open_mixture(
@@ -185,11 +222,16 @@ def open_mixture(
     if len(began) != len(named):
         began = [None] * len(named)
     parts = tuple(
-        open_dataset(name, vocab_size, before)
-        for (name, _), before in zip(named, began, strict=True)
+        open_part(name, vocab_size, before) for (name, _), before in zip(named, began, strict=True)
     )
     if len({part.name for part in parts}) < len(parts):
         raise ConfigError(f"dataset {word!r} names two folders of one name", "rename one of them")
+    has_task = any(is_task(part.meta) for part in parts)
+    if has_task and len(parts) > 1 and named[0][1] is None:
+        raise ConfigError(
+            f"dataset {word!r} gives no weights, and a task has no size that could count",
+            f"write {','.join(f'{name}:1' for name, _ in named)}, or other weights",
+        )
     _check_tokenizers(parts)
     templates = {(part.meta or {}).get("chat_template") for part in parts} - {None}
     if len(templates) > 1:
@@ -198,7 +240,7 @@ def open_mixture(
             "prepare them with the same --tokenizer",
         )
     template = templates.pop() if templates else ""
-    weights = whole_weights([weight for _, weight in named], [len(part.train) for part in parts])
+    weights = whole_weights([weight for _, weight in named], [part.train_tokens for part in parts])
     meta = _meta_of_all([part.meta for part in parts], weights)
     by_size = len(parts) > 1 and named[0][1] is None
     return Mixture(parts, weights, by_size, meta, template)
@@ -258,7 +300,7 @@ def _meta_of_all(metas: Sequence[Meta | None], weights: Sequence[int]) -> Meta |
 def _check_tokenizers(parts: Sequence[Dataset]) -> None:
     """Raise DataError, with commands that mend it, for datasets of different tokenizers."""
 
-    def identity(part: Dataset) -> str | int:
+    def identity(part: Part) -> str | int:
         return part.tokenizer.fingerprint if part.tokenizer else part.vocab_size
 
     other = next((part for part in parts[1:] if identity(part) != identity(parts[0])), None)
@@ -280,7 +322,7 @@ def _check_tokenizers(parts: Sequence[Dataset]) -> None:
     raise DataError(problem, f"prepare them alike: {', then '.join(commands)}")
 
 
-def _knows_all(part: Dataset, others: Sequence[Dataset]) -> bool:
+def _knows_all(part: Part, others: Sequence[Dataset]) -> bool:
     if not isinstance(part.tokenizer, CharTokenizer):
         return part.tokenizer is not None
     return all(
@@ -290,7 +332,7 @@ def _knows_all(part: Dataset, others: Sequence[Dataset]) -> bool:
     )
 
 
-def _command(part: Dataset, tokenizer: str) -> str:
+def _command(part: Part, tokenizer: str) -> str:
     again = prepare_command(part.meta or {}, tokenizer=tokenizer)
     name = quoted(Path(part.name).name)
     return f"`{again or f'python prepare.py YOUR_TEXT --tokenizer {tokenizer} --dataset {name}'}`"

@@ -17,7 +17,7 @@ def prepare_command(meta: Mapping[str, Any], **changed: str | None) -> str:
     identity = (meta.get("source") or {}).get("identity") or ""
     if not identity or identity.startswith("a pipe, "):
         return ""
-    is_name = identity == "shakespeare" or identity.startswith("hf:")
+    is_name = identity == "shakespeare" or identity.startswith(("hf:", "task:"))
     named = [identity] if is_name else map(display, identity.split("\n"))
     recorded = {**(meta.get("options") or {}), **changed}
     given = {

@@ -10,7 +10,16 @@ from gptlab.data import documents, duplicates, leaks, versions
 from gptlab.data.chat import PLAIN
 from gptlab.data.corpora import Source
 from gptlab.data.prepare_options import PrepareOptions, options_that_differ
-from gptlab.data.token_files import Dataset, Meta, dataset_fingerprint, open_dataset, read_meta
+from gptlab.data.task_dataset import PROBLEMS
+from gptlab.data.token_files import (
+    Dataset,
+    Meta,
+    dataset_fingerprint,
+    find_meta,
+    is_task,
+    open_dataset,
+    read_meta,
+)
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.vocabulary import chat_template_at
 from gptlab.errors import DataError
@@ -18,7 +27,7 @@ from gptlab.files import display
 
 OUR_FILES = {
     *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
-    *(documents.FILE, duplicates.FILE, leaks.FILE, versions.FOLDER, versions.RUNS),
+    *(documents.FILE, duplicates.FILE, leaks.FILE, versions.FOLDER, versions.RUNS, PROBLEMS),
 }
 
 
@@ -55,6 +64,10 @@ def find_former(
             f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",
             "choose another name with --dataset",
             sep="; ",
+        )
+    if is_task(find_meta(folder)):
+        raise DataError(
+            f"{display(folder)} holds a task", "choose another name with --dataset", sep="; "
         )
     if options.overwrite:
         with contextlib.suppress(OSError, DataError):

@@ -161,9 +161,12 @@ def _value_at(value: object, path: list[str]) -> object:
 
 
 def _advice(row: object) -> str:
-    """How to name the field that holds the text: with one of this row, its longest text."""
-    if not isinstance(row, dict):
+    """How to name the field that holds the text: with one of this row, its longest text. None:
+    the row is not known."""
+    if row is None:
         return "name a field of text with --column"
+    if not isinstance(row, dict):
+        return "a row is a text, or an object with a field of text"
     example = f", for example{_example(row)}" if _example(row) else ""
     return f"name the one that holds the text with --column{example}, or several as --column a,b"
 

@@ -14,11 +14,14 @@ from typing import TypedDict
 import numpy as np
 
 from gptlab.data import versions
+from gptlab.data.batches import Sequences, check_ids, check_length
 from gptlab.data.leaks import FILE as LEAKS
 from gptlab.data.leaks import TELLING
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.prepare_command import prepare_command
+from gptlab.data.tasks import folder_name, is_task_word
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
+from gptlab.data.windows import Windows, check_loss_mask, evaluation_windows
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
 from gptlab.typed_json import Count, Number, read_form
@@ -87,6 +90,7 @@ class Meta(_Sizes, total=False):
     counts: dict
     split: dict[str, str | Number | None]
     baselines: dict[str, Number | None]
+    task: dict  # of a dataset whose problems are made while training
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,52 @@ class Dataset:
         """Hex digest: the same for the same tokens and tokenizer."""
         return dataset_fingerprint(self.folder, self.meta, self.tokenizer)
 
+    # As a part of a mixture, with the same methods as `task_dataset.TaskDataset` -----------------
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of the training part."""
+        return len(self.train)
+
+    @property
+    def val_tokens(self) -> int:
+        """Tokens of the validation part."""
+        return len(self.val)
+
+    def check_length(self, block_size: int) -> None:
+        """Raise DataError if a part is shorter than one window."""
+        for split in ("train", "val"):
+            check_length(len(getattr(self, split)), block_size, split, self.name)
+
+    def sequences(self, block_size: int, seed: int) -> Sequences:
+        """The sequences of a training, by their number."""
+        return Sequences(
+            self.train,
+            self.train_loss_mask,
+            vocab_size=self.vocab_size,
+            block_size=block_size,
+            seed=seed,
+            path=display(self.folder / "train.bin"),
+        )
+
+    def epochs(self, sequences: int, block_size: int) -> float:
+        """How often so many sequences read the training part."""
+        return sequences * block_size / len(self.train)
+
+    def validation(self, block_size: int, max_tokens: int | None = None) -> Windows:
+        """The windows of an evaluation. DataError for an id outside the vocabulary, or a loss mask
+        that leaves no target."""
+        starts = evaluation_windows(len(self.val), block_size, max_tokens)
+        for first in starts:
+            window = self.val[first : first + block_size + 1]
+            check_ids(window, self.vocab_size, self.folder / "val.bin", int(first))
+        check_loss_mask(self.val_loss_mask, starts, block_size)
+        return Windows(self.val, starts, block_size, self.val_loss_mask)
+
+    def tests(self) -> dict[str, Windows]:
+        """A text has no problems whose answer is right or wrong."""
+        return {}
+
 
 def dataset_fingerprint(folder: Path, meta: Meta | None, tokenizer: Tokenizer | None) -> str:
     """`Dataset.fingerprint` of the dataset in a folder, which need not be opened."""
@@ -151,10 +201,19 @@ def list_datasets() -> list[tuple[str, Meta | None]]:
     found = []
     if data_home().is_dir():
         for folder in sorted(data_home().iterdir()):
-            if folder.name.startswith(".") or not (folder / "train.bin").is_file():
-                continue
-            found.append((folder.name, find_meta(folder)))
+            if not folder.name.startswith(".") and is_dataset(folder):
+                found.append((folder.name, find_meta(folder)))
     return found
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a prepared dataset: token files, or a task."""
+    return (folder / "train.bin").is_file() or is_task(find_meta(folder))
+
+
+def is_task(meta: Meta | None) -> bool:
+    """Whether a dataset is a task, whose problems are made while training."""
+    return (meta or {}).get("task") is not None
 
 
 def read_meta(folder: Path) -> Meta:
@@ -188,8 +247,10 @@ def text_label(meta: Meta) -> str:
 
 
 def dataset_folder(name_or_path) -> Path:
-    """The folder of a dataset: a name under `data/`, else a path."""
+    """The folder of a dataset: a name under `data/`, a task's own, else a path."""
     word = str(name_or_path)
+    if is_task_word(word):
+        return data_home() / folder_name(word)
     named = data_home() / word
     if Path(word).name == word and (named.is_dir() or not Path(word).is_dir()):
         return named
@@ -204,12 +265,17 @@ def open_dataset(
     vocab_size: required, and trusted, for a folder of token files without meta.json. fingerprint:
     of the version that a run began with, which is opened where it is still there; else the newest.
     Raises DataError for a dataset that is missing, damaged, changed since it was prepared, or that
-    holds an id outside its vocabulary.
+    holds an id outside its vocabulary, and for a task, which `mixture.open_part` opens.
     """
     folder = dataset_folder(name_or_path)
     name = folder.resolve().name
     versions.complete_interrupted(folder)
     if not (folder / "train.bin").is_file():
+        if is_task(find_meta(folder)):
+            raise DataError(
+                f"{name} is a task, whose problems are made while training, so it has no text",
+                "name a dataset that was prepared from a text",
+            )
         raise _missing(str(name_or_path), folder)
     if fingerprint and (older := versions.version_folder(folder, fingerprint)).is_dir():
         return _open(name, older, vocab_size)
@@ -259,22 +325,6 @@ def _open(name: str, folder: Path, vocab_size: int | None) -> Dataset:
     if _has_masks(meta):
         masks = [_open_mask(folder, split, meta) for split in ("train", "val")]
     return Dataset(name, folder, meta, *splits, tokenizer, known, *masks)
-
-
-def check_ids(ids: np.ndarray, vocab_size: int, path, offset: int = 0) -> None:
-    """Raise DataError if an id lies outside the vocabulary.
-
-    offset: position of `ids[0]` in the file at `path`, so that the error names the place.
-    """
-    if ids.size and int(ids.max()) >= vocab_size:
-        position = int(np.argmax(ids >= vocab_size))
-        raise DataError(
-            f"{display(path)} holds the id {int(ids[position])} at position "
-            f"{offset + position:,}, outside the vocabulary of {vocab_size:,} ids (0 to "
-            f"{vocab_size - 1:,})",
-            "prepare it again, or give the vocab_size that it was made with",
-            sep="; ",
-        )
 
 
 def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:

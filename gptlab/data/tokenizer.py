@@ -283,7 +283,13 @@ class ImportedTokenizer(Tokenizer):
             text.encode()
         except UnicodeEncodeError as error:
             raise not_unicode(text, error) from None
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # tokenizers has no class of its own: a word that is unknown
+            raise TokenizerError(
+                f"This vocabulary cannot spell {text[:40]!r} ({error})", "write it in its words"
+            ) from None
+        return np.array(ids, np.uint32)
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=not keep_special)
@@ -332,6 +338,16 @@ def char_tokenizer(characters: Iterable[str]) -> CharTokenizer:
 def char_tokenizer_without_end(alphabet: Sequence[str]) -> CharTokenizer:
     """The character-level tokenizer of an imported model: these ids and no end of text."""
     return CharTokenizer(_char_spec(alphabet) | {"added_tokens": []})
+
+
+def word_tokenizer(words: Sequence[str]) -> ImportedTokenizer:
+    """A tokenizer of whole numbers and of other single characters: each of `words` is one id."""
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    split["pattern"] = {"Regex": r"\d+|\D"}
+    spec = make_spec({word: i for i, word in enumerate(words)}, [], split, {"type": "Fuse"})
+    # the name of the unknown word is none of the words, so that an unknown one is an error
+    spec["model"] = {"type": "WordLevel", "vocab": spec["model"]["vocab"], "unk_token": "[UNK]"}
+    return ImportedTokenizer(spec)
 
 
 def _char_spec(alphabet: Sequence[str]) -> dict:

@@ -51,10 +51,6 @@ class _Row:
     pieces: list[str] = field(default_factory=list)
     stopped_by: StopReason | None = None
 
-    def completion(self) -> Completion:
-        text = "".join(self.pieces)
-        return Completion(self.prompt, text, self.token_ids, self.log_probs, self.stopped_by)
-
 
 class Generator:
     """Generates text with a model and its tokenizer.
@@ -86,6 +82,8 @@ class Generator:
         self.native = native
         # ids that end a text; a chat model may end its turn with another id
         self.end_ids = {tokenizer.eot_id}
+        # whether the model writes answers last character first; texts are given as usual
+        self.reverses = False
 
     def stream(
         self,
@@ -113,9 +111,12 @@ class Generator:
         for tokens in self._write([row], config):
             if progress:
                 progress(tokens)
-            if row.pieces[-1]:
+            if row.pieces[-1] and not self.reverses:
                 yield row.pieces[-1]
-        return row.completion()
+        completion = self._completion(row)
+        if self.reverses:
+            yield completion.text
+        return completion
 
     def generate(
         self,
@@ -141,7 +142,7 @@ class Generator:
             for tokens in self._write(rows[first : first + self.batch_size], config):
                 if progress:
                     progress(tokens)
-        return [row.completion() for row in rows]
+        return [self._completion(row) for row in rows]
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """The tokens of a prompt that the model sees: at least one, at most a window.
@@ -179,6 +180,12 @@ class Generator:
                 "The prompt is empty, and this vocabulary has neither an end of text nor a line "
                 "end to start from: give a prompt."
             ) from None
+
+    def _completion(self, row: _Row) -> Completion:
+        """What a finished row has written."""
+        text = "".join(row.pieces)
+        text = text[::-1] if self.reverses else text
+        return Completion(row.prompt, text, row.token_ids, row.log_probs, row.stopped_by)
 
     def check(self, config: SamplingConfig) -> None:
         """GenerationError for text in the options that this vocabulary cannot spell."""
@@ -292,5 +299,5 @@ class Generator:
             row = self._new_row(prompt, prompt_ids, config, 0)
             for token, log_prob in zip(hypothesis.token_ids, hypothesis.log_probs, strict=True):
                 self._take(row, token, log_prob, config)
-            completions.append(row.completion())
+            completions.append(self._completion(row))
         return completions

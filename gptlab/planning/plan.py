@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import hardware
-from gptlab.data.mixture import open_mixture, parse_mixture, whole_weights
-from gptlab.data.token_files import dataset_folder, read_meta, token_dtype, tokenizer_beside
+from gptlab.data.mixture import open_mixture, open_part, parse_mixture, whole_weights
+from gptlab.data.tasks import is_task_word
+from gptlab.data.token_files import (
+    dataset_folder,
+    is_dataset,
+    read_meta,
+    token_dtype,
+    tokenizer_beside,
+)
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
@@ -128,7 +135,9 @@ def _prepared(word: str, vocab_size: int | None) -> TextSize | None:
 def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | None:
     """(vocabulary, training tokens, validation tokens) of a dataset, without reading its tokens."""
     folder = dataset_folder(name)
-    if not (folder / "train.bin").is_file():
+    if is_task_word(name) and not folder.exists():
+        open_part(name)  # a task is made where it is only named
+    if not is_dataset(folder):
         return None
     try:
         meta = read_meta(folder)

@@ -1,27 +1,20 @@
 """A report on one or several runs as one HTML page (no torch, no network, no script)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
 from gptlab.analysis.diagnosis import diagnose
-from gptlab.analysis.trace import (
-    MIN_CHARS,
-    SHORTEST_BYTES,
-    Traced,
-    percent,
-    trace_texts,
-    training_data,
-)
 from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import text_label
-from gptlab.errors import GPTLabError
-from gptlab.files import as_installed, explain_error, in_bytes, quoted, shareable, without_folders
+from gptlab.files import in_bytes, without_folders
 from gptlab.options import format_value
 from gptlab.reports import page as page
-from gptlab.reports.charts import Chart, short
+from gptlab.reports.charts import Chart, Line, short
 from gptlab.reports.comparison import overlay
 from gptlab.reports.inside_section import inside_section
-from gptlab.reports.run_view import RunView, Sample, view_run
+from gptlab.reports.run_view import RunView, view_run
+from gptlab.reports.samples import samples_section
 from gptlab.reports.sections import (
     bits_of,
     charts,
@@ -30,13 +23,10 @@ from gptlab.reports.sections import (
     footer,
     loss_lines,
     machine_section,
-    readable,
     words_section,
 )
 from gptlab.runs import Run
 from gptlab.training.units import duration
-
-MOST_SAMPLES = 6  # shown unfolded
 
 
 def make_report(
@@ -60,8 +50,9 @@ def single(view: RunView, progress: Callable[[str, int, int], None]) -> str:
         part
         for part in (
             _header(view),
-            _samples_section(view, progress),
+            samples_section(view, progress),
             _loss_section(view),
+            _answers_section(view),
             _baseline_section(view),
             inside_section(view),
             course_section([view]),
@@ -117,6 +108,8 @@ def _verdict(view: RunView) -> str:
     words = f"Its lowest validation loss is {loss:.3f}"
     words += f" ({bits:.2f} bits per byte)" if bits else ""
     words += f", at step {step:,}"
+    if found := [y for x, y in view.curve("accuracy") if x == step]:
+        words += f", where {found[-1]:.1%} of the answers to unseen problems are right"
     if view.record.clean_loss is not None:
         words += (
             f" ({view.record.clean_loss:.3f} over the windows without passages that stand in the "
@@ -186,6 +179,36 @@ def _loss_section(view: RunView) -> str:
     return page.section("Loss", page.legend(names), drawn, hint=hint)
 
 
+def _answers_section(view: RunView) -> str:
+    """The share of right answers over the steps of a task, and at the end by length."""
+    lines = [
+        Line("unseen", view.curve("accuracy"), "val", dots=True),
+        Line("trained on", view.curve("train_accuracy"), "train", dots=True),
+    ]
+    lines = [
+        replace(line, points=[(x, 100 * y) for x, y in line.points])
+        for line in lines
+        if line.points
+    ]
+    if not lines:
+        return ""
+    last = [r for r in view.record.records if r.get("accuracy_by_length")][-1]
+    rows = [
+        [name, f"{right / total:.1%}", f"{right:,} of {total:,}"]
+        for name, (right, total) in last["accuracy_by_length"].items()
+    ]
+    chart = Chart("Right answers", lines, "step", "right answers (%)", floor=0)
+    return page.section(
+        "Right answers",
+        page.legend({line.label: line.kind for line in lines}) if len(lines) > 1 else "",
+        charts(chart),
+        page.table(["length", "right", "problems"], rows) if len(rows) > 1 else "",
+        hint="The share of problems whose whole answer the model writes exactly, always with the "
+        "likeliest token. The model never trains on the unseen ones."
+        + (f" The table is of step {last['step']:,}." if len(rows) > 1 else ""),
+    )
+
+
 def _baseline_section(view: RunView) -> str:
     if not view.baselines or not view.record.best:
         return ""
@@ -207,82 +230,6 @@ def _baseline_section(view: RunView) -> str:
     )
 
 
-def _samples_section(view: RunView, progress: Callable[[str, int, int], None]) -> str:
-    samples = view.samples
-    if not samples:
-        return page.section(
-            "Samples",
-            "<p>This run recorded no samples. With <code>--sample_interval</code> a run writes a "
-            "short text at its evaluations, and the texts appear here in order.</p>",
-        )
-    traced = _traced(view, samples, progress)
-    longest = [text.longest for text in traced.texts] if isinstance(traced, Traced) else []
-    places = range(len(samples))
-    if len(samples) > MOST_SAMPLES:
-        places = [i * (len(samples) - 1) // (MOST_SAMPLES - 1) for i in range(MOST_SAMPLES)]
-    rest = page.details(
-        f"All {len(samples)} samples", _samples(samples, range(len(samples)), longest)
-    )
-    return page.section(
-        "Samples over time",
-        _samples(samples, places, longest),
-        rest if len(samples) > len(places) else "",
-        _verbatim(view, traced),
-        hint="Texts that the model wrote at some of its evaluations, always with the same random "
-        "numbers: the differences come from what it had learned.",
-    )
-
-
-def _samples(samples: list[Sample], places: Sequence[int], longest: list[int]) -> str:
-    """The samples at these places. longest: characters of each one's longest verbatim span."""
-    items = []
-    for place in places:
-        sample = samples[place]
-        facts = [f"loss {sample.loss:.3f}"] if sample.loss is not None else []
-        if longest and longest[place]:
-            facts.append(f"{longest[place]:,} verbatim")
-        spans = " ".join(f"<span>{fact}</span>" for fact in facts)
-        text = readable(sample.text).strip("\n")
-        items.append(
-            f"<li><div><strong>step {sample.step:,}</strong>{spans}</div>"
-            f"<pre>{escape(text)}</pre></li>"
-        )
-    return f'<ol class="samples">{"".join(items)}</ol>'
-
-
-def _traced(view: RunView, samples: list[Sample], progress) -> Traced | str:
-    """The samples, without their prompt, traced in the training text; or why they are not."""
-    prompt = view.record.settings.get("sample_prompt") or ""
-    try:
-        datasets = training_data(Run(view.record.folder))
-        texts = [sample.text.removeprefix(prompt) for sample in samples]
-        return trace_texts(datasets, texts, progress=progress)
-    except (GPTLabError, OSError) as error:
-        return explain_error(error).problem
-
-
-def _verbatim(view: RunView, traced: Traced | str) -> str:
-    """How much of the last sample stands verbatim in the training text, beside chance."""
-    if isinstance(traced, str):
-        words = f"The samples were not looked up in the training text: {without_folders(traced)}."
-        return f'<p class="hint">{escape(words)}</p>'
-    last = traced.texts[-1]
-    words = (
-        "Verbatim: the characters of a sample's longest span that stands in the training text. "
-        f"{percent(last.share(MIN_CHARS))} of the last sample stands there "
-        f"in spans of {MIN_CHARS} characters or more; its longest has "
-        f"{last.longest or f'fewer than {SHORTEST_BYTES}'}."
-    )
-    if traced.held_out:
-        share, longest = traced.share_by_chance(MIN_CHARS), traced.longest_by_chance
-        words += f" By chance, in validation text as long: {percent(share)}, and {longest:,.0f}."
-    folder = quoted(shareable(view.record.folder))
-    command = as_installed(f"python gpt.py trace {folder}")
-    return f'<p class="hint">{escape(words)}</p>' + page.command(
-        "Show the spans of a text, and where they stand:", command
-    )
-
-
 def _evaluations_section(view: RunView) -> str:
     results = Run(view.record.folder).evaluated()
     rows = [
@@ -296,7 +243,7 @@ def _evaluations_section(view: RunView) -> str:
             row["time"],
         ]
         for row in results
-        if "tasks" not in row
+        if "loss" in row
     ]
     tasks = [
         [task, f"{row['step']:,}", metric, f"{value:.4f}", row["time"]]

@@ -3,14 +3,12 @@
 import contextlib
 import ctypes
 
-import numpy as np
 import torch
 
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.batches import Batches
 from gptlab.data.mixture import Mixture
-from gptlab.data.token_files import check_ids
-from gptlab.inference.evaluate import check_loss_mask, evaluation_windows
+from gptlab.data.windows import Windows
 from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
@@ -106,18 +104,10 @@ def make_batches(config: TrainConfig, data: Mixture, parallel: Parallel) -> Batc
     )
 
 
-def checked_windows(config: TrainConfig, data: Mixture) -> tuple[np.ndarray, ...]:
-    """Starts of the evaluation's windows in each dataset, int64 [W], by its share of eval_tokens.
-
-    DataError for ids outside the vocabulary.
-    """
-    block_size, found = config.model.block_size, []
-    for dataset, share in zip(data.parts, data.shares, strict=True):
-        tokens = round(share * config.evaluation.eval_tokens)
-        windows = evaluation_windows(len(dataset.val), block_size, tokens)
-        for first in windows:
-            window = dataset.val[first : first + block_size + 1]
-            check_ids(window, dataset.vocab_size, dataset.folder / "val.bin", int(first))
-        check_loss_mask(dataset.val_loss_mask, windows, block_size)
-        found.append(windows)
-    return tuple(found)
+def checked_windows(config: TrainConfig, data: Mixture) -> tuple[Windows, ...]:
+    """The evaluation's windows of each dataset, by its share of eval_tokens. DataError for ids
+    outside the vocabulary."""
+    return tuple(
+        part.validation(config.model.block_size, round(share * config.evaluation.eval_tokens))
+        for part, share in zip(data.parts, data.shares, strict=True)
+    )

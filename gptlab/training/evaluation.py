@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gptlab.checkpoints import model_content
 from gptlab.data.leaks import are_clean
+from gptlab.inference.answers import accuracy_fields, right_answers
 from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import window_losses
 from gptlab.inference.generator import Generator
@@ -38,11 +39,13 @@ def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
     losses, clean = zip(*validation_losses(setup, state, metrics), strict=True)
     loss, averaged, clean = weighted(setup, losses), None, weighted(setup, clean)
+    answers = answers_of(setup, state)
     if state.ema is not None:
         state.ema.swap(state.model)
         pairs = zip(*validation_losses(setup, state, metrics), strict=True)
         averaged, its_clean = (weighted(setup, each) for each in pairs)
-        clean = its_clean if averaged < loss else clean
+        if averaged < loss:
+            clean, answers = its_clean, answers_of(setup, state)
         keep_best(setup, state, averaged, "averaged")
         state.ema.swap(state.model)
     keep_best(setup, state, loss, "raw")
@@ -53,6 +56,7 @@ def evaluate(setup: Setup, state: TrainState, metrics) -> None:
         state.step, loss, averaged, is_best, write_sample(setup, state),
         of_each={part.name: (share, loss) for part, share, loss in terms},
         clean=clean if has_leaks and not math.isnan(clean) else None,
+        answers=answers,
     )  # fmt: skip
 
 
@@ -83,23 +87,43 @@ def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[fl
         for dataset, windows in zip(setup.data.parts, setup.windows, strict=True):
             sums, counts = window_losses(
                 state.model,
-                dataset.val,
-                windows,
-                config.model.block_size,
+                windows.tokens,
+                windows.starts,
+                windows.block_size,
                 config.batch.batch_size,
                 config.machine.device,
                 autocast=state.precision.autocast,
                 progress=lambda windows: bar.update(windows * parallel.world_size),
-                loss_mask=dataset.val_loss_mask,
+                loss_mask=windows.loss_mask,
                 share=(parallel.rank, parallel.world_size),
             )
             sums, counts = parallel.merge(sums), parallel.merge(counts)
             loss = clean_loss = math.fsum(sums) / int(counts.sum())
             if dataset.val_leaks is not None:
-                clean = are_clean(dataset.val_leaks, windows, config.model.block_size)
+                clean = are_clean(dataset.val_leaks, windows.starts, windows.block_size)
                 clean_loss = math.fsum(sums[clean]) / (int(counts[clean].sum()) or math.nan)
             losses.append((loss, clean_loss))
     return losses
+
+
+def answers_of(setup: Setup, state: TrainState) -> dict:
+    """The fields of a record that say how many answers are right; {} for a text.
+
+    Each process takes its share of the problems.
+    """
+    parallel, right = setup.parallel, {}
+    with setup.uncompiled():
+        for name, kinds in setup.tests.items():
+            for kind, windows in kinds.items():
+                own = right_answers(
+                    state.model,
+                    windows,
+                    setup.config.machine.device,
+                    autocast=state.precision.autocast,
+                    share=(parallel.rank, parallel.world_size),
+                )
+                right[name, kind] = parallel.merge(own)
+    return accuracy_fields(setup.tests, right)
 
 
 def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> None:
@@ -150,6 +174,7 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
         try:
             with setup.uncompiled():
                 generator = Generator(state.model, setup.data.tokenizer)
+                generator.reverses = setup.data.has_reversed_answers
                 return generator.generate(options.sample_prompt, sampling)[0].text, ""
         except Exception as error:
             return None, str(error)

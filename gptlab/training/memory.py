@@ -108,7 +108,10 @@ def smaller_options(config: TrainConfig) -> str:
         return f"--batch_size {smaller} --gradient_accumulation_steps {steps * (batch // smaller)}"
     if not config.model.gradient_checkpointing:
         return "--gradient_checkpointing true"
-    return f"--block_size {max(1, config.model.block_size // 2)}, or a smaller model"
+    block = config.model.block_size // 2
+    if not block:
+        return "a smaller model"
+    return f"--block_size {block} --gradient_accumulation_steps {2 * steps} or a smaller model"
 
 
 def in_gigabytes(size: float) -> str:

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from gptlab.files import runnable
 from gptlab.runs import Run
@@ -166,11 +167,13 @@ class Metrics:
         sample: str | None = None,
         of_each: Mapping[str, tuple[float, float]] | None = None,
         clean: float | None = None,
+        answers: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
         of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
-        the windows without text of the training part.
+        the windows without text of the training part. answers: of a task, how many are right
+        (`inference.answers.accuracy_fields`), which is recorded too.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -187,6 +190,7 @@ class Metrics:
             record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
+        record |= answers
         self._record(record)
         line = f"step {step}: validation loss {loss:.4f}"
         terms = [f"{share:.3g} {name} {value:.4f}" for name, (share, value) in mixed.items()]
@@ -194,6 +198,8 @@ class Metrics:
         if averaged is not None:
             line += f", averaged weights {averaged:.4f}"
         self.say(f"{line}{', the lowest so far' if is_best else ''}")
+        if answers:
+            self.say(f"  {right_in_words(answers)}")
         if sample is not None:
             shown = CONTROL.sub("\ufffd", self.config.evaluation.sample_prompt + sample)
             self.say("\n".join(f"  | {line}" for line in shown.strip("\n").split("\n")))
@@ -215,3 +221,15 @@ class Metrics:
     def close(self) -> None:
         """Remove the bar."""
         self.terminal.close()
+
+
+def right_in_words(answers: Mapping) -> str:
+    """How many answers are right, of the fields of a record."""
+    lengths = answers["accuracy_by_length"]
+    words = f"{answers['accuracy']:.1%} of the answers to unseen problems are exactly right"
+    if "train_accuracy" in answers:
+        words += f", {answers['train_accuracy']:.1%} of those it trains on"
+    if len(lengths) > 1:
+        each = ", ".join(f"{name}: {n / total:.0%}" for name, (n, total) in lengths.items())
+        words += f"; by length {each}"
+    return words

@@ -4,11 +4,11 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from gptlab.data.batches import Batches, mix
 from gptlab.data.mixture import Mixture
+from gptlab.data.windows import Windows
 from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.parallel import Parallel
@@ -20,9 +20,10 @@ from gptlab.training.units import TextUnits
 class Setup:
     """A run, resolved and open: options, data, processes. A rehearsal has no data and no run.
 
-    windows: starts of the evaluation's windows in each dataset. chat_template: Jinja, of the
-    dataset, else of the model that init_from names. machine: a description of this one. added_ids:
-    by which the vocabulary of that model was extended. changes: options that differ from the run's
+    windows: the evaluation's windows of each dataset. tests: problems whose answers are right or
+    wrong, of each dataset that has some, by what they are. chat_template: Jinja, of the dataset,
+    else of the model that init_from names. machine: a description of this one. added_ids: by which
+    the vocabulary of that model was extended. changes: options that differ from the run's
     last start, as "name old -> new". start: the checkpoint that init_from names, at the first
     start.
     """
@@ -33,7 +34,8 @@ class Setup:
     overrides: Overrides = field(default_factory=lambda: Overrides({}, {}))
     data: Mixture | None = None
     run: Run | None = None
-    windows: tuple[np.ndarray, ...] = ()
+    windows: tuple[Windows, ...] = ()
+    tests: dict[str, dict[str, Windows]] = field(default_factory=dict)
     units: TextUnits | None = None
     chat_template: str = ""
     machine: str = ""
@@ -62,6 +64,7 @@ class Setup:
         """What every checkpoint of the run holds besides the model and the state."""
         return {
             "chat_template": self.chat_template,
+            "reversed_answers": self.data.has_reversed_answers,
             "dataset": {
                 "name": self.data.name,
                 "fingerprint": self.data.fingerprint,

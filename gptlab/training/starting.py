@@ -123,6 +123,7 @@ def prepare_training(
         data=data,
         run=run,
         windows=checked_windows(config, data),
+        tests=data.tests(),
         units=TextUnits(data.meta),
         chat_template=data.chat_template or template or "",
         machine=report.in_words(choice.device),

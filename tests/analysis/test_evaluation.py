@@ -10,8 +10,9 @@ from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_mod
 from gptlab.checkpoints import model_content
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.tokenizer import char_tokenizer_without_end, train_bpe
+from gptlab.data.windows import evaluation_windows
 from gptlab.errors import CheckpointError, ConfigError, DataError
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows, sliding_windows
+from gptlab.inference.evaluate import evaluate_loss, sliding_windows
 from gptlab.interop.write.export import export
 from gptlab.model.config import GPTConfig
 from gptlab.model.transformer import GPT

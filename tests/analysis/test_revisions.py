@@ -1,5 +1,6 @@
 """A checkout of a revision: clean, apart from the clone, gone afterwards."""
 
+import re
 import subprocess
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_revision_that_does_not_exist_is_refused_in_a_sentence(clone):
     for revision in ("no-such-branch", "--help", " "):
         with pytest.raises(ConfigError, match="git revision"):
             commit_of(revision, clone)
+
+
+def test_what_the_refusal_of_a_revision_lists_can_be_named(clone):
+    with pytest.raises(ConfigError) as caught:
+        commit_of("no-such-branch", clone)
+    (command,) = re.findall(r"\((git log --\w+)", caught.value.fix)
+    words = ["git", "-C", clone, *command.split()[1:]]
+    listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        assert commit_of(line.split()[0], clone).startswith(line.split()[0])
 
 
 def test_code_outside_a_clone_has_no_revisions(clone):

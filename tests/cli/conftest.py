@@ -1,10 +1,19 @@
-"""A recipe and two small texts, for the commands that train several runs."""
+"""A recipe and two small texts, for the commands that train several runs; kills."""
+
+import functools
+import os
+import random
+import signal
+import sys
+import traceback
 
 import pytest
 
 from gptlab import hardware
 from gptlab.analysis import paired_runs
+from gptlab.cli.main import main
 from gptlab.data.prepare import PrepareOptions, prepare
+from gptlab.training.metrics import Metrics
 from gptlab.training.picture import Picture
 
 RECIPE = """
@@ -54,3 +63,56 @@ def in_home(trained, monkeypatch):
     monkeypatch.chdir(trained)
     for name in ("NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def killed():
+    """Types a command again and again, and kills it (SIGKILL) before a step or a change of the
+    disk, until it ends; returns how often it was killed.
+
+    Each time is a fork of this process, which saves the seconds of `import torch`.
+    """
+
+    def run_until(argv, last):
+        left = [last]
+
+        def before(owner, name):
+            function = getattr(owner, name)
+
+            @functools.wraps(function)
+            def counting(*args, **options):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **options)
+
+            setattr(owner, name, counting)
+
+        code = 1
+        try:
+            signal.alarm(120)
+            sys.stdout = sys.stderr = open(os.devnull, "w")
+            for owner, name in ((os, "fsync"), (os, "replace"), (Metrics, "step")):
+                before(owner, name)
+            code = main(argv)
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+
+    def run(argv, most=90):
+        draw, kills = random.Random(0), 0
+        while True:
+            last = draw.randint(1, most)
+            child = os.fork()
+            if not child:
+                run_until(argv, last)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if code != -signal.SIGKILL:
+                assert code == 0
+                return kills
+            kills += 1
+
+    if not hasattr(os, "fork"):
+        pytest.skip("the attempts are forks")
+    return run

@@ -15,6 +15,7 @@ from gptlab.training import trainer
 from gptlab.training.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+CLOCKS = ("seconds", "tokens_per_second")
 
 
 def compare(*words):
@@ -159,6 +160,23 @@ def test_ctrl_c_loses_nothing_and_names_the_command_that_continues(here, capsys,
     assert compare(*words) == 0
     assert capsys.readouterr().err.count("Training ") == 3
     assert len(lines_of(here / "out" / "compare" / "a-n_layer=2")) == 4 + 1
+
+
+def test_kills_anywhere_lose_nothing_and_count_nothing_twice(here, killed):
+    words = ["a.py", "--set", "n_layer=2", "--seeds", "2"]
+    assert compare(*words, "--out_dir", "quiet") == 0
+    assert killed(["compare", *words, "--out_dir", "often"]) >= 3
+    quiet, often = (
+        [json.loads(line) for line in lines_of(here / name)] for name in ("quiet", "often")
+    )
+    runs = [(line["arm"], line["seed"]) for line in often if "arm" in line]
+    assert runs == [("A", 1337), ("B", 1337), ("A", 1338), ("B", 1338)]
+    for one, other in zip(quiet, often, strict=True):
+        assert {n: v for n, v in one.items() if n not in CLOCKS} == {
+            n: v for n, v in other.items() if n not in CLOCKS
+        }
+    for folder in (here / "often").iterdir():
+        assert not folder.is_dir() or not list(folder.glob(".*.tmp"))
 
 
 def test_time_that_is_up_gives_what_is_known_and_how_to_go_on(here, capsys):

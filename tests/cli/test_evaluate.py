@@ -149,3 +149,35 @@ def test_characters_that_the_model_lacks_are_left_out_and_counted(run, home, cap
     shown = " ".join(capsys.readouterr().out.split())
     assert "mixed.txt without 12 unknown characters" in shown
     assert "Not measured: 12 characters that the model lacks ('3' (U+0033), 4 times" in shown
+
+
+def test_samples_of_a_model_without_training_text_are_measured_and_the_reason_is_said(run, capsys):
+    assert evaluate("--samples", "2", "--max_tokens", "60", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    measures = {each["name"]: each for each in found["measures"]}
+    assert measures["different words"]["samples"] > 0 and len(found["texts"]) == 2
+    assert measures["known words"]["samples"] is None
+    assert all(each["held_out"] is each["differs"] is None for each in found["measures"])
+    assert "does not record which text it was trained on" in found["verdict"]
+    (kept,) = run.evaluated()
+    assert kept["measures"] == found["measures"] and "texts" not in kept
+    assert evaluate("--samples", "2", "--max_tokens", "60") == 0
+    out = capsys.readouterr().out
+    assert "2 samples of at most 60 tokens, temperature 0.8, seed 1" in " ".join(out.split())
+    assert all(f"{name}: " in out for name in measures)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--samples", "4", "--stride", "4"], "--stride has no effect with --samples"),
+        (["--data", "x.txt", "--seed", "4"], "--seed has no effect with --data"),
+        (["--tasks", "arc", "--max_tokens", "4"], "--max_tokens has no effect with --tasks"),
+        (["--samples", "0"], "samples is 0: it must be at least 1"),
+        (["--samples", "4000", "--max_tokens", "900"], "3,600,000 tokens to write"),
+        (["--samples", "4", "--data", "x.txt"], "Use one of the four"),
+    ],
+)
+def test_options_without_effect_and_too_much_text_are_refused(run, words, problem, capsys):
+    assert evaluate(*words) == 2
+    assert problem in " ".join(capsys.readouterr().err.split())

@@ -149,6 +149,27 @@ def test_ctrl_c_loses_nothing_and_the_same_command_ends_the_same(here, capsys, m
     assert [n["loss"] for n in trials(here)] == [json.loads(line)["loss"] for line in whole]
 
 
+def test_kills_anywhere_try_no_setting_twice_and_end_the_same(here, killed):
+    few = ["a.py", "--learning_rate", "1e-6,2e-2", "--seeds", "2", "--best", "1"]
+    assert sweep(*few, "--out_dir", "quiet") == 0
+    assert killed(["sweep", *few, "--out_dir", "often"]) >= 3
+    quiet, often = (
+        [json.loads(line) for line in (here / name / "trials.jsonl").read_text().splitlines()]
+        for name in ("quiet", "often")
+    )
+    names = ("trial", "rung", "steps", "values", "loss")
+    assert [[n[name] for name in names] for n in often] == [
+        [n[name] for name in names] for n in quiet
+    ]
+    found = [
+        [(n["arm"], n["seed"], n["loss"]) for n in map(json.loads, path.read_text().splitlines())]
+        for folder in ("quiet", "often")
+        for path in (here / folder).glob("fresh/*/results.jsonl")
+    ]
+    assert found[0] == found[1] and len(found) == 2
+    assert (here / "quiet" / "best.py").read_text() == (here / "often" / "best.py").read_text()
+
+
 # Other samplers -----------------------------------------------------------------------------------
 
 

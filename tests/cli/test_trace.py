@@ -1,5 +1,7 @@
-"""trace as a command: what is printed, the page, what a report shows, what is refused."""
+"""trace as a command: what is printed, the page, what a report shows, what is refused; samples of
+the same run measured by evaluate."""
 
+import json
 import re
 import sys
 
@@ -105,3 +107,24 @@ def test_what_cannot_be_traced_is_refused_in_a_sentence(argv, sentence, capsys):
     assert main(["trace", "small", *argv]) == 2
     out, err = capsys.readouterr()
     assert sentence in err and len(err.strip().splitlines()) == 1 and not out
+
+
+def test_samples_are_measured_beside_held_out_text_and_the_report_shows_it(trained, capsys):
+    assert main(["report", "small", "--output", "page.html"]) == 0
+    recorded = (trained / "page.html").read_text(encoding="utf-8")
+    assert "Of the last sample and" in recorded and "known words" in recorded
+    assert "different words" not in recorded  # recorded samples share their random numbers
+    capsys.readouterr()
+    words = ["evaluate", "small", "--samples", "3", "--max_tokens", "60", "--device", "cpu"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    held_out = {each["name"]: each["held_out"] for each in found["measures"]}
+    assert held_out["known words"] > 0 and held_out["verbatim"] is not None
+    assert found["compared_texts"] == 3
+    assert main([*words]) == 0
+    assert found["verdict"] in " ".join(capsys.readouterr().out.split())
+    assert main(["report", "small", "--output", "page.html"]) == 0
+    page = (trained / "page.html").read_text(encoding="utf-8")
+    assert "Measured on 3 samples of at most 60 tokens at step 4" in page
+    assert "different words" in page
+    (trained / "out" / "small" / "evaluations.jsonl").unlink()

@@ -302,7 +302,7 @@ def test_pictures_in_a_message_are_left_out_and_counted():
         ({"messages": [{"content": "a"}]}, "has the role None"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "no text beside its",
+            "no text beside",
         ),
         ({"messages": [{"role": "user", "content": ["a", {"type": "text", "text": 3}]}]}, "(text)"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "without the name"),

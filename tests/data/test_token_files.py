@@ -8,9 +8,9 @@ import pytest
 from gptlab.analysis import health
 from gptlab.analysis.health import check_dataset
 from gptlab.data import token_files
-from gptlab.data.batches import Sequences
+from gptlab.data.batches import Sequences, check_ids
 from gptlab.data.prepare import PrepareOptions, prepare
-from gptlab.data.token_files import check_ids, list_datasets, open_dataset
+from gptlab.data.token_files import list_datasets, open_dataset
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import DataError
 

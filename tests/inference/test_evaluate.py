@@ -7,13 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptlab.data.windows import evaluation_windows
 from gptlab.errors import DataError
-from gptlab.inference.evaluate import (
-    bits_per_byte,
-    evaluate_loss,
-    evaluation_windows,
-    window_losses,
-)
+from gptlab.inference.evaluate import bits_per_byte, evaluate_loss, window_losses
 
 
 def loss_by_hand(model, data, starts, block_size) -> float:

@@ -1,6 +1,7 @@
 """A run whose loss explodes stops within a few steps and keeps what was good."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,19 @@ def test_a_rate_far_too_high_ends_within_a_few_steps_and_names_the_step(train, t
     assert f"at step {records[-1]['step']}" in str(caught.value)  # it is on record as well
     assert "there is no checkpoint yet" in str(caught.value)
     assert "--learning_rate 1000" in str(caught.value) and caught.value.exit_code == 1
+
+
+def test_the_rate_that_a_diverged_run_names_leads_to_one_that_learns(train):
+    rate, tried = 1e3, 0
+    while True:
+        try:
+            train(max_iters=30, eval_interval=15, learning_rate=rate, grad_clip=1, overwrite=True)
+        except TrainingError as error:
+            (named,) = re.findall(r"--learning_rate ([^,]+),", str(error))
+            rate, tried = float(named), tried + 1
+            continue
+        break
+    assert 0 < tried < 6
 
 
 @pytest.mark.parametrize("rate", [1e6, 1e38], ids=["finite", "not finite"])

@@ -12,8 +12,9 @@ from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.data.mixture import find_mixture_meta, open_mixture, parse_mixture
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
+from gptlab.data.windows import evaluation_windows
 from gptlab.errors import ConfigError, DataError, RunError
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.inference.evaluate import evaluate_loss
 from gptlab.reports.run_view import view_run
 from gptlab.runs import Run, load_checkpoint
 

@@ -12,7 +12,8 @@ import pytest
 
 from gptlab.checkpoints import read_checkpoint
 from gptlab.data.token_files import open_dataset
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.data.windows import evaluation_windows
+from gptlab.inference.evaluate import evaluate_loss
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training.parallel import choose_backend
 

@@ -103,9 +103,17 @@ def test_without_a_checkpoint_a_spike_is_a_warning_and_training_goes_on(train, g
     assert f"at step {SPIKE}, and there is no checkpoint to go back to" in caplog.text
 
 
-def test_a_run_that_always_spikes_ends_with_a_sentence(train, tmp_path, monkeypatch):
+def test_a_run_that_always_spikes_ends_with_a_sentence_that_leads_out(train, tmp_path, monkeypatch):
+    leaves_band = stability.leaves_band
     train(**{**OPTIONS, "max_iters": 60})
     monkeypatch.setattr(stability, "leaves_band", lambda state, loss, limit: True)
-    with pytest.raises(TrainingError, match="went back to the last checkpoint 10 times already"):
+    with pytest.raises(TrainingError, match="went back to the last checkpoint 10 times") as caught:
         train(resume=True, max_iters=90)
     assert read_checkpoint(tmp_path / "run" / "ckpt.pt")["step"] == 60
+    # what the sentence says leads to the end
+    monkeypatch.setattr(stability, "leaves_band", leaves_band)
+    words = str(caught.value).rstrip(".").split()
+    rate, limit = (words[words.index(f"--{n}") + 1] for n in ("learning_rate", "spike_rollback"))
+    assert train(resume=True, max_iters=70, learning_rate=float(rate)).step == 70
+    monkeypatch.setattr(stability, "leaves_band", lambda state, loss, limit: bool(limit))
+    assert train(resume=True, max_iters=80, spike_rollback=float(limit)).step == 80

@@ -11,9 +11,10 @@ import torch
 from gptlab.checkpoints import read_checkpoint
 from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.token_files import open_dataset
+from gptlab.data.windows import evaluation_windows
 from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
 from gptlab.files import quoted
-from gptlab.inference.evaluate import evaluate_loss, evaluation_windows
+from gptlab.inference.evaluate import evaluate_loss
 from gptlab.runs import Run, load_checkpoint
 from gptlab.training import evaluation, loop, measuring, picture, setup, trainer
 from gptlab.training.interruption import Interruption

@@ -224,7 +224,7 @@ def _opening(runs, options: CompareOptions) -> list[str]:
     steps = " and ".join(f"{n:,}" for n in dict.fromkeys(x.config.batch.max_iters for x in (a, b)))
     done = len(runs.results())
     lines.append(
-        f"{seeds}, runs of {steps} steps, measured on all {len(a.dataset.val):,} validation "
+        f"{seeds}, runs of {steps} steps, measured on all {a.dataset.val_tokens:,} validation "
         f"tokens, into {display(runs.folder)}" + (f"; {done} of them done." if done else ".")
     )
     return lines

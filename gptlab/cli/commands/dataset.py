@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gptlab.analysis.dataset_runs import runs_on
-from gptlab.cli.commands.prepare import kept_versions, list_prepared, listing, prepare_sources
+from gptlab.cli.commands.prepare import (
+    describe_task,
+    kept_versions,
+    list_prepared,
+    listing,
+    prepare_sources,
+)
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
 from gptlab.cli.ui.command_line import program
@@ -18,7 +24,15 @@ from gptlab.data.baselines import unlike
 from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_remark
 from gptlab.data.prepare_options import PrepareOptions
 from gptlab.data.replacing import OUR_FILES
-from gptlab.data.token_files import Dataset, dataset_folder, list_datasets, open_dataset
+from gptlab.data.task_files import PreparedTask, open_task
+from gptlab.data.token_files import (
+    Dataset,
+    dataset_folder,
+    find_meta,
+    is_task,
+    list_datasets,
+    open_dataset,
+)
 from gptlab.errors import ConfigError, DataError
 from gptlab.files import data_home, display, in_bytes, remove_folder
 from gptlab.training.units import TextUnits
@@ -142,6 +156,8 @@ def size_of(meta: dict | None) -> str:
     """The size of a prepared text, in words."""
     if meta is None:
         return "token files without a readable meta.json"
+    if is_task(meta):
+        return f"{(meta.get('source') or {}).get('label', 'a task')}, made while training"
     tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
     size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
     kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
@@ -158,6 +174,13 @@ def show_dataset(name: str, options: ViewOptions, vocab_size: int | None = None)
 
     if options.top < 0 or options.excerpts < 0:
         raise ConfigError("--top and --excerpts are numbers from 0 on.")
+    if is_task(find_meta(name)):
+        if options != ViewOptions():
+            raise ConfigError(
+                f"{name} is a task, which view shows without options", "leave them out"
+            )
+        print(describe_task(PreparedTask(open_task(dataset_folder(name)), True)))
+        return 0
     dataset = open_dataset(name, vocab_size)
     console = questions.open_console()
     total = 3 * len(dataset.train) + 2 * len(dataset.val)  # three readings

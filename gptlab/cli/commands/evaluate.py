@@ -10,8 +10,17 @@ from typing import Annotated, Literal
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.console import make_console, make_table, print_table
 from gptlab.cli.ui.progress import Bars
-from gptlab.errors import ConfigError
-from gptlab.files import display
+from gptlab.errors import ConfigError, GPTLabError
+from gptlab.files import display, explain_error
+
+# options that have an effect with one way to measure only
+BELONGS = {
+    "data": ("stride", "block_size", "max_tokens"),
+    "dataset": ("stride", "block_size", "max_tokens"),
+    "tasks": ("limit",), "samples": ("max_tokens", "temperature", "seed"),
+}  # fmt: skip
+SAMPLE_BYTES = 1000  # about the length of a sample
+MOST_WRITTEN = 200_000  # tokens of all samples: more are neither written nor searched in a minute
 
 
 @dataclass(frozen=True)
@@ -24,13 +33,23 @@ class EvaluateOptions:
         str | None, "tasks of lm-eval or .yaml files, separated by commas (pip install lm-eval)"
     ] = None
     limit: Annotated[int | None, "with --tasks: at most this many examples of each [all]"] = None
+    samples: Annotated[
+        int | None, "write so many texts, and measure them beside as much held-out text"
+    ] = None
+    temperature: Annotated[
+        float, "with --samples: below 1 safer, above 1 wilder, 0 = always the likeliest"
+    ] = 0.8
+    seed: Annotated[int, "with --samples: the same seed gives the same texts"] = 1
     stride: Annotated[
         int | None,
         "tokens from one window to the next; below block_size every token has more context, but it "
         "takes longer [block_size]",
     ] = None
     block_size: Annotated[int | None, "tokens per window [the model's]"] = None
-    max_tokens: Annotated[int | None, "stop after this many tokens [the whole text]"] = None
+    max_tokens: Annotated[
+        int | None,
+        f"stop after this many tokens [the whole text; a sample has about {SAMPLE_BYTES:,} bytes]",
+    ] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "auto"], "precision of the matrix products"
@@ -43,12 +62,17 @@ def main(argv: list[str]) -> int:
     overrides = COMMANDS["evaluate"].parse(argv)
     word = overrides.pop("model", None)
     options = EvaluateOptions(**overrides)
-    if [options.data, options.dataset, options.tasks].count(None) != 2:
+    chosen = [name for name in BELONGS if getattr(options, name) is not None]
+    if len(chosen) != 1:
         raise ConfigError(
-            "Use one of the three: --data FILE for a text, --dataset NAME for the validation part "
-            "of a prepared one, or --tasks NAMES for tasks of lm-eval."
+            "Use one of the four: --data FILE for a text, --dataset NAME for the validation part "
+            "of a prepared one, --samples NUMBER for what the model itself writes, or --tasks "
+            "NAMES for tasks of lm-eval."
         )
-    for name in ("max_tokens", "limit"):
+    for name in sorted({name for names in BELONGS.values() for name in names} & set(overrides)):
+        if name not in BELONGS[chosen[0]]:
+            raise ConfigError(f"--{name} has no effect with --{chosen[0]}", "leave one of them out")
+    for name in ("max_tokens", "limit", "samples"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ConfigError(f"{name} is {getattr(options, name)}", "it must be at least 1")
     from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
@@ -58,6 +82,8 @@ def main(argv: list[str]) -> int:
     checkpoint, run = open_model(word or str(newest_run()), choice.device)
     if options.tasks is not None:
         return _run_tasks(checkpoint, run, options)
+    if options.samples is not None:
+        return _measure_samples(checkpoint, run, choice, options)
     evaluate = evaluate_text if options.dataset is None else evaluate_dataset
     with Bars(unit="window") as bars:
         result = evaluate(
@@ -108,6 +134,91 @@ def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
             table.add_row(task, metric, f"{value:.4f}")
     print_table(make_console(), f"{content['model']} on tasks of lm-eval", table)
     return 0
+
+
+def _measure_samples(checkpoint, run, choice, options: EvaluateOptions) -> int:
+    """Let the model write, measure its texts, print and keep the figures; the exit code."""
+    from gptlab.analysis.text_quality import quality_of_samples
+    from gptlab.cli.commands.sample import make_generator
+    from gptlab.inference.config import SamplingConfig
+    from gptlab.training.units import TextUnits
+
+    datasets, why = training_text(checkpoint, run)
+    per_byte = TextUnits(datasets[0].meta).tokens_per_byte if datasets else None
+    config = SamplingConfig(
+        max_tokens=options.max_tokens or round(SAMPLE_BYTES * (per_byte or 0.25)),
+        temperature=options.temperature,
+        seed=options.seed,
+        num_samples=options.samples,
+    )
+    total = config.max_tokens * config.num_samples
+    if total > MOST_WRITTEN:
+        raise ConfigError(
+            f"That is {total:,} tokens to write, more than the {MOST_WRITTEN:,} that are measured "
+            "at once",
+            "ask for fewer or shorter samples",
+        )
+    generator, attention = make_generator(checkpoint, choice, choice.dtype, total)
+    with Bars(unit="token") as bars:
+        with attention:
+            written = generator.generate(
+                "", config, lambda count: bars.progress("writing", count, total)
+            )
+        texts = [one.text for one in written]
+        quality = quality_of_samples(texts, config.max_tokens, datasets, why, bars.progress)
+    content = {
+        "model": display(checkpoint.path),
+        "step": checkpoint.step,
+        "data": f"{options.samples:,} samples of at most {config.max_tokens:,} tokens",
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "device": choice.device,
+        "dtype": choice.dtype,
+        **quality.to_dict(),
+    }
+    if run is not None:
+        run.add_evaluation(content)
+    if options.json:
+        print(json.dumps({**content, "texts": texts}, indent=2, ensure_ascii=False))
+        return 0
+    show_quality(content, quality, config)
+    if run is not None:
+        print(f"Added to {display(run.evaluations)}; gpt.py report shows it.", file=sys.stderr)
+    return 0
+
+
+def training_text(checkpoint, run):
+    """(the datasets that a model was trained on, ""), or ([], why nobody knows them)."""
+    from gptlab.analysis.trace import training_data
+
+    name = display(checkpoint.path)
+    if run is None:
+        return [], f"{name} belongs to no run, so its training text is unknown"
+    try:
+        return training_data(run), ""
+    except (GPTLabError, OSError) as error:
+        return [], explain_error(error).problem
+
+
+def show_quality(content: dict, quality, config) -> None:
+    """Print what the measures say, then the measures, each with its meaning."""
+    from rich.text import Text
+
+    console = make_console()
+    console.print(Text(f"{content['model']}, step {content['step']:,}", style="bold"))
+    console.print(Text(quality.verdict))
+    console.print()
+    table = make_table("", "samples", "held out", "", numbers=("samples", "held out"))
+    for figure in quality.figures:
+        show = figure.measure.show
+        cells = show(figure.samples) or "-", show(figure.held_out) or "-", figure.word
+        table.add_row(figure.measure.name, *cells)
+    console.print(table)
+    drawn = f"{content['data']}, temperature {config.temperature:g}, seed {config.seed}."
+    console.print(Text(" ".join(["Samples:", drawn, *quality.notes])))
+    console.print()
+    for figure in quality.figures:
+        console.print(Text(f"{figure.measure.name}: {figure.measure.sentence}."))
 
 
 def _chosen(options: EvaluateOptions):

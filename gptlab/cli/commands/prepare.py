@@ -11,7 +11,9 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.progress import Bars
 from gptlab.data.found_files import KNOWN
 from gptlab.data.prepare import Prepared, PrepareOptions, first_documents, prepare
-from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, list_datasets
+from gptlab.data.task_files import PreparedTask, as_written, prepare_task
+from gptlab.data.tasks import is_task_word, list_tasks
+from gptlab.data.token_files import Dataset, Meta, find_meta, is_chat, is_task, list_datasets
 from gptlab.data.versions import older_versions, version_folder
 from gptlab.data.vocabulary import KINDS, model_at
 from gptlab.errors import ConfigError
@@ -31,6 +33,8 @@ def main(argv: list[str]) -> int:
         print(listing())
         return 0
     sources = overrides.pop("sources", None) or ["shakespeare"]
+    if any(map(is_task_word, sources)):
+        return prepare_tasks(sources, overrides)
     if overrides.pop("show", False):
         print(preview(sources, PrepareOptions(**overrides)))
         return 0
@@ -52,6 +56,40 @@ def prepare_sources(
     summary = _summary(done, runs)
     print(summary if says_next else summary.rpartition("\n")[0])
     return done
+
+
+def prepare_tasks(words: Sequence[str], overrides: dict) -> int:
+    """Make the dataset of a task, and print a summary of it; the exit code."""
+    if len(words) > 1 or "show" in overrides:
+        raise ConfigError(
+            "A task is prepared alone, and shows its problems when it is made",
+            f"write python prepare.py {next(filter(is_task_word, words))}",
+        )
+    print(describe_task(prepare_task(words[0], PrepareOptions(**overrides))))
+    return 0
+
+
+def describe_task(done: PreparedTask) -> str:
+    """A task in a few lines: some problems, and the next command."""
+    dataset, tests = done.dataset, done.dataset.test_problems
+    problems = tests["unseen"] + tests.get("longer", [])
+    shown = [as_written(dataset.task, p) for p in problems[:: max(1, len(problems) // 4)]]
+    label = dataset.meta["source"]["label"]
+    lines = [
+        f"{dataset.name}: {'already prepared, nothing to do' if done.skipped else label}",
+        *(f"  {'problems' * (not n):10}  {problem}" for n, problem in enumerate(shown)),
+        f"  vocabulary  {dataset.tokenizer.kind}, {dataset.vocab_size:,} ids",
+        f"  training    {dataset.train_tokens // dataset.longest:,} problems of at most "
+        f"{dataset.longest} tokens; the loss counts their answers",
+        f"  test        {len(tests['unseen']):,} other problems, which no training meets"
+        + (f", and {len(tests['longer']):,} longer ones" if "longer" in tests else ""),
+        f"  written     {display(dataset.folder)}",
+    ]
+    if dataset.task.is_reversed:
+        lines.insert(-1, "  reversed    answers are learned last character first, shown as here")
+    options = {"dataset": dataset.name, "block_size": dataset.longest_tested - 1}
+    command = " ".join(map(quoted, ["python", "train.py", *option_words(options)]))
+    return "\n".join([*lines, runnable(f"Next: {command}")])
 
 
 @dataclass(frozen=True)
@@ -191,7 +229,8 @@ def listing() -> str:
     """The prepared datasets with their sizes, and the corpora known by name."""
     known = [f"  {name:20}  {sentence}" for name, sentence in KNOWN.items()]
     heading = runnable("Known by name (python prepare.py NAME):")
-    return "\n".join([list_prepared(), heading, *known])
+    tasks = ["Tasks with an answer, each problem made while training:", *list_tasks()]
+    return "\n".join([list_prepared(), heading, *known, *tasks])
 
 
 def list_prepared() -> str:
@@ -203,6 +242,9 @@ def list_prepared() -> str:
             continue
         tokens = meta.get("train_tokens", 0) + meta.get("val_tokens", 0)
         size = meta.get("train_bytes", 0) + meta.get("val_bytes", 0)
+        if is_task(meta):
+            rows.append(f"  {name:20}  {meta['source']['label']}, {meta['vocab_size']:,} ids")
+            continue
         kind = (meta.get("tokenizer") or {}).get("kind", "unknown")
         label = (meta.get("source") or {}).get("label", "unknown")
         version = f", version {meta['version']}" if meta.get("version", 1) > 1 else ""

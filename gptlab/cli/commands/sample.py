@@ -263,16 +263,25 @@ def load_generator(options: SampleOptions, tokens: int):
         path = find_run(path)
     if sys.stderr.isatty():
         print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
-    import torch
-
-    from gptlab.inference.generator import Generator
-
     choice = _choose(options.device, options.dtype)
     checkpoint = load_checkpoint(path, choice.device)
     dtype = "int8" if options.dtype == "int8" else choice.dtype
     _note(_describe(checkpoint, dtype, choice.device))
     if choice.slow:
         _note(f"{choice.reason}.")
+    generator, attention = make_generator(checkpoint, choice, dtype, tokens)
+    return generator, attention, checkpoint.content.get("chat_template")
+
+
+def make_generator(checkpoint, choice, dtype: str, tokens: int):
+    """(Generator of a checkpoint on the chosen device, the context to write in).
+
+    tokens: number of tokens to write. Raises GenerationError for a model without a tokenizer.
+    """
+    import torch
+
+    from gptlab.inference.generator import Generator
+
     if checkpoint.tokenizer is None:
         raise GenerationError(
             f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it "
@@ -289,8 +298,8 @@ def load_generator(options: SampleOptions, tokens: int):
     if native is None:
         model = model.to(getattr(torch, choice.dtype))
     generator = Generator(model, checkpoint.tokenizer, native)
-    template = checkpoint.content.get("chat_template")
-    return generator, _attention(choice, model.config.head_dim), template
+    generator.reverses = bool(checkpoint.content.get("reversed_answers"))
+    return generator, _attention(choice, model.config.head_dim)
 
 
 def _choose(device: str, dtype: str):

@@ -70,6 +70,7 @@ def _show_sample(folder) -> None:
     rule = "-" * 40
     print(f"A sample (step {checkpoint.step}):\n{rule}")
     generator = Generator(checkpoint.model, tokenizer)
+    generator.reverses = bool(checkpoint.content.get("reversed_answers"))
     config = SamplingConfig(max_tokens=SAMPLE_TOKENS, seed=1)
     at_start, last = True, "\n"
     for piece in generator.stream(prompt, config):
