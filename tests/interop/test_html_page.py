@@ -43,6 +43,7 @@ SETTINGS = {
     ),
     "rope, layer norm, relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu"),
     "attention only": dict(intermediate_size=0),
+    "attention only": dict(intermediate_size=0),
 }
 
 
@@ -396,8 +397,6 @@ def test_every_view_follows_what_is_chosen_and_recorded_views_look_like_live_one
         await sleep(1000);
         out.titles = [...document.querySelectorAll("#views h3")].map(h => h.textContent);
         out.live = all();
-        out.scripts = document.querySelectorAll("#views script, #views .tokens b").length;
-
         const tokens = shown("surprise").querySelectorAll("button");
         tokens[3].click();
         await sleep(100);
@@ -420,14 +419,21 @@ def test_every_view_follows_what_is_chosen_and_recorded_views_look_like_live_one
         await sleep(500);
         out.typed = [text("surprise"), byId("inside-note").textContent, text("lens").length > 20];
 
-        new Shown(byId("views")).show(RECORDED);
+        const recorded = RECORDED;
+        new Shown(byId("views")).show(recorded);
         out.recorded = all();
+        for (const id of Object.keys(recorded.texts)) recorded.texts[id] = "<em>x</em>";
+        new Shown(byId("views")).show(recorded);
+        for (const button of document.querySelectorAll("#views button")) button.click();
+        out.tags = document.querySelectorAll("#views em").length;
+        out.shown = text("surprise").slice(0, 10);
         """.replace("RECORDED", json.dumps(views).replace("<", "\\u003c")),
         browse,
     )
     assert "error" not in found, found
     assert sorted(found["titles"]) == sorted(view.title for view in VIEWS.values())
-    assert found["live"]["surprise"].startswith("a</script><b>&") and found["scripts"] == 0
+    assert found["live"]["surprise"].startswith("a</script><b>&")
+    assert found["tags"] == 0 and found["shown"] == "<em>x</em>"
     assert sorted(found["followed"]) == sorted(set(VIEWS) - {"heads"})
     assert found["focus"] == 4
     assert "Head 1.2 reads" in found["head"] and "without mlp1" in found["without"]
