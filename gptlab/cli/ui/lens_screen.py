@@ -60,7 +60,7 @@ def _lens(console, made: dict, view: dict, all_rows: bool) -> None:
     for t, row in zip(rows, cells, strict=True):
         table.add_row(f"{t}", _cell(made, tokens[t]), *(row[n] for n in columns))
     console.print(table)
-    lens = "tuned lens" if view["tuned"] else "lens"
+    lens = "tuned lens (Belrose et al. 2023)" if view["tuned"] else "lens"
     shown = "" if len(columns) > last else f", {len(columns)} of {last + 1} that fit here"
     console.print(
         Text(
