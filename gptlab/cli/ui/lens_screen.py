@@ -71,7 +71,7 @@ def _lens(console, made: dict, view: dict, all_rows: bool) -> None:
         more = len(layers) - count
         about += f" {more} more {'layer' if more == 1 else 'layers'}: --view lens."
     console.print(_plain(about))
-    _say_rest(console, first, "earlier tokens", "lens")
+    _say_rest(console, first, "lens")
 
 
 def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -88,6 +88,9 @@ def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
     ]
     if not all_rows:
         heads.sort(key=lambda head: -max(head[1][1:] or head[1]))
+        console.print(
+            _plain("First those that look most at one token; idle heads rest on token 0.")
+        )
     table = make_table("head", f"from token {position} it looks at")
     shown = heads if all_rows else heads[:ROWS]
     for name, weights in shown:
@@ -121,7 +124,7 @@ def _contributions(console, made: dict, view: dict, all_rows: bool) -> None:
         table.add_row(f"{len(others)} others", f"{sum(p['logit'] for p in others):+.2f}", "")
     table.add_row("sum", f"{sum(part['logit'] for part in parts):+.2f}", "")
     console.print(table)
-    _say_rest(console, len(others), "smaller ones", "contributions")
+    _say_rest(console, len(others), "contributions")
 
 
 def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -147,7 +150,7 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
             style="bold" if row in chosen else "",
         )
     console.print(table)
-    _say_rest(console, len(parts) - len(shown), "parts that it needs less", "ablation")
+    _say_rest(console, len(parts) - len(shown), "ablation")
 
 
 def _loss_of_prompt(row: dict, view: dict) -> str:
@@ -213,7 +216,7 @@ def _surprise(console, made: dict, view: dict, all_rows: bool) -> None:
         console.print(table)
     else:
         console.print(_plain("A single token: nothing comes before it."))
-    _say_rest(console, len(tokens) - 1 - len(order), "less surprising tokens", "surprise")
+    _say_rest(console, len(tokens) - 1 - len(order), "surprise")
 
 
 def _neighbours(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -226,7 +229,7 @@ def _neighbours(console, made: dict, view: dict, all_rows: bool) -> None:
         room = console.width - MOST_SHOWN - 6
         table.add_row(_cell(made, token), _plain(fitting(near[: None if all_rows else 5], room)))
     console.print(table)
-    _say_rest(console, len(distinct) - len(shown), "other tokens", "neighbours")
+    _say_rest(console, len(distinct) - len(shown), "neighbours")
 
 
 DRAWINGS = {
@@ -275,7 +278,7 @@ def _level(levels, value: float) -> str:
     return next(style for least, style in levels if value >= least)
 
 
-def _say_rest(console, count: int, what: str, view: str) -> None:
+def _say_rest(console, count: int, view: str) -> None:
     """How many rows are not shown, and what shows them."""
     if count > 0:
-        console.print(_plain(f"{count:,} {what}: --view {view}."))
+        console.print(_plain(f"{count:,} more {'row' if count == 1 else 'rows'}: --view {view}."))
