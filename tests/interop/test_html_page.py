@@ -43,7 +43,6 @@ SETTINGS = {
     ),
     "rope, layer norm, relu": dict(use_rms_norm=False, use_swiglu=False, activation="relu"),
     "attention only": dict(intermediate_size=0),
-    "attention only": dict(intermediate_size=0),
 }
 
 
