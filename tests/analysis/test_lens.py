@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gptlab.analysis import lens, tuned_lens
 from gptlab.analysis.attribution import ablations, contributions, parse_parts
 from gptlab.analysis.lens import VIEWS, make_views, read_prompt
+from gptlab.data.token_files import Dataset
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.inference.capture import Part, capture, mean_outputs
@@ -217,6 +218,18 @@ def test_the_object_has_what_its_description_names_for_each_kind_of_model(model,
     assert max(map(int, made["texts"])) < tokenizer.vocab_size
 
 
+def test_a_model_without_mlps_has_heads_alone(random_model, tokenizer):
+    model = random_model(intermediate_size=0)
+    made = views_of(model, tokenizer)
+    names = [f"{n}.{h}" for n in (0, 1) for h in range(4)]
+    assert [row["parts"] for row in made["views"]["ablation"]["parts"]] == [[n] for n in names]
+    found = made["views"]["contributions"]
+    assert [part["part"] for part in found["parts"]] == ["embedding", *names]
+    assert sum(part["logit"] for part in found["parts"]) == pytest.approx(found["logit"], abs=1e-4)
+    with pytest.raises(ConfigError, match=r"no mlp0: the heads are 0\.0 to 1\.3 \(layer\.head\)"):
+        parse_parts("mlp0", model)
+
+
 def test_a_prompt_of_one_token_has_every_view(random_model, tokenizer):
     made = views_of(random_model(), tokenizer, text="a")
     assert made["views"]["surprise"]["nats"] == [None]
@@ -271,10 +284,8 @@ def run_with_text(tmp_path, monkeypatch):
     """A run whose validation text is what the test says: here, 20 sequences of 16 letters."""
     text = torch.randint(1, 27, (20 * 16,), generator=torch.Generator().manual_seed(0))
 
-    class Part:
-        val = text.numpy()
-
-    monkeypatch.setattr(lens, "training_data", lambda run: [Part])
+    data = Dataset("own", tmp_path, None, text.numpy(), text.numpy(), None, 37)
+    monkeypatch.setattr(lens, "training_data", lambda run: [data])
     for name, value in dict(STEPS=12, SEQUENCES=2, LEARNING_RATE=1e-2, HELD_OUT=2).items():
         monkeypatch.setattr(tuned_lens, name, value)
     return Run(tmp_path)

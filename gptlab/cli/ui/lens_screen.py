@@ -60,7 +60,7 @@ def _lens(console, made: dict, view: dict, all_rows: bool) -> None:
     for t, row in zip(rows, cells, strict=True):
         table.add_row(f"{t}", _cell(made, tokens[t]), *(row[n] for n in columns))
     console.print(table)
-    lens = "tuned lens" if view["tuned"] else "lens"
+    lens = "tuned lens (Belrose et al. 2023)" if view["tuned"] else "lens"
     shown = "" if len(columns) > last else f", {len(columns)} of {last + 1} that fit here"
     console.print(
         Text(
@@ -126,11 +126,12 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
     from rich.text import Text
 
     console.print(Text(f"The averages are those of {view['means']}."))
-    parts = sorted(view["parts"], key=lambda part: -part["loss"])
+    chosen = [view["chosen"]] if view["chosen"] else []
+    others = [part for part in view["parts"] if part not in chosen]
+    parts = sorted(others, key=lambda part: -part["loss"])
     shown = parts if all_rows else parts[:ROWS]
     numbers = (f"loss of {_token(made, made['target'])}", "change", "of the prompt")
     table = make_table("without", *numbers, "says", numbers=numbers)
-    chosen = [view["chosen"]] if view["chosen"] else []
     for row in [view, *chosen, *shown]:
         (likeliest, _), (usual, _) = row["top"][0], view["top"][0]
         style = "" if likeliest == usual else "yellow"
