@@ -98,12 +98,7 @@ def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
         looks = [f"{weights[t]:.0%} {_token(made, tokens[t])} ({t})" for t in most]
         table.add_row(name, _plain(fitting(looks, console.width - 10)))
     console.print(table)
-    _say_rest(
-        console,
-        len(heads) - len(shown),
-        "heads that look less at one token, the first aside",
-        "attention",
-    )
+    _say_rest(console, len(heads) - len(shown), "attention")
 
 
 def _contributions(console, made: dict, view: dict, all_rows: bool) -> None:
