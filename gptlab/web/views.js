@@ -26,7 +26,9 @@ function percent(share) {
   return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
 }
 
-const signed = value => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
+function signed(value) {
+  return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(Math.abs(value) < 9.95 ? 2 : 1);
+}
 
 // Colour an element: kind is a class of style.css, strength from 0 to 1.
 function shade(made, kind, strength) {
@@ -71,6 +73,8 @@ class Shown {
     this.live = live;
     this.updates = {};
     this.follow = steps => {};  // takes the steps of what takes long
+    this.redraw = () => {};     // the pictures, whose colours are not those of the style
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
   show(views) {
@@ -404,9 +408,9 @@ function drawContributions(body, view, shown) {
 }
 
 const KINDS = {
-  previous: ["Previous token", "looks at the token before"],
-  induction: ["Induction", "looks at what followed the same token earlier"],
-  duplicate: ["Duplicate token", "looks at the same token earlier"],
+  previous: ["Previous token", "the token before"],
+  induction: ["Induction", "what followed the same token earlier"],
+  duplicate: ["Duplicate token", "the same token earlier"],
 };
 
 // Heads with a known job: three grids of scores, and who was found.
@@ -414,7 +418,8 @@ function drawHeads(body, view, shown) {
   body.replaceChildren(element("div", { className: "three" }, ...Object.keys(KINDS).map(kind => {
     const [name, job] = KINDS[kind], scores = view[kind], found = view.found[kind];
     const best = Math.max(...scores.flat());
-    const said = found.length ? `${found.join(", ")} ${job}` : "none found";
+    const looks = found.length > 1 ? "look" : "looks";
+    const said = found.length ? `${found.join(", ")} ${looks} at ${job}` : "none found";
     return element("div", {}, element("h4", {}, name), element("p", { className: "hint" },
       element("b", {}, said), ` (best score ${best.toFixed(2)}; a head is named from ${view.threshold} on)`),
     shown.grid((part, layer, head) => shade(element("button", {

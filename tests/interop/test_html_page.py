@@ -364,6 +364,7 @@ def test_attention_follows_while_the_model_writes(endless, browse):
         out.writing = isWriting();
         out.moved = picture().every((data, i) => data !== earlier[i]);
         out.coloured = shown.filter(({ span }) => span.style.background).length;
+        stop();
         """,
         browse,
         n=1000,
