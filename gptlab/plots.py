@@ -6,6 +6,7 @@ from gptlab.files import atomic_write
 
 INK, MUTED, GRID = "#1b1f24", "#6e7781", "#e4e7eb"
 TRAIN, VALIDATION, AVERAGED = "#9db4d0", "#d1495b", "#2a9d8f"
+ISOFLOPS = ("#9db4d0", "#5b86b8", "#23507f", "#d1495b")  # more compute is darker; a check is red
 WORST_SHOWN = (
     1.15  # times the first loss or the highest baseline: outliers do not flatten the curve
 )
@@ -18,7 +19,6 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
     records: as in metrics.jsonl. levels: horizontal lines, label -> loss in nats per token.
     """
     # the object-oriented interface opens no window, whatever MPLBACKEND is
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     has_answers = any(r.get("accuracy") is not None for r in records)
@@ -74,16 +74,7 @@ def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]
     axes.set_xlabel("" if has_answers else "step", color=INK)
     axes.set_ylabel("loss (nats per token)", color=INK)
     axes.set_title(title, loc="left", color=INK, fontsize=12)
-    for each in figure.axes:
-        each.grid(color=GRID, lw=0.7)
-        each.tick_params(colors=MUTED, labelsize=9)
-        for side in ("top", "right"):
-            each.spines[side].set_visible(False)
-        for side in ("left", "bottom"):
-            each.spines[side].set_color(GRID)
-    FigureCanvasAgg(figure)
-    with atomic_write(Path(path)) as file:
-        figure.savefig(file, format="png")
+    _save(figure, path)
 
 
 def _plot_answers(records: list[dict], axes, steps: tuple[float, float]) -> None:
@@ -100,4 +91,51 @@ def _plot_answers(records: list[dict], axes, steps: tuple[float, float]) -> None
     axes.set_ylim(-3, 103)
     axes.set_xlabel("step", color=INK)
     axes.set_ylabel("right answers (%)", color=INK)
-    axes.legend(loc="center right", frameon=False, labelcolor=INK, fontsize=9.5)
+    axes.legend(loc="best", frameon=False, labelcolor=INK, fontsize=9.5)
+
+
+def plot_isoflops(groups: list[dict], path, *, title: str) -> None:
+    """Draw losses over sizes, a curve for each number of FLOPs, into the PNG `path`.
+
+    groups: each with a `label`, its measured `points` and the law's `curve`, as (parameters, loss),
+    and whether its points are `hollow`: trained to check the law, not to fit it.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure = Figure(figsize=(9, 5.2), dpi=120, facecolor="white")
+    axes = figure.add_axes((0.075, 0.095, 0.905, 0.83))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k")
+    axes.xaxis.set_minor_locator(NullLocator())
+    for number, group in enumerate(groups):
+        colour = ISOFLOPS[number % len(ISOFLOPS)]
+        axes.plot(*zip(*group["curve"], strict=True), color=colour, lw=1.2)
+        axes.plot(
+            *zip(*group["points"], strict=True), color=colour, lw=0, marker="o", ms=6,
+            mfc="white" if group.get("hollow") else colour, label=group["label"],
+        )  # fmt: skip
+        lowest = min(group["curve"], key=lambda point: point[1])
+        axes.plot(*lowest, color=INK, marker="x", ms=6, lw=0)
+    axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9.5)
+    axes.set_xlabel("parameters", color=INK)
+    axes.set_ylabel("loss (nats per token)", color=INK)
+    axes.set_title(title, loc="left", color=INK, fontsize=12)
+    _save(figure, path)
+
+
+def _save(figure, path) -> None:
+    """Give the axes their grid and frame, and write the picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for each in figure.axes:
+        each.grid(color=GRID, lw=0.7)
+        each.tick_params(colors=MUTED, labelsize=9)
+        for side in ("top", "right"):
+            each.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            each.spines[side].set_color(GRID)
+    FigureCanvasAgg(figure)
+    with atomic_write(Path(path)) as file:
+        figure.savefig(file, format="png")

