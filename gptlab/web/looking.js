@@ -70,13 +70,15 @@ function startLooking() {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look();
   };
   byId("look").onclick = () => look();
-  const seen = new IntersectionObserver(entries => {
+  if (start) {
+    look(start);
+    return;
+  }
+  new IntersectionObserver((entries, observer) => {
     if (!entries.some(entry => entry.isIntersecting)) return;
-    seen.disconnect();
-    if (!byId("views").firstChild) look(start ?? {});
-  });
-  seen.observe(byId("inside"));
-  return work;
+    observer.disconnect();
+    if (!byId("views").firstChild) look();
+  }).observe(byId("inside"));
 }
 
-const look = content.inside ? startLooking() : null;
+if (content.inside) startLooking();
