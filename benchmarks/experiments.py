@@ -27,6 +27,7 @@ import report
 
 RECORDS = REPOSITORY / "benchmarks" / "experiments"
 VARIANTS = REPOSITORY / "benchmarks" / "variants"
+DECODING = REPOSITORY / "benchmarks" / "kv_heads.json"
 PAGE = REPOSITORY / "docs" / "experiments.md"
 RECIPE = "config/speedrun.py"
 SEEDS = 3
@@ -280,6 +281,12 @@ SMALL_TEXT_NOTE = """
 python prepare.py shakespeare --dataset small --max_bytes 130000 --val_fraction 0.85
 ```
 """
+DECODING_NOTE = """
+How fast they decode: random weights in float32, one text, one thread, the variants taking turns
+(`python benchmarks/kv_heads.py`). The cache is what each token before costs in memory, and is read
+for every new one.
+
+"""
 HEADER = ["A", "B", "options of B", "difference", "95% interval", "seeds", "parameters", "verdict"]
 
 
@@ -328,6 +335,23 @@ def row(question: Question, record: dict | None) -> list[str]:
     return [*cells, *measured, parameters, verdict(question, record)]
 
 
+def decoding_table() -> str:
+    """What benchmarks/kv_heads.py measured."""
+    content = json.loads(DECODING.read_text(encoding="utf-8"))
+    rows = [
+        [
+            name, row["heads"], row["kv_heads"], f"{row['parameters'] / 1e6:.2f}M",
+            f"{row['tokens_before']:,}", f"{row['cache_bytes'] / 1024:.0f} KiB",
+            f"{row['speed']:.2f}", " to ".join(f"{q:.2f}" for q in row["quartiles"]),
+        ]
+        for rows in content["shapes"].values()
+        for name, row in rows.items()
+    ]  # fmt: skip
+    header = ["", "heads", "of keys and values", "parameters", "tokens before", "cache a token",
+              "speed beside MHA", "middle half of the turns"]  # fmt: skip
+    return report.table(header, rows)
+
+
 def page(records: dict[str, dict]) -> str:
     """The whole of docs/experiments.md."""
     used = sorted({pair["seed"] for record in records.values() for pair in record["pairs"]})
@@ -351,6 +375,8 @@ def page(records: dict[str, dict]) -> str:
     for group, questions in QUESTIONS.items():
         rows = [row(question, records.get(question.name)) for question in questions]
         lines.append(f"## {group}\n\n{report.table(HEADER, rows)}\n")
+        if group == "Attention" and DECODING.exists():
+            lines[-1] += f"{DECODING_NOTE}{decoding_table()}\n"
         if any(question.both == SMALL_TEXT for question in questions):
             lines[-1] += SMALL_TEXT_NOTE
     machines = sorted(

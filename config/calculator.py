@@ -1,7 +1,9 @@
 """A calculator that writes its steps: + - * / of numbers of up to two digits.
 
-Trains  0.4M parameters on answers with the steps of written arithmetic before the result
+Trains  0.3M parameters on answers with the steps of written arithmetic before the result
 On      task:calculator:steps=yes, whose problems are made while training; a tenth is the test
+Takes   about 10 minutes on 2 slow CPU cores
+Expect  most answers to unseen problems right; without steps: --dataset task:calculator
 """
 
 dataset = "task:calculator:steps=yes"

@@ -91,7 +91,7 @@ def _plot_answers(records: list[dict], axes, steps: tuple[float, float]) -> None
     axes.set_ylim(-3, 103)
     axes.set_xlabel("step", color=INK)
     axes.set_ylabel("right answers (%)", color=INK)
-    axes.legend(loc="center right", frameon=False, labelcolor=INK, fontsize=9.5)
+    axes.legend(loc="best", frameon=False, labelcolor=INK, fontsize=9.5)
 
 
 def plot_isoflops(groups: list[dict], path, *, title: str) -> None:

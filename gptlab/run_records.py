@@ -57,15 +57,19 @@ class Measured(Record, total=False):
     inside: Look
 
 
-class EvaluatedText(Record):
-    """A line of evaluations.jsonl: a text or a dataset was measured."""
-
+class _EvaluatedText(Record):
     data: str
     time: str
     loss: Number
     perplexity: Number
     bits_per_byte: Number | None  # None for token files that nobody can read as text
     tokens: Number
+
+
+class EvaluatedText(_EvaluatedText, total=False):
+    """A line of evaluations.jsonl: a text or a dataset was measured."""
+
+    clean_loss: Number | None
 
 
 class Origin(TypedDict, total=False):

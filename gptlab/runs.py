@@ -95,6 +95,12 @@ class Run:
         """Whether there is something here that a new start would destroy."""
         return any(path.exists() for path in (self.checkpoint, self.previous, self.best))
 
+    def start_command(self) -> str:
+        """The command that trains this run from its beginning."""
+        recipe = ["--config", display(self.recipe)] if self.recipe.is_file() else []
+        words = ["python", "train.py", *recipe, "--out_dir", display(self.folder)]
+        return " ".join(map(quoted, words))
+
     def origin(self) -> Origin:
         """What a model from elsewhere is; {} for a run that began here."""
         try:
@@ -350,8 +356,8 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
         found = [file for file in (run.best, run.checkpoint, run.previous) if file.exists()]
         if not found:
             raise CheckpointError(
-                f"{display(path)} has no checkpoint: train a model there first (python train.py "
-                f"--out_dir {quoted(display(path))})."
+                f"{display(path)} has no checkpoint",
+                f"train a model there first: {run.start_command()}",
             )
         path = found[0]
     content = read_checkpoint(path)

@@ -103,11 +103,10 @@ def ablations(
         log_probs = logits.log_softmax(-1)
         real = log_probs[:-1].gather(1, ids[1:, None])
         of_target = log_probs[position, target]
-        top = log_probs[position].exp().topk(min(TOP, known))
         return {
             "loss": -float(of_target),
             "text_loss": -float(real.mean()) if len(ids) > 1 else None,
-            "top": [[i, four_figures(p)] for p, i in zip(*(x.tolist() for x in top), strict=True)],
+            "top": likeliest(log_probs[position].exp()),
             "probability": four_figures(float(of_target.exp())),
         }
 
@@ -134,6 +133,13 @@ def ablations(
 def _branches(model: GPT, layer: int) -> list[int | None]:
     """The heads of a layer, and None for its MLP."""
     return [*range(model.config.n_head), *[None] * (model.blocks[layer].mlp is not None)]
+
+
+def likeliest(probabilities: torch.Tensor) -> list[list]:
+    """[id, probability] of the few likeliest tokens, by their probabilities [V]."""
+    top = probabilities.topk(min(TOP, len(probabilities)))
+    both = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [[token, four_figures(chance)] for token, chance in both]
 
 
 def four_figures(probability: float) -> float:

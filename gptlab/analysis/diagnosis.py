@@ -22,6 +22,7 @@ HIGH_RATE = 2e-2  # no model here learns well from it
 WAITING = 0.2  # share of the time that reading text may take
 STEEP = 0.12  # a run is far too short if the second half of its steps lowers the loss by this share
 NOISY = 0.06  # standard deviation of a batch's loss, as a share of the loss
+LEARNED = 0.98  # of a task's answers right: there is little left to learn
 FEW_STEPS = 300
 LOW_RATE, USUAL_RATE = 3e-4, 1e-3  # small models learn at about 1e-3
 AT_LEVEL = 0.97  # of the unigram baseline's loss: no better than counting
@@ -77,6 +78,12 @@ class RunRecord:
             if r.get("clean_val_loss") and self.best and r["step"] == self.best[0]
         ]
         return found[-1] if found else None
+
+    @property
+    def has_learned_its_task(self) -> bool:
+        """Whether nearly all answers to the unseen problems of a task are right at the end."""
+        answers = [r["accuracy"] for r in self.records if r.get("accuracy") is not None]
+        return bool(answers) and answers[-1] >= LEARNED
 
     @property
     def tokens_per_step(self) -> int:
@@ -139,9 +146,9 @@ def diagnose(run: RunRecord) -> list[Finding]:
     if not run.losses:
         return []
     found = [rule(run) for rule in (waiting_for_data, overfitting, decay_too_short)]
-    if not found[1]:
+    if not found[1] and not run.has_learned_its_task:
         found.append(rate_too_low(run) or too_short(run))
-    if not found[-1]:
+    if not found[-1] and not run.has_learned_its_task:
         found += [rule(run) for rule in (batch_too_small, stuck_at_unigrams)]
     return [finding for finding in found if finding]
 

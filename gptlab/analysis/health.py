@@ -250,7 +250,7 @@ def check_run(folder: Path) -> Iterator[Check]:
             f"run {run.folder.name}",
             False,
             f"{display(run.folder)} has no checkpoint",
-            f"train it: python train.py --out_dir {quoted(display(run.folder))}",
+            f"train it: {run.start_command()}",
         )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"

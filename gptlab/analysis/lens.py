@@ -37,7 +37,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from gptlab.analysis.attribution import TOP, Progress, ablations, contributions, four_figures
+from gptlab.analysis.attribution import Progress, ablations, contributions, four_figures, likeliest
 from gptlab.analysis.trace import training_data
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, DataError, GenerationError, GPTLabError
@@ -294,29 +294,23 @@ def layer_logits(model: GPT, residual: torch.Tensor, weight=None, bias=None) -> 
 @torch.no_grad()
 def _lens(model: GPT, captured: Capture, ids, known: int, weights=None, biases=None) -> list:
     layers = []
-    after = torch.tensor(ids[1:], dtype=torch.long)
+    after = torch.tensor(ids[1:], dtype=torch.long)[:, None]  # [T - 1, 1]
     for layer, residual in enumerate(captured.residual):
         translator = ()
         if weights is not None and layer < len(weights):  # the last layer is the output itself
             translator = weights[layer], biases[layer]
         logits = layer_logits(model, residual, *translator)[:, :known].float()
         probabilities = logits.softmax(-1)
-        top = probabilities.topk(min(TOP, known))
-        real = logits[:-1].gather(1, after[:, None])  # [T - 1, 1]
-        ranks = ((logits[:-1] > real).sum(1) + 1).tolist()
-        chances = probabilities[:-1].gather(1, after[:, None])[:, 0].tolist()
+        ranks = (logits[:-1] > logits[:-1].gather(1, after)).sum(1) + 1
+        chances = probabilities[:-1].gather(1, after)[:, 0]
         following = [
-            [rank, four_figures(chance)] for rank, chance in zip(ranks, chances, strict=True)
+            [rank, four_figures(chance)]
+            for rank, chance in zip(ranks.tolist(), chances.tolist(), strict=True)
         ]
         layers.append(
             [
-                {
-                    "top": [[i, four_figures(p)] for i, p in zip(*pair, strict=True)],
-                    "next": real_one,
-                }
-                for *pair, real_one in zip(
-                    top.indices.tolist(), top.values.tolist(), [*following, None], strict=True
-                )
+                {"top": likeliest(row), "next": real}
+                for row, real in zip(probabilities, [*following, None], strict=True)
             ]
         )
     return layers

@@ -206,8 +206,7 @@ MEASURES = (
     ),
     TextMeasure(
         "verbatim",
-        f"characters in passages of {MIN_CHARS} or more that stand in the training text (gpt.py "
-        "trace shows them)",
+        f"characters in passages of {MIN_CHARS} or more that stand in the training text",
         "copies more of its training text",
         "copies less of its training text",
         lambda texts, _: _ratio((text.verbatim, text.characters) for text in texts),
@@ -253,7 +252,7 @@ class TextQuality:
     def verdict(self) -> str:
         """What the measures say, in a sentence."""
         if self.why:
-            return f"Nobody can say how good these numbers are: {self.why}."
+            return f"There is nothing to judge these numbers by: {self.why}."
         judged = [f for f in self.figures if f.side is not None]
         if not judged:
             return "One sample is too little to tell a habit from chance: draw more."
@@ -277,8 +276,8 @@ class TextQuality:
                 for f in self.figures
                 if f.measure.needs_training_text and f.samples is None
             ]
-            left_out = f", and {' and '.join(lacking)} cannot be measured" if lacking else ""
-            return [f"There is no held-out text to compare with{left_out}: {self.why}.", word]
+            left_out = f"; {' and '.join(lacking)} need the training text" if lacking else ""
+            return [f"No held-out text stands beside them{left_out}.", word]
         held_out = f"Held out: {self.texts:,} parts of the validation text, as long as the samples"
         if self.texts < self.drawn:
             held_out += f"; there is no room for more, so {self.texts:,} samples count"

@@ -79,7 +79,7 @@ _ALL = (
             (
                 "sources",
                 "*",
-                "a corpus' name, files, a folder, a glob, - for a pipe, or hf:OWNER/NAME",
+                "a corpus' name, files, a folder, a glob, - for a pipe, hf:OWNER/NAME, or a task",
             ),
         ),
         summary="Reads text, learns or reuses a vocabulary, and writes data/NAME for training.",
@@ -92,7 +92,8 @@ python prepare.py names.txt --document line        one document per line
 python prepare.py train.txt --val valid.txt        a validation text of your own
 python prepare.py posts.csv --show                 its first documents, before anything is written
 python prepare.py hf:roneneldan/TinyStories --max_bytes 100e6
-python prepare.py --list                           what is prepared already
+python prepare.py task:addition:digits=3           sums with answers, made while training
+python prepare.py --list                           what is prepared already, and every task
 """,
         group="",
     ),
@@ -110,6 +111,7 @@ which overrides the preset, which overrides the defaults, shown in brackets. Ctr
 step, saves, and prints the command that continues.""",
         example="""\
 python train.py --config config/shakespeare_char.py
+python train.py --config config/addition.py
 python train.py --dataset mytext --model_preset tiny --minutes 10
 python train.py --out_dir out/mytext --resume""",
     ),

@@ -135,7 +135,9 @@ def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
         raise DataError(
             f"The {part} part of {name} has {n_tokens:,} tokens, but a window of block_size "
             f"{block_size} needs {block_size + 1:,}",
-            f"use --block_size {max(1, n_tokens - 1)} or less, or more text",
+            f"use --block_size {n_tokens - 1} or less, or more text"
+            if n_tokens > 1
+            else "give it more text",
         )
 
 

@@ -15,7 +15,7 @@ from gptlab.data import archives, forms, hub, shakespeare, text_files
 from gptlab.data.encodings import is_foreign_to_utf8
 from gptlab.data.forms import Form
 from gptlab.data.found_files import FoundFiles
-from gptlab.data.opening import NotTextError, file_suffix, with_way_out
+from gptlab.data.opening import NotTextError, file_suffix, naming_way_out, with_way_out
 from gptlab.data.rows import documents_of_rows
 from gptlab.data.text_files import Reading
 from gptlab.errors import ConfigError, DataError
@@ -148,6 +148,11 @@ def _source(
                 raise
             left_out.append(f"{name} ({error.what})")
             continue
+        except DataError:
+            if alone:
+                raise
+            with naming_way_out(path.as_posix()):
+                raise
         files.append(_source_file(path, form, progress, name, pipe is not None))
     if not files:
         what = ", ".join(map(printable, words))
@@ -217,6 +222,11 @@ def _check_options(files: Sequence[SourceFile], how: Reading) -> None:
     found = "plain text" if kinds == {"text"} else " and ".join(sorted(kinds))
     if how.column is not None and not any(file.form.is_table for file in files):
         raise ConfigError(f"column has no effect: {one} is read as {found}", "leave it out")
+    has_effect = {"auto": True, "drop": "tagless" in kinds}
+    has_effect["keep"] = how.counts["files of HTML or XML read with their tags"]
+    if not has_effect[how.tags]:
+        problem = f"tags {how.tags} has no effect: {one} is read as {found}"
+        raise ConfigError(problem, "leave it out")
     given = [n for n in ("header", "delimiter", "quoting") if getattr(how, n) != "auto"]
     if given and "csv" not in kinds:
         raise ConfigError(

@@ -21,7 +21,7 @@ def known_encoding(name: str) -> str:
     except LookupError:
         raise ConfigError(
             f"--encoding {name} is not a text encoding that Python knows",
-            "try utf-8, cp1252, latin-1, utf-16, cp1251, gb18030, big5, shift_jis or euc_kr",
+            "try utf-8, cp1252, latin-1, utf-16, cp1251, gb18030, big5, cp932 or cp949",
             sep="; ",
         ) from None
 
@@ -42,11 +42,11 @@ _OTHERS = (
     ("cp1256", "cp1256", "اليمنوترهبع", 0.75),
     ("cp874", "cp874", "านรกเงอยลมดทส่้ิั", 0.6),
     *(
-        (name, name, "".join(map(chr, [*range(0x3041, 0x3097), *range(0x30A1, 0x30FB)])), 0.5)
-        for name in ("shift_jis", "euc_jp")
+        (name, codec, "".join(map(chr, [*range(0x3041, 0x3097), *range(0x30A1, 0x30FB)])), 0.5)
+        for name, codec in (("cp932", "shift_jis"), ("euc_jp", "euc_jp"))
     ),
     (
-        "euc_kr",
+        "cp949",
         "euc_kr",
         "이다는을가에의고한로하지도기사를은서인어리나라아시자대스일그해",
         0.4,
@@ -56,13 +56,18 @@ _OTHERS = (
 )
 
 
+_WORDS = re.compile(rb"[A-Za-z\x80-\xff]+")
+
+
 def _category(character: str) -> str:
     return unicodedata.category(character)[0]
 
 
 def likely_encoding(sample: bytes) -> str:
     """The encoding in which a sample's bytes above 127 look most like a language."""
-    is_latin = sum(byte > 127 for byte in sample) < 0.4 * len(sample)  # accents among ASCII
+    # in Latin script most letters of a word are ASCII, in others none; markup has no other letters
+    words = [word for word in _WORDS.findall(sample) if not word.isascii()]
+    is_latin = sum(byte > 127 for word in words for byte in word) < 0.7 * sum(map(len, words))
     best, best_score = "cp1252", 0.0
     for name, codec, frequent, usual in _LATIN if is_latin else _OTHERS:
         decoded = sample.decode(codec, errors="replace")

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data import ebooks, mail, markup, opening, subtitles, tables, text_files, wikis
+from gptlab.data import (
+    ebooks,
+    mail,
+    markup,
+    opening,
+    subtitles,
+    tables,
+    text_files,
+    wikis,
+    xml_files,
+)
 from gptlab.data.csv_tables import Dialect, csv_rows, find_dialect
 from gptlab.data.opening import file_suffix
 from gptlab.data.rows import documents_of_rows
@@ -24,6 +34,7 @@ _PRINTED = {b"%PDF-": "pdf", b"{\\rtf": "rtf"}
 _ROOTS = {
     **dict.fromkeys(("!doctype html", "html", "head", "body"), "html"),
     **dict.fromkeys(("fictionbook", "tei"), "xml"),
+    **dict.fromkeys(("rss", "feed", "en-export"), "feed"),
     "mediawiki": "wiki",
 }
 _MARKUP = re.compile(
@@ -36,9 +47,9 @@ _MARKUP = re.compile(
 class Form:
     """What a file is read as.
 
-    kind: "text", "html", "xml" (a book), "notebook", "subtitles", "epub", "docx", "odt", "pdf",
-    "rtf", "json", "jsonl", "csv", "parquet", "mail", "wiki", "zip" or "tar". dialect: of a CSV
-    file.
+    kind: "text", "html", "xml" (a book), "feed", "tagless" (other XML without its tags),
+    "notebook", "subtitles", "epub", "docx", "odt", "pdf", "rtf", "json", "jsonl", "csv", "parquet",
+    "mail", "wiki", "zip" or "tar". dialect: of a CSV file.
     """
 
     kind: str
@@ -80,15 +91,26 @@ def find_form(path: Path, reading: Reading, name: str = "") -> Form:
         return Form("notebook")
     if kind := _json_kind(head, is_whole, suffix):
         return Form(kind)
-    if found := _MARKUP.match(start):
-        return Form(_ROOTS[found[1].lower()])
-    if suffix in _HTML and _TAG.search(start):  # a part of a page, without <html>
-        return Form("html")
+    if kind := _markup_kind(start, suffix):
+        if reading.tags != "keep":
+            return Form(kind)
+        reading.counts["files of HTML or XML read with their tags"] += 1
+        return Form("text")
+    if reading.tags == "drop" and markup.looks_like_xml(start):
+        return Form("tagless")
     if mail.looks_like_mail(head[:4000]):
         return Form("mail")
     if subtitles.looks_like_subtitles(head):
         return Form("subtitles")
     return Form("text")
+
+
+def _markup_kind(start: str, suffix: str) -> str | None:
+    """What the first element of a text says of it; None if no text is known to be in it."""
+    if found := _MARKUP.match(start):
+        return _ROOTS[found[1].lower()]
+    # a part of a page, without <html>
+    return "html" if suffix in _HTML and _TAG.search(start) else None
 
 
 def _json_kind(head: str, is_whole: bool, suffix: str) -> str | None:
@@ -141,11 +163,13 @@ _ROWS: dict[str, Callable[[Path, Reading, str], Iterator[Row]]] = {
     "parquet": tables.parquet_rows,
     "mail": mail.mail_rows,
     "wiki": wikis.wiki_rows,
+    "feed": xml_files.feed_rows,
 }
 _BLOCKS: dict[str, Callable[[Path, Reading, str], Iterator[str]]] = {
     "text": text_files.text_blocks,
     "html": markup.html_blocks,
     "xml": markup.xml_book_blocks,
+    "tagless": xml_files.tagless_blocks,
     "notebook": markup.notebook_blocks,
     "subtitles": subtitles.subtitle_blocks,
     "epub": ebooks.epub_blocks,

@@ -135,14 +135,20 @@ _MOST_NAMED = 3  # lines of one file
 
 
 _XML = re.compile(r"\s*(?:<\?xml\b|<[A-Za-z][\w.:-]*\s[^<>]*\bxmlns[:=])")
+_XML_READ = "XML files read as they are, with their tags (--tags drop reads the text between them)"
 _FRONT_MATTER = re.compile(r"---\r?\n(?:[\w\s-]+:.*\n|[\s#-].*\n|\r?\n)+?(?:---|\.\.\.)\r?\n")
+
+
+def looks_like_xml(text: str) -> bool:
+    """Whether a text begins as XML does: with its declaration, or an element of a namespace."""
+    return bool(_XML.match(text))
 
 
 def noticed_head(blocks: Iterator[str], reading: Reading) -> Iterator[str]:
     """The same blocks; a text that begins as XML, front matter (YAML) or a table is counted."""
     first = next(blocks, "")
-    if _XML.match(first):
-        reading.counts["XML files read as they are, with their tags"] += 1
+    if looks_like_xml(first):
+        reading.counts[_XML_READ] += reading.tags == "auto"
     elif _FRONT_MATTER.match(first):
         reading.counts["files read with the front matter (YAML) above their text"] += 1
     elif _is_of_columns(first):

@@ -160,6 +160,12 @@ class Mixture:
         return {part.name: tests for part in self.parts if (tests := part.tests())}
 
     @property
+    def example_prompt(self) -> str:
+        """The prompt of a problem that no training meets; "" for texts."""
+        task = next((part for part in self.parts if is_task(part.meta)), None)
+        return task.test_problems["unseen"][-1].prompt if task else ""
+
+    @property
     def has_reversed_answers(self) -> bool:
         """Whether all that a model of it writes is an answer, last character first."""
         return all(is_task(part.meta) and part.task.is_reversed for part in self.parts)

@@ -189,16 +189,17 @@ def with_way_out(documents: Iterator[Iterable[str]], path: str) -> Iterator[Iter
     """The documents of one file among several; their errors say how to leave that file out."""
 
     def blocks(document: Iterable[str]) -> Iterator[str]:
-        with _naming_way_out(path):
+        with naming_way_out(path):
             yield from document
 
-    with _naming_way_out(path):
+    with naming_way_out(path):
         for document in documents:
             yield blocks(document)
 
 
 @contextlib.contextmanager
-def _naming_way_out(path: str) -> Iterator[None]:
+def naming_way_out(path: str) -> Iterator[None]:
+    """Errors about one file among several say how to leave that file out."""
     try:
         yield
     except DataError as error:

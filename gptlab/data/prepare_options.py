@@ -77,6 +77,11 @@ class PrepareOptions:
         Literal["auto", "yes", "no"],
         "whether quotation marks enclose fields of a CSV file; no: they are letters",
     ] = "auto"
+    tags: Annotated[
+        Literal["auto", "keep", "drop"],
+        "of HTML and XML; auto: drop those of pages, books, feeds and notes, keep those of other "
+        "XML",
+    ] = "auto"
     max_bad_rows: Annotated[
         str, "share of a table's rows to skip at most where they cannot be read"
     ] = "1%"
@@ -137,6 +142,7 @@ def reading_of(options: PrepareOptions, say: Callable[[str], None]) -> Reading:
         header=options.header,
         delimiter=options.delimiter,
         quoting=options.quoting,
+        tags=options.tags,
         max_bad_rows=_share(options.max_bad_rows),
         exclude=tuple(filter(None, map(str.strip, (options.exclude or "").split(",")))),
         note=say,

@@ -77,6 +77,7 @@ class Reading:
     header: str = "auto"
     delimiter: str = "auto"
     quoting: str = "auto"
+    tags: str = "auto"
     max_bad_rows: float = 0.01
     exclude: tuple[str, ...] = ()
     note: Callable[[str], None] = lambda _: None

@@ -28,6 +28,8 @@ from gptlab.reports.sections import (
 from gptlab.runs import Run
 from gptlab.training.units import duration
 
+MOST_LENGTHS = 12  # of a task's problems, shown unfolded
+
 
 def make_report(
     folders: Sequence,
@@ -197,12 +199,13 @@ def _answers_section(view: RunView) -> str:
         [name, f"{right / total:.1%}", f"{right:,} of {total:,}"]
         for name, (right, total) in last["accuracy_by_length"].items()
     ]
+    table = page.table(["length", "right", "problems"], rows) if len(rows) > 1 else ""
     chart = Chart("Right answers", lines, "step", "right answers (%)", floor=0)
     return page.section(
         "Right answers",
         page.legend({line.label: line.kind for line in lines}) if len(lines) > 1 else "",
         charts(chart),
-        page.table(["length", "right", "problems"], rows) if len(rows) > 1 else "",
+        table if len(rows) <= MOST_LENGTHS else page.details(f"{len(rows)} lengths", table),
         hint="The share of problems whose whole answer the model writes exactly, always with the "
         "likeliest token. The model never trains on the unseen ones."
         + (f" The table is of step {last['step']:,}." if len(rows) > 1 else ""),
@@ -254,12 +257,24 @@ def _evaluations_section(view: RunView) -> str:
     if not rows and not tasks:
         return ""
     head = ["text", "step", "loss", "perplexity", "bits per byte", "tokens", "measured"]
+    hint = (
+        "Measured by gpt.py evaluate. Bits per byte are comparable between models with different "
+        "tokenizers; loss and perplexity are not."
+    )
+    clean = [row.get("clean_loss") for row in results if "loss" in row]
+    if any(loss is not None for loss in clean):
+        head.insert(3, "clean loss")
+        for row, loss in zip(rows, clean, strict=True):
+            row.insert(3, "" if loss is None else f"{loss:.4f}")
+        hint += (
+            " The clean loss is that of the windows without passages that stand in the training "
+            "text too."
+        )
     return page.section(
         "Evaluations",
         page.table(head, rows),
         page.table(["task", "step", "metric", "value", "measured"], tasks),
-        hint="Measured by gpt.py evaluate. Bits per byte are comparable between models with "
-        "different tokenizers; loss and perplexity are not.",
+        hint=hint,
     )
 
 

@@ -133,7 +133,7 @@ def _quality(view: RunView, samples: list[Sample], progress) -> str:
                 meaning.append([measure.name, f"{measure.sentence}."])
     folder = quoted(shareable(view.record.folder))
     return (
-        f'<h3>Beside held-out text</h3><p class="hint">{escape(words)}</p>'
+        f'<h3>Beside held-out text</h3><p class="hint">{escape(without_folders(words))}</p>'
         + page.table(["", "samples", "held-out text", ""], rows, numbers=True)
         + page.details("What is measured", page.table(["", ""], meaning, "data"))
         + page.command(

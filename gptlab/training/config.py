@@ -28,8 +28,9 @@ class RunOptions:
 
     dataset: Annotated[
         str,
-        "name of a prepared dataset (prepare.py), a folder of .bin files, or a mix of several such "
-        "as plays:0.7,letters:0.3 (without weights their sizes count)",
+        "name of a prepared dataset (prepare.py), a folder of .bin files, a task such as "
+        "task:addition:digits=3, or a mix of several such as plays:0.7,letters:0.3 (without "
+        "weights their sizes count)",
     ] = "shakespeare"
     out_dir: Annotated[str | None, "the run directory [out/RECIPE or out/DATASET]"] = None
     init_from: Annotated[

@@ -192,6 +192,8 @@ def closing_words(setup: Setup, state: TrainState, metrics) -> list[str]:
     lines.append(f"Wrote {display(setup.run.best)} and {display(setup.run.plot)}.")
     # without a tokenizer no text can be sampled; at a terminal gptlab.cli shows more commands
     if setup.data.tokenizer is not None and not sys.stdout.isatty():
-        chat = " --chat" if any(is_chat(part.meta) for part in setup.data.parts) else ""
-        lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}{chat}")
+        more = " --chat" if any(is_chat(part.meta) for part in setup.data.parts) else ""
+        if prompt := setup.data.example_prompt:
+            more = f" --prompt {quoted(prompt)}"
+        lines.append(f"Next: python sample.py --out_dir {quoted(display(setup.run.folder))}{more}")
     return lines

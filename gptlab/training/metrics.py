@@ -223,13 +223,13 @@ class Metrics:
         self.terminal.close()
 
 
-def right_in_words(answers: Mapping) -> str:
+def right_in_words(answers: Mapping, with_lengths: bool = True) -> str:
     """How many answers are right, of the fields of a record."""
     lengths = answers["accuracy_by_length"]
     words = f"{answers['accuracy']:.1%} of the answers to unseen problems are exactly right"
     if "train_accuracy" in answers:
         words += f", {answers['train_accuracy']:.1%} of those it trains on"
-    if len(lengths) > 1:
+    if with_lengths and len(lengths) > 1:
         each = ", ".join(f"{name}: {n / total:.0%}" for name, (n, total) in lengths.items())
         words += f"; by length {each}"
     return words

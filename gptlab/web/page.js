@@ -309,7 +309,8 @@ byId("text-hint").textContent = `${canHover ? "Point at" : "Tap"} a token to see
 
 // Look inside ------------------------------------------------------------------------------------
 
-const START = 32;  // tokens of the model's own text that are looked into at first
+// Where no text is given: the beginning of the model's own, if it is long enough.
+const LEAST = 12, MOST = 32, OTHER = "The quick brown fox";
 
 // What the views show of a prompt is computed in small steps, between which the page answers.
 class Looking {
@@ -324,8 +325,9 @@ class Looking {
   look(prompt, start) {
     const pieces = tokenizer.pieces(prompt), most = this.inside.config.block_size;
     const unknown = [...new Set(pieces.flatMap(piece => piece.unknown ?? []))];
-    byId("inside-note").textContent = (unknown.length ? `${skipped(unknown)} ` : "")
+    this.remark = (unknown.length ? `${skipped(unknown)} ` : "")
       + (pieces.length > most ? `These are its last ${most} tokens.` : "");
+    byId("inside-note").textContent = `Computing … ${this.remark}`;
     byId("views").inert = true;  // until the new prompt is read
     this.run++;
     this.jobs = [this.inside.look(prompt, start)];
@@ -357,6 +359,7 @@ class Looking {
       this.shown.draw(name);
       return;
     }
+    byId("inside-note").textContent = this.remark;
     byId("views").inert = false;
     this.shown.show(this.inside.views);
   }
@@ -364,8 +367,12 @@ class Looking {
 
 function startLooking() {
   const work = new Looking(), box = byId("inside-prompt");
-  const look = start => work.look(box.value, start);
   const { start } = content.inside;
+  const look = start => {
+    const own = shown.slice(0, MOST).map(({ span }) => span.textContent).join("");
+    box.value ||= shown.length < LEAST ? OTHER : own;
+    work.look(box.value, start);
+  };
   box.value = start?.prompt ?? "";
   box.onkeydown = event => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) look();
@@ -374,9 +381,7 @@ function startLooking() {
   const seen = new IntersectionObserver(entries => {
     if (!entries.some(entry => entry.isIntersecting)) return;
     seen.disconnect();
-    if (byId("views").firstChild) return;
-    box.value ||= shown.slice(0, START).map(({ span }) => span.textContent).join("");
-    look(start);
+    if (!byId("views").firstChild) look(start ?? {});
   });
   seen.observe(byId("inside"));
   return work;

@@ -372,7 +372,7 @@ function compared(shown, whole, some) {
   const cell = (found, show) => element("td", {}, ...(found ? [show(found)] : []));
   const table = element("table", { className: "compared" },
     element("tr", {}, ...["", "whole model", some ? `without ${some.parts.join(", ")}`
-      : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
+      : shown.part ? "computing …" : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
     ...rows.map(([name, show]) => element("tr", {},
       element("th", { scope: "row" }, ...[name].flat()), cell(whole, show), cell(some, show))));
   return [table, element("div", { className: "pair" }, next(whole), ...(some ? [next(some)] : []))];

@@ -32,6 +32,7 @@ import torch
 
 from gptlab import hardware, runs
 from gptlab.checkpoints import read_checkpoint, write_checkpoint
+from gptlab.cli import wizard
 from gptlab.cli.main import main, run_command
 from gptlab.cli.ui.after_training import show_result
 from gptlab.reports.run_view import commands as view_commands
@@ -339,13 +340,18 @@ def wrong_words():
     Path("wrong.txt").write_text("Größe 日本 to be\n" * 200, encoding="utf-8")
 
 
-def wsd_run():
+def wsd_run(eval_interval: int = 4) -> str:
+    """Train until the first evaluation; what it printed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Picture, "draw", lambda *_: signal.raise_signal(signal.SIGTERM))
         line = "train.py --dataset words --out_dir out/wsd --schedule wsd --max_iters 40"
-        code, said = run(small(f"{line} --eval_interval 4 --warmup_iters 0"))
+        code, said = run(small(f"{line} --eval_interval {eval_interval} --warmup_iters 0"))
     assert code == 143, said
     return said
+
+
+def decaying_run():
+    wsd_run(34)
 
 
 def bpe():
@@ -507,7 +513,7 @@ def busy_run():
 
 def broken_csv():
     rows = [f'{n},"row {n} of words"' for n in range(300)]
-    rows[100:200:2] = [f'{n},"row" {n}" of words' for n in range(50)]
+    rows[100:] = [f'{n},"row" {n}" of words' for n in range(200)]
     Path("broken.csv").write_text("\n".join(["n,text", *rows]))
 
 
@@ -516,6 +522,13 @@ def long_field():
     rows += ['200,"a loose mark', *(f"{i},row {i}" for i in range(201, 500)), '500,closed"']
     rows += [f'{i},"row {i}"' for i in range(501, 600)]
     Path("long.csv").write_text("n,text\n" + "\n".join(rows))
+
+
+def xml():
+    words = "<p>to be, or not to be</p>\n" * 200
+    Path("x.xml").write_text(f'<?xml version="1.0"?>\n<pages>{words}</pages>')
+    Path("broken.xml").write_text(f'<?xml version="1.0"?>\n<pages>{words}</page>')
+    Path("broken.rss").write_text(f"<rss><channel><item>{words}</rss>")
 
 
 def jis():
@@ -573,7 +586,7 @@ def tiny_recipe():
 
 def another_dataset():
     your_text()
-    do("prepare.py YOUR_TEXT.txt --dataset more")
+    do("prepare.py YOUR_TEXT.txt --tokenizer out/run --dataset more")
 
 
 def compared():
@@ -701,6 +714,13 @@ def test_the_commands_on_pages_work_and_a_run_writes_the_samples_that_a_page_mis
     assert len(commands) > 5
     for command in commands:
         do(command.removeprefix("python "))
+
+
+def test_the_wizard_names_a_command_that_trains_on_ids_alone(follow):
+    follow(CASES[0])
+    ids_alone()
+    (command,) = commands_in(wizard._dataset_choice("ids", None).refusal)
+    do(command.replace("N.", "200"))
 
 
 def commands_of_page(page: str) -> list[str]:

@@ -217,6 +217,18 @@ def test_the_object_has_what_its_description_names_for_each_kind_of_model(model,
     assert max(map(int, made["texts"])) < tokenizer.vocab_size
 
 
+def test_a_model_without_mlps_has_heads_alone(random_model, tokenizer):
+    model = random_model(intermediate_size=0)
+    made = views_of(model, tokenizer)
+    names = [f"{n}.{h}" for n in (0, 1) for h in range(4)]
+    assert [row["parts"] for row in made["views"]["ablation"]["parts"]] == [[n] for n in names]
+    found = made["views"]["contributions"]
+    assert [part["part"] for part in found["parts"]] == ["embedding", *names]
+    assert sum(part["logit"] for part in found["parts"]) == pytest.approx(found["logit"], abs=1e-4)
+    with pytest.raises(ConfigError, match=r"no mlp0: the heads are 0\.0 to 1\.3 \(layer\.head\)"):
+        parse_parts("mlp0", model)
+
+
 def test_a_prompt_of_one_token_has_every_view(random_model, tokenizer):
     made = views_of(random_model(), tokenizer, text="a")
     assert made["views"]["surprise"]["nats"] == [None]

@@ -141,7 +141,7 @@ def test_without_training_text_the_rest_is_measured_and_the_reason_is_said():
     assert found["different words"].samples and found["different words"].held_out is None
     assert found["known words"].samples is None and found["verbatim"].samples is None
     assert "the model is a stranger" in quality.verdict
-    assert "known words and verbatim cannot be measured: the model is" in quality.notes[0]
+    assert "known words and verbatim need the training text" in quality.notes[0]
 
 
 def test_too_short_validation_text_one_sample_and_no_words_are_said(plays):

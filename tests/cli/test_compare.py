@@ -1,11 +1,13 @@
 """`python gpt.py compare`: what is compared, what is refused, and what is printed and written."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,21 @@ def test_a_mix_of_datasets_is_refused_for_it_has_no_one_validation_text(here, ca
     shutil.copytree(here / "data/tiny", here / "again")
     assert compare("a.py", "--set", "n_layer=2", "--both", "dataset=tiny,./again") == 2
     assert "trains on 2 datasets" in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["compare", "--set", "n_layer=2"], ["sweep", "--n_layer", "1,2"]]
+)
+def test_data_without_validation_text_are_refused_before_anything_is_written(here, capsys, words):
+    (here / "ids").mkdir()
+    for name in ("train.bin", "tokenizer.json"):
+        shutil.copy(here / "data" / "tiny" / name, here / "ids" / name)
+    (here / "ids" / "val.bin").write_bytes(b"")
+    (here / "a.py").write_text(more(here, "dataset = './ids'\n"), encoding="utf-8")
+    assert main([words[0], "a.py", *words[1:]]) == 2
+    assert "The val part of ids has 0 tokens" in (err := capsys.readouterr().err)
+    assert err.rstrip().endswith(": give it more text.")
     assert not (here / "out").exists()
 
 
@@ -185,6 +202,21 @@ def test_time_that_is_up_gives_what_is_known_and_how_to_go_on(here, capsys):
     out = capsys.readouterr().out
     assert "Time was up after 0 of 10 seeds" in out and "Verdict: undecided" in out
     assert "Next: python gpt.py compare a.py --set n_layer=2 --max_minutes 1e-9" in out
+
+
+def test_a_clock_that_jumps_changes_no_result(here, capsys, monkeypatch):
+    words = ["a.py", "--set", "n_layer=2", "--seeds", "2", "--json"]
+    assert compare(*words, "--out_dir", "calm") == 0
+    calm = json.loads(capsys.readouterr().out)
+    jumps, now = itertools.cycle([-4e5, 9e5, 0.0, -9e8]), time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + next(jumps))
+        assert compare(*words, "--out_dir", "jumping") == 0
+    jumping = json.loads(capsys.readouterr().out)
+    speeds = [json.loads(line).get("tokens_per_second", 1) for line in lines_of(here / "jumping")]
+    assert all(1 <= speed < 1e8 for speed in speeds) and jumping["difference"]["time"]
+    assert jumping["difference"]["tokens"] == calm["difference"]["tokens"]
+    assert jumping["pairs"] == calm["pairs"]
 
 
 # The code of a revision ---------------------------------------------------------------------------

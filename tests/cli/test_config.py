@@ -73,6 +73,16 @@ def test_the_table_is_plain_in_a_pipe_and_names_its_basis(capsys):
     assert "learning_rate" in out and "0.002" in out
 
 
+def test_at_sixty_columns_nothing_is_cut(surroundings, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    make_run(surroundings / "out" / "mine", seed=4)
+    assert command.main(["show", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and max(map(len, out.splitlines())) <= 60
+    for word in ("tensorboard,", "wandb)", "gelu_tanh,", "sinusoidal)"):
+        assert word in out.split(), word
+
+
 def test_a_run_is_shown_as_it_resolved_itself(surroundings, capsys):
     make_run(surroundings / "out" / "mine", seed=4)
     rows = shown(capsys, "show", "mine")

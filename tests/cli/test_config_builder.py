@@ -1,6 +1,7 @@
 """The recipe builder: from a shipped recipe, group by group, to a file that trains."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def test_enter_everywhere_copies_the_shipped_recipe_with_comments(build, home):
     shipped = Path(builder.__file__).parents[3] / "config" / "shakespeare_char.py"
     assert read_recipe(path) == read_recipe(shipped)
     text = path.read_text(encoding="utf-8")
+    (named,) = re.findall(r"^Run: python train\.py --config (\S+)$", text, re.MULTILINE)
+    assert read_recipe(named) == read_recipe(shipped)
     assert "from" in text.splitlines()[0] and "shakespeare_char.py" in text
     for line in text.splitlines():
         if " = " in line:

@@ -179,6 +179,7 @@ def test_figures_are_short():
     assert [in_short(n) for n in (950, 2_048_000, 3.1e10, 5.2e16)] == [
         "950", "2.05M", "31G", "5.2e+16",
     ]  # fmt: skip
+    assert in_time(0.01) == "< 0.1 s"
     assert [in_time(s) for s in (3.2, 65, 40 * 3600, 3 * 86400)] == [
         "3.2 s", "1 min 05 s", "40 h 00 min", "3.0 days",
     ]  # fmt: skip

@@ -86,8 +86,8 @@ def test_a_wrong_byte_is_named_with_its_place(write, monkeypatch, block_bytes, w
     ("encoding", "text"),
     [
         ("cp1252", "C\u2019était déjà l\u2019été, n\u2019est-ce pas? " * 20),
-        ("shift_jis", "これは日本語の文章です。ひらがなとカタカナ。" * 20),
-        ("euc_kr", "이것은 한국어 문장입니다. 안녕하세요. " * 20),
+        ("cp932", "①これは日本語の文章です。ひらがなとカタカナ。" * 20),
+        ("cp949", "이것은 한국어 문장입니다. 안녕하세요. " * 20),
         ("gb18030", "这是一个中文的句子\uff0c我们在这里测试编码。" * 20),
         ("big5", "這是一個中文的句子。我們在這裡測試編碼。" * 20),
         ("euc_jp", "これは日本語の文章です。ひらがなとカタカナ。" * 20),
@@ -108,6 +108,16 @@ def test_the_likely_encoding_is_the_true_one(write, encoding, text):
     with pytest.raises(DataError, match=f"--encoding {encoding}"):
         read_text(path)
     assert read_text(path, encoding=encoding)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [("cp932", "元気ですか。"), ("cp949", "이것은 한국어 문장입니다."), ("cp1251", "как дела?")],
+)
+def test_the_likely_encoding_is_the_true_one_among_time_codes_and_tags(write, encoding, text):
+    cues = (f"{n}\n00:00:{n},000 --> 00:00:{n},900\n<i>{text}</i>\n\n" for n in range(10, 60))
+    with pytest.raises(DataError, match=f"--encoding {encoding}"):
+        read_text(write("x.srt", "".join(cues).encode(encoding)))
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,8 @@ def endless(random_model, make_run, characters, tmp_path):
     with torch.no_grad():
         weight = model.token_embedding.weight
         weight[characters.eot_id] = weight.mean(0)
-    return export(make_run(model, characters), "html", tmp_path / "page.html")
+    run = make_run(model, characters)
+    return export(run, "html", tmp_path / "page.html", inside=look_inside(run, None))
 
 
 def test_while_the_demo_writes_typing_write_and_ctrl_enter_take_over(endless, browse):
@@ -322,6 +323,27 @@ def test_unknown_characters_are_marked_and_skipped(endless, browse):
     assert "“€” “☃”. 20 tokens" in found["note"]
 
 
+def test_a_page_looks_into_its_own_text_where_none_is_given(endless, browse):
+    found = after(
+        endless,
+        """
+        await sleep(3000);
+        out.before = byId("views").children.length;
+        byId("look").click();
+        await sleep(1000);
+        out.after = document.querySelectorAll("#views h3").length;
+        out.same = byId("text").textContent.startsWith(byId("inside-prompt").value);
+        out.means = byId("view-ablation").textContent;
+        """,
+        browse,
+        n=20,
+        temperature=0,
+        prompt="a",
+    )
+    assert found["before"] == 0 and found["after"] == len(VIEWS) and found["same"]
+    assert "the 21 tokens of the prompt (there is no validation text)" in found["means"]
+
+
 def test_the_speed_is_the_one_that_is_seen(endless, browse):
     script = 'await sleep(9000); out.note = byId("note").textContent;'
     speed = re.search(
@@ -374,8 +396,6 @@ def test_every_view_follows_what_is_chosen_and_recorded_views_look_like_live_one
         await sleep(1000);
         out.titles = [...document.querySelectorAll("#views h3")].map(h => h.textContent);
         out.live = all();
-        out.scripts = document.querySelectorAll("#views script, #views .tokens b").length;
-
         const tokens = shown("surprise").querySelectorAll("button");
         tokens[3].click();
         await sleep(100);
@@ -398,14 +418,21 @@ def test_every_view_follows_what_is_chosen_and_recorded_views_look_like_live_one
         await sleep(500);
         out.typed = [text("surprise"), byId("inside-note").textContent, text("lens").length > 20];
 
-        new Shown(byId("views")).show(RECORDED);
+        const recorded = RECORDED;
+        new Shown(byId("views")).show(recorded);
         out.recorded = all();
+        for (const id of Object.keys(recorded.texts)) recorded.texts[id] = "<em>x</em>";
+        new Shown(byId("views")).show(recorded);
+        for (const button of document.querySelectorAll("#views button")) button.click();
+        out.tags = document.querySelectorAll("#views em").length;
+        out.shown = text("surprise").slice(0, 10);
         """.replace("RECORDED", json.dumps(views).replace("<", "\\u003c")),
         browse,
     )
     assert "error" not in found, found
     assert sorted(found["titles"]) == sorted(view.title for view in VIEWS.values())
-    assert found["live"]["surprise"].startswith("a</script><b>&") and found["scripts"] == 0
+    assert found["live"]["surprise"].startswith("a</script><b>&")
+    assert found["tags"] == 0 and found["shown"] == "<em>x</em>"
     assert sorted(found["followed"]) == sorted(set(VIEWS) - {"heads"})
     assert found["focus"] == 4
     assert "Head 1.2 reads" in found["head"] and "without mlp1" in found["without"]

@@ -158,6 +158,8 @@ def test_what_an_edited_model_writes_exports_and_leaves_to_an_unedited_one(
     place = r"gptlab/model/transformer\.py:\d+ was '.*' and is '"
     with pytest.raises(CheckpointError, match=place):
         train(home, resume=True)
+    with edited(home, *edit):  # or, as the sentence says, undo the change
+        train(home, resume=True, max_iters=4)
     if "scale" in edit[0][1]:  # a weight that nothing takes
         with pytest.raises(CheckpointError, match=rf"lacks: blocks\.0\.scale.*{place}"):
             load_checkpoint(run)
@@ -165,6 +167,7 @@ def test_what_an_edited_model_writes_exports_and_leaves_to_an_unedited_one(
     _, notes = samples(run, capsys)
     assert "was trained by other code, and here its logits differ by up to" in notes
     assert "gptlab/model/transformer.py:" in notes
+    train(home, "new", init_from=str(run))  # the other thing that the sentence says
 
 
 def test_the_unedited_model_is_decoded_by_native_and_nothing_is_said(hamlet, home, capsys):

@@ -203,6 +203,19 @@ def test_no_page_that_is_shared_names_a_folder_of_its_author(make_run, home, tmp
         assert "diary.txt" in page and "mine.py" in page
 
 
+def test_evaluations_show_the_loss_of_the_clean_part_where_one_was_measured(make_run):
+    run = make_run()
+    row = {"data": "x.txt", "step": 1, "loss": 1.5, "perplexity": 4.5, "bits_per_byte": None,
+           "tokens": 9}  # fmt: skip
+    run.add_evaluation(row)
+    assert "clean loss" not in make_report([run.folder])
+    run.add_evaluation({**row, "loss": 1.25, "clean_loss": 1.375})
+    run.add_evaluation({**row, "loss": 1.1, "clean_loss": "no number"})  # no line of ours
+    page = make_report([run.folder])
+    assert page.count("clean loss") == 2 and "no number" not in page and "1.1000" not in page
+    assert "<td>1.2500</td><td>1.3750</td>" in page and "<td>1.5000</td><td></td>" in page
+
+
 def test_losses_that_are_not_finite_do_not_stop_a_report(make_run):
     run = make_run(done=200)
     run.append({"step": 210, "loss": None, "grad_norm": None, "learning_rate": 1.0})

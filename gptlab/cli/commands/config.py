@@ -98,8 +98,9 @@ def _print_settings(title: str, values: dict, sources: dict, remark: str) -> Non
         if not names:
             continue
         table = make_table("option", "value", "source")
-        table.columns[0].min_width = width
+        table.columns[0].min_width, table.columns[0].no_wrap = width, True
         table.columns[1].min_width = 12
+        table.columns[1].overflow = table.columns[2].overflow = "fold"  # a path has no spaces
         for name in names:
             style = "dim" if sources[name] == "default" else ""
             value = Text(format_value(values[name]), style="" if style else "bold")

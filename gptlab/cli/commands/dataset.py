@@ -13,6 +13,7 @@ from gptlab.cli.commands.prepare import (
     list_prepared,
     listing,
     prepare_sources,
+    prepare_words,
 )
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui import questions
@@ -22,7 +23,6 @@ from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
 from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_remark
-from gptlab.data.prepare_options import PrepareOptions
 from gptlab.data.replacing import OUR_FILES
 from gptlab.data.task_files import PreparedTask, open_task
 from gptlab.data.token_files import (
@@ -81,8 +81,7 @@ def main(argv: list[str]) -> int:
             "name a file, a folder, a pattern such as 'books/*.txt', a table (.jsonl, .csv, "
             ".parquet) or hf:OWNER/NAME",
         )
-    prepare_sources(names or ["shakespeare"], PrepareOptions(**options))
-    return 0
+    return prepare_words(names or ["shakespeare"], options)
 
 
 def _only_name(word: str, names: list[str]) -> str:

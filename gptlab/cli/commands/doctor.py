@@ -167,14 +167,12 @@ def examine_run(folder: Path) -> int:
     ]
     if not findings and not validation:
         console.print("  The curve shows no problem.", style="green")
-        if run.state == "interrupted":
+        if run.state == "interrupted" and Run(folder).exists():
             command = f"{program('train.py')} --out_dir {quoted(display(folder))} --resume"
             console.print(Text(f"  Continue: {command}"), soft_wrap=True)
     console.print()
     if validation:
         report(iter(validation))
         console.print()
-    damaged = 0
-    if Run(folder).exists():
-        damaged = report(check_run(folder), "Its checkpoints are intact.")
+    damaged = report(check_run(folder), "Its checkpoints are intact.")
     return 1 if findings or validation or damaged else 0

@@ -243,7 +243,7 @@ def show_evaluation(result) -> None:
     console = make_console()
     console.print(Text(f"{result.model} on {result.data}", style="bold"))
     overlap = "side by side" if result.stride == result.block_size else f"every {result.stride:,}"
-    bits, size = "", " of unknown text"
+    bits, size = "", " of answers" if result.answers else " of unknown text"
     if result.bytes is not None:
         bits, size = f", {result.bits_per_byte:.4f} bits per byte", f", {result.bytes:,.0f} bytes"
     console.print(
@@ -261,6 +261,8 @@ def show_evaluation(result) -> None:
                 style="yellow",
             )
         )
+    if result.answers:
+        _show_answers(console, result.answers)
     if result.unknown:
         console.print(
             Text(
@@ -269,9 +271,26 @@ def show_evaluation(result) -> None:
                 style="yellow",
             )
         )
+    if result.answers:
+        return  # the place of a token in a problem says little
     columns = ("tokens before", "tokens", "loss", "perplexity")
     table = make_table(*columns, numbers=columns[1:])
     for first, last, tokens, loss in result.measured.by_position():
         place = f"{first:,}" if first == last else f"{first:,} to {last:,}"
         table.add_row(place, f"{tokens:,}", f"{loss:.4f}", f"{math.exp(min(loss, 700)):,.4g}")
     print_table(console, "Loss by position in the window", table)
+
+
+def _show_answers(console, answers: dict) -> None:
+    """Print how many answers of a task are right, by the length of the problem."""
+    from rich.text import Text
+
+    from gptlab.training.metrics import right_in_words
+
+    console.print(Text(f"{right_in_words(answers, False)}\n", style="bold"))
+    table = make_table(
+        "length", "problems", "right", "share", numbers=("problems", "right", "share")
+    )
+    for length, (right, total) in answers["accuracy_by_length"].items():
+        table.add_row(length, f"{total:,}", f"{right:,}", f"{right / total:.1%}")
+    print_table(console, "Right answers by length", table)

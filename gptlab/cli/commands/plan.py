@@ -104,10 +104,11 @@ def _verdict(plan) -> list[str]:
             f"It does not fit: a step needs {needed}, and only {in_bytes(free)} are free on "
             f"{plan.device}."
         )
+    about = "less than 0.1 s" if plan.seconds < 0.1 else f"about {in_time(plan.seconds)}"
     compiled = ", compiled" if config.machine.compile_model else ""
     sentences = [
         memory,
-        f"It takes about {in_time(plan.seconds)} on {plan.description} in {config.machine.dtype}"
+        f"It takes {about} on {plan.description} in {config.machine.dtype}"
         f"{compiled} ({plan.time_basis}).",
     ]
     if fitting := [gpu for gpu in plan.gpus if gpu.batch_size]:
@@ -214,6 +215,8 @@ def in_time(seconds: float) -> str:
     """Seconds in words, in at most two units; days from two days on."""
     from gptlab.training.units import duration
 
+    if seconds < 0.1:
+        return "< 0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -33,12 +33,20 @@ def main(argv: list[str]) -> int:
         print(listing())
         return 0
     sources = overrides.pop("sources", None) or ["shakespeare"]
-    if any(map(is_task_word, sources)):
-        return prepare_tasks(sources, overrides)
     if overrides.pop("show", False):
         print(preview(sources, PrepareOptions(**overrides)))
         return 0
-    prepare_sources(sources, PrepareOptions(**overrides))
+    return prepare_words(sources, overrides)
+
+
+def prepare_words(sources: Sequence[str], options: dict) -> int:
+    """Prepare texts, or a task, and print a summary; the exit code."""
+    if not any(map(is_task_word, sources)):
+        prepare_sources(sources, PrepareOptions(**options))
+    elif len(sources) > 1:
+        raise ConfigError("A task is prepared alone", f"name {sources[0]} first, then the others")
+    else:
+        print(describe_task(prepare_task(sources[0], PrepareOptions(**options))))
     return 0
 
 
@@ -56,17 +64,6 @@ def prepare_sources(
     summary = _summary(done, runs)
     print(summary if says_next else summary.rpartition("\n")[0])
     return done
-
-
-def prepare_tasks(words: Sequence[str], overrides: dict) -> int:
-    """Make the dataset of a task, and print a summary of it; the exit code."""
-    if len(words) > 1 or "show" in overrides:
-        raise ConfigError(
-            "A task is prepared alone, and shows its problems when it is made",
-            f"write python prepare.py {next(filter(is_task_word, words))}",
-        )
-    print(describe_task(prepare_task(words[0], PrepareOptions(**overrides))))
-    return 0
 
 
 def describe_task(done: PreparedTask) -> str:

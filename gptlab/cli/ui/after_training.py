@@ -6,7 +6,7 @@ from gptlab.cli.ui.command_line import command_line, command_to_try, program
 from gptlab.errors import GPTLabError
 from gptlab.files import display, quoted
 
-SAMPLE_TOKENS = 300
+SAMPLE_TOKENS, SHOWN_ANSWERS = 300, 6
 # a larger model takes too long on a CPU for a sample that nobody requested
 MOST_PARAMETERS_ON_CPU = 60_000_000
 
@@ -18,7 +18,7 @@ def show_result(outcome) -> None:
     a message, because the training itself has succeeded.
     """
     from gptlab.analysis.diagnosis import diagnose, read_run
-    from gptlab.data.token_files import find_meta, is_chat
+    from gptlab.data.token_files import find_meta, is_chat, is_task
     from gptlab.training.terminal import columns, wrapped
 
     folder = display(outcome.folder)
@@ -26,13 +26,17 @@ def show_result(outcome) -> None:
     findings = diagnose(run)
     for finding in findings:
         print(wrapped(f"Noticed: {finding.sentence}", columns()))
+    data = run.settings.get("dataset", "")
     try:
-        _show_sample(outcome.folder)
+        if is_task(find_meta(data)):
+            _show_answers(outcome.folder, data)
+        else:
+            _show_sample(outcome.folder)
     except (GPTLabError, OSError) as error:
         print(f"gptlab: no sample ({error})", file=sys.stderr)
     longer = {"out_dir": folder, "max_iters": 2 * outcome.step}
     print("Next, for example:")
-    if is_chat(find_meta(run.settings.get("dataset", ""))):
+    if is_chat(find_meta(data)):
         print(f"  {command_line('sample.py', {'out_dir': folder})} --chat")
         print("      talk with the model")
     else:
@@ -46,6 +50,27 @@ def show_result(outcome) -> None:
         print("      continue to twice as many steps")
     print(f"  {program('gpt.py')} report {quoted(folder)}")
     print("      the whole run on one page for a browser", flush=True)
+
+
+def _show_answers(folder, dataset: str) -> None:
+    """Print what the best weights answer to a few problems that no training meets."""
+    from gptlab.data.mixture import open_part
+    from gptlab.data.task_files import as_written
+    from gptlab.inference.config import SamplingConfig
+    from gptlab.inference.generator import Generator
+    from gptlab.runs import load_checkpoint
+
+    checkpoint, data = load_checkpoint(folder), open_part(dataset)
+    problems = data.test_problems["unseen"]
+    some = problems[:: max(1, len(problems) // SHOWN_ANSWERS)][-SHOWN_ANSWERS:]
+    generator = Generator(checkpoint.model, checkpoint.tokenizer)
+    generator.reverses = bool(checkpoint.content.get("reversed_answers"))
+    sampling = SamplingConfig(max_tokens=data.longest_tested, top_k=1)
+    print(f"Its answers to problems that it never met (step {checkpoint.step}):")
+    for problem in some:
+        text = problem.prompt + generator.generate(problem.prompt, sampling)[0].text
+        wanted = as_written(data.task, problem)
+        print(f"  {text}" + ("" if text == wanted else f"  (wrong: {wanted})"))
 
 
 def _show_sample(folder) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from gptlab.files import display, fresh_folder, quoted, runnable
+from gptlab.runs import Run
 
 
 def program(script: str) -> str:
@@ -26,7 +27,7 @@ def as_typed(value: object) -> str:
 
 def command_to_try(run, finding) -> str:
     """The command that a finding of `analysis.diagnosis` about a run suggests."""
-    if finding.continues:
+    if finding.continues and Run(run.folder).checkpoint.exists():
         where = {"out_dir": display(run.folder)}
         return command_line("train.py", where | finding.options) + " --resume"
     start = {"out_dir": display(fresh_folder(run.folder))}
