@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 import report
+import tasks
 
 RECORDS = REPOSITORY / "benchmarks" / "experiments"
 VARIANTS = REPOSITORY / "benchmarks" / "variants"
@@ -388,6 +389,8 @@ def page(records: dict[str, dict]) -> str:
     dates = sorted(record["date"] for record in records.values())
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     lines.append(f"Measured {when} on: {'; '.join(machines)}.\n")
+    if answers := tasks.section():
+        lines.append(answers)
     return "\n".join(lines)
 
 

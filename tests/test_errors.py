@@ -11,6 +11,7 @@ import pytest
 
 from gptlab import errors
 from gptlab.data.messages import NoConversationError
+from gptlab.data.mixture import TaskError
 from gptlab.data.opening import NotTextError
 from gptlab.errors import GPTLabError
 
@@ -81,6 +82,7 @@ def test_every_error_survives_pickling_and_copying(tmp_path):
     errors = [cls("It is damaged", "fetch it again", sep="; ") for cls in CLASSES]
     errors.append(NotTextError(tmp_path / "a.pdf", "a PDF", "save its text"))
     errors.append(NoConversationError("line 3 has no messages"))
+    errors.append(TaskError("sums is a task"))
     assert {type(error) for error in errors} == set(every_error())
     for error in errors:
         for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):

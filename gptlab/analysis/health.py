@@ -245,13 +245,6 @@ def check_run(folder: Path) -> Iterator[Check]:
     run = Run(folder)
     files = (run.checkpoint, run.previous, run.best, *run.kept_checkpoints())
     paths = [path for path in files if path.exists()]
-    if not paths:
-        yield Check(
-            f"run {run.folder.name}",
-            False,
-            f"{display(run.folder)} has no checkpoint",
-            f"train it: {run.start_command()}",
-        )
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
         try:
@@ -271,4 +264,4 @@ def _checkpoint_fix(run: Run, path: Path) -> str:
         return f"delete {display(path)}: then sample.py uses ckpt.pt"
     if path == run.previous:
         return f"delete {display(path)}: ckpt.pt is the newer one"
-    return f"copy it from a backup, or train again: python train.py --out_dir {here} --overwrite"
+    return f"copy it from a backup, or train again: {run.start_command()} --overwrite"

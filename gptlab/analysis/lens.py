@@ -39,6 +39,7 @@ import torch.nn.functional as F
 
 from gptlab.analysis.attribution import Progress, ablations, contributions, four_figures, likeliest
 from gptlab.analysis.trace import training_data
+from gptlab.data.token_files import Dataset
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, DataError, GenerationError, GPTLabError
 from gptlab.inference.capture import (
@@ -176,7 +177,7 @@ def validation_sequences(run: Run, count: int, size: int) -> list[list[int]]:
     Raises a GPTLabError where there is no validation text of so many tokens: DataError, or the
     reason why the run's data cannot be opened.
     """
-    parts = training_data(run)
+    parts = [part for part in training_data(run) if isinstance(part, Dataset)]  # a task has no text
     sequences = []
     for part in parts:
         possible = len(part.val) // size
@@ -185,7 +186,7 @@ def validation_sequences(run: Run, count: int, size: int) -> list[list[int]]:
             start = number * possible // chosen * size
             sequences.append([int(i) for i in part.val[start : start + size]])
     if not sequences:
-        raise DataError(f"it has no {size:,} tokens")
+        raise DataError(f"it has no text of {size:,} tokens for validation")
     return sequences
 
 

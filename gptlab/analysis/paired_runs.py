@@ -28,7 +28,6 @@ import numpy as np
 from gptlab import hardware
 from gptlab.analysis.measured_run import train_and_measure
 from gptlab.analysis.revisions import environment
-from gptlab.data.batches import check_length
 from gptlab.data.mixture import open_mixture
 from gptlab.data.token_files import Dataset
 from gptlab.errors import ConfigError, RunError
@@ -95,7 +94,6 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
             "validation text of one",
             "name one dataset: --both dataset=NAME",
         )
-    dataset = data.parts[0]
     report = _this_machine()
     choice = hardware.choose(report, values.get("device", "auto"), values.get("dtype", "auto"))
     # what a run decides by measuring is decided once for all of them
@@ -112,12 +110,11 @@ def make_arm(name: str, label: str, overrides: Overrides, commit: str = "") -> A
         values["eval_interval"] = min(often, drawn.evaluation.eval_interval)
         values.pop("eval_tokens", None)
     config = resolve_roughly(adopted, situation).config
-    for part in ("train", "val"):  # before anything is written
-        check_length(len(getattr(dataset, part)), config.model.block_size, part, dataset.name)
+    data.check_lengths(config.model.block_size)  # before anything is written
     fewest = min(drawn.evaluation.eval_tokens, config.evaluation.eval_tokens)
     overrides.values["eval_tokens"] = fewest
     overrides.sources.update(eval_interval="compare", eval_tokens="compare")
-    return Arm(name, label, overrides, config, dataset, commit)
+    return Arm(name, label, overrides, config, data.parts[0], commit)
 
 
 @functools.lru_cache

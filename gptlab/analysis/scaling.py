@@ -11,11 +11,12 @@ are there, so a process may be killed anywhere: a point that has its line is nev
 """
 
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from gptlab import hardware
 from gptlab.analysis.measured_run import train_quietly
@@ -66,7 +67,7 @@ class Ladder:
         """Whether the folder is free, or holds this very ladder."""
         if not self.path.exists():
             return not self.folder.exists() or not any(self.folder.iterdir())
-        return read_json(self.path)["ladder"] == self._identity()
+        return read_json(self.path).get("ladder") == self._identity()
 
     def _identity(self) -> dict:
         return {
@@ -127,25 +128,21 @@ class Ladder:
         return found
 
     def speed(self, size: Size) -> float:
-        """FLOP/s of a size: of the points that were trained, else of the timed steps."""
+        """FLOP/s of a size: of the timed steps, corrected by what trained points took."""
         trained: dict[float, list[float]] = {}
         for line in self.lines():
             if line["level"] is not None and line.get("tokens_per_second"):
-                rates = trained.setdefault(line["flops"] / line["tokens"], [])
-                rates.append(line["tokens_per_second"] * line["flops"] / line["tokens"])
-        known = sorted((f, sorted(r)[len(r) // 2]) for f, r in trained.items()) or self.speeds
-        x = math.log(size.flops)
-        for (low, slow), (high, fast) in itertools.pairwise(known):
-            if low <= size.flops <= high:
-                share = (x - math.log(low)) / (math.log(high) - math.log(low))
-                return slow + share * (fast - slow)
-        return known[0][1] if size.flops < known[0][0] else known[-1][1]
+                flops = line["flops"] / line["tokens"]
+                found = flops * line["tokens_per_second"] / _between(flops, self.speeds)
+                trained.setdefault(flops, []).append(found)
+        corrections = sorted((f, sorted(n)[len(n) // 2]) for f, n in trained.items())
+        timed = _between(size.flops, self.speeds)
+        return timed * _between(size.flops, corrections) if corrections else timed
 
     def seconds(self, size: Size, tokens: float) -> float:
         """About how long a training takes, with its start and its evaluation."""
-        evaluated = (
-            min(len(self.dataset.val), EVAL_TOKENS) / 3
-        )  # a forward pass is a third of a step
+        # a forward pass is a third of a step
+        evaluated = min(len(self.dataset.val), EVAL_TOKENS) / 3
         return RUN_SECONDS + (tokens + evaluated) * size.flops / self.speed(size)
 
     # The plan -------------------------------------------------------------------------------------
@@ -194,6 +191,12 @@ class Ladder:
             if number == 0:
                 total += max(0, REPEATS - self.seeds) * each[len(each) // 2]
         return total
+
+    def check_seconds(self, times: float) -> float:
+        """About how long the best size takes for so many times the FLOPs of the highest level."""
+        compute = times * self.levels[-1]
+        size = self.sizes[self._centre(compute, TOKENS_PER_PARAMETER)]
+        return self.seconds(size, size.tokens(compute))
 
     def seconds_left(self) -> float:
         """About how long the rest takes, if no level needs further sizes."""
@@ -348,6 +351,12 @@ class Ladder:
             "loss": [r["val_loss"] for r in records if r.get("val_loss")][-1],
             "tokens_per_second": sorted(rates)[len(rates) // 2] if rates else None,
         }
+
+
+def _between(x: float, pairs: list[tuple[float, float]]) -> float:
+    """The value at x of a curve through these (x, y), linear in log x and level at its ends."""
+    places, values = zip(*pairs, strict=True)
+    return float(np.interp(math.log(x), np.log(places), values))
 
 
 @functools.cache

@@ -60,9 +60,9 @@ def known_spellings(
     for dataset in datasets:
         spelling = Spelling(dataset)
         for first in range(0, len(dataset.train), PIECE_TOKENS):
-            last = first + PIECE_TOKENS
+            last = first + PIECE_TOKENS + LONGEST_WORD
             # a word at a cut is whole in the piece before it
-            ids = dataset.train[first : last + LONGEST_WORD]
+            ids = dataset.train[first:last]
             runs = word_runs(spelling.spell(ids).tobytes().decode("utf-8", "replace"))
             if first and runs and not has_no_spaces(runs[0]):
                 del runs[0]

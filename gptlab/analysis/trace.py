@@ -105,11 +105,12 @@ class Traced:
         return statistics.mean(shares) if shares else None
 
 
-def training_data(run: Run) -> list[Dataset]:
+def training_data(run: Run, wanted: str = "a search for verbatim text") -> list[Dataset]:
     """The datasets that a run was trained on, as it met them.
 
-    Raises RunError where the run records none or they have changed since, DataError where they are
-    gone or hold no text, ConfigError where the record is damaged.
+    wanted: what needs their text. Raises TaskError where one is a task, RunError where the run
+    records none or they have changed since, DataError where they are gone or hold no text,
+    ConfigError where the record is damaged.
     """
     name = display(run.folder)
     try:
@@ -125,7 +126,7 @@ def training_data(run: Run) -> list[Dataset]:
     if not isinstance(word, str) or not isinstance(fingerprint, str):
         raise RunError(f"{display(run.provenance)} does not name a dataset.")
     data = open_mixture(word, fingerprint=fingerprint)
-    data.refuse_tasks("a search for verbatim text")
+    data.refuse_tasks(wanted)
     if data.tokenizer is None:
         raise DataError(
             f"{data.name} holds ids without a tokenizer, so nobody can read them as text",

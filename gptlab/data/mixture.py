@@ -63,7 +63,7 @@ def _with_weight(part: str) -> tuple[str, float | None]:
     try:
         weight = float(number)
     except ValueError:  # C:\data\plays has a colon too
-        is_weight = colon and is_dataset(dataset_folder(name))
+        is_weight = colon and "=" not in number and is_dataset(dataset_folder(name))
         weight = 0.0 if is_weight else None
     if not colon or weight is None:
         return part, None
@@ -91,6 +91,10 @@ def whole_weights(given: Sequence[float | None], sizes: Sequence[int]) -> tuple[
     wanted = [size if weight is None else weight for weight, size in zip(given, sizes, strict=True)]
     total = sum(wanted)
     return tuple(max(1, round(_PARTS_OF_SHARES * each / total)) for each in wanted)
+
+
+class TaskError(DataError):
+    """A task with answers, where a text is needed."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +175,10 @@ class Mixture:
         return all(is_task(part.meta) and part.task.is_reversed for part in self.parts)
 
     def refuse_tasks(self, wanted: str) -> None:
-        """Raise DataError where a dataset is a task. wanted: what needs a text, such as blame."""
+        """Raise TaskError where a dataset is a task. wanted: what needs a text, such as blame."""
         for part in self.parts:
             if is_task(part.meta):
-                raise DataError(
+                raise TaskError(
                     f"{part.name} is a task, whose problems are made while training, and {wanted} "
                     "needs a text",
                     "name a run that was trained on one",

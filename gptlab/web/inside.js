@@ -153,7 +153,9 @@ class Inside {
         const [layer, head] = part.replace("mlp", "").split(".").map(Number), at = layer * n_embd;
         const row = (layer * n_head + head) * head_dim;
         if (head === undefined) (means.mlp[layer] ??= []).push([0, mlps.subarray(at, at + n_embd)]);
-        else (means.mixed[layer] ??= []).push([head * head_dim, heads.subarray(row, row + head_dim)]);
+        else {
+          (means.mixed[layer] ??= []).push([head * head_dim, heads.subarray(row, row + head_dim)]);
+        }
       }
       const rows = [];
       yield* this.read(this.views.tokens, (kind, layer, values) => {
@@ -174,9 +176,11 @@ class Inside {
 
   // The mean of each head [L, H, D] and MLP [L, C]: what the page holds, else that of the prompt.
   averages() {
-    const { tensors } = this.model, { mixed, mlp } = this.seen;
-    if (tensors["means.heads"]) return { heads: tensors["means.heads"], mlps: tensors["means.mlps"] };
-    const mean = rows => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
+    const { "means.heads": heads, "means.mlps": mlps } = this.model.tensors;
+    if (heads) return { heads, mlps };
+    const { mixed, mlp } = this.seen;
+    const sum = (rows, i) => rows.reduce((total, row) => total + row[i], 0);
+    const mean = rows => rows[0].map((_, i) => sum(rows, i) / rows.length);
     const joined = layers => Float32Array.from(layers.flatMap(rows => Array.from(mean(rows))));
     return { heads: joined(mixed), mlps: joined(mlp) };
   }
@@ -203,7 +207,9 @@ class Inside {
         let logit = 0;
         for (let i = 0; i < C; i++) {
           const from = i * n_head * D + head * D;
-          for (let j = 0; j < D; j++) logit += direction[i] * weight[from + j] * mixed[head * D + j];
+          for (let j = 0; j < D; j++) {
+            logit += direction[i] * weight[from + j] * mixed[head * D + j];
+          }
         }
         parts.push({ part: `${layer}.${head}`, logit });
       }
@@ -240,7 +246,8 @@ class Inside {
   }
 
   guess(stream, position) {
-    const probabilities = softmax(this.model.unembed(stream)), next = this.views.tokens[position + 1];
+    const probabilities = softmax(this.model.unembed(stream));
+    const next = this.views.tokens[position + 1];
     const top = largest(probabilities, TOP);
     if (next === undefined) return { top, next: null };
     const rank = probabilities.reduce((rank, p) => rank + (p > probabilities[next]), 1);
@@ -249,7 +256,8 @@ class Inside {
 
   // The tokens whose embeddings point most nearly the same way, for each token of the prompt.
   *nearest() {
-    const { n_embd, vocab_size } = this.config, table = this.model.tensors["token_embedding.weight"];
+    const { n_embd, vocab_size } = this.config;
+    const table = this.model.tensors["token_embedding.weight"];
     const row = id => table.subarray(id * n_embd, (id + 1) * n_embd);
     const length = id => Math.sqrt(dot(row(id), row(id))) || 1;
     const lengths = Array.from({ length: vocab_size }, (_, id) => length(id));

@@ -1,67 +1,6 @@
 "use strict";
 // Draws what a model computes for a prompt: one function for each view of gptlab/analysis/lens.py,
-// recorded in the page or made in it. Tokens can be any text: they become text nodes, never HTML.
-
-const byId = id => document.getElementById(id);
-const canHover = matchMedia("(hover: hover)").matches;
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-const END = "<|endoftext|>";
-const MARKS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
-
-// A token's text as nodes: spaces and line ends become visible marks.
-function marked(text) {
-  if (text === END) return [element("small", {}, "end of text")];
-  return text.split(/([ \n\t])/).filter(Boolean).map(
-    piece => (MARKS[piece] ? element("small", {}, MARKS[piece]) : piece));
-}
-
-function percent(share) {
-  if (share < 0.0005) return "<0.1%";
-  return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
-}
-
-const signed = value => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
-
-// Colour an element: kind is a class of style.css, strength from 0 to 1.
-function shade(made, kind, strength) {
-  made.classList.remove("likely", "look", "rise");
-  made.classList.add(kind);
-  made.style.setProperty("--strength", Math.min(1, Math.max(0, strength)).toFixed(3));
-  return made;
-}
-
-// Make a box one stop of the Tab key, in which arrow keys move among its buttons.
-function roving(box, columns = 1) {
-  const buttons = [...box.querySelectorAll("button")];
-  buttons.forEach((one, i) => { one.tabIndex = i ? -1 : 0; });
-  box.addEventListener("focusin", event => {
-    for (const one of buttons) one.tabIndex = one === event.target ? 0 : -1;
-  });
-  box.addEventListener("keydown", event => {
-    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-    const next = buttons[buttons.indexOf(event.target) + steps[event.key]];
-    if (!next) return;
-    event.preventDefault();
-    next.focus();
-  });
-  return box;
-}
-
-// Rows of a name, a bar and a figure: { name: nodes, value, figure, kind }, `most` the longest bar.
-function bars(rows, most) {
-  return element("div", { className: "bars" }, ...rows.flatMap(({ name, value, figure, kind }) => {
-    const bar = element("i", { className: value < 0 ? "below" : "" });
-    bar.style.setProperty("--length", Math.min(1, Math.abs(value) / most).toFixed(4));
-    return [element("code", { className: kind ?? "" }, ...name), element("span", {}, bar),
-      element("b", {}, figure)];
-  }));
-}
+// recorded in the page or made in it.
 
 // The views of a prompt on the page, and what is chosen in them.
 class Shown {
@@ -71,6 +10,8 @@ class Shown {
     this.live = live;
     this.updates = {};
     this.follow = steps => {};  // takes the steps of what takes long
+    this.redraw = () => {};     // the pictures, whose colours are not those of the style
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.redraw());
   }
 
   show(views) {
@@ -229,7 +170,11 @@ function drawLens(body, { layers, tuned }, shown) {
   const scroll = element("div", { className: "scroll" }, roving(table, layers.length));
   const choice = tuned ? [element("label", { className: "choice" }, element("input", {
     type: "checkbox", checked: shown.isTuned,
-    onchange: event => { shown.isTuned = event.target.checked; fill(); tell(last, shown.position); },
+    onchange: event => {
+      shown.isTuned = event.target.checked;
+      fill();
+      tell(last, shown.position);
+    },
   }), " tuned: each layer read through a translator trained for it (Belrose et al. 2023)")] : [];
   body.replaceChildren(...choice, element("div", { className: "beside" }, scroll, panel));
   scroll.scrollLeft = scroll.scrollWidth;  // to the output
@@ -336,8 +281,8 @@ function drawAblation(body, view, shown) {
   function tell() {
     const whole = now(), { position, target, tokens } = shown.views;
     foot.replaceChildren("Red: the loss of ", shown.quoted(target), " after ",
-      shown.quoted(tokens[position]), ` (token ${position}) rises without the part; blue: it falls. `
-      + `The average is that of ${whole.means}.`);
+      shown.quoted(tokens[position]), ` (token ${position}) rises without the part; blue: it `
+      + `falls. The average is that of ${whole.means}.`);
     panel.replaceChildren(
       ...compared(shown, whole, found(shown.part ?? whole.chosen?.parts.join())));
   }
@@ -370,9 +315,11 @@ function compared(shown, whole, some) {
   const next = ({ top }) => bars(top.map(([id, chance]) => (
     { name: shown.word(id), value: chance, figure: percent(chance) })), 1);
   const cell = (found, show) => element("td", {}, ...(found ? [show(found)] : []));
+  const without = some ? `without ${some.parts.join(", ")}`
+    : shown.part ? "computing …" : `${canHover ? "click" : "tap"} a part`;
   const table = element("table", { className: "compared" },
-    element("tr", {}, ...["", "whole model", some ? `without ${some.parts.join(", ")}`
-      : shown.part ? "computing …" : `${canHover ? "click" : "tap"} a part`].map(name => element("th", { scope: "col" }, name))),
+    element("tr", {}, ...["", "whole model", without].map(
+      name => element("th", { scope: "col" }, name))),
     ...rows.map(([name, show]) => element("tr", {},
       element("th", { scope: "row" }, ...[name].flat()), cell(whole, show), cell(some, show))));
   return [table, element("div", { className: "pair" }, next(whole), ...(some ? [next(some)] : []))];
@@ -384,29 +331,30 @@ function drawContributions(body, view, shown) {
   return () => {
     const { logit, parts, candidates } = shown.views.views.contributions;
     const { position, target, tokens } = shown.views;
-    const sorted = parts.toSorted((a, b) => Math.abs(b.logit) - Math.abs(a.logit));
+    const sorted = [...parts].sort((a, b) => Math.abs(b.logit) - Math.abs(a.logit));
     const rest = sorted.slice(MOST), sum = rest.reduce((total, part) => total + part.logit, 0);
     const rows = sorted.slice(0, MOST).map(({ part, logit }) => (
       { name: [part], value: logit, figure: signed(logit) }));
-    if (rest.length) rows.push({ name: [`${rest.length} others`], value: sum, figure: signed(sum) });
+    const others = { name: [`${rest.length} others`], value: sum, figure: signed(sum) };
+    if (rest.length) rows.push(others);
     const choice = candidates ? element("select", {
       ariaLabel: "the next token", onchange: event => (
         shown.choose({ target: Number(event.target.value) })),
     }, ...candidates.map(id => element("option", { value: id, selected: id === target },
       shown.word(id).map(node => node.textContent ?? node).join("")))) : shown.quoted(target);
-    const before = document.activeElement?.closest("select") && body.contains(document.activeElement);
+    const hadFocus = body.contains(document.activeElement);
     body.replaceChildren(element("p", { className: "choice" }, "The score of ", choice, " after ",
       shown.quoted(tokens[position]), ` (token ${position}) is ${logit.toFixed(2)}, the sum of:`),
     bars(rows, Math.max(...rows.map(row => Math.abs(row.value)))));
     body.querySelector(".bars").classList.add("signed");
-    if (before) choice.focus();
+    if (hadFocus) choice.focus();
   };
 }
 
 const KINDS = {
-  previous: ["Previous token", "looks at the token before"],
-  induction: ["Induction", "looks at what followed the same token earlier"],
-  duplicate: ["Duplicate token", "looks at the same token earlier"],
+  previous: ["Previous token", "the token before"],
+  induction: ["Induction", "what followed the same token earlier"],
+  duplicate: ["Duplicate token", "the same token earlier"],
 };
 
 // Heads with a known job: three grids of scores, and who was found.
@@ -414,9 +362,11 @@ function drawHeads(body, view, shown) {
   body.replaceChildren(element("div", { className: "three" }, ...Object.keys(KINDS).map(kind => {
     const [name, job] = KINDS[kind], scores = view[kind], found = view.found[kind];
     const best = Math.max(...scores.flat());
-    const said = found.length ? `${found.join(", ")} ${job}` : "none found";
+    const looks = found.length > 1 ? "look" : "looks";
+    const said = found.length ? `${found.join(", ")} ${looks} at ${job}` : "none found";
     return element("div", {}, element("h4", {}, name), element("p", { className: "hint" },
-      element("b", {}, said), ` (best score ${best.toFixed(2)}; a head is named from ${view.threshold} on)`),
+      element("b", {}, said), ` (best score ${best.toFixed(2)}; a head is named from `
+      + `${view.threshold} on)`),
     shown.grid((part, layer, head) => shade(element("button", {
       title: `head ${part}: ${scores[layer][head].toFixed(2)}`,
       ariaLabel: `head ${part}: ${scores[layer][head].toFixed(2)}`,

@@ -30,7 +30,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlab import hardware, runs
+from gptlab import files, hardware
 from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.cli import wizard
 from gptlab.cli.main import main, run_command
@@ -508,7 +508,7 @@ HELD = []  # open files that hold a lock, in a folder that is copied before its 
 
 def busy_run():
     HELD.append(open("out/run/.lock", "a+"))
-    runs._lock(HELD[-1])
+    files.lock_file(HELD[-1])
 
 
 def broken_csv():

@@ -274,8 +274,3 @@ def test_weights_that_are_not_numbers_are_found(run):
     next(iter(content["model"].values())).view(-1)[0] = float("nan")
     run.save(content)
     assert "not finite" in failures(run)["run/ckpt.pt"].detail
-
-
-def test_a_run_without_a_checkpoint_is_found(tmp_path):
-    (check,) = health.check_run(tmp_path)
-    assert not check.ok and "no checkpoint" in check.detail

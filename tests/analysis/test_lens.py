@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from gptlab.analysis import lens, tuned_lens
 from gptlab.analysis.attribution import ablations, contributions, parse_parts
 from gptlab.analysis.lens import VIEWS, make_views, read_prompt
+from gptlab.data.token_files import Dataset
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
 from gptlab.inference.capture import Part, capture, mean_outputs
@@ -283,10 +284,8 @@ def run_with_text(tmp_path, monkeypatch):
     """A run whose validation text is what the test says: here, 20 sequences of 16 letters."""
     text = torch.randint(1, 27, (20 * 16,), generator=torch.Generator().manual_seed(0))
 
-    class Part:
-        val = text.numpy()
-
-    monkeypatch.setattr(lens, "training_data", lambda run: [Part])
+    data = Dataset("own", tmp_path, None, text.numpy(), text.numpy(), None, 37)
+    monkeypatch.setattr(lens, "training_data", lambda run: [data])
     for name, value in dict(STEPS=12, SEQUENCES=2, LEARNING_RATE=1e-2, HELD_OUT=2).items():
         monkeypatch.setattr(tuned_lens, name, value)
     return Run(tmp_path)

@@ -1,8 +1,10 @@
 """The quality of text in numbers: each against counts by hand, and judged only beyond chance."""
 
+import dataclasses
 import json
 import random
 
+import numpy as np
 import pytest
 
 from gptlab.analysis import text_quality as module
@@ -74,10 +76,14 @@ def test_a_sentence_ends_at_a_mark_of_its_script_or_at_an_empty_line(text, sente
 
 def test_known_words_are_those_of_the_whole_training_text_wherever_it_is_cut(plays, monkeypatch):
     monkeypatch.setattr(module, "PIECE_TOKENS", 97)
+    monkeypatch.setattr(module, "LONGEST_WORD", 6)
+    last = plays.tokenizer.encode_to_array(" tutuso").astype(np.uint16)  # across the last cut
+    plays = dataclasses.replace(plays, train=np.concatenate([plays.train[: 97 * 20 - 4], last]))
     text = plays.tokenizer.decode(plays.train.tolist())
     stands = set(words_of(text))
-    # words, their beginnings and ends: cuts must make none of these known
+    # words, their beginnings and ends: cuts must make none of these known, and hide no word
     wanted = {w[i:j] for w in WORDS for i in range(3) for j in range(1, 5)} - {""} | {"zzz"}
+    wanted |= stands
     steps = []
     found = known_spellings([plays], wanted, lambda stage, n, total: steps.append((n, total)))
     assert found == wanted & stands and found < wanted

@@ -1,5 +1,6 @@
 """Verbatim spans of a text in the training text: planted passages, and what stands by chance."""
 
+import dataclasses
 import itertools
 import json
 import random
@@ -192,3 +193,10 @@ def test_every_dataset_of_a_mix_is_searched(train, tmp_path):
     found = trace_texts(datasets, texts).texts
     assert [text.share(30) for text in found] == [1, 1]
     assert [text.spans[0].where for text in found] == ["letters.txt:41", "books/b3.txt:6"]
+
+
+def test_without_validation_text_the_spans_are_found_and_nothing_is_said_of_chance(planted):
+    dataset = prepare("books", PrepareOptions(tokenizer="char", split="tail")).dataset
+    traced = trace_texts([dataclasses.replace(dataset, val=dataset.val[:0])], [PASSAGE])
+    assert traced.texts[0].longest == len(PASSAGE) and traced.held_out == ()
+    assert traced.longest_by_chance is None and traced.share_by_chance(30) is None

@@ -215,10 +215,14 @@ def test_a_run_in_trouble_is_named_with_its_command_and_ends_with_1(recorded, ho
 
 
 def test_a_run_that_was_too_short_is_continued(recorded, capsys):
-    recorded("short", [4.1, 3.2, 2.9], [(20, 3.0)], max_iters=20)
+    run = recorded("short", [4.1, 3.2, 2.9], [(20, 3.0)], max_iters=20)
     assert main(["doctor", "short"]) == 1
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Far too short" in shown and "--max_iters 200 --resume" in shown
+    assert "Far too short" in shown and "--max_iters 200" in shown
+    assert "--resume" not in shown  # without a checkpoint it begins again
+    run.checkpoint.touch()
+    assert main(["doctor", "short"]) == 1
+    assert "--max_iters 200 --resume" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_without_trouble_ends_with_0(recorded, capsys):

@@ -96,7 +96,7 @@ def test_the_tuned_lens_is_trained_once_and_kept(trained, capsys, monkeypatch):
         monkeypatch.setattr(tuned_lens, name, value)
     assert lens("--tuned", "--view", "lens") == 0
     out, err = capsys.readouterr()
-    assert "the tuned lens after" in out
+    assert "the tuned lens (Belrose et al. 2023) after" in out
     assert re.search(r"wrote .*tuned_lens\.safetensors\): trained on 48 tokens", err)
     assert lens("--tuned", "--view", "lens") == 0
     assert capsys.readouterr()[1].startswith("Tuned lens (from ")

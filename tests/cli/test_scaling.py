@@ -56,7 +56,7 @@ def here(here, monkeypatch):
         (data / folder.name).symlink_to(folder, target_is_directory=True)
     write_tokens(here, "plays", TOKENS)
     monkeypatch.setattr(scaling_fit, "REFITS", 60)
-    monkeypatch.setattr(Ladder, "_time_steps", lambda ladder: [(6e4, 5e9), (4e6, 2e10)])
+    monkeypatch.setattr(Ladder, "_time_steps", lambda ladder: [(6e4, 1e10), (4e6, 1e10)])
     return here
 
 
@@ -157,20 +157,33 @@ def test_what_gives_no_ladder_is_refused_in_a_sentence(here, trained, capsys, wo
     assert not (here / "out").exists() and not trained
 
 
-def test_the_time_that_a_refusal_names_is_enough(here, trained, capsys):
+def test_what_a_refusal_advises_works(here, trained, capsys):
     assert scale("--minutes", "0.5") == 2
     minutes = capsys.readouterr().err.split("--minutes ")[1].split(".")[0]
     assert scale("--minutes", minutes) == 0
+    assert scale("--for_minutes", "0.01") == 2
+    assert "no model takes enough steps: ask for more --for_minutes" in capsys.readouterr().err
+    assert scale("--for_minutes", "8") == 0
+    assert scale("--dataset", "tiny") == 2
+    assert "name a longer text with --dataset" in capsys.readouterr().err
+    assert scale("--dataset", "plays") == 0
+    words = ["--minutes", "50", "--out_dir"]
+    assert scale(*words, "out/scaling/plays") == 2
+    assert "holds another ladder: choose another --out_dir" in capsys.readouterr().err
+    assert scale(*words, "out/longer") == 0
 
 
 def test_a_ladder_whose_lowest_loss_lies_at_an_end_is_refused(here, capsys, monkeypatch):
-    def train(ladder, point, shows_bar):
-        return {"loss": 3.0 - 1e-7 * point.size.parameters, "tokens_per_second": 1e5}
+    def train(ladder, point, shows_bar):  # below 1e12 FLOPs a larger model is always better
+        loss = 3.0 - 1e-7 * point.size.parameters if point.flops < 1e12 else loss_of(point)
+        return {"loss": loss, "tokens_per_second": 1e10 / point.size.flops}
 
     monkeypatch.setattr(Ladder, "_trained", train)
     assert scale() == 2
     err = capsys.readouterr().err
     assert "The ladder is too short" in err and "largest model" in err
+    assert "give it more --minutes" in err
+    assert scale("--minutes", "120") == 0
 
 
 def test_a_text_that_is_too_short_for_a_higher_level_gets_a_lower_one(here, capsys, monkeypatch):
@@ -192,11 +205,6 @@ def test_a_text_that_is_too_short_for_any_further_level_is_refused(here, capsys,
     assert scale("--dataset", "short") == 2
     err = capsys.readouterr().err
     assert "has 1,000,000 tokens, and a ladder needs " in err or "is too short" in err
-
-
-def test_a_budget_in_which_no_model_trains_is_refused(here, trained, capsys):
-    assert scale("--for_minutes", "0.01") == 2
-    assert "no model takes enough steps: ask for more --for_minutes" in capsys.readouterr().err
 
 
 # Kills --------------------------------------------------------------------------------------------
@@ -228,8 +236,6 @@ def test_another_time_or_another_text_gets_another_folder(here, trained, capsys)
     assert scale("--dataset", "novels") == 0
     folders = {path.name for path in (here / "out" / "scaling").iterdir()}
     assert folders == {"plays", "plays-2", "novels"}
-    assert scale("--minutes", "50", "--out_dir", "out/scaling/plays") == 2
-    assert "holds another ladder" in capsys.readouterr().err
 
 
 def test_a_point_that_diverges_is_named_and_left_out(here, capsys, monkeypatch):
@@ -255,6 +261,7 @@ def test_the_best_model_for_a_time_is_a_recipe_that_takes_this_time(here, traine
     tokens = recipe["max_iters"] * 8 * 128
     assert 400 < tokens * size.flops / 1e10 < 480  # of 480 seconds, at 1e10 FLOP/s
     assert found["guess"] == "" and found["loss"][1] < found["loss"][0] < found["loss"][2]
+    assert main(["train", "--config", found["recipe"], "--max_iters", "2", "--quiet"]) == 0
     parameters, smallest, largest = found["parameters"]
     assert smallest <= parameters <= largest
     # no other size of this time is better in the world that made the losses
@@ -282,6 +289,7 @@ def test_a_check_that_follows_the_law_is_inside_and_is_trained_once(here, traine
     assert found["flops"] == pytest.approx(2 * largest, rel=0.01)
     assert trained.count(found["point"]) == 1
     out = scale_out(capsys, "--check")
+    assert "The check at the end takes about " in out
     assert "inside the 95% interval" in out and trained.count(found["point"]) == 1
     assert out.rstrip().endswith(f"gpt.py report out/scaling/plays/{found['point']}")
 

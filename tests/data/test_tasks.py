@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gptlab.cli.main import run_command
 from gptlab.data.batches import Batches
-from gptlab.data.mixture import open_mixture
+from gptlab.data.mixture import open_mixture, parse_mixture
 from gptlab.data.task_dataset import random_numbers
 from gptlab.data.task_files import as_written, open_task, prepare_task
 from gptlab.data.tasks import TASKS, are_balanced, make_task, read_name
@@ -246,6 +246,32 @@ def test_a_line_that_is_no_problem_is_named(home, tmp_path, line):
     (tmp_path / "mine.jsonl").write_text(f"{good}\n\n{line}\n")
     with pytest.raises(DataError, match=r"Line 3 of .*mine.jsonl is no problem"):
         prepare_task(f"task:{tmp_path / 'mine.jsonl'}")
+
+
+def test_a_task_in_a_mix_is_told_from_a_weight(home):
+    prepare_task("task:addition")
+    named = parse_mixture("task:addition:share=0.5:0.25,task:addition:2")
+    assert named == [("task:addition:share=0.5", 0.25), ("task:addition", 2.0)]
+    assert parse_mixture("task:addition:share=0.5,plays") == [
+        ("task:addition:share=0.5", None), ("plays", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [["task:addition"], ["--dataset", "task:nothing"]])
+def test_train_says_how_a_task_is_named(home, words, capsys):
+    assert run_command("train", words) == 2
+    message = capsys.readouterr().err
+    assert "--dataset task:addition" in message or "write task:NAME:OPTION=VALUE" in message
+
+
+def test_the_commands_of_datasets_take_a_task(home, capsys):
+    assert run_command("dataset", ["prepare", "task:addition:digits=2"]) == 0
+    assert run_command("dataset", ["view", "addition-digits-2"]) == 0
+    assert capsys.readouterr().out.count("test        ") == 2
+    assert run_command("prepare", ["--list"]) == 0
+    assert "the task addition:digits=2, 13 ids" in capsys.readouterr().out
+    assert run_command("dataset", ["delete", "addition-digits-2", "--yes"]) == 0
+    assert not list(home.glob("data/*"))
 
 
 def test_options_of_texts_are_refused_for_a_task(home, capsys):

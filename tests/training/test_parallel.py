@@ -1,5 +1,6 @@
 """Several processes train the one model: same order, same numbers, one voice."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from gptlab.checkpoints import read_checkpoint
+from gptlab.data.prepare_options import PrepareOptions
+from gptlab.data.task_files import prepare_task
 from gptlab.data.token_files import open_dataset
 from gptlab.data.windows import evaluation_windows
 from gptlab.inference.evaluate import evaluate_loss
@@ -68,9 +71,15 @@ def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(t
     assert last["val_loss"] == evaluate_loss(model, data.val, windows, 16, 4, "cpu")
 
 
-def test_a_run_on_a_mix_goes_from_one_process_to_two_and_back(train, tmp_path, mixed):
+def test_a_run_on_a_mix_with_a_task_goes_from_one_process_to_two_and_back(
+    train, tmp_path, mixed, prepared_home
+):
     # batch 1 x 1 for a while: one of the two processes then has no sequence of its own
-    settings = SETTINGS | dict(max_iters=10, dataset=mixed)
+    rows = [{"prompt": f"{a} {b} ", "answer": b} for a in ("to", "be", "or") for b in "enorstu"]
+    (prepared_home / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = PrepareOptions(tokenizer=str(prepared_home / "data" / "tiny"))
+    prepare_task(f"task:{prepared_home / 'pairs.jsonl'}:share=0.5", words)
+    settings = SETTINGS | dict(max_iters=10, dataset=f"{mixed},pairs-share-0.5:0.5")
     train("whole", **settings, ema_decay=0.9)
     train("whole", resume=True, max_iters=16, batch_size=1)
     train("whole", resume=True, max_iters=23, batch_size=4)
@@ -87,7 +96,13 @@ def test_a_run_on_a_mix_goes_from_one_process_to_two_and_back(train, tmp_path, m
     np.testing.assert_allclose(losses(tmp_path / "moving"), losses(tmp_path / "whole"), atol=1e-5)
     states = [read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "moving")]
     assert states[0]["sequences_seen"] == states[1]["sequences_seen"] == 10 * 4 + 6 + 7 * 4
-    assert states[1]["dataset"]["sequences_seen"] == {"tiny": 52, "more": 22}  # of 74
+    shares = {"tiny": 35, "more": 15, "pairs-share-0.5": 24}  # of 74
+    assert states[1]["dataset"]["sequences_seen"] == shares
+    right = [
+        [r["accuracy_by_length"] for r in Run(tmp_path / name).records() if "accuracy" in r]
+        for name in ("whole", "moving")
+    ]
+    assert right[0] == right[1] and len(right[0]) == 4
 
 
 def test_one_ctrl_c_stops_all_processes_after_the_step_and_prints_how_to_continue(tmp_path):

@@ -142,6 +142,8 @@ def test_commands_about_text_refuse_a_task_in_a_sentence(trained):
     for look in (lambda: blame(trained, 20), lambda: training_data(Run(trained))):
         with pytest.raises(DataError, match=r"is a task, .* needs a text"):
             look()
+    assert run_command("evaluate", [str(trained), "--samples", "2"]) == 2
+    assert not Run(trained).evaluated()
 
 
 def test_problems_longer_than_the_window_are_refused(train):

@@ -174,5 +174,7 @@ def examine_run(folder: Path) -> int:
     if validation:
         report(iter(validation))
         console.print()
-    damaged = report(check_run(folder), "Its checkpoints are intact.")
+    damaged = 0
+    if Run(folder).exists():
+        damaged = report(check_run(folder), "Its checkpoints are intact.")
     return 1 if findings or validation or damaged else 0

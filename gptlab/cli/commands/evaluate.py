@@ -188,14 +188,20 @@ def _measure_samples(checkpoint, run, choice, options: EvaluateOptions) -> int:
 
 
 def training_text(checkpoint, run):
-    """(the datasets that a model was trained on, ""), or ([], why nobody knows them)."""
+    """(the datasets that a model was trained on, ""), or ([], why nobody knows them).
+
+    Raises TaskError for a run that was trained on a task.
+    """
     from gptlab.analysis.trace import training_data
+    from gptlab.data.mixture import TaskError
 
     name = display(checkpoint.path)
     if run is None:
         return [], f"{name} belongs to no run, so its training text is unknown"
     try:
-        return training_data(run), ""
+        return training_data(run, "the quality of text"), ""
+    except TaskError:
+        raise
     except (GPTLabError, OSError) as error:
         return [], explain_error(error).problem
 

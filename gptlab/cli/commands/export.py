@@ -93,6 +93,8 @@ def main(argv: list[str]) -> int:
     files = [file for file in [written, *written.rglob("*")] if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     print(f"Wrote {display(written)} ({in_bytes(size)}): {_how_to_open(options.format, written)}")
+    if checkpoint.content.get("reversed_answers"):
+        print("It writes answers last character first; only sample.py shows them the other way.")
     return 0
 
 

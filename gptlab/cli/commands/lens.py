@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from gptlab.cli.declarations import COMMANDS
-from gptlab.cli.ui.console import make_console, note
+from gptlab.cli.ui.console import make_console
 from gptlab.cli.ui.progress import Bars
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, in_bytes, shareable
@@ -49,7 +49,6 @@ def main(argv: list[str]) -> int:
     _refuse_what_has_no_effect(options)
     if options.prompt is None:
         raise ConfigError("lens looks at a prompt", 'give one with --prompt "To be, or not"')
-    note("Loading torch ...")
     from gptlab.analysis.attribution import parse_parts
     from gptlab.analysis.evaluation import open_model
     from gptlab.analysis.lens import VIEWS, known_means, make_views, read_prompt

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     _check(options)
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout, flush=True)
     ladder = _open(options)
-    for line in _opening(ladder):
+    for line in _opening(ladder, options):
         say(line)
     try:
         if not _climb(ladder):
@@ -128,10 +128,10 @@ def _open(options: ScalingOptions):
 def _minutes_of(folder: Path) -> float | None:
     """The time of the ladder in a folder."""
     path = folder / "scaling.json"
-    return read_json(path)["ladder"]["minutes"] if path.exists() else None
+    return read_json(path).get("ladder", {}).get("minutes") if path.exists() else None
 
 
-def _opening(ladder) -> list[str]:
+def _opening(ladder, options: ScalingOptions) -> list[str]:
     """What is about to be trained, and by which rules."""
     from gptlab.analysis.scaling_sizes import BLOCK_SIZE, RATE, RATE_WIDTH, SEQUENCES
     from gptlab.reports.charts import short
@@ -153,6 +153,9 @@ def _opening(ladder) -> list[str]:
         f"step; Muon, its rate {RATE:g} at width {RATE_WIDTH} and falling with the root of the "
         "width; linear decay to 0 at the end of each run."
     )
+    if options.check:
+        seconds = 60 * (options.for_minutes or 0) or ladder.check_seconds(CHECKED)
+        lines.append(f"The check at the end takes about {duration(seconds)} more.")
     return lines
 
 

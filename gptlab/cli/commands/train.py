@@ -55,11 +55,13 @@ def main(argv: list[str]) -> int:
 
 def _not_an_option(word: str) -> ConfigError:
     """What to do with a text, a dataset or a recipe that was named without an option."""
-    from gptlab.data.token_files import dataset_folder
+    from gptlab.data.tasks import is_task_word
+    from gptlab.data.token_files import dataset_folder, is_dataset
 
-    if dataset_folder(word).is_dir() and (dataset_folder(word) / "train.bin").is_file():
+    if is_task_word(word) or is_dataset(dataset_folder(word)):
+        kind = "task" if is_task_word(word) else "prepared dataset"
         return ConfigError(
-            f"{word} is a prepared dataset, and was given without an option",
+            f"{word} is a {kind}, and was given without an option",
             f"train on it with python train.py --dataset {quoted(word)}",
         )
     if word in named_recipes() or (Path(word).suffix == ".py" and Path(word).is_file()):

@@ -5,7 +5,7 @@ from gptlab.training.terminal import fitting
 
 ROWS = 6  # of a view, where not all are asked for
 LENS_ROWS = 10
-MOST_SHOWN = 14  # characters of a token in a table
+MOST_SHOWN, SHORTEST_SHOWN = 14, 9  # characters of a token in a table, at most
 BAR = 24
 LIKELY = ((0.5, "black on green"), (0.2, "green"), (0.05, ""), (0.0, "dim"))
 SURPRISING = ((6.0, "bold white on red"), (4.0, "red"), (2.0, "yellow"), (0.0, ""))  # nats
@@ -43,32 +43,35 @@ def show_views(console, made: dict, all_rows: bool) -> None:
 
 
 def _lens(console, made: dict, view: dict, all_rows: bool) -> None:
-    """A row for each token, a column for each layer that fits; the output is always the last."""
-    from rich.text import Text
-
+    """A row for each token, a column for each layer that fits; all_rows: table by table, all."""
     layers, tokens = view["tuned"] or view["layers"], made["tokens"]
-    last = len(layers) - 1
     first = 0 if all_rows else max(0, len(tokens) - LENS_ROWS)
-    rows = range(first, len(tokens))
-    cells = [[_guess(made, layers[n][t]["top"][0]) for n in range(last + 1)] for t in rows]
-    widest = max(len(cell) for row in cells for cell in row)
-    fitting = max(2, (console.width - MOST_SHOWN - 6) // (widest + 2))
-    columns = sorted({round(i * last / (min(fitting, last + 1) - 1)) for i in range(fitting)
-                      if i < last + 1})  # fmt: skip
-    names = ["output" if n == last else f"{n}" for n in columns]
-    table = make_table("#", "token", *names, numbers=("#",))
-    for t, row in zip(rows, cells, strict=True):
-        table.add_row(f"{t}", _cell(made, tokens[t]), *(row[n] for n in columns))
-    console.print(table)
-    lens = "tuned lens" if view["tuned"] else "lens"
-    shown = "" if len(columns) > last else f", {len(columns)} of {last + 1} that fit here"
-    console.print(
-        Text(
-            f"Columns: the {lens} after so many layers (0: the embedding alone){shown}. Percent: "
-            "how sure it is."
-        )
-    )
-    _say_rest(console, first, "earlier tokens", "lens")
+    rows, every = range(first, len(tokens)), range(len(layers))
+    before = 10 + max(_cell(made, tokens[t]).cell_len for t in rows)  # columns of the window
+    for percent in (True, False):  # without it, where the layers do not fit with it
+        cells = [[_guess(made, layers[n][t]["top"][0], percent) for n in every] for t in rows]
+        widest = max(6, *(cell.cell_len for row in cells for cell in row))  # "output"
+        room = max(2, (console.width - before) // (widest + 3))
+        if len(layers) <= room:
+            break
+    count = min(room, len(layers))
+    tables = [[round(i * every[-1] / (count - 1)) for i in range(count)]]
+    if all_rows:
+        tables = [list(every[n : n + room]) for n in range(0, len(layers), room)]
+    for columns in tables:
+        names = ["output" if n == every[-1] else f"{n}" for n in columns]
+        table = make_table("#", "token", *names, numbers=("#",))
+        for t, row in zip(rows, cells, strict=True):
+            table.add_row(f"{t}", _cell(made, tokens[t]), *(row[n] for n in columns))
+        console.print(table)
+    lens = "tuned lens (Belrose et al. 2023)" if view["tuned"] else "lens"
+    about = f"Columns: the {lens} after so many layers (0: the embedding alone)"
+    about += "; percent: how sure it is." if percent else "."
+    if not all_rows and count < len(layers):
+        more = len(layers) - count
+        about += f" {more} more {'layer' if more == 1 else 'layers'}: --view lens."
+    console.print(_plain(about))
+    _say_rest(console, first, "lens")
 
 
 def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -85,6 +88,9 @@ def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
     ]
     if not all_rows:
         heads.sort(key=lambda head: -max(head[1][1:] or head[1]))
+        console.print(
+            _plain("First those that look most at one token; idle heads rest on token 0.")
+        )
     table = make_table("head", f"from token {position} it looks at")
     shown = heads if all_rows else heads[:ROWS]
     for name, weights in shown:
@@ -92,12 +98,7 @@ def _attention(console, made: dict, view: dict, all_rows: bool) -> None:
         looks = [f"{weights[t]:.0%} {_token(made, tokens[t])} ({t})" for t in most]
         table.add_row(name, _plain(fitting(looks, console.width - 10)))
     console.print(table)
-    _say_rest(
-        console,
-        len(heads) - len(shown),
-        "heads that look less at one token, the first aside",
-        "attention",
-    )
+    _say_rest(console, len(heads) - len(shown), "attention")
 
 
 def _contributions(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -118,7 +119,7 @@ def _contributions(console, made: dict, view: dict, all_rows: bool) -> None:
         table.add_row(f"{len(others)} others", f"{sum(p['logit'] for p in others):+.2f}", "")
     table.add_row("sum", f"{sum(part['logit'] for part in parts):+.2f}", "")
     console.print(table)
-    _say_rest(console, len(others), "smaller ones", "contributions")
+    _say_rest(console, len(others), "contributions")
 
 
 def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -126,11 +127,12 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
     from rich.text import Text
 
     console.print(Text(f"The averages are those of {view['means']}."))
-    parts = sorted(view["parts"], key=lambda part: -part["loss"])
+    chosen = [view["chosen"]] if view["chosen"] else []
+    others = [part for part in view["parts"] if part not in chosen]
+    parts = sorted(others, key=lambda part: -part["loss"])
     shown = parts if all_rows else parts[:ROWS]
     numbers = (f"loss of {_token(made, made['target'])}", "change", "of the prompt")
     table = make_table("without", *numbers, "says", numbers=numbers)
-    chosen = [view["chosen"]] if view["chosen"] else []
     for row in [view, *chosen, *shown]:
         (likeliest, _), (usual, _) = row["top"][0], view["top"][0]
         style = "" if likeliest == usual else "yellow"
@@ -143,7 +145,7 @@ def _ablation(console, made: dict, view: dict, all_rows: bool) -> None:
             style="bold" if row in chosen else "",
         )
     console.print(table)
-    _say_rest(console, len(parts) - len(shown), "parts that it needs less", "ablation")
+    _say_rest(console, len(parts) - len(shown), "ablation")
 
 
 def _loss_of_prompt(row: dict, view: dict) -> str:
@@ -209,7 +211,7 @@ def _surprise(console, made: dict, view: dict, all_rows: bool) -> None:
         console.print(table)
     else:
         console.print(_plain("A single token: nothing comes before it."))
-    _say_rest(console, len(tokens) - 1 - len(order), "less surprising tokens", "surprise")
+    _say_rest(console, len(tokens) - 1 - len(order), "surprise")
 
 
 def _neighbours(console, made: dict, view: dict, all_rows: bool) -> None:
@@ -222,7 +224,7 @@ def _neighbours(console, made: dict, view: dict, all_rows: bool) -> None:
         room = console.width - MOST_SHOWN - 6
         table.add_row(_cell(made, token), _plain(fitting(near[: None if all_rows else 5], room)))
     console.print(table)
-    _say_rest(console, len(distinct) - len(shown), "other tokens", "neighbours")
+    _say_rest(console, len(distinct) - len(shown), "neighbours")
 
 
 DRAWINGS = {
@@ -236,10 +238,10 @@ DRAWINGS = {
 }
 
 
-def _token(made: dict, token: int) -> str:
+def _token(made: dict, token: int, most: int = MOST_SHOWN) -> str:
     """A token in quotes, its white space and whatever steers a terminal as escapes."""
     shown = repr(made["texts"][str(token)])
-    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 3]}..."
+    return shown if len(shown) <= most else f"{shown[: most - 2]}.."
 
 
 def _cell(made: dict, token: int):
@@ -249,13 +251,14 @@ def _cell(made: dict, token: int):
     return Text(_token(made, token), no_wrap=True)
 
 
-def _guess(made: dict, best: list):
-    """The likeliest token and its probability, in the colour of how sure it is."""
+def _guess(made: dict, best: list, percent: bool):
+    """The likeliest token, in the colour of how sure the model is, with percent too."""
     from rich.text import Text
 
     token, probability = best
-    return Text(f"{_token(made, token)} {probability:.0%}", _level(LIKELY, probability),
-                no_wrap=True)  # fmt: skip
+    shown = _token(made, token, MOST_SHOWN if percent else SHORTEST_SHOWN)
+    shown += f" {probability:.0%}" * percent
+    return Text(shown, _level(LIKELY, probability), no_wrap=True)
 
 
 def _plain(text: str):
@@ -270,7 +273,7 @@ def _level(levels, value: float) -> str:
     return next(style for least, style in levels if value >= least)
 
 
-def _say_rest(console, count: int, what: str, view: str) -> None:
+def _say_rest(console, count: int, view: str) -> None:
     """How many rows are not shown, and what shows them."""
     if count > 0:
-        console.print(_plain(f"{count:,} {what}: --view {view}."))
+        console.print(_plain(f"{count:,} more {'row' if count == 1 else 'rows'}: --view {view}."))

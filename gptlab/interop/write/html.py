@@ -67,23 +67,13 @@ def write(
     shows how the model comes to its words.
     """
     config = checkpoint.model.config.to_dict()
-    config["vocab_size"] = checkpoint.tokenizer.vocab_size
-    manifest, int8, floats, held = [], [], [], {}
+    config["vocab_size"] = known = checkpoint.tokenizer.vocab_size
     weights = checkpoint.model.state_dict()
     weights = {name: weights[name] for name in shapes(checkpoint.model.config)}
-    for name, weight in (weights | (inside.tensors if inside else {})).items():
-        value = weight.float().cpu()
-        if name in ("token_embedding.weight", "lm_head.weight"):
-            value = value[: config["vocab_size"]]  # a table may be padded
-        manifest.append([name, *value.shape, 0][:3])
-        held[name] = value
-        if value.dim() == 2:
-            steps, value = quantize(value)
-            int8.append(steps.numpy())
-            held[name] = dequantize(steps, value)
-        floats.append(value.numpy())
-        if progress:
-            progress("rounding the weights", weight.nbytes, 4 * _number(checkpoint))
+    for name in weights.keys() & {"token_embedding.weight", "lm_head.weight"}:
+        weights[name] = weights[name][:known]  # a table may be padded
+    beside = inside.tensors if inside else {}
+    manifest, int8, floats, held = _packed(weights | beside, progress)
     held = {name: held[name] for name in weights}
     check_weights(checkpoint, GPTConfig(**config), held, "html", "int8")
     content = {
@@ -110,6 +100,24 @@ def write(
     with new_file(output, overwrite, mark=PAGE_MARK) as file:
         file.write(page.encode())
     return Path(output)
+
+
+def _packed(tensors: dict[str, torch.Tensor], progress) -> tuple[list, list, list, dict]:
+    """Their names and shapes, matrices as int8, scales and vectors; and what these stand for."""
+    manifest, int8, floats, held = [], [], [], {}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        value = tensor.float().cpu()
+        manifest.append([name, *value.shape, 0][:3])
+        held[name] = value
+        if value.dim() == 2:
+            steps, value = quantize(value)
+            int8.append(steps.numpy())
+            held[name] = dequantize(steps, value)
+        floats.append(value.numpy())
+        if progress:
+            progress("rounding the weights", tensor.nbytes, total)
+    return manifest, int8, floats, held
 
 
 def _number(checkpoint) -> int:
