@@ -20,7 +20,7 @@ import report
 RECORDS = REPOSITORY / "benchmarks" / "tasks"
 NAMES = {
     "addition": "sums of up to 3 digits",
-    "lengths": "sums of up to 5 digits, tested to 8",
+    "lengths": "sums of up to 3 digits, tested to 6",
     "calculator": "+ - * / of 2 digits, with steps",
     "calculator_plain": "+ - * / of 2 digits, without steps",
     "grokking": "sums modulo 59, half of them to learn",
@@ -34,7 +34,8 @@ the prompts and the padding; the two calculators have equally many.
 
 {table}
 
-Longer sums than those of the training, by the digits of the larger number:
+Trained on sums of up to 3 digits and tested on longer ones, by the digits of the larger number
+(`--dataset task:addition:digits=5:test_digits=8` asks the same from 5 to 8):
 
 {lengths}
 

@@ -2,8 +2,9 @@
 
 Trains  0.3M parameters on answers with the steps of written arithmetic before the result
 On      task:calculator:steps=yes, whose problems are made while training; a tenth is the test
-Takes   about 10 minutes on 2 slow CPU cores
-Expect  most answers to unseen problems right; without steps: --dataset task:calculator
+Takes   about 4 minutes of one slow CPU core
+Expect  79% of the answers to unseen problems exactly right, their steps too, and still rising;
+        without steps (--dataset task:calculator), of as many tokens, fewer: docs/experiments.md
 """
 
 dataset = "task:calculator:steps=yes"
@@ -20,7 +21,7 @@ dropout = 0.0
 
 # training
 batch_size = 16
-max_iters = 1500
+max_iters = 1000
 optimizer = "muon"
 learning_rate = 1e-2
 weight_decay = 0.0

@@ -1,9 +1,10 @@
 """Grokking: sums modulo 59, learned by heart first and understood much later (Power et al. 2022).
 
-Trains  0.1M parameters, one layer, on half of all 3,481 problems, over and over
+Trains  0.06M parameters, one layer, on half of all 3,481 problems, over and over
 On      task:modular:modulus=59:share=0.5, each number one token
-Takes   about 3 minutes on 2 slow CPU cores
-Expect  all problems of the training right after 200 steps, the unseen ones after 2,000 and more
+Takes   about a minute of one slow CPU core
+Expect  99% of the problems of the training right after 200 steps, and of the unseen ones 1% then,
+        50% after 1,000 steps and 99% after 3,000
 """
 
 dataset = "task:modular:modulus=59:share=0.5"
