@@ -4,7 +4,7 @@ Trains  0.3M parameters on answers with the steps of written arithmetic before t
 On      task:calculator:steps=yes, whose problems are made while training; a tenth is the test
 Takes   about 4 minutes of one slow CPU core
 Expect  79% of the answers to unseen problems exactly right, their steps too, and still rising;
-        without steps (--dataset task:calculator), of as many tokens, fewer: docs/experiments.md
+        --dataset task:calculator trains on as many tokens without steps: docs/experiments.md
 """
 
 dataset = "task:calculator:steps=yes"
