@@ -164,8 +164,7 @@ class ScalingResult:
 
     def _guess(self, compute: float, tokens: float) -> str:
         if compute > FARTHEST * self.largest:
-            times = compute / self.largest
-            return f"it takes {times:.0f} times the largest point's FLOPs, and {FARTHEST} are safe"
+            return f"it takes more than {FARTHEST} times the largest point's FLOPs"
         if tokens > self.ladder.most_tokens:
             return "it reads the text more than 4 times, and the law knows new text only"
         return ""

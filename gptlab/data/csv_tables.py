@@ -35,7 +35,8 @@ class Dialect:
 
     delimiter: "" for a single column. quoting: whether a quotation mark opens a field that may hold
     delimiters and line ends. unquotes: without quoting, whether marks around a whole field go.
-    header: the names of the fields. has_header: whether the first row holds them.
+    header: the names of the fields. has_header: whether the first row holds them. comments: lines
+    above the table that begin with # and are no row of it.
     """
 
     delimiter: str
@@ -46,6 +47,7 @@ class Dialect:
     skips_space: bool = False
     escape: str | None = None
     has_sep_line: bool = False
+    comments: int = 0
 
     def __str__(self) -> str:
         names = ", ".join(self.header[:8]) + (", ..." if len(self.header) > 8 else "")
@@ -58,7 +60,9 @@ class Dialect:
         marks = "enclose fields" if self.quoting else "are letters"
         if self.unquotes:
             marks += " unless they enclose a field as a whole"
-        return f"{kind}, {header}; quotation marks {marks}"
+        lines_of = "1 line" if self.comments == 1 else f"{self.comments} lines"
+        above = f", below {lines_of} of comments" if self.comments else ""
+        return f"{kind}, {header}{above}; quotation marks {marks}"
 
 
 def find_dialect(head: str, is_whole: bool, suffix: str, reading: Reading) -> Dialect:
@@ -73,6 +77,35 @@ def find_dialect(head: str, is_whole: bool, suffix: str, reading: Reading) -> Di
     physical = physical[has_sep_line:]
     while physical and not physical[-1]:
         physical.pop()
+    comments = next((n for n, line in enumerate(physical) if line[:1] != "#"), 0)
+    best = _best_attempt(physical[comments:], forced, suffix, is_whole, reading)
+    if comments and (not best.delimiter or best.delimiter in physical[comments - 1]):
+        # in one column # may begin a text, and the last line above a table may be its header
+        comments = comments - 1 if best.delimiter else 0
+        best = _best_attempt(physical[comments:], forced, suffix, is_whole, reading)
+    header, has_header = _header(best.rows, reading)
+    is_tab_or_one = best.delimiter in ("", "\t")
+    unquotes = not best.quoting and reading.quoting == "auto" and is_tab_or_one
+    return Dialect(
+        best.delimiter, best.quoting, unquotes, header, has_header,
+        best.skips_space, best.escape, has_sep_line, comments,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    delimiter: str
+    quoting: bool
+    skips_space: bool
+    escape: str | None
+    rows: list[list[str]]
+    broken: int  # rows that cannot be read so
+
+
+def _best_attempt(
+    physical: list[str], forced: str | None, suffix: str, is_whole: bool, reading: Reading
+) -> _Attempt:
+    """The first lines with the delimiter that makes rows of one width of them."""
     candidates = list(DELIMITERS) if forced is None else [forced]
     best, best_score = _attempt(physical, "", is_whole, reading), (0.0, 0.0, 0)
     for delimiter in candidates:
@@ -86,23 +119,7 @@ def find_dialect(head: str, is_whole: bool, suffix: str, reading: Reading) -> Di
             score = (round(share, 2), float(hint), width)
             if score > best_score:
                 best, best_score = found, score
-    header, has_header = _header(best.rows, reading)
-    is_tab_or_one = best.delimiter in ("", "\t")
-    unquotes = not best.quoting and reading.quoting == "auto" and is_tab_or_one
-    return Dialect(
-        best.delimiter, best.quoting, unquotes, header, has_header,
-        best.skips_space, best.escape, has_sep_line,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    delimiter: str
-    quoting: bool
-    skips_space: bool
-    escape: str | None
-    rows: list[list[str]]
-    broken: int  # rows that cannot be read so
+    return best
 
 
 def _delimiter_option(word: str) -> str | None:
@@ -269,10 +286,10 @@ def csv_rows(
     if dialect is None:
         dialect = dialect_of(path, reading, name)
     source = lines(text_blocks(path, reading, name))
-    skipped = 0
-    if dialect.has_sep_line:
+    skipped = dialect.has_sep_line + dialect.comments
+    for _ in range(skipped):
         next(source, None)
-        skipped = 1
+    reading.counts["lines of comments above a table left out"] += dialect.comments
     rows = _quoted_rows(source, dialect) if dialect.quoting else _plain_rows(source, dialect)
     is_header, long_fields = dialect.has_header, []
     width = len(dialect.header)

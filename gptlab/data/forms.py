@@ -65,8 +65,9 @@ class Form:
         """Equal for forms that read the same bytes as the same documents."""
         if self.kind == "subtitles":
             return "subtitles 2"  # 2: the names of cues are left out
-        usual = self.dialect is None or (self.dialect.quoting and self.dialect.has_header)
-        return self.kind if usual else f"{self.kind} {self.dialect}"
+        dialect = self.dialect
+        usual = not dialect or (dialect.quoting and dialect.has_header and not dialect.comments)
+        return self.kind if usual else f"{self.kind} {dialect}"
 
 
 def find_form(path: Path, reading: Reading, name: str = "") -> Form:

@@ -593,6 +593,26 @@ def compared():
     do("gpt.py compare a.py --set n_layer=2 --seeds 2")
 
 
+def task():
+    do("prepare.py task:copying --dataset letters")
+
+
+def few_letters():
+    your_text()
+    do("prepare.py YOUR_TEXT.txt --dataset few")
+
+
+def few_problems():
+    for name, count in (("few", 2), ("more", 200)):
+        write_rows(
+            f"{name}.jsonl", [{"prompt": f"{n}+1=", "answer": f"{n + 1}"} for n in range(count)]
+        )
+
+
+def sums():
+    do("train.py --dataset task:addition --out_dir out/sums")
+
+
 # What the source says -----------------------------------------------------------------------------
 
 

@@ -49,6 +49,17 @@ def test_a_mark_in_a_tsv_is_a_letter_unless_it_encloses_a_field_as_a_whole(write
     assert read(write("q.tsv", whole), quoting="no")[0][0] == '"say ""plain row 2"""'
 
 
+def test_comments_above_a_table_are_left_out_and_a_header_among_them_stays(write):
+    rows = "".join(f"{n}\tword {n}\tx\n" for n in range(30))
+    texts, counts, _ = read(write("anki.tsv", f"#separator:tab\n#html:true\n{rows}"), column="2")
+    assert texts == [f"word {n}" for n in range(30)]
+    assert counts["lines of comments above a table left out"] == 2
+    path = write("genes.tsv", f"# of 2021\n#n\ttext\tx\n{rows}")
+    assert read(path)[0] == [f"word {n}" for n in range(30)]
+    tags = "".join(f"#tag {n}\nword {n}\n" for n in range(30))
+    assert len(read(write("tags.csv", tags))[0]) == 60
+
+
 def test_a_loose_mark_in_a_csv_is_a_letter(write):
     rows = ['5" pipe', '"Hello', *["row"] * 200, "the end"]
     content = "id,text\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows))

@@ -56,7 +56,7 @@ SUBSTITUTIONS = {
 
 # Options that replace those of the page.
 TINY = (
-    "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 64 --batch_size 2 "
+    "--n_layer 1 --n_head 2 --n_kv_head 1 --n_embd 32 --block_size 96 --batch_size 2 "
     "--gradient_accumulation_steps 1 --eval_tokens 128 --device cpu --dtype float32 "
     "--compile_model false"
 ).split()

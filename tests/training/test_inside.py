@@ -130,3 +130,16 @@ def test_the_time_left_counts_the_looks_to_come(train, tmp_path, monkeypatch):
     train(lens_interval=4)
     assert left[10] == pytest.approx(180)
     assert left[20] == 0
+
+
+def test_adapters_beside_a_trained_model_are_looked_at_and_trained_the_same(train, tmp_path):
+    train("base", max_iters=4)
+    settings = dict(init_from=str(tmp_path / "base"), max_iters=4, lora_rank=2, learning_rate=1e-2)
+    train("without", **settings)
+    train("with", lens_interval=2, **settings)
+    looks = looks_of(tmp_path / "with")
+    assert not [name for name in looks[4]["norms"] if "lora" in name]
+    q = "blocks.0.attention.q_proj"
+    assert looks[2]["norms"][q] != looks[4]["norms"][q]
+    before, after = (Run(tmp_path / name).load()["model"] for name in ("without", "with"))
+    assert all(torch.equal(before[name], after[name]) for name in before)

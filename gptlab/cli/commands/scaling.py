@@ -296,7 +296,7 @@ class _Shown:
             f"{asked.high:.4f}): "
         )
         if found["is_inside"]:
-            return f"{head}inside the 95% interval. The law holds that far."
+            return f"{head}inside the 95% interval. Nothing contradicts the law that far."
         off = found["loss"] - asked.loss
         return f"{head}outside, by {off:+.4f} from the middle. The law does not hold that far."
 

@@ -17,8 +17,8 @@ and names, 100 MB gives sentences."""
 OWN_TEXT = """\
 Type the path of a text file or of a folder with text files, or drop it on this window; the Tab key
 completes names. You can also use a pattern such as books/*.txt, a table (.jsonl, .csv, .parquet:
-one document per row), or hf:OWNER/NAME for a dataset on the Hugging Face hub. PDF and DOCX are not
-text: save them as text first."""
+one document per row), or hf:OWNER/NAME for a dataset on the Hugging Face hub. Of web pages,
+e-books, Word and PDF files the text is read."""
 
 SIZE = """\
 A model is a stack of layers. Each layer has a width (how many numbers it keeps about each token)
