@@ -29,19 +29,21 @@ SECTION = """\
 ## Tasks with an answer
 
 How much of the answers to problems that no training meets is exactly right, after one training
-(`benchmarks/tasks.py` keeps its curve; no seeds, no interval). Tokens count those of the rows, with
+(`benchmarks/tasks.py` keeps its curve; one seed, no interval). Tokens count those of the rows, with
 the prompts and the padding; the two calculators have equally many.
 
 {table}
-
+"""
+LONGER = """
 Trained on sums of up to 3 digits and tested on longer ones, by the digits of the larger number
 (`--dataset task:addition:digits=5:test_digits=8` asks the same from 5 to 8):
 
-{lengths}
-
+{table}
+"""
+GROKKING = """
 Grokking: the problems of the training are known by heart long before the others are understood.
 
-{grokking}
+{table}
 """
 
 
@@ -73,34 +75,20 @@ def keep(name: str, folder: str) -> None:
     )
 
 
-def first_step(curve: list, place: int, least: float) -> str:
-    """The first evaluation at which an accuracy reached a level."""
-    found = [step for step, *accuracies in curve if (accuracies[place] or 0) >= least]
-    return f"{found[0]:,}" if found else ""
+def first_step(curve: list, least: float) -> str:
+    """The first evaluation at which so many answers to unseen problems were right."""
+    return next((f"{step:,}" for step, accuracy, _ in curve if accuracy >= least), "")
 
 
 def section() -> str:
     """The section of docs/experiments.md; "" without records."""
     found = {
-        name: json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        name: json.loads(path.read_text(encoding="utf-8"))
         for name in NAMES
-        if (RECORDS / f"{name}.json").exists()
+        if (path := RECORDS / f"{name}.json").exists()
     }
-    if len(found) < len(NAMES):
+    if not found:
         return ""
-    rows = [
-        [
-            NAMES[name],
-            f"`{record['task']}`",
-            f"{record['parameters'] / 1e6:.2f}M",
-            f"{record['steps']:,}",
-            f"{record['tokens'] / 1e6:.1f}M",
-            first_step(record["curve"], 0, 0.5),
-            first_step(record["curve"], 0, 0.9),
-            f"{record['curve'][-1][1]:.1%}",
-        ]
-        for name, record in found.items()
-    ]
     head = [
         "problems",
         "dataset",
@@ -111,23 +99,41 @@ def section() -> str:
         "90% at",
         "at the end",
     ]
-    lengths = found["lengths"]["by_length"]
-    shares = [f"{right / total:.0%}" for right, total in lengths.values()]
-    curve = found["grokking"]["curve"]
-    steps = [step for step, *_ in curve]
-    shown = [
-        place for place, step in enumerate(steps) if step in (50, 100, 200, 500) or step % 1000 == 0
+    rows = [
+        [
+            words,
+            f"`{found[name]['task']}`",
+            f"{found[name]['parameters'] / 1e6:.2f}M",
+            f"{found[name]['steps']:,}",
+            f"{found[name]['tokens'] / 1e6:.1f}M",
+            first_step(found[name]["curve"], 0.5),
+            first_step(found[name]["curve"], 0.9),
+            f"{found[name]['curve'][-1][1]:.1%}",
+        ]
+        if name in found
+        else [words, *[""] * 6, "Not measured yet."]
+        for name, words in NAMES.items()
     ]
-    return SECTION.format(
-        table=report.table(head, rows),
-        lengths=report.table(["digits", *lengths], [["right", *shares]]),
-        grokking=report.table(
-            ["step", *(f"{steps[place]:,}" for place in shown)],
-            [
-                ["trained on", *(f"{curve[place][2]:.1%}" for place in shown)],
-                ["unseen", *(f"{curve[place][1]:.1%}" for place in shown)],
-            ],
-        ),
+    parts = [SECTION.format(table=report.table(head, rows))]
+    if "lengths" in found:
+        lengths = found["lengths"]["by_length"]
+        shares = [f"{right / total:.0%}" for right, total in lengths.values()]
+        table = report.table(["digits", *lengths], [["right", *shares]])
+        parts.append(LONGER.format(table=table))
+    if "grokking" in found:
+        parts.append(GROKKING.format(table=_both_curves(found["grokking"]["curve"])))
+    return "".join(parts)
+
+
+def _both_curves(curve: list) -> str:
+    """The accuracies of grokking at some of its evaluations, as a table."""
+    shown = [row for row in curve if row[0] in (50, 100, 200, 500) or row[0] % 1000 == 0]
+    return report.table(
+        ["step", *(f"{step:,}" for step, _, _ in shown)],
+        [
+            ["trained on", *(f"{train:.1%}" for _, _, train in shown)],
+            ["unseen", *(f"{unseen:.1%}" for _, unseen, _ in shown)],
+        ],
     )
 
 
