@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gptlab.data.batches import mix, permute
-from gptlab.data.tasks import Problem, Task
+from gptlab.data.problems import Problem, Task
 from gptlab.data.token_files import Meta
 from gptlab.data.tokenizer import CharTokenizer, Tokenizer
 from gptlab.data.windows import Windows, evaluation_windows

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptlab.data.prepare_options import PrepareOptions, check_options, options_that_matter
+from gptlab.data.problems import Task
 from gptlab.data.task_dataset import PROBLEMS, TaskDataset
-from gptlab.data.tasks import PREFIX, Own, Task, described, folder_name, make_task, read_name
+from gptlab.data.tasks import PREFIX, Own, described, folder_name, make_task, read_name
 from gptlab.data.token_files import Meta, dataset_folder, is_task, prepare_again, read_meta
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer, word_tokenizer
 from gptlab.data.vocabulary import ready_tokenizer

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from gptlab.cli.main import run_command
 from gptlab.data.batches import Batches
 from gptlab.data.mixture import open_mixture, parse_mixture
+from gptlab.data.symbol_tasks import are_balanced
 from gptlab.data.task_dataset import random_numbers
 from gptlab.data.task_files import as_written, open_task, prepare_task
-from gptlab.data.tasks import TASKS, are_balanced, make_task, read_name
+from gptlab.data.tasks import TASKS, make_task, read_name
 from gptlab.data.tokenizer import char_tokenizer
 from gptlab.errors import ConfigError, DataError, TokenizerError
 
