@@ -22,6 +22,7 @@ NAMES = {
     "addition": "sums of up to 3 digits",
     "lengths": "sums of up to 3 digits, tested to 6",
     "calculator": "+ - * / of 2 digits, with steps",
+    "calculator_longer": "the same, continued by --resume --max_iters 2000",
     "calculator_plain": "+ - * / of 2 digits, without steps",
     "grokking": "sums modulo 59, half of them to learn",
 }

@@ -3,8 +3,8 @@
 Trains  0.3M parameters on answers with the steps of written arithmetic before the result
 On      task:calculator:steps=yes, whose problems are made while training; a tenth is the test
 Takes   about 4 minutes of one slow CPU core
-Expect  79% of the answers to unseen problems exactly right, each with all of its steps; without
-        steps (--dataset task:calculator), 74% of as many tokens
+Expect  79% of the answers to unseen problems exactly right, each with all of its steps; 90% after
+        --resume --max_iters 2000, 4 minutes more; without steps (--dataset task:calculator), 74%
 """
 
 dataset = "task:calculator:steps=yes"
