@@ -357,7 +357,7 @@ def test_a_signal_of_a_scheduler_finishes_the_step_saves_and_prints_the_command(
     assert (process.returncode, err) == (143, "")
     state = read_checkpoint(tmp_path / "run" / "ckpt.pt")
     assert f"Stopped by SIGTERM after step {state['step']}, saved" in out
-    assert out.splitlines()[-1].strip() == "python train.py --out_dir run --resume"
+    assert out.splitlines()[-1].strip() == f"python {ROOT / 'train.py'} --out_dir run --resume"
     assert Run(tmp_path / "run").records()[-1]["step"] == state["step"]
 
 

@@ -287,8 +287,8 @@ def test_all_that_openai_allows_in_a_message_is_read():
 def test_pictures_in_a_message_are_left_out_and_counted():
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     asked = [{"type": "text", "text": "What is "}, picture, picture, {"text": "this?"}]
-    found = read({"messages": [{"role": "user", "content": asked}, {"role": "assistant",
-                 "content": "A cat."}]})  # fmt: skip
+    row = [{"role": "user", "content": asked}, {"role": "assistant", "content": "A cat."}]
+    found = conversation_of({"messages": row}, None, "x.jsonl line 1")
     assert found.messages[0]["content"] == "What is this?"
     assert found.left_out == {"parts of the type image_url": 2}
 
