@@ -227,7 +227,7 @@ def test_closing_words_compare_the_loss_with_the_baselines(make, tmp_path):
     def closing(best_step, best_loss):
         setup = SimpleNamespace(
             config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
-            data=SimpleNamespace(tokenizer=object(), parts=()),
+            data=SimpleNamespace(tokenizer=object(), parts=(), example_prompt=""),
         )  # fmt: skip
         state = SimpleNamespace(best_step=best_step, best_val_loss=best_loss, step=100)
         return " ".join(closing_words(setup, state, make()))
@@ -246,7 +246,7 @@ def test_at_a_terminal_other_words_name_the_next_command(make, tmp_path, monkeyp
     """`gptlab.cli` shows its own, so that there is one list of next commands."""
     setup = SimpleNamespace(
         config=CONFIG, run=Run(tmp_path), units=TextUnits(META),
-        data=SimpleNamespace(tokenizer=object(), parts=()),
+        data=SimpleNamespace(tokenizer=object(), parts=(), example_prompt=""),
     )  # fmt: skip
     state = SimpleNamespace(best_step=90, best_val_loss=2.0, step=100)
     assert closing_words(setup, state, make())[-1].startswith("Next: python sample.py")
