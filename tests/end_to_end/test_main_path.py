@@ -55,7 +55,7 @@ def test_every_command_of_the_menu_has_help_that_opens_with_an_example(capsys):
     assert menu.startswith("python gpt.py")
     rows = menu.partition("\n\n")[2].splitlines()  # a group's name, or its place, comes first
     names = [line[9:].split()[0] for line in rows]
-    assert {"train", "generate", "dataset", "hardware"} <= set(names)
+    assert {"train", "generate", "dataset", "lens"} <= set(names)
     for name in names:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gptlab.checkpoints import read_checkpoint
-from gptlab.data import mixture
+from gptlab.data import token_files
 from gptlab.data.batches import Sequences, sequence_starts
 from gptlab.data.token_files import open_dataset
 from gptlab.model.config import GPTConfig
@@ -66,7 +66,9 @@ def test_1x16_4x4_and_16x1_give_the_losses_of_a_plain_loop(train, tmp_path, monk
         loss_mask[::2] = False
         loss_mask[: len(loss_mask) // 2] &= np.arange(len(loss_mask) // 2) % 7 == 0
         monkeypatch.setattr(
-            mixture, "Sequences", lambda tokens, _, **named: Sequences(tokens, loss_mask, **named)
+            token_files,
+            "Sequences",
+            lambda tokens, _, **named: Sequences(tokens, loss_mask, **named),
         )
     expected = reference_losses(12, 16, loss_mask)
     for batch_size, steps in ((1, 16), (4, 4), (16, 1), (5, 2)):
