@@ -28,9 +28,7 @@ class _Arithmetic(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_lengths("digits", self.least_digits, self.digits, "test_digits", self.test_digits)
-        if self.least_digits < 1:
-            raise ConfigError(f"least_digits cannot be {self.least_digits}", "use 1 or more")
+        check_lengths("digits", self.least_digits, self.digits, self.test_digits)
 
     @property
     def lengths(self) -> range:

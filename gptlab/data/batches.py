@@ -35,6 +35,18 @@ def mix(*numbers: int) -> int:
     return state
 
 
+def random_numbers(key: int, numbers: np.ndarray, count: int) -> list[list[int]]:
+    """`count` random numbers below 2**64 for each of `numbers`, int64 [n]: a pure function
+    (splitmix64, Steele 2014)."""
+    state = numbers.astype(np.uint64)[:, None] * np.uint64(count) + np.arange(
+        1, count + 1, dtype=np.uint64
+    )
+    state = np.uint64(key) + state * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * _FIRST
+    state = (state ^ (state >> np.uint64(27))) * _SECOND
+    return (state ^ (state >> np.uint64(31))).tolist()
+
+
 def permute(indices: np.ndarray, size: int, key: int) -> np.ndarray:
     """Apply a keyed permutation of range(size) to `indices`: int64 -> int64, same shape.
 

@@ -69,13 +69,11 @@ class Task:
         return None
 
 
-def check_lengths(name: str, shortest: int, longest: int, test_name: str, tested: int) -> None:
-    """Raise ConfigError for lengths that are none."""
-    if not 1 <= shortest <= longest <= 64:
-        raise ConfigError(
-            f"{name} cannot be {longest}", f"it is {shortest} or more, and at most 64"
-        )
-    if tested and not longest < tested <= 64:
-        raise ConfigError(
-            f"{test_name} cannot be {tested}", f"it is above {name}, which is {longest}"
-        )
+def check_lengths(name: str, least: int, most: int, tested: int) -> None:
+    """Raise ConfigError for lengths that are none. name: of the option that is the most."""
+    if least < 1:
+        raise ConfigError(f"least_{name} cannot be {least}", "use 1 or more")
+    if not least <= most <= 64:
+        raise ConfigError(f"{name} cannot be {most}", f"it is {least} or more, and at most 64")
+    if tested and not most < tested <= 64:
+        raise ConfigError(f"test_{name} cannot be {tested}", f"it is above {name}, which is {most}")

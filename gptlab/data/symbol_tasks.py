@@ -28,9 +28,7 @@ class _Letters(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_lengths("length", self.least_length, self.length, "test_length", self.test_length)
-        if self.least_length < 1:
-            raise ConfigError(f"least_length cannot be {self.least_length}", "use 1 or more")
+        check_lengths("length", self.least_length, self.length, self.test_length)
 
     @property
     def lengths(self) -> range:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlab.data.batches import mix, permute
+from gptlab.data.batches import mix, permute, random_numbers
 from gptlab.data.problems import Problem, Task
 from gptlab.data.token_files import Meta
 from gptlab.data.tokenizer import CharTokenizer, Tokenizer
@@ -25,19 +25,6 @@ TESTED = 1000  # problems of the lengths trained on, if there are as many
 TESTED_LONGER = 200  # of each longer length
 _ATTEMPTS = 400  # draws for a problem that belongs to the part wanted
 _TRAIN, _TEST = 0, 1  # streams of random numbers
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-def random_numbers(key: int, numbers: np.ndarray, count: int) -> list[list[int]]:
-    """`count` random numbers below 2**64 for each of `numbers`, int64 [n]: a pure function
-    (splitmix64, Steele 2014)."""
-    state = numbers.astype(np.uint64)[:, None] * np.uint64(count) + np.arange(
-        1, count + 1, dtype=np.uint64
-    )
-    state = np.uint64(key) + state * np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * _FIRST
-    state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return (state ^ (state >> np.uint64(31))).tolist()
 
 
 @dataclass(frozen=True)

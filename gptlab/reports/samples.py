@@ -31,7 +31,11 @@ def samples_section(view: RunView, progress: Callable[[str, int, int], None]) ->
             "<p>This run recorded no samples. With <code>--sample_interval</code> a run writes a "
             "short text at its evaluations, and the texts appear here in order.</p>",
         )
-    traced = _traced(view, samples, progress)
+    try:
+        datasets = training_data(Run(view.record.folder))
+        traced: Traced | str = trace_texts(datasets, _texts(view, samples), progress=progress)
+    except (GPTLabError, OSError) as error:
+        datasets, traced = [], explain_error(error).problem
     longest = [text.longest for text in traced.texts] if isinstance(traced, Traced) else []
     places = range(len(samples))
     if len(samples) > MOST_SAMPLES:
@@ -44,7 +48,7 @@ def samples_section(view: RunView, progress: Callable[[str, int, int], None]) ->
         _samples(samples, places, longest),
         rest if len(samples) > len(places) else "",
         _verbatim(view, traced),
-        _quality(view, samples, progress),
+        _quality(view, samples, datasets, progress),
         hint="Texts that the model wrote at some of its evaluations, always with the same random "
         "numbers: the differences come from what it had learned.",
     )
@@ -73,17 +77,11 @@ def _texts(view: RunView, samples: list[Sample]) -> list[str]:
     return [sample.text.removeprefix(prompt) for sample in samples]
 
 
-def _traced(view: RunView, samples: list[Sample], progress) -> Traced | str:
-    """The samples, without their prompt, traced in the training text; or why they are not."""
-    try:
-        datasets = training_data(Run(view.record.folder))
-        return trace_texts(datasets, _texts(view, samples), progress=progress)
-    except (GPTLabError, OSError) as error:
-        return explain_error(error).problem
-
-
 def _verbatim(view: RunView, traced: Traced | str) -> str:
-    """How much of the last sample stands verbatim in the training text, beside chance."""
+    """How much of the last sample stands verbatim in the training text, beside chance.
+
+    traced: the samples without their prompt; or why they are not looked up.
+    """
     if isinstance(traced, str):
         words = f"The samples were not looked up in the training text: {without_folders(traced)}."
         return f'<p class="hint">{escape(words)}</p>'
@@ -104,19 +102,20 @@ def _verbatim(view: RunView, traced: Traced | str) -> str:
     )
 
 
-def _quality(view: RunView, samples: list[Sample], progress) -> str:
+def _quality(view: RunView, samples: list[Sample], datasets: Sequence, progress) -> str:
     """The quality of what gpt.py evaluate let the model write, else of the later samples."""
     measured = [row for row in Run(view.record.folder).evaluated() if "measures" in row]
     if measured:
         quality, are_fresh = measured[-1], True
         words = f"{quality['verdict']} Measured on {quality['data']} at step {quality['step']:,}."
+    elif not datasets:  # `_verbatim` says why
+        return ""
     else:
+        later = _texts(view, samples[len(samples) // 2 :])
         try:
-            datasets = training_data(Run(view.record.folder))
-            later = _texts(view, samples[len(samples) // 2 :])
             tokens = max(len(datasets[0].tokenizer.encode(text)) for text in later)
             found = quality_of_samples(later, max(1, tokens), datasets, "", progress)
-        except (GPTLabError, OSError):  # `_verbatim` says why
+        except (GPTLabError, OSError):
             return ""
         quality, are_fresh = found.to_dict(), False
         of = f"last {len(later)} samples" if len(later) > 1 else "last sample"

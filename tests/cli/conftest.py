@@ -61,7 +61,7 @@ def in_home(trained, monkeypatch):
     """The working directory is that of the run; colours are neither asked for nor refused."""
     monkeypatch.setenv("GPTLAB_HOME", str(trained))
     monkeypatch.chdir(trained)
-    for name in ("NO_COLOR", "FORCE_COLOR"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -13,6 +13,7 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.training import trainer
 from gptlab.training.picture import Picture
 
+pytestmark = pytest.mark.usefixtures("in_home")
 NASTY = "\x1b]0;t\x07\u202e"  # sets a terminal's title, rings, turns the text around
 
 
@@ -32,14 +33,6 @@ def trained(tmp_path_factory):
             device="cpu", dtype="float32", compile_model=False,
         )  # fmt: skip
     return home
-
-
-@pytest.fixture(autouse=True)
-def in_home(trained, monkeypatch):
-    monkeypatch.setenv("GPTLAB_HOME", str(trained))
-    monkeypatch.chdir(trained)
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def lens(*argv):
