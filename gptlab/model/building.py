@@ -15,8 +15,10 @@ NARROW = dict(vocab_size=64, intermediate_size=48, head_dim=8, block_size=256, n
 
 
 class SkipInitialisation(TorchFunctionMode):
-    """A context in which torch.nn.init draws nothing and nothing is copied, because the weights come
-    from elsewhere: the memory of a matrix is not even touched."""
+    """A context in which torch.nn.init draws nothing, because the weights come from elsewhere.
+
+    Nothing is copied either, so the memory of a matrix is not even touched.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
