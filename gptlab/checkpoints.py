@@ -81,11 +81,17 @@ def model_content(
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
-        "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
+        "model": {_plain_name(n): whole(w).detach().to("cpu") for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
         "proof": proof_of(model),
         **more,
     }
+
+
+def whole(tensor: "torch.Tensor") -> "torch.Tensor":
+    """A tensor without the parts that processes have of it: all of them call this, and all get it."""
+    gather = getattr(tensor, "full_tensor", None)  # of a DTensor
+    return tensor if gather is None else gather()
 
 
 def _plain_name(name: str) -> str:

@@ -175,6 +175,11 @@ class MachineOptions:
     compile_model: Annotated[
         bool | Literal["auto"], "torch.compile; auto = where it saves more time than it takes"
     ] = "auto"
+    parallelism: Annotated[
+        Literal["auto", "ddp", "fsdp", "hsdp"],
+        "of several processes: ddp = each has the whole model; fsdp = each has a part of it; hsdp = "
+        "so in groups, one on each machine; auto = ddp where it fits in memory, else fsdp",
+    ] = "auto"
 
 
 @dataclass(frozen=True)

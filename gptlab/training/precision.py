@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from gptlab.checkpoints import whole
+
 
 class MixedPrecision:
     """The precision of the matrix products, and the loss scaler that float16 needs."""
@@ -53,7 +55,7 @@ def clip_grad_norm(model: torch.nn.Module, largest: float) -> torch.Tensor:
     Pascanu et al. 2013.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    total = torch.nn.utils.get_total_norm(grads)
+    total = whole(torch.nn.utils.get_total_norm(grads))
     if largest > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, total)
     return total

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
+from gptlab.checkpoints import whole
 from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
@@ -148,7 +149,7 @@ def digests(model: torch.nn.Module) -> dict[str, str]:
     stride = -(-sum(weight.numel() for weight in parameters.values()) // DIGESTED_VALUES)
     found = {}
     for name, weight in parameters.items():
-        values = weight.detach().flatten()[::stride].contiguous().cpu()
+        values = whole(weight).detach().flatten()[::stride].contiguous().cpu()
         content = values.view(torch.uint8).numpy()
         found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found
@@ -160,7 +161,10 @@ def exact(value) -> str:
 
 
 class Trace:
-    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them."""
+    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them.
+
+    The first process writes. Where the model is sharded, all are needed for digests of its weights.
+    """
 
     def __init__(self):
         self.run = None
@@ -170,6 +174,16 @@ class Trace:
     def begin(self, setup, state) -> None:
         """Record what the run depends on; a resume goes on only under the same conditions."""
         proof.code_texts()  # as this process runs them, before anybody edits a file
+        is_traced = setup.parallel.from_first(lambda: self._open(setup, state))
+        if not is_traced or not (setup.parallel.is_first or setup.parallel.is_sharded):
+            return
+        self.last = TRACED_STEPS
+        if state.step == 0:
+            self._add({"step": 0}, state.model)
+            self.flush()
+
+    def _open(self, setup, state) -> bool:
+        """Write what the run depends on; whether its next steps are traced."""
         run, now = setup.run, json.loads(json.dumps(describe(setup)))
         if state.step == 0:
             with atomic_write(run.sources) as file:
@@ -178,15 +192,13 @@ class Trace:
         else:
             kept = [record for record in read_trace(run) if record["step"] <= state.step]
             if [r["step"] for r in kept] != list(range(state.step + 1)):
-                return  # all steps are traced, or none ever was
+                return False  # all steps are traced, or none ever was
             with atomic_write(run.trace, "w") as file:
                 file.writelines(json.dumps(record) + "\n" for record in kept)
             if not _began_like(run, now):  # the next steps could not be repeated in one go
-                return
-        self.run, self.last = run, TRACED_STEPS
-        if state.step == 0:
-            self._add({"step": 0}, state.model)
-            self.flush()
+                return False
+        self.run = run
+        return True
 
     def step(self, setup, state, result) -> None:
         """After a step; its numbers are read from the device at log_interval only."""
@@ -207,7 +219,7 @@ class Trace:
 
     def flush(self) -> None:
         """Write the pending records; a checkpoint must not be ahead of the trace."""
-        if not self.unread:
+        if self.run is None or not self.unread:
             return
         with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
             for record in self.unread:
