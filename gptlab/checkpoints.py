@@ -89,7 +89,7 @@ def model_content(
 
 
 def whole(tensor: "torch.Tensor") -> "torch.Tensor":
-    """A tensor without the parts that processes have of it: all of them call this, and all get it."""
+    """A tensor whole, of which processes may have parts: all call this together, all get it."""
     gather = getattr(tensor, "full_tensor", None)  # of a DTensor
     return tensor if gather is None else gather()
 

@@ -177,8 +177,8 @@ class MachineOptions:
     ] = "auto"
     parallelism: Annotated[
         Literal["auto", "ddp", "fsdp", "hsdp"],
-        "of several processes: ddp = each has the whole model; fsdp = each has a part of it; hsdp = "
-        "so in groups, one on each machine; auto = ddp where it fits in memory, else fsdp",
+        "what several processes have of the model: ddp = each the whole; fsdp = each a part; hsdp "
+        "= a part, the whole within each machine; auto = ddp where it fits in memory, else fsdp",
     ] = "auto"
 
 

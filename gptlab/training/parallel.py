@@ -144,8 +144,8 @@ class Parallel:
     def micro_batch(self, model: torch.nn.Module, is_last: bool):
         """Around a forward pass: what to call for it.
 
-        The backward pass of a step's last micro-batch sums the gradients of all processes. Shards of
-        gradients are summed after each one, or every process would hold all gradients whole.
+        The backward pass of a step's last micro-batch sums the gradients of all processes. Those
+        of a sharded model are summed after each one, or every process would hold them whole.
         """
         if self.is_sharded:
             model.set_requires_all_reduce(is_last)  # between the groups of hsdp
