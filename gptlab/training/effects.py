@@ -129,11 +129,21 @@ def without_effect(config: TrainConfig, overrides: Overrides) -> list[str]:
     ]
 
 
-def refuse_unused(config: TrainConfig, overrides: Overrides) -> None:
+def refuse_unused(config: TrainConfig, overrides: Overrides, processes: int = 1) -> None:
     """ConfigError for an option of the command line that belongs to what the run does not use."""
+    parallelism = overrides.values.get("parallelism", "auto")
+    if processes == 1 and parallelism != "auto" and _is_typed(overrides, "parallelism"):
+        raise ConfigError(
+            f"--parallelism {parallelism} has no effect: there is one process",
+            "start several with torchrun --nproc_per_node N train.py ..., or leave it out",
+        )
     for name, _, why in _idle(UNUSED, config, overrides):
-        if overrides.sources[name] in FOR_THIS_RUN and overrides.sources[name] != PROPOSED:
+        if _is_typed(overrides, name):
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")
+
+
+def _is_typed(overrides: Overrides, name: str) -> bool:
+    return overrides.sources[name] in FOR_THIS_RUN and overrides.sources[name] != PROPOSED
 
 
 def _idle(

@@ -15,7 +15,7 @@ from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.initial_model import take_initial_tensors
-from gptlab.training.parallel import Parallel
+from gptlab.training.parallel import Parallel, part_of
 
 
 def make_mesh(parallelism: str, parallel: Parallel) -> None:
@@ -106,14 +106,3 @@ def _replica(model: GPT) -> torch.nn.Module:
 def take_part(parameter: torch.Tensor, whole: torch.Tensor) -> None:
     """Copy to a parameter what this process keeps of it, from the whole tensor."""
     parameter.copy_(part_of(whole, parameter))
-
-
-def part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor on the device of another, and sharded where that one is."""
-    whole = whole.to(like.device)
-    if not hasattr(like, "full_tensor"):  # a DTensor, which only a sharded model imports
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    # every process has the same tensor, so none sends
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

@@ -107,7 +107,7 @@ def prepare_training(
     resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
     config = resolved.config
     if stored is None:
-        refuse_unused(config, overrides)
+        refuse_unused(config, overrides, parallel.world_size)
     else:
         resuming.check_same_model(config, stored)
     if config.evaluation.sample_interval and data.tokenizer:

@@ -10,6 +10,7 @@ from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
+from gptlab.training.parallel import part_of
 from gptlab.training.precision import MixedPrecision
 
 # the first start decides these; every resume keeps them, unless the command line overrides them
@@ -75,7 +76,7 @@ class TrainState:
         if self.ema is not None:
             for name, weights in (content["ema"] or content["model"]).items():
                 if name in self.ema.weights:
-                    self.ema.weights[name].copy_(weights)
+                    self.ema.weights[name].copy_(part_of(weights, self.ema.weights[name]))
         self.step = content["step"]
         self.sequences_seen = content["sequences_seen"]
         self.best_val_loss = content["best_val_loss"]

@@ -114,8 +114,9 @@ def batches(**changes):
 
 
 def step_rows(first, **changes):
-    """Tokens of all micro-batches of a step, in order."""
-    return [row for m in batches(**changes).micro_batches(first) for row in m.tokens.tolist()]
+    """Tokens of all sequences of a step, in order."""
+    micros = batches(**changes).micro_batches(first)
+    return [row for m in micros for row in m.tokens.numpy()[m.numbers >= 0].tolist()]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 100])
@@ -129,6 +130,19 @@ def test_ranks_share_a_step_without_overlap_and_almost_equally(world_size):
     assert [row for part in parts for row in part] == step_rows(16)
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5, 11])
+def test_ranks_take_equally_many_passes_of_equal_shapes_and_empty_rows_have_no_target(world_size):
+    ranks = [
+        list(batches(batch_size=2, rank=rank, world_size=world_size).micro_batches(16))
+        for rank in range(world_size)
+    ]
+    assert len({tuple(m.tokens.shape for m in micros) for micros in ranks}) == 1
+    numbers = [number for micros in ranks for m in micros for number in m.numbers.tolist()]
+    assert [n for n in numbers if n >= 0] == list(range(16, 24))
+    for m in (m for micros in ranks for m in micros):
+        assert ((m.targets.numpy() == -1).all(1) == (m.numbers < 0)).all()
 
 
 def test_places_that_were_computed_ahead_are_those_of_each_sequence_alone():

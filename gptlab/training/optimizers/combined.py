@@ -9,6 +9,7 @@ from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.table import OPTIMIZERS
+from gptlab.training.parallel import part_of
 
 
 class Optimizers:
@@ -66,9 +67,10 @@ class Optimizers:
                 for parameter in group["params"]:
                     name = self.names[id(parameter)]
                     state = saved.get(name, {})
-                    _check_state(name, state, optimizer.new_state(parameter))
+                    expected = optimizer.new_state(parameter)
+                    _check_state(name, state, expected)
                     optimizer.state[parameter] = {
-                        part: value.to(parameter.device) for part, value in state.items()
+                        part: part_of(value, expected[part]) for part, value in state.items()
                     }
 
 
