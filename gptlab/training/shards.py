@@ -24,7 +24,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def shard_group(tensor: torch.Tensor) -> dist.ProcessGroup:
-    """The processes that hold the rows of a sharded tensor; each replica of it has its own group."""
+    """The processes that hold the rows of a sharded tensor; each replica has its own group."""
     mesh = tensor.device_mesh
     return mesh.get_group(mesh.ndim - 1)
 
