@@ -81,14 +81,14 @@ def model_content(
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
-        "model": {_plain_name(n): whole(w).detach().to("cpu") for n, w in weights.items()},
+        "model": {_plain_name(n): _whole(w).detach().to("cpu") for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
         "proof": proof_of(model),
         **more,
     }
 
 
-def whole(tensor: "torch.Tensor") -> "torch.Tensor":
+def _whole(tensor: "torch.Tensor") -> "torch.Tensor":
     """A tensor whole, of which processes may have parts: all call this together, all get it."""
     gather = getattr(tensor, "full_tensor", None)  # of a DTensor
     return tensor if gather is None else gather()

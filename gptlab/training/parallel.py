@@ -157,17 +157,6 @@ class Parallel:
                 yield self.replica
 
 
-def part_of(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A whole tensor on the device of another, and sharded where that one is."""
-    whole = whole.to(like.device)
-    if not hasattr(like, "full_tensor"):  # a DTensor, which only a sharded model imports
-        return whole
-    from torch.distributed.tensor import distribute_tensor
-
-    # every process has the same tensor, so none sends
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
-
-
 def compile_blocks(model: torch.nn.Module, try_step) -> str:
     """Compile the blocks in place and run `try_step()`; returns "", or why that failed.
 

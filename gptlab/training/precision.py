@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from gptlab.checkpoints import whole
+from gptlab.training.shards import local, total_norm
 
 
 class MixedPrecision:
@@ -55,7 +55,8 @@ def clip_grad_norm(model: torch.nn.Module, largest: float) -> torch.Tensor:
     Pascanu et al. 2013.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    total = whole(torch.nn.utils.get_total_norm(grads))
+    total = total_norm(grads)
     if largest > 0:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, total)
+        factor = (largest / (total + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(grad) for grad in grads], factor)
     return total

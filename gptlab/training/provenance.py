@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 import torch
 
-from gptlab.checkpoints import whole
 from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
@@ -26,6 +25,7 @@ from gptlab.model import proof
 from gptlab.run_records import Record, read_records
 from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
+from gptlab.training.shards import whole
 from gptlab.typed_json import Count, read_form
 
 TRACED_STEPS = 50
@@ -145,12 +145,15 @@ def read_trace(run: Run) -> list[TracedStep]:
 
 
 def digests(model: torch.nn.Module) -> dict[str, str]:
-    """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values."""
+    """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values.
+
+    All processes call it; of a sharded model one parameter at a time is whole.
+    """
     parameters = dict(model.named_parameters())
     stride = -(-sum(weight.numel() for weight in parameters.values()) // DIGESTED_VALUES)
     found = {}
     for name, weight in parameters.items():
-        values = whole(weight).detach().flatten()[::stride].contiguous().cpu()
+        values = whole(weight.detach()).flatten()[::stride].contiguous().cpu()
         content = values.view(torch.uint8).numpy()
         found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found

@@ -15,7 +15,8 @@ from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.initial_model import take_initial_tensors
-from gptlab.training.parallel import Parallel, part_of
+from gptlab.training.parallel import Parallel
+from gptlab.training.shards import place
 
 
 def make_mesh(parallelism: str, parallel: Parallel) -> None:
@@ -65,9 +66,9 @@ def trained_model(config: TrainConfig, parallel: Parallel, filled: GPT | None = 
         _shard(model, parallel.mesh)
     model.to(config.machine.device)
     if filled is None:
-        model.init_weights(config.run.seed, take_part)
+        model.init_weights(config.run.seed, place)
         if config.run.initial_tensors is not None:
-            take_initial_tensors(model, config.run.initial_tensors, take_part)
+            take_initial_tensors(model, config.run.initial_tensors, place)
     if parallel.world_size > 1 and not parallel.is_sharded:
         parallel.replica = _replica(model)
     return model
@@ -100,9 +101,3 @@ def _replica(model: GPT) -> torch.nn.Module:
     )
     replica.register_comm_hook(None, add)
     return replica
-
-
-@torch.no_grad()
-def take_part(parameter: torch.Tensor, whole: torch.Tensor) -> None:
-    """Copy to a parameter what this process keeps of it, from the whole tensor."""
-    parameter.copy_(part_of(whole, parameter))

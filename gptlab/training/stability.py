@@ -11,7 +11,7 @@ from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.loss_band import LossBand
 from gptlab.training.metrics import Metrics
 from gptlab.training.setup import Setup
-from gptlab.training.sharding import take_part
+from gptlab.training.shards import place
 from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def roll_back(setup: Setup, state: TrainState, observers, loss: float) -> bool:
     best = state.best_val_loss, state.best_step
     stored = setup.parallel.from_first(setup.run.load)
     for name, parameter in state.model.named_parameters():
-        take_part(parameter, stored["model"][name])
+        place(parameter, stored["model"][name])
     state.restore(stored)
     state.best_val_loss, state.best_step = best
     first, state.sequences_seen = state.sequences_seen, seen

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gptlab.checkpoints import whole
 from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
-from gptlab.training.parallel import part_of
 from gptlab.training.precision import MixedPrecision
+from gptlab.training.shards import place, whole
 
 # the first start decides these; every resume keeps them, unless the command line overrides them
 DECISIONS = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
@@ -76,7 +75,7 @@ class TrainState:
         if self.ema is not None:
             for name, weights in (content["ema"] or content["model"]).items():
                 if name in self.ema.weights:
-                    self.ema.weights[name].copy_(part_of(weights, self.ema.weights[name]))
+                    place(self.ema.weights[name], weights)
         self.step = content["step"]
         self.sequences_seen = content["sequences_seen"]
         self.best_val_loss = content["best_val_loss"]

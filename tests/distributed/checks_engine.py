@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from gptlab.checkpoints import whole
 from gptlab.data.batches import Batches, Sequences
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
@@ -18,6 +17,7 @@ from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.sharding import make_mesh, trained_model
+from gptlab.training.shards import whole
 
 SIZES = dict(
     vocab_size=67, block_size=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=True,

@@ -9,7 +9,7 @@ from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.table import OPTIMIZERS
-from gptlab.training.parallel import part_of
+from gptlab.training.shards import place
 
 
 class Optimizers:
@@ -67,11 +67,10 @@ class Optimizers:
                 for parameter in group["params"]:
                     name = self.names[id(parameter)]
                     state = saved.get(name, {})
-                    expected = optimizer.new_state(parameter)
+                    optimizer.state[parameter] = expected = optimizer.new_state(parameter)
                     _check_state(name, state, expected)
-                    optimizer.state[parameter] = {
-                        part: part_of(value, expected[part]) for part, value in state.items()
-                    }
+                    for part, value in state.items():
+                        place(expected[part], value)
 
 
 def _groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict]:

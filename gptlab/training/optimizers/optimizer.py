@@ -50,9 +50,3 @@ class Optimizer:
         if parameter not in self.state:
             self.state[parameter] = self.new_state(parameter)
         return self.state[parameter]
-
-
-def own(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process has of a tensor: all of it, unless it is sharded (a DTensor)."""
-    local = getattr(tensor, "to_local", None)
-    return tensor if local is None else local()
