@@ -142,7 +142,8 @@ def _copies_remarks(copies: Copies, source: Source, options: PrepareOptions) -> 
     elif options.dedup:
         yield f"Copies dropped: {number:,} documents, which {COPIES} lists."
     elif number:
-        yield f"{COPIES} lists the {number:,} copies (exact or near); --dedup drops them."
+        copies_are = "1 copy" if number == 1 else f"{number:,} copies"
+        yield f"{COPIES} lists the {copies_are} (exact or near); --dedup drops what it lists."
     if copies.kept_apart:
         yield (
             f"Documents that share half of their text with others: {copies.kept_apart:,}, too many "
