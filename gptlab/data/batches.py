@@ -166,11 +166,13 @@ def _give_pages_back(tokens: np.ndarray) -> None:
 class MicroBatch:
     """The sequences of one forward pass: tokens and targets, int64 [b, block_size], on the device.
 
-    A target of -1 is masked out of the loss.
+    A target of -1 is masked out of the loss. numbers: of the sequences in the run, int64 [b]; -1
+    for one that only fills the micro-batch.
     """
 
     tokens: object
     targets: object
+    numbers: np.ndarray
     index: int
     is_last: bool
 
@@ -323,4 +325,4 @@ class Batches:
                 pair = [tensor.pin_memory() for tensor in pair]
             pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]
             self.seconds += time.perf_counter() - begin
-            yield MicroBatch(*pair, index, is_last=index == count - 1)
+            yield MicroBatch(*pair, part, index, is_last=index == count - 1)
