@@ -108,10 +108,10 @@ def embedding_shortcut(model: GPT) -> None:
             self.block, self.kept = block, kept
             self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))
 
-        def forward(self, x, rotary, cache):
+        def forward(self, x, *more):
             if self.block is blocks[0].block:
                 self.kept["x"] = x
-            return self.block(self.mix[0] * x + self.mix[1] * self.kept["x"], rotary, cache)
+            return self.block(self.mix[0] * x + self.mix[1] * self.kept["x"], *more)
 
     kept = {}
     for index, block in enumerate(list(blocks)):

@@ -14,6 +14,7 @@ from gptlab.analysis.check import CheckLine, Subject, within
 from gptlab.errors import GenerationError
 from gptlab.inference.decoding import Decoder
 from gptlab.model import kv_cache, reference
+from gptlab.model.dropout import dropout_masks
 from gptlab.model.proof import computing_plainly
 
 TOKENS = 48  # of a sequence, at most: several times a chunk, and fast
@@ -223,12 +224,13 @@ def cache_at_edge(subject: Subject) -> CheckLine:
 def repeatable(subject: Subject) -> CheckLine:
     """Evaluation draws nothing; training drops, where the settings say so."""
     model = subject.build_narrow(dropout=0.5)
-    tokens = _narrow_tokens(subject, 2)
+    tokens = _narrow_tokens(subject, 2, subject.narrow.config.block_size)
+    masks = [dropout_masks(model.config, seed, range(2), subject.device) for seed in (0, 1)]
     with torch.no_grad():
         model.eval()
         number = apart(model(tokens)[0], model(tokens)[0])
         model.train()
-        drops = apart(model(tokens)[0], model(tokens)[0])
+        drops = apart(*(model(tokens, masks=drawn)[0] for drawn in masks))
     if drops < SEEN:
         return CheckLine("WARN", "dropout 0.5 changes nothing in training", drops)
     return within(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from gptlab.code_changes import CodeChange, changed_code
 from gptlab.errors import HardwareError, RunError
 from gptlab.files import display
+from gptlab.model.initialisation import FIRST_NUMERICS, NUMERICS
 from gptlab.options import coerce
 from gptlab.runs import Run, read_sources
 from gptlab.training.config import OPTIONS, Overrides
@@ -80,6 +81,14 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
         raise RunError(
             f"{display(run.trace)} has no record of a first step: there is nothing to compare with."
         )
+    numerics = recorded.get("numerics", FIRST_NUMERICS)
+    drawn, now = numerics["initialisation"], NUMERICS["initialisation"]
+    if drawn != now and recorded["settings"]["init_from"] == "scratch":
+        raise RunError(
+            f"{display(run.folder)} cannot be replayed: its initial weights were drawn in another "
+            f"way (version {drawn} of the initialisation, and this release has {now})",
+            "replay it with the release that trained it",
+        )
     began, parallel = time.perf_counter(), Parallel()
     with tempfile.TemporaryDirectory(prefix="gptlab-replay-") as temporary:
         overrides = _overrides(recorded, temporary)
@@ -87,6 +96,7 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
             setup, state = prepare_training(
                 overrides, parallel, started=began, fingerprint=recorded["data"]["fingerprint"]
             )
+            state.numerics = numerics
             compile_if_wanted(setup, state, say=lambda line: None)
             now = describe(setup)
             difference, digested, done = _compare(trace, _steps(setup, state), progress)

@@ -33,7 +33,9 @@ class GPTConfig:
     ] = FILLED_IN
     n_embd: Annotated[int, "width: channels of the residual stream"] = 384
     mlp_ratio: Annotated[float, "MLP size relative to n_embd (SwiGLU: times 2/3, rounded)"] = 4.0
-    dropout: Annotated[float, "probability of dropping a channel of a residual branch"] = 0.1
+    dropout: Annotated[
+        float, "probability of dropping a channel of a residual branch, as the nearest n/256"
+    ] = 0.1
     bias: Annotated[bool, "additive biases in linear layers and LayerNorm"] = False
     use_rms_norm: Annotated[bool, "RMSNorm (Zhang & Sennrich 2019), else LayerNorm"] = True
     use_swiglu: Annotated[bool, "gated SwiGLU MLP (Shazeer 2020), else a plain one"] = True
@@ -159,6 +161,12 @@ class GPTConfig:
     def branches(self) -> int:
         """Residual branches of a block: attention, and an MLP unless intermediate_size is 0."""
         return 2 if self.intermediate_size else 1
+
+    @property
+    def dropped_of_256(self) -> int:
+        """n of the 256 values of a random byte with which training drops a number: dropout is
+        applied as the nearest n/256 that drops something and not everything."""
+        return min(255, max(1, round(256 * self.dropout))) if self.dropout else 0
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as plain types: what a checkpoint stores."""

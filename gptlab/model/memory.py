@@ -75,12 +75,14 @@ def training_memory(
     per_token = _top_activations(config) + live.n_layer * block
     if config.gradient_checkpointing:  # the input of every block, and one block in full
         per_token = _top_activations(config) + block + live.n_layer * config.n_embd
+    # of dropout, a byte each, all of them from the beginning of the forward pass on
+    masks = config.n_embd * (1 + config.n_layer * config.branches) if config.dropout else 0
     copies = bytes_per_activation * matrix_parameters(live) if bytes_per_activation < 4 else 0
     return TrainingMemory(
         weights=4 * (parameters + (changed if ema else 0)) + copies,
         gradients=4 * changed,
         optimizer=int(4 * changed * optimizer_states),
-        activations=tokens * per_token * bytes_per_activation,
+        activations=tokens * (per_token * bytes_per_activation + masks),
         # forward: a chunk's logits and their gradient, then that and the head's; backward: the sum
         # of the head's gradients, and the same scaled
         loss=max(earlier + logits + int(product * max(logits, head)), 2 * head),
@@ -130,12 +132,10 @@ def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
         attention += _norm_activations(config, queries + keys, rms=True) - (queries + keys)
     # gate, its activation, up, their product; or before and after (ReLU: after is enough)
     copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
-    masks = config.branches * config.n_embd if config.dropout else 0
     adapters = trained.lora_rank * len(trained.lora_targets)
-    return norms + attention + copies * config.intermediate_size + masks + adapters
+    return norms + attention + copies * config.intermediate_size + adapters
 
 
 def _top_activations(config: GPTConfig) -> int:
-    """Values per token outside the blocks: final norm, gradient of its output, dropout's mask."""
-    masks = config.n_embd if config.dropout else 0
-    return _norm_activations(config, config.n_embd, config.use_rms_norm) + config.n_embd + masks
+    """Values per token outside the blocks: final norm and the gradient of its output."""
+    return _norm_activations(config, config.n_embd, config.use_rms_norm) + config.n_embd

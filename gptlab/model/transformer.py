@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.errors import GenerationError
 from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.config import GPTConfig, preset
+from gptlab.model.dropout import Dropout
 from gptlab.model.initialisation import normal
 from gptlab.model.kv_cache import KVCache
 
@@ -101,7 +102,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x, rotary, cache: KVCache | None):
+    def forward(self, x, rotary, cache: KVCache | None, mask=None):
         B, T, _ = x.shape
         D = self.config.head_dim
         q = self.q_proj(x).view(B, T, -1, D)  # [B, T, H, D]
@@ -112,16 +113,11 @@ class Attention(nn.Module):
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [B, H or K, T, D]
-        mask = None
         if cache is not None:
             k, v, mask = cache.append(self.layer, k, v)  # [B, K, slots in use, D]
+        is_grouped = self.config.n_head != self.config.n_kv_head
         y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            is_causal=mask is None and T > 1,
-            enable_gqa=self.config.n_head != self.config.n_kv_head,
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=is_grouped
         )  # [B, H, T, D]
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))  # [B, T, C]
 
@@ -162,13 +158,14 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp_norm = norm(config) if config.intermediate_size else None
         self.mlp = MLP(config) if config.intermediate_size else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config)
 
-    def forward(self, x, rotary, cache: KVCache | None = None):
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))
+    def forward(self, x, rotary, cache=None, masks=(None, None), documents=None):
+        y = self.attention(self.attention_norm(x), rotary, cache, documents)  # [B, T, C]
+        x = x + self.dropout(y, masks[0])
         if self.mlp is None:  # attention only (Elhage et al. 2021)
             return x
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)), masks[1])
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -251,14 +248,15 @@ class GPT(nn.Module):
         self.position_embedding = None
         if config.position_encoding == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = norm(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_weights:  # Press & Wolf 2017
             self.lm_head.weight = self.token_embedding.weight
         self.make_tables()
-        self.init_weights(torch.initial_seed())
+        if not self.lm_head.weight.is_meta:
+            self.init_weights(torch.initial_seed())
 
     def make_tables(self, device=None) -> None:
         """Compute the position tables; they follow from the config, so no checkpoint has them."""
@@ -285,16 +283,16 @@ class GPT(nn.Module):
             if not isinstance(owner, nn.Linear | nn.Embedding) or kind not in ("weight", "bias"):
                 continue
             std = self.config.init_std if kind == "weight" else 0.0
-            if isinstance(owner, ResidualProjection):
-                # 2 n_layer branches add up to unit variance (Radford et al. 2019)
+            if isinstance(owner, ResidualProjection):  # 2 n_layer add up (Radford et al. 2019)
                 is_zero = self.config.init_projection == "zero"
-                std = 0.0 if is_zero else std / math.sqrt(2 * self.config.n_layer)
+                std *= 0.0 if is_zero else 1 / math.sqrt(2 * self.config.n_layer)
             write(parameter, normal(seed, name, parameter.shape, std))
 
-    def features(self, tokens, cache: KVCache | None = None):
+    def features(self, tokens, cache: KVCache | None = None, masks=None, documents=None):
         """The last hidden state of each token, normalised: int64 [B, T] -> [B, T, C].
 
-        With a cache the tokens follow those that it holds, row by row.
+        With a cache the tokens follow those that it holds, row by row. masks: dropout's, of the
+        embedding and of each block's branches. documents: bool [B, 1, T, T], who attends to whom.
         """
         T = tokens.size(1)
         longest = T + (max(cache.lengths) if cache else 0)
@@ -315,12 +313,13 @@ class GPT(nn.Module):
         if self.cos is not None:
             tables = (self.cos[positions], self.sin[positions])
             rotary = [table.to(x.dtype).unsqueeze(-2) for table in tables]  # [T, 1, D]
-        x = self.dropout(x)
-        for block in self.blocks:
+        first, *rest = masks or [None] + [(None, None)] * self.config.n_layer
+        x = self.dropout(x, first)
+        for block, own in zip(self.blocks, rest, strict=True):
             if self.config.gradient_checkpointing and self.training and cache is None:
-                x = checkpoint(block, x, rotary, use_reentrant=False)
+                x = checkpoint(block, x, rotary, None, own, documents, use_reentrant=False)
             else:
-                x = block(x, rotary, cache)
+                x = block(x, rotary, cache, own, documents)
         if cache is not None:
             cache.advance(T)
         return self.final_norm(x)
@@ -329,12 +328,15 @@ class GPT(nn.Module):
         """Logits of the next token: [..., C] -> [..., V]."""
         return self.lm_head(hidden)
 
-    def forward(self, tokens, targets=None, cache: KVCache | None = None, reduction="mean"):
+    def forward(
+        self, tokens, targets=None, cache=None, reduction="mean", masks=None, documents=None
+    ):
         """(logits [B, T, V], None), or with targets [B, T] (None, cross-entropy in nats).
 
-        Targets of -1 do not count. reduction: "mean" over unmasked targets, or "sum".
+        Targets of -1 do not count. reduction: "mean" over unmasked targets, or "sum". The other
+        arguments are those of `features`.
         """
-        hidden = self.features(tokens, cache)
+        hidden = self.features(tokens, cache, masks, documents)
         if targets is None:
             return self.unembed(hidden), None
         hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]

@@ -12,7 +12,7 @@ import json
 import platform
 import zipfile
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
+from gptlab.model.initialisation import NUMERICS
 from gptlab.run_records import Record, read_records
 from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
@@ -52,13 +53,15 @@ Data = TypedDict(
 
 
 class Provenance(TypedDict):
-    """The content of provenance.json. sources: the SHA-256 of each file of the code."""
+    """The content of provenance.json. sources: the SHA-256 of each file of the code. numerics: the
+    versions of what is drawn, since there is more than one."""
 
     format_version: int
     conditions: dict
     data: Data
     settings: dict
     sources: dict[str, str]
+    numerics: NotRequired[dict[str, int]]
 
 
 class TracedStep(Record, total=False):
@@ -101,6 +104,7 @@ def describe(setup) -> Provenance:
         },
         "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},
+        "numerics": dict(NUMERICS),
     }
 
 

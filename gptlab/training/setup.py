@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gptlab.data.batches import Batches, mix
+from gptlab.data.batches import Batches
 from gptlab.data.mixture import Mixture
 from gptlab.data.windows import Windows
 from gptlab.model.transformer import GPT
@@ -49,12 +49,6 @@ class Setup:
         """The configuration without any "auto"."""
         return self.resolved.config
 
-    def seed_dropout(self, step: int, micro_batch: int) -> None:
-        """Make dropout's masks a function of the seed, the step, the micro-batch and the rank."""
-        if self.config.model.dropout:
-            seed = mix(self.config.run.seed, step, micro_batch, self.parallel.rank) >> 1
-            generator_of(self.config.machine.device).manual_seed(seed)
-
     @contextlib.contextmanager
     def apart(self, model: GPT):
         """Around forward passes beside the training: eager, as other shapes would be recompiled.
@@ -83,8 +77,3 @@ class Setup:
                 "resolved": self.config.flat(),
             },
         }
-
-
-def generator_of(device: str):
-    """The generator of dropout on this device; seeding all devices would take a millisecond."""
-    return torch.default_generator if device == "cpu" else torch.get_device_module(device)

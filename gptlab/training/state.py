@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from gptlab.model.initialisation import FIRST_NUMERICS, NUMERICS
 from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
@@ -23,7 +24,7 @@ class TrainState:
     end: steps of the whole run. decisions: what the first start decided, by option. step:
     optimizer steps done. best_val_loss: nats per token, reached at best_step. band: None unless
     spike_rollback is on. ema: None unless ema_decay is above 0. base: SHA-256 of the run's base.pt,
-    beside which a LoRA training keeps adapters only.
+    beside which a LoRA training keeps adapters only. numerics: versions of what is drawn.
     """
 
     model: GPT
@@ -39,6 +40,7 @@ class TrainState:
     best_step: int = 0
     skipped_steps: int = 0
     base: str | None = None
+    numerics: dict = field(default_factory=NUMERICS.copy)
 
     @property
     def is_finished(self) -> bool:
@@ -61,6 +63,7 @@ class TrainState:
             "scaler": self.precision.state_dict(),
             "decided": {**self.decisions, "max_iters": self.end},
             "base": self.base,
+            "numerics": self.numerics,
             "loss_band": self.band.state() if self.band is not None else None,
         }
 
@@ -82,5 +85,6 @@ class TrainState:
         self.best_step = content["best_step"]
         self.skipped_steps = content["skipped_steps"]
         self.base = content.get("base")
+        self.numerics = content.get("numerics", FIRST_NUMERICS)
         if content.get("loss_band") is not None:
             self.band = LossBand(*content["loss_band"])

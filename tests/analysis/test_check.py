@@ -28,6 +28,7 @@ from gptlab.inference.decoding import Decoder
 from gptlab.interop.write import huggingface
 from gptlab.model import transformer
 from gptlab.model.config import PRESETS, GPTConfig
+from gptlab.model.dropout import Dropout
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT, MLP, Attention, Block, RMSNorm
 from gptlab.training.config import build, layer, named_recipes
@@ -194,12 +195,12 @@ def heads_interleaved_wrongly(patch):
 
 @fault("repeatable")
 def dropout_left_on(patch):
-    patch.setattr(nn.Dropout, "forward", lambda module, x: F.dropout(x, module.p, True))
+    patch.setattr(Dropout, "forward", lambda module, x, mask=None: F.dropout(x, module.p, True))
 
 
 @fault("repeatable", "WARN")
 def dropout_forgotten(patch):
-    patch.setattr(nn.Dropout, "forward", lambda module, x: x)
+    patch.setattr(Dropout, "forward", lambda module, x, mask=None: x)
 
 
 @fault("tied weights")
@@ -263,8 +264,8 @@ def detached_parameter(patch):
 def gradient_orders_away(patch):
     forward = Attention.forward
 
-    def scaled(module, x, rotary, cache):
-        return forward(module, x * 1e-6 + x.detach() * (1 - 1e-6), rotary, cache)
+    def scaled(module, x, *rest):
+        return forward(module, x * 1e-6 + x.detach() * (1 - 1e-6), *rest)
 
     patch.setattr(Attention, "forward", scaled)
     small = MLP.forward

@@ -18,6 +18,7 @@ from gptlab.data.prepare import PrepareOptions, prepare
 from gptlab.data.versions import forget_versions
 from gptlab.errors import DataError, RunError
 from gptlab.files import read_json, write_json
+from gptlab.model.initialisation import NUMERICS
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training import starting
@@ -71,6 +72,20 @@ def test_a_run_that_began_from_another_is_replayed_from_any_folder(train, tmp_pa
     assert replay(folder, 50).difference is None
     monkeypatch.chdir(tmp_path)
     assert replay(folder, 50).difference is None
+
+
+def test_a_run_with_older_draws_is_replayed_where_its_weights_can_be_had(train, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(NUMERICS, "dropout", 1)
+        scratch = train("scratch", max_iters=3)
+        tuned = train("tuned", init_from=str(scratch), dropout=0.3, max_iters=5)
+    for folder in (scratch, tuned):
+        recorded = read_json(Run(folder).provenance)
+        del recorded["numerics"]  # as before there were versions
+        write_json(Run(folder).provenance, recorded)
+    assert replay(tuned, 50).difference is None
+    with pytest.raises(RunError, match="initial weights were drawn in another way"):
+        replay(scratch, 50)
 
 
 # What differs -------------------------------------------------------------------------------------

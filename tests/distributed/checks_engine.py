@@ -21,7 +21,7 @@ from gptlab.training.shards import whole
 
 SIZES = dict(
     vocab_size=67, block_size=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=True,
-    position_encoding="learned", qk_norm=True, dropout=0.0, device="cpu", dtype="float32",
+    position_encoding="learned", qk_norm=True, dropout=0.2, device="cpu", dtype="float32",
     batch_size=3, gradient_accumulation_steps=3, max_iters=50, warmup_iters=2, lr_decay_iters=50,
     min_lr=1e-4, learning_rate=1e-2, grad_clip=0.5, compile_model=False, seed=5,
 )  # fmt: skip
@@ -79,15 +79,18 @@ def assert_like_one_process(world, parallelism, steps=12, **settings):
 
 
 def check_ddp_has_the_losses_and_norms_of_one_process(world):
-    return assert_like_one_process(world, "ddp")
+    assert_like_one_process(world, "ddp")
+    return assert_like_one_process(world, "ddp", optimizer="muon")
 
 
 def check_fsdp_has_the_losses_and_norms_of_one_process(world):
-    return assert_like_one_process(world, "fsdp")
+    assert_like_one_process(world, "fsdp")
+    return assert_like_one_process(world, "fsdp", optimizer="muon", ema_decay=0.9)
 
 
 def check_hsdp_has_the_losses_and_norms_of_one_process(world):
-    return assert_like_one_process(world, "hsdp")
+    assert_like_one_process(world, "hsdp")
+    return assert_like_one_process(world, "hsdp", optimizer="muon", ema_decay=0.9)
 
 
 check_hsdp_has_the_losses_and_norms_of_one_process.sizes = (4,)

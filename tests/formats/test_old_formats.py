@@ -62,6 +62,18 @@ def test_a_run_of_version_1_goes_on_and_is_of_this_version_then(old):
     ]  # fmt: skip
 
 
+def test_a_run_of_version_1_goes_on_with_the_dropout_that_it_had(old):
+    """The losses are those of gptlab as it was when it wrote no version of its draws."""
+    folder = old / "out" / "hamlet"
+    changes = dict(dropout=0.2, batch_size=2, gradient_accumulation_steps=2, log_interval=1)
+    for end in (23, 26):  # the second time from a checkpoint of today
+        train(out_dir=str(folder), resume=True, max_iters=end, quiet=True, **changes)
+    records = Run(folder).records()
+    losses = [record["loss"] for record in records if "loss" in record][-6:]
+    expected = [2.7430267, 2.7466125, 2.7405677, 2.7447398, 2.7493610, 2.7340975]
+    assert losses == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_later_version_of_each_format_is_refused_by_its_number(old):
     run = Run(old / "out" / "hamlet")
     state = torch.load(run.checkpoint, weights_only=True)

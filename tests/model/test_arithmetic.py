@@ -19,6 +19,7 @@ from gptlab.model.arithmetic import (
 )
 from gptlab.model.building import module_parameters
 from gptlab.model.config import PRESETS, GPTConfig
+from gptlab.model.dropout import dropout_masks
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.memory import training_memory
 from gptlab.model.transformer import GPT
@@ -174,7 +175,7 @@ def test_the_activations_are_those_that_the_backward_pass_keeps(live_bytes, sett
     model = GPT(config)
     tokens, _ = batch(config, 4)
     with live_bytes(*model.parameters(), *model.buffers()) as memory:
-        hidden = model.features(tokens)
+        hidden = model.features(tokens, masks=dropout_masks(config, 0, range(4), "cpu"))
     assert hidden.requires_grad
     assert training_memory(config, 4).activations == pytest.approx(memory.now, rel=0.05)
 
@@ -210,7 +211,9 @@ def peak_of_a_step(live_bytes, config, batch_size, autocast):
         optimizer.zero_grad()
         for _ in range(2):
             with autocast:
-                _, loss = model(*batch(config, batch_size))
+                masks = dropout_masks(config, 0, range(batch_size), "cpu")
+                _, loss = model(*batch(config, batch_size), masks=masks)
+            del masks
             loss.backward()
             del loss
         optimizer.step()
@@ -222,6 +225,8 @@ def peak_of_a_step(live_bytes, config, batch_size, autocast):
     [
         *SHAPES.values(),
         dict(gradient_checkpointing=True),
+        dict(dropout=0.1),
+        dict(gradient_checkpointing=True, dropout=0.1),
         dict(vocab_size=2000, tie_weights=False),
         dict(vocab_size=20000, n_layer=1),
         dict(vocab_size=100_000, n_layer=1),
@@ -229,6 +234,8 @@ def peak_of_a_step(live_bytes, config, batch_size, autocast):
     ids=[
         *SHAPES.keys(),
         "checkpointing",
+        "dropout",
+        "checkpointing and dropout",
         "large vocabulary",
         "little but vocabulary",
         "two chunks of logits",

@@ -27,8 +27,8 @@ PACKAGE = Path(gptlab.__file__).parent
 TEXT = "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind to suffer\n"
 PLAIN_MLP = dict(use_swiglu=False, activation="gelu_tanh")
 GPT2 = PLAIN_MLP | dict(position_encoding="learned", use_rms_norm=False)
-FIRST_BRANCH = "x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache))"
-SECOND_BRANCH = "return x + self.dropout(self.mlp(self.mlp_norm(x)))"
+FIRST_BRANCH = "x = x + self.dropout(y, masks[0])"
+SECOND_BRANCH = "return x + self.dropout(self.mlp(self.mlp_norm(x)), masks[1])"
 # what a hacker changes: (settings, [(before, after), ...])
 EDITS = {
     "parallel residual": (dict(), [
@@ -218,7 +218,7 @@ def test_with_a_runtime_the_graph_of_an_edited_model_is_its_own(hamlet, home, ca
 
 
 def test_an_edit_that_changes_no_logits_is_one_line_and_goes_on(hamlet, home, caplog):
-    in_training = ("self.dropout = nn.Dropout(config.dropout)", "self.dropout = nn.Dropout(0.0)")
+    in_training = ("self.dropout = Dropout(config)", "self.dropout = Dropout(config).train()")
     with edited(home, in_training):
         run = train(home)
     caplog.clear()
@@ -228,7 +228,7 @@ def test_an_edit_that_changes_no_logits_is_one_line_and_goes_on(hamlet, home, ca
     caplog.clear()
     train(home, resume=True, max_iters=4)
     assert "what acts in training only, such as the loss, may differ" in caplog.text
-    assert "is 'self.dropout = nn.Dropout(config.dropout)'" in caplog.text
+    assert "is 'self.dropout = Dropout(config)'" in caplog.text
 
 
 def test_what_the_run_no_longer_knows_is_named_by_its_file(hamlet, home, caplog):

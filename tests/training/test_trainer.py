@@ -16,7 +16,7 @@ from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.inference.evaluate import evaluate_loss
 from gptlab.runs import Run, load_checkpoint
-from gptlab.training import evaluation, loop, measuring, picture, setup, trainer
+from gptlab.training import evaluation, loop, measuring, picture, trainer
 from gptlab.training.interruption import Interruption
 from gptlab.training.picture import Picture
 
@@ -137,19 +137,18 @@ def test_a_resumed_run_remembers_its_best_loss(train, tmp_path, monkeypatch):
     assert read_checkpoint(tmp_path / "run" / "best.pt")["step"] == 5
 
 
-def test_dropout_draws_new_masks_in_every_step_and_micro_batch(train, monkeypatch):
-    seeds = []
-
-    class Watched:
-        def manual_seed(self, seed):
-            seeds.append(seed)
-            torch.default_generator.manual_seed(seed)
-
-    monkeypatch.setattr(setup, "generator_of", lambda device: Watched())
-    train(max_iters=5, gradient_accumulation_steps=3, dropout=0.1)
-    assert len(seeds) == len(set(seeds)) == 15
-    train("other", max_iters=1, dropout=0.1, seed=2)
-    assert seeds[-1] not in seeds[:-1]
+def test_dropout_is_the_same_however_a_step_is_cut_into_micro_batches(train, tmp_path):
+    losses = {}
+    for cut in ((8, 1), (4, 2), (1, 8)):
+        options = dict(batch_size=cut[0], gradient_accumulation_steps=cut[1])
+        train(str(cut), **options, max_iters=6, dropout=0.3)
+        records = Run(tmp_path / str(cut)).records()
+        losses[cut] = [record["loss"] for record in records if "loss" in record]
+    for other in losses.values():
+        np.testing.assert_allclose(other, losses[8, 1], rtol=2e-6)
+    train("without", batch_size=8, max_iters=6)
+    without = [r["loss"] for r in Run(tmp_path / "without").records() if "loss" in r]
+    assert abs(np.subtract(without, losses[8, 1])).min() > 1e-4
 
 
 def test_early_stopping_waits_for_its_evaluations_and_explains_itself(
