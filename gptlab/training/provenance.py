@@ -22,10 +22,10 @@ from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
+from gptlab.model.shards import whole
 from gptlab.run_records import Record, read_records
 from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
-from gptlab.training.shards import whole
 from gptlab.typed_json import Count, read_form
 
 TRACED_STEPS = 50
