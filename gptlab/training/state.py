@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from gptlab.model.shards import whole
+from gptlab.model.shards import place, whole
 from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
@@ -75,7 +75,7 @@ class TrainState:
         if self.ema is not None:
             for name, weights in (content["ema"] or content["model"]).items():
                 if name in self.ema.weights:
-                    self.ema.weights[name].copy_(weights)
+                    place(self.ema.weights[name], weights)
         self.step = content["step"]
         self.sequences_seen = content["sequences_seen"]
         self.best_val_loss = content["best_val_loss"]
