@@ -72,6 +72,7 @@ def model_content(
     """
     from gptlab.model.lora import is_adapter, merged_weights
     from gptlab.model.proof import proof_of
+    from gptlab.model.shards import whole
 
     weights = merged_weights(model) if part == "merged" else model.state_dict()
     if model.config.tie_weights:
@@ -81,17 +82,11 @@ def model_content(
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
-        "model": {_plain_name(n): _whole(w).detach().to("cpu") for n, w in weights.items()},
+        "model": {_plain_name(n): whole(w).detach().to("cpu") for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
         "proof": proof_of(model),
         **more,
     }
-
-
-def _whole(tensor: "torch.Tensor") -> "torch.Tensor":
-    """A tensor whole, of which processes may have parts: all call this together, all get it."""
-    gather = getattr(tensor, "full_tensor", None)  # of a DTensor
-    return tensor if gather is None else gather()
 
 
 def _plain_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import torch
 
-from gptlab.training.shards import local
+from gptlab.model.shards import local
 
 
 class Ema:

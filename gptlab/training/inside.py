@@ -15,9 +15,9 @@ from gptlab.errors import GenerationError
 from gptlab.inference.capture import capture, head_scores, plain_ids
 from gptlab.model.lora import merged_weights
 from gptlab.model.proof import computing_plainly
+from gptlab.model.shards import whole
 from gptlab.model.transformer import GPT
 from gptlab.training.setup import Setup
-from gptlab.training.shards import whole
 from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from gptlab.training.shards import local, total_norm
+from gptlab.model.shards import local, total_norm
 
 
 class MixedPrecision:

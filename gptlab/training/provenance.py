@@ -23,10 +23,10 @@ from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
 from gptlab.model.initialisation import NUMERICS
+from gptlab.model.shards import whole
 from gptlab.run_records import Record, read_records
 from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
-from gptlab.training.shards import whole
 from gptlab.typed_json import Count, read_form
 
 TRACED_STEPS = 50
@@ -169,10 +169,7 @@ def exact(value) -> str:
 
 
 class Trace:
-    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them.
-
-    The first process writes. Where the model is sharded, all are needed for digests of its weights.
-    """
+    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them."""
 
     def __init__(self):
         self.run = None
@@ -182,16 +179,6 @@ class Trace:
     def begin(self, setup, state) -> None:
         """Record what the run depends on; a resume goes on only under the same conditions."""
         proof.code_texts()  # as this process runs them, before anybody edits a file
-        is_traced = setup.parallel.from_first(lambda: self._open(setup, state))
-        if not is_traced or not (setup.parallel.is_first or setup.parallel.is_sharded):
-            return
-        self.last = TRACED_STEPS
-        if state.step == 0:
-            self._add({"step": 0}, state.model)
-            self.flush()
-
-    def _open(self, setup, state) -> bool:
-        """Write what the run depends on; whether its next steps are traced."""
         run, now = setup.run, json.loads(json.dumps(describe(setup)))
         if state.step == 0:
             with atomic_write(run.sources) as file:
@@ -200,13 +187,15 @@ class Trace:
         else:
             kept = [record for record in read_trace(run) if record["step"] <= state.step]
             if [r["step"] for r in kept] != list(range(state.step + 1)):
-                return False  # all steps are traced, or none ever was
+                return  # all steps are traced, or none ever was
             with atomic_write(run.trace, "w") as file:
                 file.writelines(json.dumps(record) + "\n" for record in kept)
             if not _began_like(run, now):  # the next steps could not be repeated in one go
-                return False
-        self.run = run
-        return True
+                return
+        self.run, self.last = run, TRACED_STEPS
+        if state.step == 0:
+            self._add({"step": 0}, state.model)
+            self.flush()
 
     def step(self, setup, state, result) -> None:
         """After a step; its numbers are read from the device at log_interval only."""
@@ -227,7 +216,7 @@ class Trace:
 
     def flush(self) -> None:
         """Write the pending records; a checkpoint must not be ahead of the trace."""
-        if self.run is None or not self.unread:
+        if not self.unread:
             return
         with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
             for record in self.unread:

@@ -12,11 +12,11 @@ import torch
 from gptlab.errors import ConfigError
 from gptlab.model.building import SkipInitialisation
 from gptlab.model.lora import train_only
+from gptlab.model.shards import place
 from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.initial_model import take_initial_tensors
 from gptlab.training.parallel import Parallel
-from gptlab.training.shards import place
 
 
 def make_mesh(parallelism: str, parallel: Parallel) -> None:

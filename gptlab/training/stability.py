@@ -7,11 +7,11 @@ import torch
 
 from gptlab.errors import TrainingError
 from gptlab.files import display
+from gptlab.model.shards import place
 from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.loss_band import LossBand
 from gptlab.training.metrics import Metrics
 from gptlab.training.setup import Setup
-from gptlab.training.shards import place
 from gptlab.training.state import TrainState
 
 logger = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 
 from gptlab.model.initialisation import FIRST_NUMERICS, NUMERICS
+from gptlab.model.shards import place, whole
 from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import MixedPrecision
-from gptlab.training.shards import place, whole
 
 # the first start decides these; every resume keeps them, unless the command line overrides them
 DECISIONS = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")

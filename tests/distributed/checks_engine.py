@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from gptlab.data.batches import Batches, Sequences
+from gptlab.model.shards import whole
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import build
@@ -17,7 +18,6 @@ from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.sharding import make_mesh, trained_model
-from gptlab.training.shards import whole
 
 SIZES = dict(
     vocab_size=67, block_size=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=True,

@@ -4,13 +4,13 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from gptlab.model.shards import place
 from gptlab.training.config import OptimizerOptions
 from gptlab.training.ema import Ema
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.muon import Muon
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.provenance import digests
-from gptlab.training.shards import place
 
 # square, wide, tall; rows that do not divide; fewer rows than processes; two of a shape, and three
 SHAPES = [(8, 8), (6, 20), (20, 6), (7, 5), (7, 5), (3, 9), (3, 9), (3, 9), (1, 4)]

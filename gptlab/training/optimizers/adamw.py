@@ -3,8 +3,8 @@
 import torch
 from torch.optim.adamw import adamw
 
+from gptlab.model.shards import local
 from gptlab.training.optimizers.optimizer import Optimizer
-from gptlab.training.shards import local
 
 
 class AdamW(Optimizer):

@@ -5,11 +5,11 @@ import pkgutil
 import torch
 
 from gptlab.errors import CheckpointError
+from gptlab.model.shards import place
 from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.table import OPTIMIZERS
-from gptlab.training.shards import place
 
 
 class Optimizers:

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 
 from gptlab.model.lora import LoRALinear
+from gptlab.model.shards import is_sharded, local, rows_of_each, shard_group
 from gptlab.model.transformer import GPT
 from gptlab.training.optimizers.optimizer import Optimizer
-from gptlab.training.shards import is_sharded, local, rows_of_each, shard_group
 
 # Newton-Schulz: a quintic whose iteration pulls all singular values towards 1 (Jordan et al. 2024)
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
