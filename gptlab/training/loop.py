@@ -6,7 +6,7 @@ import torch
 
 from gptlab.training.evaluation import evaluate, evaluation_is_due, is_overfitting
 from gptlab.training.inside import record_inside
-from gptlab.training.masks import dropout_masks
+from gptlab.training.masks import masks_of
 from gptlab.training.observers import Observers
 from gptlab.training.precision import clip_grad_norm
 from gptlab.training.saving import save
@@ -61,9 +61,9 @@ def train_step(setup: Setup, state: TrainState) -> StepResult:
     targets = batches.count_targets(state.sequences_seen)  # of all micro-batches and processes
     losses = []
     for micro in batches.micro_batches(state.sequences_seen):
-        masks = dropout_masks(setup, state, micro)
+        masks = masks_of(setup, state, micro)
         with parallel.micro_batch(model, micro.is_last) as call, precision.autocast():
-            _, loss = call(micro.tokens, micro.targets, reduction="sum", masks=masks)
+            _, loss = call(micro.tokens, micro.targets, reduction="sum", **masks)
         precision.backward(loss / targets)
         losses.append(loss.detach() / targets)
     precision.unscale(optimizers)

@@ -3,13 +3,13 @@
 import torch
 
 from gptlab.data.batches import MicroBatch, mix
-from gptlab.model import dropout
+from gptlab.model.dropout import dropout_masks
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
 
 
-def dropout_masks(setup: Setup, state: TrainState, micro: MicroBatch) -> list | None:
-    """Dropout's masks of a micro-batch, for `GPT.forward`: each sequence has its own.
+def masks_of(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
+    """The argument `masks` of `GPT.forward` for a micro-batch: dropout's, of each sequence.
 
     A run that began under version 1 gets none: the model draws its own, as a function of the seed,
     the step, the micro-batch and the rank.
@@ -17,11 +17,11 @@ def dropout_masks(setup: Setup, state: TrainState, micro: MicroBatch) -> list | 
     config = setup.config
     model, seed, device = config.model, config.run.seed, config.machine.device
     if state.numerics["dropout"] > 1:
-        return dropout.dropout_masks(model, seed, micro.numbers, device)
+        return {"masks": dropout_masks(model, seed, micro.numbers, device)}
     if model.dropout:
         drawn = mix(seed, state.step, micro.index, setup.parallel.rank) >> 1
         generator_of(device).manual_seed(drawn)
-    return None
+    return {}
 
 
 def generator_of(device: str):

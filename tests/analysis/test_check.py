@@ -207,8 +207,8 @@ def dropout_forgotten(patch):
 def tied_weights_untied(patch):
     begin = GPT.init_weights
 
-    def untied(model, seed):
-        begin(model, seed)
+    def untied(model, *rest):
+        begin(model, *rest)
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
     patch.setattr(GPT, "init_weights", untied)
@@ -218,8 +218,8 @@ def tied_weights_untied(patch):
 def residual_projections_without_their_scale(patch):
     begin = GPT.init_weights
 
-    def unscaled(model, seed):
-        begin(model, seed)
+    def unscaled(model, *rest):
+        begin(model, *rest)
         for module in model.modules():
             if isinstance(module, transformer.ResidualProjection):
                 module.weight.data *= math.sqrt(2 * len(model.blocks))
@@ -231,8 +231,8 @@ def residual_projections_without_their_scale(patch):
 def embeddings_of_unit_variance(patch):
     begin = GPT.init_weights
 
-    def large(model, seed):
-        begin(model, seed)
+    def large(model, *rest):
+        begin(model, *rest)
         model.lm_head.weight.data *= 50
 
     patch.setattr(GPT, "init_weights", large)

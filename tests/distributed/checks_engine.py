@@ -96,6 +96,12 @@ def check_hsdp_has_the_losses_and_norms_of_one_process(world):
 check_hsdp_has_the_losses_and_norms_of_one_process.sizes = (4,)
 
 
+def check_dropout_is_that_of_one_process(world):
+    assert_like_one_process(world, "ddp", steps=6, dropout=0.3)
+    checkpointing = dict(dropout=0.3, gradient_checkpointing=True)
+    return assert_like_one_process(world, "fsdp", steps=6, **checkpointing)
+
+
 def check_processes_without_a_sequence_take_part(world):
     for parallelism in ("ddp", "fsdp"):
         one = dict(batch_size=1, gradient_accumulation_steps=1)
