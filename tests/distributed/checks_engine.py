@@ -4,6 +4,8 @@ What one process does alone is the oracle of each check. Training is without fil
 step and the data of a run, on random tokens.
 """
 
+import json
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -115,3 +117,37 @@ def check_initial_weights_are_those_of_one_process_to_the_bit(world):
     for name, part in state.model.state_dict().items():
         assert torch.equal(whole(part), expected[name]), name
         assert part.to_local().numel() <= -(-len(part) // world.size) * part[0].numel()
+
+
+def records(world, name):
+    """{(step, field): value} of a run's metrics, without times."""
+    times = ("time", "tokens_per_second", "mfu")
+    lines = (world.folder / name / "metrics.jsonl").read_text().splitlines()
+    return {
+        (r["step"], field): value
+        for r in map(json.loads, lines)
+        for field, value in r.items()
+        if field not in times
+    }
+
+
+def check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one(world):
+    options = dict(
+        gradient_accumulation_steps=3, ema_decay=0.9, sample_interval=6, lens_interval=6,
+        optimizer="muon",
+    )  # fmt: skip
+    world.train("one", alone=True, **options)
+    world.train("shared", parallelism="fsdp", **options)
+    world.train("shared", resume=True, max_iters=18, parallelism="ddp")
+    world.train("shared", alone=True, resume=True, max_iters=24)
+    world.train("shared", resume=True, max_iters=30, parallelism="fsdp")
+    for max_iters in (18, 24, 30):
+        world.train("one", alone=True, resume=True, max_iters=max_iters)
+    expected, found = records(world, "one"), records(world, "shared")
+    assert expected.keys() == found.keys()
+    assert {"sample", "inside", "val_loss", "averaged_val_loss"} <= {name for _, name in found}
+    for key, value in expected.items():
+        if key[1] in ("sample", "sequences_seen"):
+            assert found[key] == value, key
+        elif isinstance(value, float):
+            assert abs(found[key] - value) <= 1e-5 * abs(value), key

@@ -15,12 +15,18 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 
 COLLECTIVE_SECONDS = 20  # that a process waits for the others, in a collective or at its end
 CHECK_SECONDS = 60  # of a check, unless its attribute `seconds` says more
+TINY = dict(
+    dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, dropout=0.0, batch_size=4,
+    max_iters=12, eval_interval=6, eval_tokens=256, log_interval=1, quiet=True, device="cpu",
+    dtype="float32", compile_model=False, learning_rate=1e-2,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,28 @@ class World:
     size: int
     folder: Path
 
+    def train(self, out_dir: str, alone: bool = False, **options):
+        """A whole training into `folder`, with the launch's group in place of one of its own.
+
+        alone: by the first process, as without torchrun; the others wait. Its Outcome.
+        """
+        from gptlab.training.parallel import Parallel
+        from gptlab.training.picture import Picture
+        from gptlab.training.trainer import train
+
+        options = TINY | options if not options.get("resume") else {"quiet": True} | options
+        outcome, one = None, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        with (
+            patch.object(dist, "init_process_group"),
+            patch.object(Parallel, "end"),
+            patch.object(Picture, "draw"),
+            patch.dict(os.environ, one if alone else {}, GPTLAB_HOME=str(self.folder.parent)),
+        ):
+            if self.rank == 0 or not alone:
+                outcome = train(out_dir=str(self.folder / out_dir), **options)
+        dist.barrier()
+        return outcome
+
 
 def load(path: Path):
     """The module in a file of checks."""
@@ -39,6 +67,15 @@ def load(path: Path):
         sys.modules[path.stem] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[path.stem])
     return sys.modules[path.stem]
+
+
+def prepare_tiny(home: Path) -> None:
+    """The dataset "tiny" in this home."""
+    from gptlab.data.prepare import PrepareOptions, prepare
+
+    (home / "tiny.txt").write_text("to be or not to be that is the question\n" * 700)
+    with patch.dict(os.environ, GPTLAB_HOME=str(home)):
+        prepare(str(home / "tiny.txt"), PrepareOptions(tokenizer="char", dataset="tiny"))
 
 
 def run(check, world: World) -> dict:
@@ -73,6 +110,9 @@ def main(results: Path, names: list[str]) -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS))
     rank, size = dist.get_rank(), dist.get_world_size()
     store, done = dist.distributed_c10d._get_default_store(), {}
+    if rank == 0:
+        prepare_tiny(results.parent)
+    dist.barrier()
     for name in names:
         file, _, function = name.rpartition(":")
         world = World(rank, size, results.with_name(f"{results.stem}-{function}"))
