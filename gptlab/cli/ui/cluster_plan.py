@@ -8,7 +8,8 @@ from gptlab.cli.ui.console import make_console, make_table, print_table
 from gptlab.cli.ui.recipe_builder import write_recipe
 from gptlab.errors import ConfigError, HardwareError
 from gptlab.files import display, in_bytes
-from gptlab.planning import cluster as planning
+from gptlab.planning.cluster import Cluster
+from gptlab.planning.cluster_choice import SPREAD, plan_on
 from gptlab.planning.gpus import GB, find_gpu
 from gptlab.training.units import in_dollars, in_short, in_time
 
@@ -16,7 +17,7 @@ from gptlab.training.units import in_dollars, in_short, in_time
 def present(wanted, overrides, text, decided, name: str, as_json: bool) -> None:
     """Plan for the GPUs that the options name, print it, and write its recipe if one is wanted."""
     cluster = _cluster_of(wanted)
-    plan = planning.plan_on(cluster, overrides, text, decided)
+    plan = plan_on(cluster, overrides, text, decided)
     path = wanted.get("output")
     if path is not None and plan.chosen is None:
         raise HardwareError(f"{_does_not_fit(plan)}, so {display(path)} was not written.")
@@ -40,7 +41,7 @@ def launcher(cluster) -> str:
     return f"torchrun {nodes} --nproc_per_node {cluster.local} train.py"
 
 
-def _cluster_of(wanted) -> planning.Cluster:
+def _cluster_of(wanted) -> Cluster:
     """The cluster that the options describe. Raises ConfigError."""
     if "gpus" not in wanted or wanted["gpus"] == 0:
         names = ", ".join(f"--{name}" for name in wanted if name != "gpus")
@@ -59,7 +60,7 @@ def _cluster_of(wanted) -> planning.Cluster:
             f"network has no effect: {gpus} GPUs are in one machine", "leave it out, or set --node"
         )
     network = wanted.get("network")
-    return planning.Cluster(
+    return Cluster(
         gpu,
         gpus,
         node,
@@ -108,7 +109,7 @@ def _verdict(plan) -> list[str]:
     if best is None:
         return [f"{_does_not_fit(plan)}. More GPUs, larger ones or a smaller model would."]
     seconds, dollars = plan.takes(best)
-    low, high = (in_time(part * seconds) for part in planning.SPREAD)
+    low, high = (in_time(part * seconds) for part in SPREAD)
     again = " with gradient_checkpointing" if best.checkpointing else ""
     micro = "one micro-batch" if best.micro_batches == 1 else f"{best.micro_batches} micro-batches"
     sentences = [
@@ -118,7 +119,7 @@ def _verdict(plan) -> list[str]:
         f"{config.tokens_per_step:,} tokens.",
         f"{config.batch.max_iters:,} steps, {in_short(plan.tokens)} tokens, take "
         f"about {in_time(seconds)} and {in_dollars(dollars)}, at {best.mfu:.0%} of the "
-        f"peak. Published runs took from {planning.SPREAD[0]:g} to {planning.SPREAD[1]:g} times "
+        f"peak. Published runs took from {SPREAD[0]:g} to {SPREAD[1]:g} times "
         f"such an estimate: {low} to {high}.",
     ]
     if best.communication:
@@ -177,8 +178,8 @@ def _assumptions(plan) -> str:
         links += f", {8 * cluster.network / GB:g} Gbit/s for each GPU between machines"
     return (
         f"Assumed: {assumed_share(plan.config.model):.0%} of {cluster.gpu.peak[0] / 1e12:g} "
-        f"TFLOP/s while a GPU computes, {links}, {cluster.dollars_per_hour:.2f} US dollars per GPU and "
-        "hour. docs/SCALE.md compares such plans with published runs."
+        f"TFLOP/s while a GPU computes, {links}, {cluster.dollars_per_hour:.2f} US dollars per "
+        "GPU and hour. docs/SCALE.md compares such plans with published runs."
     )
 
 
