@@ -72,6 +72,7 @@ def model_content(
     """
     from gptlab.model.lora import is_adapter, merged_weights
     from gptlab.model.proof import proof_of
+    from gptlab.model.shards import whole
 
     weights = merged_weights(model) if part == "merged" else model.state_dict()
     if model.config.tie_weights:
@@ -81,7 +82,7 @@ def model_content(
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
-        "model": {_plain_name(n): w.detach().to("cpu", copy=False) for n, w in weights.items()},
+        "model": {_plain_name(n): whole(w).detach().to("cpu") for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
         "proof": proof_of(model),
         **more,

@@ -166,11 +166,13 @@ def _give_pages_back(tokens: np.ndarray) -> None:
 class MicroBatch:
     """The sequences of one forward pass: tokens and targets, int64 [b, block_size], on the device.
 
-    A target of -1 is masked out of the loss.
+    A target of -1 is masked out of the loss. numbers: int64 [b], those of the sequences in the run;
+    -1 for a row without one, whose targets are all -1.
     """
 
     tokens: object
     targets: object
+    numbers: np.ndarray
     index: int
     is_last: bool
 
@@ -278,8 +280,9 @@ class Batches:
     """The micro-batches of each step for one rank of a run.
 
     A step trains on `sequences_per_step` consecutive sequence numbers. Each rank takes an equal
-    slice of them (some take one fewer if it does not divide evenly), in micro-batches of
-    batch_size.
+    slice of them, in micro-batches of batch_size. Where they do not divide evenly, some ranks have
+    an empty row: all ranks take equally many forward passes of the same shapes, because collective
+    ones wait for each other.
     """
 
     def __init__(
@@ -313,14 +316,27 @@ class Batches:
         """The micro-batches of the step that begins with sequence number `first`."""
         import torch
 
-        rows = self.rows(first)
+        rows = np.full(-(-self.sequences_per_step // self.world_size), -1, dtype=np.int64)
+        own = self.rows(first)
+        rows[: len(own)] = own
         count = -(-len(rows) // self.batch_size)
         for index in range(count):
             begin = time.perf_counter()
             part = rows[index * self.batch_size : (index + 1) * self.batch_size]
-            pair = [torch.from_numpy(array) for array in self.sequences.windows(part)]
+            pair = [torch.from_numpy(array) for array in self._windows(part)]
             if self.device.startswith("cuda"):  # the copy overlaps with computation
                 pair = [tensor.pin_memory() for tensor in pair]
             pair = [tensor.to(self.device, non_blocking=True) for tensor in pair]
             self.seconds += time.perf_counter() - begin
-            yield MicroBatch(*pair, index, is_last=index == count - 1)
+            yield MicroBatch(*pair, part, index, is_last=index == count - 1)
+
+    def _windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`sequences.windows`, with an empty row for each number that is -1; these come last."""
+        found = int((numbers >= 0).sum())
+        if found == len(numbers):
+            return self.sequences.windows(numbers)
+        shape = len(numbers), self.sequences.block_size
+        tokens, targets = np.zeros(shape, dtype=np.int64), np.full(shape, -1, dtype=np.int64)
+        if found:
+            tokens[:found], targets[:found] = self.sequences.windows(numbers[:found])
+        return tokens, targets

@@ -66,7 +66,9 @@ def window_losses(
     sums, counts = np.zeros(len(windows)), np.zeros(len(windows), dtype=np.int64)
     found, places = [], []
     with evaluating(model):
-        for first in range(rank * batch_size, len(windows), world_size * batch_size):
+        # all processes take equally many passes, some without a window: a sharded model waits
+        for every in range(0, len(windows), world_size * batch_size):
+            first = every + rank * batch_size
             starts = windows[first : first + batch_size]
             inputs, targets = read_windows(data, starts, block_size, batch_size, loss_mask)
             place = slice(first, first + len(starts))

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.errors import GenerationError
 from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.config import GPTConfig, preset
+from gptlab.model.initialisation import normal
 from gptlab.model.kv_cache import KVCache
 
 
@@ -238,7 +239,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer language model (Radford et al. 2019; Touvron et al. 2023)."""
+    """A decoder-only transformer language model (Radford et al. 2019; Touvron et al. 2023).
+
+    Its weights follow from torch.initial_seed(): models with one seed are equal.
+    """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -254,7 +258,7 @@ class GPT(nn.Module):
         if config.tie_weights:  # Press & Wolf 2017
             self.lm_head.weight = self.token_embedding.weight
         self.make_tables()
-        self.init_weights()
+        self.init_weights(torch.initial_seed())
 
     def make_tables(self, device=None) -> None:
         """Compute the position tables; they follow from the config, so no checkpoint has them."""
@@ -268,26 +272,24 @@ class GPT(nn.Module):
         self.register_buffer("position_table", table, persistent=False)
 
     @torch.no_grad()
-    def init_weights(self) -> None:
-        """Draw the weights of linear layers and embeddings, in the order of `named_parameters()`.
+    def init_weights(self, seed: int, write=torch.Tensor.copy_) -> None:
+        """Draw each weight of a linear layer or embedding from (seed, its name), biases zero.
 
-        Normal of std init_std, residual projections scaled or zero; biases are zero. A parameter
-        of any other module keeps the value that its constructor gave it.
+        Normal of std init_std, residual projections scaled or zero. A parameter of any other module
+        keeps the value that its constructor gave it. write(parameter, drawn) takes a whole tensor,
+        in float32 on the CPU, whatever the device and the sharding of the parameter.
         """
-        std = self.config.init_std
         for name, parameter in self.named_parameters():
             path, _, kind = name.rpartition(".")
             owner = self.get_submodule(path)
             if not isinstance(owner, nn.Linear | nn.Embedding) or kind not in ("weight", "bias"):
                 continue
-            if kind == "bias":
-                nn.init.zeros_(parameter)
-            elif not isinstance(owner, ResidualProjection):
-                nn.init.normal_(parameter, std=std)
-            elif self.config.init_projection == "zero":
-                nn.init.zeros_(parameter)
-            else:  # 2 n_layer branches add up to unit variance (Radford et al. 2019)
-                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.config.n_layer))
+            std = self.config.init_std if kind == "weight" else 0.0
+            if isinstance(owner, ResidualProjection):
+                # 2 n_layer branches add up to unit variance (Radford et al. 2019)
+                is_zero = self.config.init_projection == "zero"
+                std = 0.0 if is_zero else std / math.sqrt(2 * self.config.n_layer)
+            write(parameter, normal(seed, name, parameter.shape, std))
 
     def features(self, tokens, cache: KVCache | None = None):
         """The last hidden state of each token, normalised: int64 [B, T] -> [B, T, C].

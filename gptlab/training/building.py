@@ -9,16 +9,15 @@ from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.batches import Batches
 from gptlab.data.mixture import Mixture
 from gptlab.data.windows import Windows
-from gptlab.model.lora import train_only
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import CHANGEABLE_MODEL_OPTIONS, TrainConfig
 from gptlab.training.ema import Ema
-from gptlab.training.initial_model import take_initial_tensors
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.parallel import Parallel
 from gptlab.training.precision import MixedPrecision
 from gptlab.training.resolving import Resolved
+from gptlab.training.sharding import make_mesh, trained_model
 from gptlab.training.state import DECISIONS, TrainState
 
 KEPT_BYTES = 1 << 30
@@ -54,22 +53,17 @@ def build_state(
 ) -> TrainState:
     """Build the model and all that trains it, in a fixed order; restore what is stored."""
     config = resolved.config
-    device = config.machine.device
     torch.manual_seed(config.run.seed)
+    make_mesh(config.machine.parallelism, parallel)
+    device, filled = "cpu" if parallel.is_sharded else config.machine.device, None
     if stored is not None:
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
-        model = run.model_to_continue(stored, device, **changes)
+        filled = run.model_to_continue(stored, device, **changes)
     elif start is not None:
         before = start.model.config.to_dict()
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
-        model = model_from(start.content, start.path, device, **changes)
-    else:
-        model = GPT(config.model)
-        if config.run.initial_tensors is not None:
-            take_initial_tensors(model, config.run.initial_tensors)
-        model = model.to(device)
-    state = new_state(model, config, resolved.use_scaler)
-    parallel.share_gradients(model)
+        filled = model_from(start.content, start.path, device, **changes)
+    state = new_state(trained_model(config, parallel, filled), config, resolved.use_scaler)
     if stored is not None:
         state.restore(stored)
     return state
@@ -78,7 +72,6 @@ def build_state(
 def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
     """The state of a training of this model, at step 0."""
     device, dtype = config.machine.device, config.machine.dtype
-    train_only(model, config.trained, config.finetune.lora_alpha)
     model.train()
     flat = config.flat()
     return TrainState(

@@ -175,6 +175,11 @@ class MachineOptions:
     compile_model: Annotated[
         bool | Literal["auto"], "torch.compile; auto = where it saves more time than it takes"
     ] = "auto"
+    parallelism: Annotated[
+        Literal["auto", "ddp", "fsdp", "hsdp"],
+        "what several processes have of the model: ddp = each the whole; fsdp = each a part; hsdp "
+        "= a part, the whole within each machine; auto = ddp where it fits in memory, else fsdp",
+    ] = "auto"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import torch
 
+from gptlab.model.shards import local
+
 
 class Ema:
     """An exponential average of the weights (Polyak & Juditsky 1992), kept in float32.
@@ -18,16 +20,17 @@ class Ema:
         """Add the weights after step number `step` (from 0)."""
         # the share of the newest: 1 at the first step, then falling to 1 - decay
         newest = (1 - self.decay) / (1 - self.decay ** (step + 1))
-        weights = [parameter for _, parameter in _trained(model)]
-        torch._foreach_lerp_(list(self.weights.values()), weights, newest)
+        weights = [local(parameter) for _, parameter in _trained(model)]
+        torch._foreach_lerp_([local(kept) for kept in self.weights.values()], weights, newest)
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
         """Exchange the model's weights and the averaged ones; a second call undoes it."""
         for name, parameter in _trained(model):
-            kept = parameter.detach().clone()
-            parameter.copy_(self.weights[name])
-            self.weights[name].copy_(kept)
+            weights, averaged = local(parameter), local(self.weights[name])
+            kept = weights.clone()
+            weights.copy_(averaged)
+            averaged.copy_(kept)
 
 
 def _trained(model: torch.nn.Module):

@@ -78,7 +78,7 @@ def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[fl
     config, parallel, losses = setup.config, setup.parallel, []
     shows_bar = metrics.terminal.loud and sys.stderr.isatty()
     with (
-        setup.uncompiled(),
+        setup.apart(state.model),
         tqdm(
             total=sum(map(len, setup.windows)), desc="evaluating", unit="window", leave=False,
             disable=not shows_bar, delay=1.0, dynamic_ncols=True,
@@ -112,7 +112,7 @@ def answers_of(setup: Setup, state: TrainState) -> dict:
     Each process takes its share of the problems.
     """
     parallel, right = setup.parallel, {}
-    with setup.uncompiled():
+    with setup.apart(state.model):
         for name, kinds in setup.tests.items():
             for kind, windows in kinds.items():
                 own = right_answers(
@@ -135,20 +135,24 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
     if state.base:
         adapters = {"base": state.base, "lora_alpha": setup.config.finetune.lora_alpha}
 
-    def write() -> None:
-        setup.run.save_best(
-            model_content(
-                state.model,
-                setup.data.tokenizer,
-                "adapters" if state.base else "merged",
-                **adapters,
-                step=state.step,
-                val_loss=loss,
-                val_bits_per_byte=setup.units.bits_per_byte(loss),
-                weights=weights,
-                **setup.content(state.sequences_seen),
-            )
+    def made() -> dict:
+        return model_content(
+            state.model,
+            setup.data.tokenizer,
+            "adapters" if state.base else "merged",
+            **adapters,
+            step=state.step,
+            val_loss=loss,
+            val_bits_per_byte=setup.units.bits_per_byte(loss),
+            weights=weights,
+            **setup.content(state.sequences_seen),
         )
+
+    with setup.apart(state.model):
+        gathered = made() if setup.parallel.is_sharded else None  # by all processes
+
+    def write() -> None:
+        setup.run.save_best(gathered or made())
         if setup.config.finetune.lora_rank:
             write_adapter(state.model, setup.run.adapter, setup.config.run.init_from)
 
@@ -172,14 +176,14 @@ def write_sample(setup: Setup, state: TrainState) -> str | None:
     def write() -> tuple[str | None, str]:
         """(text, why there is none): a failure is returned too, so all processes continue."""
         try:
-            with setup.uncompiled():
+            with setup.apart(state.model):
                 generator = Generator(state.model, setup.data.tokenizer)
                 generator.reverses = setup.data.has_reversed_answers
                 return generator.generate(options.sample_prompt, sampling)[0].text, ""
         except Exception as error:
             return None, str(error)
 
-    text, failure = setup.parallel.from_first(write)
+    text, failure = setup.parallel.with_model(write)
     if text is None and setup.parallel.is_first:
         logger.warning("No sample at step %d (%s).", state.step, failure)
     return text

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-import safetensors.torch
+import safetensors
 import torch
 
 from gptlab.checkpoints import Checkpoint, model_from, tokenizer_content
@@ -81,20 +81,21 @@ def widened(start: Checkpoint, tokenizer: Tokenizer) -> Checkpoint:
 
 
 @torch.no_grad()
-def take_initial_tensors(model: torch.nn.Module, path) -> None:
+def take_initial_tensors(model: torch.nn.Module, path, write=torch.Tensor.copy_) -> None:
     """Copy the tensors of a file over the parameters of the same name and shape.
 
-    Raises CheckpointError where there is none.
+    write(parameter, whole) copies a tensor. Raises CheckpointError where there is none.
     """
+    taken = 0
     try:
-        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as tensors:
+            names = set(tensors.keys())
+            for name, weight in model.named_parameters():
+                if name in names and (whole := tensors.get_tensor(name)).shape == weight.shape:
+                    write(weight, whole)
+                    taken += 1
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{display(path)} is not a .safetensors file ({error}).") from None
-    taken = 0
-    for name, weight in model.named_parameters():
-        if name in tensors and tensors[name].shape == weight.shape:
-            weight.copy_(tensors[name])
-            taken += 1
     if not taken:
         raise CheckpointError(
             f"{display(path)} has no tensor of this model's names and shapes",

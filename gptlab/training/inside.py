@@ -15,6 +15,7 @@ from gptlab.errors import GenerationError
 from gptlab.inference.capture import capture, head_scores, plain_ids
 from gptlab.model.lora import merged_weights
 from gptlab.model.proof import computing_plainly
+from gptlab.model.shards import whole
 from gptlab.model.transformer import GPT
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -28,7 +29,7 @@ def record_inside(setup: Setup, state: TrainState, metrics) -> None:
     """Record what is inside the model, at the steps of lens_interval and at the end.
 
     All processes call it: the first one looks at the weights as they are trained, not at their
-    average, and the others wait.
+    average, and the others wait. Where the model is sharded, all look together.
     """
     interval = setup.config.evaluation.lens_interval
     if not interval or (state.step % interval and not state.is_finished):
@@ -37,11 +38,11 @@ def record_inside(setup: Setup, state: TrainState, metrics) -> None:
     def look() -> dict:
         text, _ = setup.batches.sequences.windows(np.array([0]))  # the first that is trained on
         ids = plain_ids(setup.data.tokenizer, setup.config.model.vocab_size)
-        with computing_plainly(state.model):
+        with setup.apart(state.model), computing_plainly(state.model):
             return {**heads_and_stream(state.model, ids, text[0]), **norms_and_ranks(state.model)}
 
     with metrics.looking():
-        metrics.inside(state.step, setup.parallel.from_first(look))
+        metrics.inside(state.step, setup.parallel.with_model(look))
 
 
 def heads_and_stream(model: GPT, ids: Sequence[int], text: Sequence[int]) -> dict:
@@ -75,7 +76,7 @@ def norms_and_ranks(model: GPT) -> dict:
         if weight.dim() != 2 or (name == "lm_head.weight" and model.config.tie_weights):
             continue
         name = name.removesuffix(".weight")
-        matrix = weight.cpu().double()  # squares need the digits, and MPS has no float64
+        matrix = whole(weight).cpu().double()  # squares need the digits, and MPS has no float64
         norms[name] = figure(matrix.norm().item())
         ranks[name] = figure(effective_rank(matrix)) if norms[name] else norms[name]
     return {"norms": norms, "ranks": ranks}

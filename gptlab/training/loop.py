@@ -61,11 +61,10 @@ def train_step(setup: Setup, state: TrainState) -> StepResult:
     losses = []
     for micro in batches.micro_batches(state.sequences_seen):
         setup.seed_dropout(state.step, micro.index)
-        with parallel.last_sync(micro.is_last), precision.autocast():
-            _, loss = model(micro.tokens, micro.targets, reduction="sum")
+        with parallel.micro_batch(model, micro.is_last) as call, precision.autocast():
+            _, loss = call(micro.tokens, micro.targets, reduction="sum")
         precision.backward(loss / targets)
         losses.append(loss.detach() / targets)
-    parallel.finish_gradients()
     precision.unscale(optimizers)
     grad_norm = clip_grad_norm(model, config.optimizer.grad_clip)
     rate = learning_rate(config, state.step)

@@ -10,7 +10,6 @@ import torch
 
 from gptlab import hardware
 from gptlab.data.batches import Batches, Sequences
-from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import TrainConfig
 from gptlab.training.loop import train_step
@@ -19,6 +18,7 @@ from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.precision import MixedPrecision
 from gptlab.training.resolving import Measurements, Resolved
 from gptlab.training.setup import Setup
+from gptlab.training.sharding import trained_model
 from gptlab.training.state import TrainState
 from gptlab.training.times import saving_seconds
 from gptlab.training.units import duration
@@ -33,8 +33,8 @@ def rehearsal(
 ) -> tuple[Setup, TrainState]:
     """A training of random weights on random tokens: `sequences` in each micro-batch."""
     torch.manual_seed(0)
-    model = GPT(config.model).to(choice.device)
     setup = random_setup(config, sequences, micro_batches)
+    model = trained_model(config, setup.parallel)
     return setup, new_state(model, config, choice.use_scaler)
 
 

@@ -1,4 +1,4 @@
-"""One process or many: ranks, agreements, summed gradients, and compiled blocks."""
+"""One process or many: ranks, agreements, sums, and compiled blocks."""
 
 import contextlib
 import datetime
@@ -13,7 +13,6 @@ from gptlab.errors import HardwareError
 
 logger = logging.getLogger(__name__)
 
-BUCKET_VALUES = 8 << 20  # gradients are summed over processes in pieces of this many values
 INIT_TIMEOUT = datetime.timedelta(minutes=3)  # also for the sum of a gradient
 WAIT_TIMEOUT = datetime.timedelta(hours=12)  # for the first process, which evaluates and measures
 
@@ -36,8 +35,14 @@ class Parallel:
         self.local_size = int(environment.get("LOCAL_WORLD_SIZE", 1))
         self.is_first = self.rank == 0
         self.device = "cpu"
-        self._sync = None
+        self.mesh = None  # of a sharded model (sharding.py)
+        self.replica = None  # the model as DDP calls it, its gradients summed
         self._control = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of each parameter only."""
+        return self.mesh is not None
 
     @classmethod
     def alone(cls, device: str) -> "Parallel":
@@ -128,81 +133,28 @@ class Parallel:
             raise answer[1]
         return answer[0]
 
-    def share_gradients(self, model: torch.nn.Module) -> None:
-        """From now on, `last_sync` sums this model's gradients over all processes."""
-        if self.world_size > 1:
-            self._sync = GradientSum(model)
+    def with_model(self, make):
+        """What `make()` finds in the model: the first process's, or each one's where it is sharded.
+
+        A sharded model computes only when all processes call it.
+        """
+        return make() if self.is_sharded else self.from_first(make)
 
     @contextlib.contextmanager
-    def last_sync(self, is_last: bool):
-        """Around a micro-batch: the backward pass of the last one sends finished gradients."""
-        if self._sync is not None and is_last:
-            self._sync.start()
-        yield
+    def micro_batch(self, model: torch.nn.Module, is_last: bool):
+        """Around a forward pass: what to call for it.
 
-    def finish_gradients(self) -> None:
-        """Wait until every gradient is the sum over all processes."""
-        if self._sync is not None:
-            self._sync.finish()
-
-
-class GradientSum:
-    """Sums gradients over processes in buckets, each as soon as the backward pass has filled it.
-
-    Li et al. 2020, PyTorch Distributed. It works in place, from outside, so parameters keep their
-    names. A process without a micro-batch of its own takes part with zeros.
-    """
-
-    def __init__(self, model: torch.nn.Module):
-        self.buckets, bucket, size = [], [], 0
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in reversed(trained):  # the order of the backward pass
-            bucket.append(parameter)
-            size += parameter.numel()
-            if size >= BUCKET_VALUES:
-                self.buckets.append(bucket)
-                bucket, size = [], 0
-        if bucket:
-            self.buckets.append(bucket)
-        self.bucket_of = {p: i for i, bucket in enumerate(self.buckets) for p in bucket}
-        self.active = False
-        for parameter in trained:
-            parameter.register_post_accumulate_grad_hook(self._arrived)
-
-    def start(self) -> None:
-        """The next backward pass is the last of this step."""
-        self.active = True
-        self.waiting = [len(bucket) for bucket in self.buckets]
-        self.sent = []
-
-    def _arrived(self, parameter) -> None:
-        if not self.active:
-            return
-        self.waiting[self.bucket_of[parameter]] -= 1
-        # every process must send in the same order, so a full bucket waits for those before it
-        while len(self.sent) < len(self.buckets) and self.waiting[len(self.sent)] == 0:
-            self._send()
-
-    def _send(self) -> None:
-        bucket = self.buckets[len(self.sent)]
-        for parameter in bucket:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.flatten() for parameter in bucket])
-        self.sent.append((flat, dist.all_reduce(flat, async_op=True)))
-
-    def finish(self) -> None:
-        """Send what is left, wait, and put the sums back."""
-        if not self.active:
-            self.start()
-        while len(self.sent) < len(self.buckets):
-            self._send()
-        for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
-            work.wait()
-            parts = flat.split([parameter.numel() for parameter in bucket])
-            for parameter, part in zip(bucket, parts, strict=True):
-                parameter.grad.copy_(part.view_as(parameter))
-        self.active = False
+        The backward pass of a step's last micro-batch sums the gradients of all processes. Those
+        of a sharded model are summed after each one, or every process would hold them whole.
+        """
+        if self.is_sharded:
+            model.set_requires_all_reduce(is_last)  # between the groups of hsdp
+            yield model
+        elif self.replica is None:
+            yield model
+        else:
+            with contextlib.nullcontext() if is_last else self.replica.no_sync():
+                yield self.replica
 
 
 def compile_blocks(model: torch.nn.Module, try_step) -> str:

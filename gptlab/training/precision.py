@@ -4,6 +4,8 @@ import contextlib
 
 import torch
 
+from gptlab.model.shards import local, total_norm
+
 
 class MixedPrecision:
     """The precision of the matrix products, and the loss scaler that float16 needs."""
@@ -53,7 +55,8 @@ def clip_grad_norm(model: torch.nn.Module, largest: float) -> torch.Tensor:
     Pascanu et al. 2013.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
-    total = torch.nn.utils.get_total_norm(grads)
+    total = total_norm(grads)
     if largest > 0:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), largest, total)
+        factor = (largest / (total + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(grad) for grad in grads], factor)
     return total

@@ -22,6 +22,7 @@ from gptlab.data.mixture import absolute_mixture
 from gptlab.errors import RunError
 from gptlab.files import FORMAT_VERSIONS, atomic_write, display, write_json
 from gptlab.model import proof
+from gptlab.model.shards import whole
 from gptlab.run_records import Record, read_records
 from gptlab.runs import Run
 from gptlab.training.config import START_OPTIONS
@@ -143,12 +144,15 @@ def read_trace(run: Run) -> list[TracedStep]:
 
 
 def digests(model: torch.nn.Module) -> dict[str, str]:
-    """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values."""
+    """16 hex digits of each parameter's SHA-256; in a large model, of evenly spread values.
+
+    All processes call it; of a sharded model one parameter at a time is whole.
+    """
     parameters = dict(model.named_parameters())
     stride = -(-sum(weight.numel() for weight in parameters.values()) // DIGESTED_VALUES)
     found = {}
     for name, weight in parameters.items():
-        values = weight.detach().flatten()[::stride].contiguous().cpu()
+        values = whole(weight.detach()).flatten()[::stride].contiguous().cpu()
         content = values.view(torch.uint8).numpy()
         found[name] = hashlib.sha256(content).hexdigest()[:16]
     return found

@@ -100,7 +100,8 @@ class Situation:
     measurements: needed for `minutes`, and for compile_model "auto" to consider compiling.
     estimate: the times where nothing is measured, from the FLOPs.
     decided: values that an earlier start of this run chose and a resume keeps. fitting: the
-    micro-batch for batch_size "auto", a divisor of the step's sequences.
+    micro-batch for batch_size "auto", a divisor of the step's sequences. processes: that train.
+    fits_whole: whether the memory of one takes the whole model with all that trains it.
     """
 
     choice: Choice
@@ -112,6 +113,8 @@ class Situation:
     estimate: Measurements | None = None
     decided: Mapping[str, Any] | None = None
     fitting: int | None = None
+    processes: int = 1
+    fits_whole: bool = True
 
 
 def situation_of(
@@ -173,6 +176,12 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     values["vocab_size"], reasons["vocab_size"] = vocab_size, "from the dataset"
     values["device"], values["dtype"] = choice.device, choice.dtype
     reasons["device"] = reasons["dtype"] = choice.reason
+    if situation.processes == 1:
+        values["parallelism"], reasons["parallelism"] = "ddp", "there is one process"
+    elif situation.fits_whole:
+        fill("parallelism", "ddp", "the whole model fits in each process")
+    else:
+        fill("parallelism", "fsdp", "the whole model does not fit in one process")
 
     if values.get("batch_size") == "auto":
         sequences = build(values).sequences_per_step

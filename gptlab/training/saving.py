@@ -17,8 +17,7 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
             logger.warning("Step %d was not saved: its loss diverged.", state.step)
         return
 
-    def write() -> None:
-        observers.trace.flush()  # a checkpoint must not be ahead of the trace
+    def made() -> dict:
         content = model_content(
             state.model,
             setup.data.tokenizer,
@@ -28,7 +27,12 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
         )
         if setup.config.finetune.lora_rank:
             content["lora_alpha"] = setup.config.finetune.lora_alpha
-        setup.run.save(content, keep=setup.config.evaluation.keep_checkpoints)
+        return content
 
-    with observers.clock.timing_a_save():
+    def write() -> None:
+        observers.trace.flush()  # a checkpoint must not be ahead of the trace
+        setup.run.save(gathered or made(), keep=setup.config.evaluation.keep_checkpoints)
+
+    with observers.clock.timing_a_save(), setup.apart(state.model):
+        gathered = made() if setup.parallel.is_sharded else None  # by all processes
         setup.parallel.from_first(write)

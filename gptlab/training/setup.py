@@ -9,6 +9,7 @@ import torch
 from gptlab.data.batches import Batches, mix
 from gptlab.data.mixture import Mixture
 from gptlab.data.windows import Windows
+from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.parallel import Parallel
@@ -54,11 +55,17 @@ class Setup:
             seed = mix(self.config.run.seed, step, micro_batch, self.parallel.rank) >> 1
             generator_of(self.config.machine.device).manual_seed(seed)
 
-    def uncompiled(self):
-        """A context in which the model runs eagerly, because other shapes would be recompiled."""
-        if self.config.machine.compile_model:
-            return torch.compiler.set_stance("force_eager")
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def apart(self, model: GPT):
+        """Around forward passes beside the training: eager, as other shapes would be recompiled.
+
+        Afterwards no part of a sharded model is left whole.
+        """
+        compiled = self.config.machine.compile_model
+        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+            yield
+        if self.parallel.is_sharded:
+            model.reshard()
 
     def content(self, sequences_seen: int) -> dict:
         """What every checkpoint of the run holds besides the model and the state."""

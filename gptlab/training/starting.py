@@ -21,7 +21,7 @@ from gptlab.training.config import Overrides, RunOptions, TrainConfig
 from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
-from gptlab.training.memory import explained_out_of_memory, memory_warning
+from gptlab.training.memory import explained_out_of_memory, memory_warning, step_fits
 from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import (
     COMPILE_SECONDS,
@@ -164,6 +164,13 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     text = TextSize.of(data, model.get("vocab_size"))
     situation = situation_of(report, choice, text, decided=stored["decided"] if stored else None)
     device = report.device(choice.device)
+    situation = dataclasses.replace(
+        situation,
+        processes=parallel.world_size,
+        fits_whole=parallel.from_first(
+            lambda: fits_in_a_process(overrides, situation, device.memory_free, parallel)
+        ),
+    )
     peak = functools.cache(lambda dtype: hardware.peak_flops(device.name, dtype).value)
 
     def fitted() -> int:
@@ -197,6 +204,22 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     if resolved.warning and parallel.is_first:
         logger.warning("%s.", resolved.warning)
     return resolved
+
+
+def fits_in_a_process(overrides, situation, free: int | None, parallel: Parallel) -> bool:
+    """Whether each process has the memory for the whole model and its training.
+
+    Without a set batch_size a single sequence counts: more micro-batches take no more memory.
+    """
+    if parallel.world_size == 1:
+        return True
+    kind = situation.choice.device.partition(":")[0]
+    if kind == "cpu" and free is not None:
+        free //= parallel.local_size  # the processes of a machine share its memory
+    config = resolve_roughly(overrides, situation).config
+    if overrides.values.get("batch_size") == "auto":
+        config = config.replace(batch_size=1)
+    return step_fits(config, kind, free)
 
 
 def needs_measurement(

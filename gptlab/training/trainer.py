@@ -117,7 +117,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
     tracker = make_tracker(setup.config, setup.run.folder) if setup.parallel.is_first else None
     with observers.interruption as interruption:
         compile_if_wanted(setup, state, say)
-        setup.parallel.from_first(lambda: observers.trace.begin(setup, state))
+        observers.trace.begin(setup, state)
         observers.metrics.begin(state.step, tracker)
         # cut() removed the evaluation of this step, or the run was interrupted before its end
         if state.step and (was_evaluated or evaluation_is_due(setup.config, state)):

@@ -52,6 +52,10 @@ TINY = (
 ).split()
 
 
+# the report on this machine and its peak are measured once: each takes a good part of a second
+detect, peak_flops = functools.cache(hardware.detect), functools.cache(hardware.peak_flops)
+
+
 @dataclass(frozen=True)
 class Case:
     """A paragraph of followed.txt. line: of its command."""
@@ -152,7 +156,8 @@ def follow(template, monkeypatch):
     """Follow a case from the template; AssertionError where it does not lead out."""
     home, original = template
     monkeypatch.setattr(Picture, "draw", lambda *_: None)
-    monkeypatch.setattr(hardware, "detect", functools.cache(hardware.detect))  # takes a second
+    monkeypatch.setattr(hardware, "detect", detect)
+    monkeypatch.setattr(hardware, "peak_flops", peak_flops)
     monkeypatch.setenv("COLUMNS", "2000")
     monkeypatch.setenv("GPTLAB_HOME", str(home))
     printed_in = home.with_name("printed")

@@ -206,8 +206,8 @@ def dropout_forgotten(patch):
 def tied_weights_untied(patch):
     begin = GPT.init_weights
 
-    def untied(model):
-        begin(model)
+    def untied(model, seed):
+        begin(model, seed)
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
 
     patch.setattr(GPT, "init_weights", untied)
@@ -217,8 +217,8 @@ def tied_weights_untied(patch):
 def residual_projections_without_their_scale(patch):
     begin = GPT.init_weights
 
-    def unscaled(model):
-        begin(model)
+    def unscaled(model, seed):
+        begin(model, seed)
         for module in model.modules():
             if isinstance(module, transformer.ResidualProjection):
                 module.weight.data *= math.sqrt(2 * len(model.blocks))
@@ -230,8 +230,8 @@ def residual_projections_without_their_scale(patch):
 def embeddings_of_unit_variance(patch):
     begin = GPT.init_weights
 
-    def large(model):
-        begin(model)
+    def large(model, seed):
+        begin(model, seed)
         model.lm_head.weight.data *= 50
 
     patch.setattr(GPT, "init_weights", large)

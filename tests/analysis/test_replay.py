@@ -90,8 +90,8 @@ def test_another_forward_pass_is_named_by_step_and_tensors(train, monkeypatch):
 def test_other_initial_weights_are_named_before_the_first_step(train, monkeypatch):
     folder, initialise = train(), GPT.init_weights
 
-    def another(model):
-        initialise(model)
+    def another(model, seed):
+        initialise(model, seed)
         with torch.no_grad():
             model.blocks[0].attention.q_proj.weight[0, 0] += 1e-3
 

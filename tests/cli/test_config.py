@@ -125,7 +125,7 @@ def test_runs_are_compared_as_they_were_resolved(surroundings, capsys):
         (["show", "own.py", "other.py"], "config show takes one recipe or run"),
         (["diff", "own.py"], "config diff takes two"),
         (["diff", "own.py", "other.py", "--seed", "3"], "leave --seed out"),
-        (["sho", "own.py"], "config cannot 'sho'"),
+        (["sho", "own.py"], "config knows show and diff, not 'sho'"),
         (["show", "none.py"], r"no recipe none\.py"),
         (["show", "own.py", "--n_layr", "3"], "did you mean n_layer"),
         (["--seed", "3"], "Use config show"),

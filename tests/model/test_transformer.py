@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from gptlab.errors import GenerationError
 from gptlab.model import transformer
 from gptlab.model.arithmetic import count_parameters
+from gptlab.model.building import SkipInitialisation
 from gptlab.model.config import PRESETS, GPTConfig
 from gptlab.model.transformer import GPT, create_model
 
@@ -206,6 +207,38 @@ def test_initial_weights_have_the_spread_that_was_asked_for():
             std = 0.03 / math.sqrt(16) if is_residual else 0.03
             assert parameter.std().item() == pytest.approx(std, rel=0.05), name
             assert abs(parameter.mean().item()) < 0.05 * std, name
+
+
+def test_each_initial_weight_follows_from_the_seed_and_its_name_alone():
+    settings = dict(n_embd=16, n_head=2, n_kv_head=2, vocab_size=30, block_size=8)
+    torch.manual_seed(5)
+    model = GPT(GPTConfig(**settings, n_layer=2))
+    torch.rand(3)  # what else is drawn has no say
+    weights = dict(GPT(GPTConfig(**settings, n_layer=3, qk_norm=True)).named_parameters())
+    for name, weight in model.named_parameters():
+        if not name.endswith(("o_proj.weight", "down_proj.weight")):  # scaled by the depth
+            assert torch.equal(weight, weights[name]), name
+    torch.manual_seed(6)
+    others = dict(GPT(model.config).named_parameters())
+    matrices = [name for name, weight in model.named_parameters() if weight.dim() == 2]
+    assert not any(torch.equal(weights[name], others[name]) for name in matrices)
+    named = [weights[f"blocks.{i}.attention.q_proj.weight"] for i in range(3)]
+    assert not torch.equal(named[0], named[1]) and not torch.equal(named[1], named[2])
+
+
+def test_a_model_on_the_meta_device_is_filled_with_the_weights_of_its_seed():
+    config = GPTConfig(n_embd=16, n_head=2, n_kv_head=2, n_layer=2, vocab_size=30, block_size=8)
+    torch.manual_seed(5)
+    expected, filled = GPT(config), {}
+    torch.manual_seed(6)
+    with torch.device("meta"), SkipInitialisation():
+        model = GPT(config)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    model.init_weights(5, lambda parameter, drawn: filled.update({names[id(parameter)]: drawn}))
+    for name, weight in expected.named_parameters():
+        if "norm" not in name:
+            assert torch.equal(filled.pop(name), weight), name
+    assert not filled
 
 
 class EditedBlock(transformer.Block):

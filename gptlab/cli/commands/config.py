@@ -44,7 +44,10 @@ def main(argv: list[str]) -> int:
         case []:
             raise ConfigError("Use config show FILE or config diff A B", "see gpt.py config --help")
         case [word, *_]:
-            raise ConfigError(f"config cannot {word!r}", "use config show FILE or config diff A B")
+            raise ConfigError(
+                f"config knows show and diff, not {word!r}",
+                "use config show FILE or config diff A B",
+            )
     return 0
 
 

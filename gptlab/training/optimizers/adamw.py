@@ -3,6 +3,7 @@
 import torch
 from torch.optim.adamw import adamw
 
+from gptlab.model.shards import local
 from gptlab.training.optimizers.optimizer import Optimizer
 
 
@@ -24,10 +25,10 @@ class AdamW(Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self.state_of(parameter) for parameter in parameters]
             adamw(
-                parameters,
-                [parameter.grad for parameter in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [local(parameter) for parameter in parameters],
+                [local(parameter.grad) for parameter in parameters],
+                [local(state["exp_avg"]) for state in states],
+                [local(state["exp_avg_sq"]) for state in states],
                 [],
                 [state["step"] for state in states],
                 fused=True,

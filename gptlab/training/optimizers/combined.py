@@ -5,6 +5,7 @@ import pkgutil
 import torch
 
 from gptlab.errors import CheckpointError
+from gptlab.model.shards import place
 from gptlab.model.transformer import GPT
 from gptlab.training.config import TrainConfig
 from gptlab.training.optimizers.adamw import AdamW
@@ -66,10 +67,10 @@ class Optimizers:
                 for parameter in group["params"]:
                     name = self.names[id(parameter)]
                     state = saved.get(name, {})
-                    _check_state(name, state, optimizer.new_state(parameter))
-                    optimizer.state[parameter] = {
-                        part: value.to(parameter.device) for part, value in state.items()
-                    }
+                    optimizer.state[parameter] = expected = optimizer.new_state(parameter)
+                    _check_state(name, state, expected)
+                    for part, value in state.items():
+                        place(expected[part], value)
 
 
 def _groups(parameters: list[torch.nn.Parameter], weight_decay: float) -> list[dict]:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 
 from gptlab.model.lora import LoRALinear
+from gptlab.model.shards import is_sharded, local, rows_of_each, shard_group
 from gptlab.model.transformer import GPT
 from gptlab.training.optimizers.optimizer import Optimizer
 
@@ -83,8 +85,8 @@ class Muon(Optimizer):
                 self._update(parameters, group, found_inf)
 
     def _update(self, parameters, group, found_inf) -> None:
-        buffers = [self.state_of(parameter)["momentum"] for parameter in parameters]
-        grads = [parameter.grad for parameter in parameters]
+        buffers = [local(self.state_of(parameter)["momentum"]) for parameter in parameters]
+        grads = [local(parameter.grad) for parameter in parameters]
         kept = 1.0
         if found_inf is not None:  # without asking the device: zero rate, old momentum
             skip = found_inf > 0
@@ -93,8 +95,35 @@ class Muon(Optimizer):
         momentum, rate = self.options.muon_momentum, group["lr"]
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         # Nesterov: look ahead by one more step of the mean
-        ahead = torch.stack(torch._foreach_lerp(grads, buffers, momentum))  # [n, A, B]
-        update = orthogonalize(ahead, self.fast_dtype).to(parameters[0].dtype)
+        ahead = torch.stack(torch._foreach_lerp(grads, buffers, momentum))  # [n, A or own rows, B]
+        if is_sharded(parameters[0]):
+            update = self._orthogonalize_shards(ahead, parameters[0])
+        else:
+            update = orthogonalize(ahead, self.fast_dtype)
+        update = update.to(ahead.dtype)
         scale = 0.2 * math.sqrt(max(parameters[0].shape)) * rate * kept
-        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"] * kept)
-        torch._foreach_sub_(parameters, list((update * scale).unbind(0)))
+        weights = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"] * kept)
+        torch._foreach_sub_(weights, list((update * scale).unbind(0)))
+
+    def _orthogonalize_shards(self, shards: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """This process's rows of orthogonalised matrices, from its rows of each: [n, own, B] twice.
+
+        like: one of the parameters. Process k gets matrices k, k + size, ... whole, one at a time,
+        and sends the rows of the result back.
+        """
+        group, chunk = shard_group(like), rows_of_each(like)
+        size, rank, (rows, columns) = group.size(), group.rank(), like.shape
+        found = torch.empty_like(shards)
+        for first in range(0, len(shards), size):
+            part = shards[first : first + size]
+            sent = part.new_zeros(size, chunk, columns)
+            sent[: len(part), : part.size(1)] = part
+            received = torch.empty_like(sent)
+            dist.all_to_all_single(received, sent, group=group)
+            if rank < len(part):
+                matrix = received.view(-1, columns)[:rows]  # [A, B]
+                matrix.copy_(orthogonalize(matrix[None], self.fast_dtype)[0])
+            dist.all_to_all_single(sent, received, group=group)
+            found[first : first + size] = sent[: len(part), : part.size(1)]
+        return found

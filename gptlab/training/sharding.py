@@ -1,0 +1,103 @@
+"""Let many processes train one model: replicate it, or shard it over them.
+
+Data-parallel training (Li et al. 2020) keeps the whole model in each process and sums gradients.
+Fully sharded (Zhao et al. 2023), each process keeps a part of every parameter, gradient and
+optimizer state, and the whole of one block at a time while it computes. Hybrid sharding does so in
+groups, which are replicas of each other. The engine is torch's and applied from outside: neither
+the model's code nor the names of its parameters change.
+"""
+
+import torch
+
+from gptlab.errors import ConfigError
+from gptlab.model.building import SkipInitialisation
+from gptlab.model.lora import train_only
+from gptlab.model.shards import place
+from gptlab.model.transformer import GPT
+from gptlab.training.config import TrainConfig
+from gptlab.training.initial_model import take_initial_tensors
+from gptlab.training.parallel import Parallel
+
+
+def make_mesh(parallelism: str, parallel: Parallel) -> None:
+    """Arrange the processes as a sharded model needs them: in one group, or in equal ones.
+
+    Raises ConfigError, alike in all processes, where their number does not divide.
+    """
+    if parallelism not in ("fsdp", "hsdp") or parallel.is_sharded:
+        return
+    shape = (parallel.world_size,)
+    if parallelism == "hsdp":
+        shape = parallel.from_first(lambda: _groups(parallel))
+    from torch.distributed.device_mesh import init_device_mesh  # seconds, for a sharded model only
+
+    names = ("replicate", "shard")[-len(shape) :]
+    kind = torch.device(parallel.device).type
+    parallel.mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
+
+
+def _groups(parallel: Parallel) -> tuple[int, int]:
+    """(groups, processes of each): a group is a machine, or half of the processes of one."""
+    processes, local = parallel.world_size, parallel.local_size
+    size = local if 1 < local < processes else processes // 2
+    if size < 2 or processes % size:
+        raise ConfigError(
+            "hsdp shards the model in two or more equal groups of two or more processes, and "
+            f"{processes} processes do not divide into such",
+            "start an even number of processes, at least four, or use --parallelism fsdp",
+        )
+    return processes // size, size
+
+
+def trained_model(config: TrainConfig, parallel: Parallel, filled: GPT | None = None) -> GPT:
+    """The model of a training on the device, in a fixed order: built, adapted, shared by the
+    processes, initialised.
+
+    filled: it, with the weights of a checkpoint, on the CPU where it will be sharded: each block
+    moves to the device by itself. A new model takes no memory before it is sharded, and each of its
+    weights is drawn whole, one at a time.
+    """
+    model = filled
+    if model is None:
+        with SkipInitialisation():  # memory that nothing was written to is not taken yet
+            model = GPT(config.model)
+    train_only(model, config.trained, config.finetune.lora_alpha)
+    if parallel.is_sharded:
+        _shard(model, parallel.mesh)
+    model.to(config.machine.device)
+    if filled is None:
+        model.init_weights(config.run.seed, place)
+        if config.run.initial_tensors is not None:
+            take_initial_tensors(model, config.run.initial_tensors, place)
+    if parallel.world_size > 1 and not parallel.is_sharded:
+        parallel.replica = _replica(model)
+    return model
+
+
+def _shard(model: GPT, mesh) -> None:
+    """FSDP2 on each block and on the rest: parameters become DTensors that are cut along dim 0.
+
+    Gradients are sums: a step's loss is already divided by all targets of its batch.
+    """
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for module in (*model.blocks, model):
+        fully_shard(module, mesh=mesh)
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled reduction
+    register_fsdp_forward_method(model, "features")  # which evaluation calls beside forward
+
+
+def _replica(model: GPT) -> torch.nn.Module:
+    """DDP beside the model, with a sum of gradients in place of its mean."""
+    import torch.distributed as dist
+
+    def add(group, bucket):
+        sent = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+        return sent.get_future().then(lambda done: done.value()[0])
+
+    replica = torch.nn.parallel.DistributedDataParallel(
+        model, forward_sync_buffers=False, gradient_as_bucket_view=True
+    )
+    replica.register_comm_hook(None, add)
+    return replica

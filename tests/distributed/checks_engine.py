@@ -1,0 +1,108 @@
+"""The engine: a run on many processes is the run of one.
+
+What one process does alone is the oracle of each check. Training is without files: the state, the
+step and the data of a run, on random tokens.
+"""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from gptlab.data.batches import Batches, Sequences
+from gptlab.model.shards import whole
+from gptlab.model.transformer import GPT
+from gptlab.training.building import new_state
+from gptlab.training.config import build
+from gptlab.training.loop import train_step
+from gptlab.training.parallel import Parallel
+from gptlab.training.resolving import Resolved
+from gptlab.training.setup import Setup
+from gptlab.training.sharding import make_mesh, trained_model
+
+SIZES = dict(
+    vocab_size=67, block_size=16, n_layer=3, n_head=4, n_kv_head=2, n_embd=24, bias=True,
+    position_encoding="learned", qk_norm=True, dropout=0.0, device="cpu", dtype="float32",
+    batch_size=3, gradient_accumulation_steps=3, max_iters=50, warmup_iters=2, lr_decay_iters=50,
+    min_lr=1e-4, learning_rate=1e-2, grad_clip=0.5, compile_model=False, seed=5,
+)  # fmt: skip
+
+
+def together(world, parallelism):
+    """The processes of this launch, as a training has them."""
+    parallel = Parallel()
+    parallel._control = dist.group.WORLD
+    make_mesh(parallelism, parallel)
+    return parallel
+
+
+def prepared(parallel, filled=None, **settings):
+    """(setup, state) of a training on random tokens, of which a third of the targets count."""
+    config = build(SIZES | settings)
+    random = np.random.default_rng(0)
+    tokens = random.integers(config.model.vocab_size, size=3000)
+    batches = Batches(
+        Sequences(
+            tokens,
+            random.random(3000) < 1 / 3,
+            vocab_size=config.model.vocab_size,
+            block_size=config.model.block_size,
+            seed=config.run.seed,
+        ),
+        batch_size=config.batch.batch_size,
+        sequences_per_step=config.sequences_per_step,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+    )
+    model = trained_model(config, parallel, filled)
+    return Setup(Resolved(config, {}), parallel, batches), new_state(model, config, False)
+
+
+def losses_and_norms(setup, state, steps=12):
+    found = [train_step(setup, state) for _ in range(steps)]
+    return torch.tensor([[float(x.loss), float(x.grad_norm)] for x in found])
+
+
+def assert_like_one_process(world, parallelism, steps=12, **settings):
+    """Losses and gradient norms of the first steps, to 1e-5 of them, and then the weights."""
+    alone = prepared(Parallel.alone("cpu"), **settings)
+    shared = prepared(together(world, parallelism), **settings)
+    assert shared[0].parallel.is_sharded == (parallelism != "ddp")
+    expected = losses_and_norms(*alone, steps)
+    found = losses_and_norms(*shared, steps)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    pairs = zip(alone[1].model.named_parameters(), shared[1].model.named_parameters(), strict=True)
+    for (name, weight), (its_name, part) in pairs:
+        assert name == its_name
+        torch.testing.assert_close(whole(part).detach(), weight.detach(), rtol=1e-3, atol=1e-5)
+    apart = ((found - expected).abs() / expected).max().item()
+    return {"apart": apart, "norms above the limit": int((expected[:, 1] > 0.5).sum())}
+
+
+def check_ddp_has_the_losses_and_norms_of_one_process(world):
+    return assert_like_one_process(world, "ddp")
+
+
+def check_fsdp_has_the_losses_and_norms_of_one_process(world):
+    return assert_like_one_process(world, "fsdp")
+
+
+def check_hsdp_has_the_losses_and_norms_of_one_process(world):
+    return assert_like_one_process(world, "hsdp")
+
+
+check_hsdp_has_the_losses_and_norms_of_one_process.sizes = (4,)
+
+
+def check_processes_without_a_sequence_take_part(world):
+    for parallelism in ("ddp", "fsdp"):
+        one = dict(batch_size=1, gradient_accumulation_steps=1)
+        assert_like_one_process(world, parallelism, steps=4, **one)
+
+
+def check_initial_weights_are_those_of_one_process_to_the_bit(world):
+    torch.manual_seed(SIZES["seed"])
+    expected = GPT(build(SIZES).model).state_dict()
+    _, state = prepared(together(world, "fsdp"))
+    for name, part in state.model.state_dict().items():
+        assert torch.equal(whole(part), expected[name]), name
+        assert part.to_local().numel() <= -(-len(part) // world.size) * part[0].numel()
