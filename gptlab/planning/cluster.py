@@ -153,7 +153,7 @@ def group_of(parallelism: str, cluster: Cluster) -> int:
 # Memory -------------------------------------------------------------------------------------------
 
 
-def process_memory(config: TrainConfig, cluster: Cluster, parallelism: str) -> dict[str, int]:
+def gpu_memory(config: TrainConfig, cluster: Cluster, parallelism: str) -> dict[str, int]:
     """Bytes on one GPU at the worst moment of a step, by what they hold.
 
     config: with the micro-batch of a process, and with its own number of micro-batches as
@@ -280,7 +280,7 @@ def setting(
         batch_size=batch_size,
         micro_batches=micro_batches,
         checkpointing=checkpointing,
-        memory=process_memory(process, cluster, parallelism),
+        memory=gpu_memory(process, cluster, parallelism),
         traffic=sent,
         compute=compute,
         communication=communication,
