@@ -201,9 +201,8 @@ def gathered_memory(part: Sizes, loss: int) -> int:
 def traffic(config: TrainConfig, cluster: Cluster, parallelism: str, micro_batches: int) -> Traffic:
     """What the collectives of a step send, as `training/sharding.py` has them.
 
-    Sharded weights are gathered for the forward pass and, but for those outside of blocks, again
-    for the backward pass; gradients are scattered after each micro-batch, and summed between
-    replicas once in a step.
+    Sharded weights are gathered for the forward pass and again for the backward pass; gradients are
+    scattered after each micro-batch, and summed between replicas once in a step.
     """
     if cluster.gpus == 1:
         return Traffic()
@@ -213,14 +212,14 @@ def traffic(config: TrainConfig, cluster: Cluster, parallelism: str, micro_batch
         return Traffic(
             reduced=part.total, replicas=replicas, calls=max(1, part.total // 25_000_000)
         )
-    layers = part.number
+    modules = part.number + 1  # the blocks, and what is outside of them
     return Traffic(
-        gathered=micro_batches * (part.root + 2 * part.blocks),
+        gathered=2 * micro_batches * part.total,
         scattered=micro_batches * part.total,
         reduced=part.total // group if replicas > 1 else 0,
         group=group,
         replicas=replicas,
-        calls=micro_batches * (3 * layers + 2) + (layers + 1 if replicas > 1 else 0),
+        calls=3 * modules * micro_batches + (modules if replicas > 1 else 0),
     )
 
 
@@ -256,7 +255,7 @@ def step_times(
         return compute, reduced, max(outside, reduced - behind)
     moved = sum(ring_seconds(size, sent.group, within) for size in (sent.gathered, sent.scattered))
     moved += (sent.calls - 2) * (sent.group - 1) * HOP_SECONDS
-    outside = 2 * micro_batches * ring_seconds(part.root, sent.group, within)
+    outside = 3 * micro_batches * ring_seconds(part.root, sent.group, within)
     return compute, moved + reduced, outside + max(0.0, moved + reduced - outside - compute)
 
 
