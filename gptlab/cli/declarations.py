@@ -249,11 +249,13 @@ python gpt.py config diff config/shakespeare_char.py config/speedrun.py""",
         summary="""\
 plan [RUN|RECIPE] [--option ...]: estimate parameters, FLOPs, memory, the largest batch that fits,
 time here and on rented GPUs, and the best number of tokens for a model of this size. It takes the
-options of train.py. Nothing is trained.""",
+options of train.py. Nothing is trained. With --gpus, of many GPUs: memory and communication of each
+parallelism, time, cost, and a recipe of what to choose.""",
         example="""\
 python gpt.py plan --model_preset gpt2
 python gpt.py plan --config config/shakespeare_char.py --measure
-python gpt.py plan out/shakespeare_char --max_iters 20000""",
+python gpt.py plan out/shakespeare_char --max_iters 20000
+python gpt.py plan --model_preset gpt2-xl --gpus 64 --gpu h100 --output config/many.py""",
     ),
     Command(
         name="report",

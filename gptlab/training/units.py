@@ -51,3 +51,29 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def in_dollars(amount: float) -> str:
+    """US dollars with no more digits than an estimate has."""
+    if amount < 0.01:
+        return "< $0.01"
+    return f"${amount:.2f}" if amount < 10 else f"${amount:,.0f}"
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words, in at most two units; days from two days on."""
+    if seconds < 0.1:
+        return "< 0.1 s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def in_short(number: float) -> str:
+    """A large number with three digits: 2.05M, 31.2G, 1.5e21."""
+    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 1e15:
+            return f"{number:.3g}"
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"

@@ -7,7 +7,6 @@ import pytest
 
 from gptlab.checkpoints import model_content
 from gptlab.cli.commands import plan as command
-from gptlab.cli.commands.plan import in_dollars, in_short, in_time
 from gptlab.errors import ConfigError
 from gptlab.hardware import choose, judge
 from gptlab.hardware.probe import DTYPES, DeviceFacts, Facts
@@ -20,6 +19,7 @@ from gptlab.planning.plan import Machine
 from gptlab.runs import Run
 from gptlab.training.config import layer
 from gptlab.training.run_recipe import as_recipe
+from gptlab.training.units import in_dollars, in_short, in_time
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import leading_words, make_console, make_table, note, print_table
 from gptlab.errors import ConfigError
+from gptlab.training.units import in_dollars, in_short, in_time
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,19 @@ class PlanOptions:
     )
     measure: Annotated[bool, "time a few steps here instead of estimating from the FLOPs"] = False
     json: Annotated[bool, "print it as JSON"] = False
+    gpus: Annotated[int, "plan for this many GPUs of a kind instead of this machine; 0 = off"] = 0
+    gpu: Annotated[
+        str, "with gpus: t4, l4, v100, rtx3090, rtx4090, a100, h100, h200, b200 or mi300x"
+    ] = "h100"
+    node: Annotated[int, "with gpus: GPUs in one machine"] = 8
+    network: Annotated[
+        float | None, "with gpus: Gbit/s between machines for each GPU [as such machines have]"
+    ] = None
+    price: Annotated[float | None, "with gpus: US dollars per GPU and hour [as listed]"] = None
+    output: Annotated[str | None, "with gpus: write what the plan chooses to this recipe"] = None
+
+
+CLUSTER = ("gpus", "gpu", "node", "network", "price", "output")
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +45,7 @@ def main(argv: list[str]) -> int:
     if len(words) > 1:
         raise ConfigError(f"plan takes one run or recipe, not {len(words)}.")
     as_json, measure = overrides.pop("json", False), overrides.pop("measure", False)
+    wanted = {name: overrides.pop(name) for name in CLUSTER if name in overrides}
     from gptlab.training.config import layer
     from gptlab.training.named_config import NamedConfig, open_config, open_recipe
 
@@ -40,12 +55,20 @@ def main(argv: list[str]) -> int:
         target = open_config(words[0], overrides)
     else:
         target = NamedConfig("the defaults" if not overrides else "", layer(None, overrides))
-    note("Measuring a few steps ..." if measure else "Looking at this machine ...")
+    if not wanted:
+        note("Measuring a few steps ..." if measure else "Looking at this machine ...")
     from gptlab.planning.plan import make_plan, text_size, this_machine, with_start
 
     overrides, vocab_size = with_start(target.overrides)
     decided = target.run.values if target.run else None
     text = text_size(overrides, vocab_size or (decided or {}).get("vocab_size"))
+    if wanted:
+        if measure:
+            raise ConfigError("measure times steps here, and --gpus plans for other machines.")
+        from gptlab.cli.ui.cluster_plan import present
+
+        present(wanted, overrides, text, decided, target.name, as_json)
+        return 0
     machine = this_machine(overrides)
     plan = make_plan(overrides, text, machine, decided=decided, measure=measure, started=STARTED)
     if as_json:
@@ -202,31 +225,3 @@ def _assumptions(plan) -> str:
     share = f"{100 * assumed_share(plan.config.model):.2g}%"
     prices = ", ".join(f"{g.name} {g.dollars_per_hour:.2f} ({g.seen})" for g in plan.gpus)
     return f"Assumed: {share} of the GPU's peak speed; US dollars per hour, as listed: {prices}."
-
-
-def in_dollars(amount: float) -> str:
-    """US dollars with no more digits than an estimate has."""
-    if amount < 0.01:
-        return "< $0.01"
-    return f"${amount:.2f}" if amount < 10 else f"${amount:,.0f}"
-
-
-def in_time(seconds: float) -> str:
-    """Seconds in words, in at most two units; days from two days on."""
-    from gptlab.training.units import duration
-
-    if seconds < 0.1:
-        return "< 0.1 s"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return duration(seconds) if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
-def in_short(number: float) -> str:
-    """A large number with three digits: 2.05M, 31.2G, 1.5e21."""
-    for unit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= 1e15:
-            return f"{number:.3g}"
-        if number >= unit:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.3g}"

@@ -275,9 +275,11 @@ def ask_recipe_name(console, suggestion: str) -> Path:
     )
 
 
-def write_recipe(path: Path, overrides: Mapping, title: str) -> None:
-    """Write options as a commented recipe, atomically."""
-    lines = [f'"""{title}', "", f"Run: python train.py --config {display(path)}", '"""']
+def write_recipe(
+    path: Path, overrides: Mapping, title: str, launcher: str = "python train.py"
+) -> None:
+    """Write options as a commented recipe, atomically. launcher: the words that run it."""
+    lines = [f'"""{title}', "", f"Run: {launcher} --config {display(path)}", '"""']
     for group, options in option_groups().items():
         names = [name for name in options if name in overrides and name not in START_OPTIONS]
         if names:

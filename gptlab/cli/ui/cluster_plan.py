@@ -1,0 +1,200 @@
+"""The plan of a training on many GPUs: sentences, a table, and the recipe that it chooses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from gptlab.cli.ui.console import make_console, make_table, print_table
+from gptlab.cli.ui.recipe_builder import write_recipe
+from gptlab.errors import ConfigError, HardwareError
+from gptlab.files import display, in_bytes
+from gptlab.planning.cluster import Cluster
+from gptlab.planning.cluster_choice import SPREAD, plan_on
+from gptlab.planning.gpus import GB, find_gpu
+from gptlab.training.units import in_dollars, in_short, in_time
+
+
+def present(wanted, overrides, text, decided, name: str, as_json: bool) -> None:
+    """Plan for the GPUs that the options name, print it, and write its recipe if one is wanted."""
+    cluster = _cluster_of(wanted)
+    plan = plan_on(cluster, overrides, text, decided)
+    path = wanted.get("output")
+    if path is not None and plan.chosen is None:
+        raise HardwareError(f"{_does_not_fit(plan)}, so {display(path)} was not written.")
+    if as_json:
+        print(json.dumps(_as_dict(plan), indent=2))
+    else:
+        _show(plan, name)
+    if path is not None:
+        values = {**overrides.values, **plan.options}
+        for length in ("minutes", "epochs"):
+            values.pop(length, None)
+        title = f"{name or 'A training'} on {_in_words(cluster)}, as gpt.py plan chose it."
+        write_recipe(Path(path), values, title, launcher(cluster))
+        if not as_json:
+            print(f"Wrote {display(path)}. It runs with\n{launcher(cluster)} --config {path}")
+
+
+def launcher(cluster) -> str:
+    """The words that start the processes on one machine of the cluster."""
+    nodes = "--standalone" if cluster.machines == 1 else f"--nnodes {cluster.machines} ..."
+    return f"torchrun {nodes} --nproc_per_node {cluster.local} train.py"
+
+
+def _cluster_of(wanted) -> Cluster:
+    """The cluster that the options describe. Raises ConfigError."""
+    if "gpus" not in wanted or wanted["gpus"] == 0:
+        names = ", ".join(f"--{name}" for name in wanted if name != "gpus")
+        raise ConfigError(f"{names or '--gpus 0'} has no effect", "add --gpus with their number")
+    for name in ("gpus", "node", "network", "price"):
+        if wanted.get(name) is not None and wanted[name] <= 0:
+            raise ConfigError(f"{name} is {wanted[name]:g}", "it must be above 0")
+    gpu, gpus, node = find_gpu(wanted.get("gpu", "h100")), wanted["gpus"], wanted.get("node", 8)
+    if gpus > node and gpus % node:
+        raise ConfigError(
+            f"{gpus} GPUs are not a number of whole machines of {node}",
+            f"plan for {gpus // node * node} or {-(-gpus // node) * node}, or set --node",
+        )
+    if wanted.get("network") is not None and gpus <= node:
+        raise ConfigError(
+            f"network has no effect: {gpus} GPUs are in one machine", "leave it out, or set --node"
+        )
+    network = wanted.get("network")
+    return Cluster(
+        gpu,
+        gpus,
+        node,
+        gpu.network if network is None else network * GB / 8,
+        wanted["price"] if wanted.get("price") is not None else gpu.dollars_per_hour,
+    )
+
+
+def _in_words(cluster) -> str:
+    machines = "one machine" if cluster.machines == 1 else f"{cluster.machines} machines"
+    return f"{cluster.gpus} x {cluster.gpu.name} in {machines}"
+
+
+def _does_not_fit(plan) -> str:
+    least = min(one.needed for one in plan.settings)
+    return (
+        f"It does not fit: one sequence takes at least {in_bytes(least)} on each GPU, which has "
+        f"{in_bytes(plan.cluster.gpu.memory)}"
+    )
+
+
+def _show(plan, name: str) -> None:
+    """Print the choice in sentences, then what each parallelism takes."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from gptlab.model.building import module_parameters  # needs torch
+
+    console, cluster = make_console(), plan.cluster
+    heading = f"{module_parameters(plan.config.model):,} parameters on {_in_words(cluster)}"
+    console.print(Text(f"{name}: {heading}" if name else heading, style="bold"))
+    console.print()
+    for sentence in [*_verdict(plan), *plan.notes]:
+        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+    console.print()
+    again = " (* gradient_checkpointing)" * any(one.checkpointing for one in plan.settings)
+    print_table(console, f"Each parallelism on one GPU and in one step{again}", _table(plan))
+    if plan.chosen:
+        title = f"Memory of each GPU with {plan.chosen.parallelism}"
+        print_table(console, title, _memory(plan.chosen))
+    console.print(Text(_assumptions(plan), "dim"))
+
+
+def _verdict(plan) -> list[str]:
+    best, config = plan.chosen, plan.config
+    if best is None:
+        return [f"{_does_not_fit(plan)}. More GPUs, larger ones or a smaller model would."]
+    seconds, dollars = plan.takes(best)
+    low, high = (in_time(part * seconds) for part in SPREAD)
+    again = " with gradient_checkpointing" if best.checkpointing else ""
+    micro = "one micro-batch" if best.micro_batches == 1 else f"{best.micro_batches} micro-batches"
+    sentences = [
+        f"Use {best.parallelism}{again}, --batch_size {best.batch_size} "
+        f"--gradient_accumulation_steps {plan.options['gradient_accumulation_steps']}: "
+        f"each GPU takes {micro} of {best.batch_size} sequences in a step of "
+        f"{config.tokens_per_step:,} tokens.",
+        f"{config.batch.max_iters:,} steps, {in_short(plan.tokens)} tokens, take "
+        f"about {in_time(seconds)} and {in_dollars(dollars)}, at {best.mfu:.0%} of the "
+        f"peak. Published runs took from {SPREAD[0]:g} to {SPREAD[1]:g} times "
+        f"such an estimate: {low} to {high}.",
+    ]
+    if best.communication:
+        sentences.append(
+            f"A step takes {_in_ms(best.step)}. Its communication takes "
+            f"{_in_ms(best.communication)}; {_in_ms(best.exposed)} of it do not overlap with "
+            "computation."
+        )
+    return sentences
+
+
+def _in_ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:,.3g} s"
+
+
+def _table(plan):
+    numbers = ("batch", "memory", "sent", "step", "waits", "MFU", "time", "cost")
+    table = make_table("", *numbers, numbers=numbers)
+    table.columns[0].no_wrap = True
+    for one in plan.settings:
+        again = "*" * one.checkpointing
+        seconds, dollars = plan.takes(one)
+        row = [
+            f"{one.parallelism}{again}",
+            f"{one.micro_batches} x {one.batch_size}",
+            in_bytes(one.needed),
+            in_bytes(one.traffic.sent),
+            _in_ms(one.step),
+            f"{one.exposed / one.step:.0%}",
+            f"{one.mfu:.0%}",
+            in_time(seconds),
+            in_dollars(dollars),
+        ]
+        if not plan.has_room(one):
+            row[4:] = ["too large", "", "", "", ""]
+        table.add_row(*row, style="bold" if one is plan.chosen else None)
+    return table
+
+
+def _memory(one):
+    table = make_table("", "")
+    table.columns[1].justify = "right"
+    for name, held in one.memory.items():
+        if held:
+            table.add_row(name, in_bytes(held) if held > 0 else f"-{in_bytes(-held)}")
+    table.add_row("total", in_bytes(one.needed), style="bold")
+    return table
+
+
+def _assumptions(plan) -> str:
+    from gptlab.planning.gpus import assumed_share
+
+    cluster = plan.cluster
+    links = f"{cluster.gpu.link / GB:g} GB/s inside a machine"
+    if cluster.machines > 1:
+        links += f", {8 * cluster.network / GB:g} Gbit/s for each GPU between machines"
+    return (
+        f"Assumed: {assumed_share(plan.config.model):.0%} of {cluster.gpu.peak[0] / 1e12:g} "
+        f"TFLOP/s while a GPU computes, {links}, {cluster.dollars_per_hour:.2f} US dollars per "
+        "GPU and hour. docs/SCALE.md compares such plans with published runs."
+    )
+
+
+def _as_dict(plan) -> dict:
+    """Plain types, for JSON."""
+    return {
+        "cluster": dataclasses.asdict(plan.cluster),
+        "settings": [
+            {**dataclasses.asdict(one), "fits": plan.has_room(one), "step": one.step}
+            for one in plan.settings
+        ],
+        "chosen": plan.options if plan.chosen else None,
+        "tokens": plan.tokens,
+        **dict(
+            zip(("seconds", "dollars"), plan.takes(plan.chosen), strict=True) if plan.chosen else {}
+        ),
+        "notes": plan.notes,
+    }
