@@ -7,6 +7,7 @@ import torch
 
 from gptlab.errors import TrainingError
 from gptlab.files import display
+from gptlab.model.shards import place
 from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.loss_band import LossBand
 from gptlab.training.metrics import Metrics
@@ -115,7 +116,8 @@ def roll_back(setup: Setup, state: TrainState, observers, loss: float) -> bool:
     step, seen = state.step, state.sequences_seen
     best = state.best_val_loss, state.best_step
     stored = setup.parallel.from_first(setup.run.load)
-    state.model.load_state_dict(stored["model"], strict=False)  # tied weights are stored once
+    for name, parameter in state.model.named_parameters():
+        place(parameter, stored["model"][name])
     state.restore(stored)
     state.best_val_loss, state.best_step = best
     first, state.sequences_seen = state.sequences_seen, seen
