@@ -1,8 +1,8 @@
 """Hold `gpt.py plan --gpus` against runs that others have published, and print the table.
 
-docs/SCALE.md has it; tests/planning/test_published_runs.py fails where the two differ. The plans are
-of the same model, tokens, micro-batches and GPUs, without evaluations; what remains is how well each
-program uses its GPUs, which one assumed share of the peak for all cannot know.
+docs/SCALE.md has it; tests/planning/test_published_runs.py fails where the two differ. The plans
+are of the same model, tokens, micro-batches and GPUs, without evaluations; what remains is how well
+each program uses its GPUs, which one assumed share of the peak for all cannot know.
 
     python benchmarks/published_runs.py
 """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from gptlab import sharded_checkpoints
 from gptlab.errors import CheckpointError, ConfigError, TokenizerError
 from gptlab.files import FORMAT_VERSIONS, AnyPath, atomic_write, check_format_version, display
 from gptlab.options import coerce, options_of
@@ -63,7 +64,9 @@ def model_content(
     part: Literal["whole", "merged", "base", "adapters"] = "whole",
     **more: Any,
 ) -> dict[str, Any]:
-    """What every checkpoint holds: version, settings, weights on the CPU, tokenizer, and `more`.
+    """What every checkpoint holds: version, settings, weights, tokenizer, and `more`.
+
+    Weights are on the CPU, or shards where they are.
 
     With them goes the proof of the model as it is now (model/proof.py). part: of the model of a
     LoRA training: "whole", with its adapters beside its weights; "merged" into them; "base", its
@@ -72,7 +75,7 @@ def model_content(
     """
     from gptlab.model.lora import is_adapter, merged_weights
     from gptlab.model.proof import proof_of
-    from gptlab.model.shards import whole
+    from gptlab.model.shards import is_sharded
 
     weights = merged_weights(model) if part == "merged" else model.state_dict()
     if model.config.tie_weights:
@@ -82,7 +85,7 @@ def model_content(
     return {
         "format_version": FORMAT_VERSIONS["checkpoint"],
         "model_config": model.config.to_dict(),
-        "model": {_plain_name(n): whole(w).detach().to("cpu") for n, w in weights.items()},
+        "model": {_plain_name(n): w if is_sharded(w) else w.cpu() for n, w in weights.items()},
         "tokenizer": tokenizer_content(tokenizer),
         "proof": proof_of(model),
         **more,
@@ -190,7 +193,17 @@ def read_checkpoint(path: AnyPath) -> dict[str, Any]:
 
     Adapters come with the weights of the model that they belong to, from base.pt beside the file.
     """
-    content = _read_file(Path(path))
+    content: dict[str, Any] = sharded_checkpoints.filled(_read_apart(Path(path)))
+    return content
+
+
+def _read_apart(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`; the tensors of a checkpoint in shards are read when they are needed."""
+    if sharded_checkpoints.is_sharded(path):
+        content = sharded_checkpoints.read(path)
+        content["proof"] = sharded_checkpoints.filled(content.get("proof"))  # 10 kB
+        return _checked(content, path)
+    content = _read_file(path)
     if content.get("base") is None:
         return content
     beside = Path(path).with_name(BASE)
@@ -235,6 +248,11 @@ def _read_file(path: Path) -> dict[str, Any]:
     is_hashed = content["format_version"] > 1 or "sha256" in content
     if is_hashed and content.get("sha256") != content_sha256(content):
         raise CheckpointError(f"{display(path)} is damaged: its SHA-256 does not fit.")
+    return _checked(content, path)
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A content whose plain values have their types; CheckpointError for another."""
     if misfit(content, _CheckpointForm):
         raise CheckpointError(f"{display(path)} is not a checkpoint of gptlab.")
     return content
@@ -271,8 +289,11 @@ def _is_plain(value: object) -> bool:
 
 
 def read_training_state(path: Path) -> dict[str, Any]:
-    """A training state that a run can go on from: read_checkpoint, and every weight finite."""
-    content = read_checkpoint(path)
+    """A training state that a run can go on from, every weight finite.
+
+    Tensors in shards are StoredTensors. Raises CheckpointError.
+    """
+    content = _read_apart(path)
     if "optimizer" not in content:
         raise CheckpointError(
             f"{display(path)} has weights only and cannot be continued: start a run from it with "

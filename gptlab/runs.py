@@ -3,6 +3,7 @@
     ckpt.pt       the newest full training state: what --resume continues
     ckpt.prev.pt  the one before it, in case the newest is damaged
     ckpt.step*.pt the last few of all, where keep_checkpoints asks for them
+    ckpt/, ckpt.prev/, ckpt.step*/: the same of a sharded training (sharded_checkpoints.py)
     best.pt       the weights with the lowest validation loss: what sample.py takes
     metrics.jsonl one record a line; loss.png, the same as a picture
     config.py     the options set for the run, as a recipe
@@ -20,10 +21,13 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
+import tempfile
 import zipfile
 from pathlib import Path
 
+from gptlab import sharded_checkpoints
 from gptlab.checkpoints import (
     BASE,
     Checkpoint,
@@ -75,9 +79,6 @@ class Run:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.checkpoint = self.folder / "ckpt.pt"
-        self.previous = self.folder / "ckpt.prev.pt"
-        self.best = self.folder / "best.pt"
         self.metrics = self.folder / "metrics.jsonl"
         self.base = self.folder / BASE
         self.plot = self.folder / "loss.png"
@@ -90,6 +91,30 @@ class Run:
         self.imported = self.folder / "imported.json"
         self.tuned_lens = self.folder / "tuned_lens.safetensors"
         self._lock = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint: a file, or the folder of a sharded training."""
+        return self._newest("ckpt")
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before the newest."""
+        return self._newest("ckpt.prev")
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the lowest validation loss."""
+        return self._newest("best")
+
+    def _newest(self, name: str) -> Path:
+        """What was written last under a name, in either form."""
+        file, folder = self.folder / f"{name}.pt", self.folder / name
+        if not sharded_checkpoints.is_sharded(folder):
+            return file
+        written = (folder / sharded_checkpoints.STATE).stat().st_mtime_ns
+        is_older = file.exists() and file.stat().st_mtime_ns > written
+        return file if is_older else folder
 
     def exists(self) -> bool:
         """Whether there is something here that a new start would destroy."""
@@ -125,17 +150,20 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         former = [*self.folder.glob(".*.tmp"), *self.adapter.glob(".*.tmp")]
+        folders = [path for path in former if path.is_dir()]
         if not resume:
             if not overwrite:
                 self.check_free()
-            former += [self.checkpoint, self.previous, self.best, *self.kept_checkpoints()]
-            former += [self.base]
+            former += [*self.folder.glob("ckpt*.pt"), self.folder / "best.pt", self.base]
             former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
-            if self.adapter.is_dir():
-                remove_folder(self.adapter)
+            folders += [*self.folder.glob("ckpt*"), self.folder / "best", self.adapter]
         for path in former:
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+        for path in folders:
+            if path.is_dir():
+                remove_folder(path)
 
     def _take_lock(self) -> None:
         # the system frees such a lock when the process ends, however it ends; on a network file
@@ -185,19 +213,43 @@ class Run:
 
         keep: how many of the last checkpoints stay, each under the number of its step as well.
         """
-        with atomic_torch_save(state, self.checkpoint):
-            if self.checkpoint.exists():
-                replace_by_copy_of(self.checkpoint, self.previous)
+        newest = self.folder / "ckpt.pt"
+        with atomic_torch_save(state, newest):
+            if newest.exists():
+                replace_by_copy_of(newest, self.folder / "ckpt.prev.pt")
         if keep:
-            replace_by_copy_of(
-                self.checkpoint, self.folder / f"ckpt.step{state['step']:08d}.pt", move=False
-            )
-        for path in self.kept_checkpoints()[: -keep or None]:
-            path.unlink()
+            kept = self.folder / f"ckpt.step{state['step']:08d}.pt"
+            replace_by_copy_of(newest, kept, move=False)
+        self._remove(self.folder / "ckpt", self.folder / "ckpt.prev")
+        self._remove(*self.kept_checkpoints()[: -keep or None])
+
+    def save_shards(self, state: dict, parallel, keep: int = 0) -> None:
+        """As `save`, of a state whose tensors processes share; all of them call it."""
+        newest = self.folder / "ckpt"
+        sharded_checkpoints.write(state, newest, parallel, self.folder / "ckpt.prev")
+
+        def keep_and_remove() -> None:
+            if keep:
+                kept = self.folder / f"ckpt.step{state['step']:08d}"
+                self._remove(kept)
+                shutil.copytree(newest, kept, copy_function=_link)
+            self._remove(self.folder / "ckpt.pt", self.folder / "ckpt.prev.pt")
+            self._remove(*self.kept_checkpoints()[: -keep or None])
+
+        parallel.from_first(keep_and_remove)
 
     def kept_checkpoints(self) -> list[Path]:
         """The checkpoints that carry the number of their step, oldest first."""
-        return sorted(self.folder.glob("ckpt.step*.pt"))
+        return sorted(self.folder.glob("ckpt.step*"), key=lambda path: path.stem)
+
+    @staticmethod
+    def _remove(*paths: Path) -> None:
+        """Remove checkpoints, in files and in shards, where they are."""
+        for path in paths:
+            if path.is_dir():
+                remove_folder(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def keep_base(self, base: dict, source: Path) -> str:
         """Keep the model that adapters are trained beside, as base.pt; its SHA-256.
@@ -220,10 +272,30 @@ class Run:
 
     def save_best(self, state: dict) -> None:
         """Make `state` the best checkpoint."""
-        write_checkpoint(state, self.best)
+        write_checkpoint(state, self.folder / "best.pt")
+        self._remove(self.folder / "best")
+
+    def save_best_shards(self, state: dict, parallel) -> None:
+        """As `save_best`, of a state whose tensors processes share; all of them call it."""
+        sharded_checkpoints.write(state, self.folder / "best", parallel)
+
+    def consolidate_best(self) -> None:
+        """Make the best checkpoint one file, where it is in shards.
+
+        The tensors pass through a file that is mapped into memory, so no memory holds the model.
+        """
+        if not sharded_checkpoints.is_sharded(self.best):
+            return
+        content = sharded_checkpoints.read(self.best)
+        logger.info("Writing %s from its shards.", display(self.folder / "best.pt"))
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            self.save_best(sharded_checkpoints.filled(content, file))
 
     def load(self) -> dict:
-        """The newest training state that can be read; a damaged one is named in a warning."""
+        """The newest training state that can be read; a damaged one is named in a warning.
+
+        Tensors in shards are StoredTensors.
+        """
         if not self.exists():
             raise RunError(
                 f"There is no run to resume in {display(self.folder)}: leave --resume out to "
@@ -254,6 +326,17 @@ class Run:
         """
         changes["keep_adapters"] = True
         model, apart, code = _model_beside_proof(state, self.checkpoint, device, changes)
+        self._refuse_other_code(apart, code)
+        return model
+
+    def check_code(self, state: dict, model) -> None:
+        """The same of a model that has the weights; all processes of a sharded one call it."""
+        from gptlab.model import proof
+
+        stored, code = _changed_code(state, self.checkpoint)
+        self._refuse_other_code(proof.difference_from(stored, model) if code else "", code)
+
+    def _refuse_other_code(self, apart: str, code: str) -> None:
         if apart:
             raise CheckpointError(
                 f"{display(self.checkpoint)} cannot be continued: the model's code computes "
@@ -267,7 +350,6 @@ class Run:
                 display(self.checkpoint),
                 code,
             )
-        return model
 
     def append(self, record: dict) -> None:
         """Add a line to metrics.jsonl; JSON has no word for a number that is not finite: null."""
@@ -312,6 +394,14 @@ class Run:
             file.writelines(json.dumps(record) + "\n" for record in kept)
 
 
+def _link(source: str, target: str) -> None:
+    """Give a file another name, or copy it on a file system without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _first_line(file) -> str:
     """The first line of an open file, "" where it cannot be read (Windows locks reading too)."""
     try:
@@ -329,10 +419,7 @@ def _model_beside_proof(content: dict, path: Path, device: str, changes: dict):
     """
     from gptlab.model import proof
 
-    stored, code = proof_in(content, path), ""
-    if stored is not None and proof.changed_files(stored):
-        texts = read_sources(Run(path.parent))
-        code = code_in_words(stored["code"], texts, proof.code_texts())
+    stored, code = _changed_code(content, path)
     try:
         model = model_from(content, path, device, **changes)
     except CheckpointError as error:
@@ -344,6 +431,17 @@ def _model_beside_proof(content: dict, path: Path, device: str, changes: dict):
     return model, proof.difference_from(stored, model), code
 
 
+def _changed_code(content: dict, path: Path) -> tuple[dict | None, str]:
+    """(the proof in a checkpoint, which code changed since in words)."""
+    from gptlab.model import proof
+
+    stored = proof_in(content, path)
+    if stored is None or not proof.changed_files(stored):
+        return stored, ""
+    texts = read_sources(Run(path.parent))
+    return stored, code_in_words(stored["code"], texts, proof.code_texts())
+
+
 def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
     """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
 
@@ -353,6 +451,7 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         run = Run(path)
+        run.consolidate_best()
         found = [file for file in (run.best, run.checkpoint, run.previous) if file.exists()]
         if not found:
             raise CheckpointError(

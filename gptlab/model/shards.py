@@ -36,13 +36,16 @@ def rows_of_each(tensor: torch.Tensor) -> int:
 
 @torch.no_grad()
 def place(target: torch.Tensor, values: torch.Tensor) -> None:
-    """Copy a whole tensor into `target`; of a sharded one, the rows that this process holds."""
+    """Copy a whole tensor into `target`; of a sharded one, the rows that this process holds.
+
+    values: a tensor, or one that is read when it is needed (a StoredTensor of a checkpoint).
+    """
     if is_sharded(target):
         own = local(target)
         start = shard_group(target).rank() * rows_of_each(target)
         own.copy_(values[start : start + own.size(0)])
     else:
-        target.copy_(values)
+        target.copy_(values if isinstance(values, torch.Tensor) else values.whole())
 
 
 def total_norm(tensors: list[torch.Tensor]) -> torch.Tensor:

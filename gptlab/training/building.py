@@ -5,6 +5,7 @@ import ctypes
 
 import torch
 
+from gptlab import sharded_checkpoints
 from gptlab.checkpoints import Checkpoint, model_from
 from gptlab.data.batches import Batches
 from gptlab.data.mixture import Mixture
@@ -56,14 +57,19 @@ def build_state(
     torch.manual_seed(config.run.seed)
     make_mesh(config.machine.parallelism, parallel)
     device, filled = "cpu" if parallel.is_sharded else config.machine.device, None
-    if stored is not None:
+    if stored is not None and not parallel.is_sharded:
+        stored = sharded_checkpoints.filled(stored)
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
         filled = run.model_to_continue(stored, device, **changes)
-    elif start is not None:
+    elif stored is None and start is not None:
         before = start.model.config.to_dict()
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         filled = model_from(start.content, start.path, device, **changes)
-    state = new_state(trained_model(config, parallel, filled), config, resolved.use_scaler)
+    model = trained_model(config, parallel, filled, stored["model"] if stored else None)
+    if stored is not None and parallel.is_sharded:
+        run.check_code(stored, model)
+        model.reshard()
+    state = new_state(model, config, resolved.use_scaler)
     if stored is not None:
         state.restore(stored)
     return state

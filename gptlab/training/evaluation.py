@@ -148,15 +148,16 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
             **setup.content(state.sequences_seen),
         )
 
-    with setup.apart(state.model):
-        gathered = made() if setup.parallel.is_sharded else None  # by all processes
-
     def write() -> None:
-        setup.run.save_best(gathered or made())
+        setup.run.save_best(made())
         if setup.config.finetune.lora_rank:
             write_adapter(state.model, setup.run.adapter, setup.config.run.init_from)
 
-    setup.parallel.from_first(write)
+    with setup.apart(state.model):
+        if setup.parallel.is_sharded:
+            setup.run.save_best_shards(made(), setup.parallel)
+        else:
+            setup.parallel.from_first(write)
 
 
 def write_sample(setup: Setup, state: TrainState) -> str | None:

@@ -133,6 +133,27 @@ class Parallel:
             raise answer[1]
         return answer[0]
 
+    @property
+    def control(self):
+        """The group in which processes agree over the CPU; None for one process."""
+        return self._control
+
+    def gather(self, make) -> list:
+        """What `make()` finds on each process, for every process; the first error, for all."""
+        answer = [None, None]
+        try:
+            answer[0] = make()
+        except Exception as error:
+            answer[1] = error
+        answers = [answer]
+        if self.world_size > 1:
+            answers = [None] * self.world_size
+            dist.all_gather_object(answers, answer, group=self._control)
+        for _, error in answers:
+            if error is not None:
+                raise error
+        return [found for found, _ in answers]
+
     def with_model(self, make):
         """What `make()` finds in the model: the first process's, or each one's where it is sharded.
 

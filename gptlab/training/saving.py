@@ -29,10 +29,10 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
             content["lora_alpha"] = setup.config.finetune.lora_alpha
         return content
 
-    def write() -> None:
-        observers.trace.flush()  # a checkpoint must not be ahead of the trace
-        setup.run.save(gathered or made(), keep=setup.config.evaluation.keep_checkpoints)
-
+    run, parallel, keep = setup.run, setup.parallel, setup.config.evaluation.keep_checkpoints
     with observers.clock.timing_a_save(), setup.apart(state.model):
-        gathered = made() if setup.parallel.is_sharded else None  # by all processes
-        setup.parallel.from_first(write)
+        parallel.from_first(observers.trace.flush)  # a checkpoint must not be ahead of the trace
+        if parallel.is_sharded:
+            run.save_shards(made(), parallel, keep)
+        else:
+            parallel.from_first(lambda: run.save(made(), keep))

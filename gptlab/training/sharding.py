@@ -7,6 +7,8 @@ groups, which are replicas of each other. The engine is torch's and applied from
 the model's code nor the names of its parameters change.
 """
 
+from collections.abc import Mapping
+
 import torch
 
 from gptlab.errors import ConfigError
@@ -49,13 +51,18 @@ def _groups(parallel: Parallel) -> tuple[int, int]:
     return processes // size, size
 
 
-def trained_model(config: TrainConfig, parallel: Parallel, filled: GPT | None = None) -> GPT:
+def trained_model(
+    config: TrainConfig,
+    parallel: Parallel,
+    filled: GPT | None = None,
+    weights: Mapping | None = None,
+) -> GPT:
     """The model of a training on the device, in a fixed order: built, adapted, shared by the
     processes, initialised.
 
     filled: it, with the weights of a checkpoint, on the CPU where it will be sharded: each block
-    moves to the device by itself. A new model takes no memory before it is sharded, and each of its
-    weights is drawn whole, one at a time.
+    moves to the device by itself. Without it the model takes no memory before it is sharded, and
+    its weights come one at a time: from `weights`, by their names, or drawn.
     """
     model = filled
     if model is None:
@@ -65,7 +72,10 @@ def trained_model(config: TrainConfig, parallel: Parallel, filled: GPT | None = 
     if parallel.is_sharded:
         _shard(model, parallel.mesh)
     model.to(config.machine.device)
-    if filled is None:
+    if filled is None and weights is not None:
+        for name, parameter in model.named_parameters():
+            place(parameter, weights[name])
+    elif filled is None:
         model.init_weights(config.run.seed, place)
         if config.run.initial_tensors is not None:
             take_initial_tensors(model, config.run.initial_tensors, place)

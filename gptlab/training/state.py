@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gptlab.model.initialisation import FIRST_NUMERICS, NUMERICS
-from gptlab.model.shards import place, whole
+from gptlab.model.shards import place
 from gptlab.model.transformer import GPT
 from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
@@ -55,11 +55,8 @@ class TrainState:
             "best_val_loss": self.best_val_loss,
             "best_step": self.best_step,
             "skipped_steps": self.skipped_steps,
-            "optimizer": {
-                name: {part: whole(value) for part, value in state.items()}
-                for name, state in self.optimizers.state_dict().items()
-            },
-            "ema": {n: whole(w) for n, w in self.ema.weights.items()} if self.ema else None,
+            "optimizer": self.optimizers.state_dict(),
+            "ema": self.ema.weights if self.ema is not None else None,
             "scaler": self.precision.state_dict(),
             "decided": {**self.decisions, "max_iters": self.end},
             "base": self.base,

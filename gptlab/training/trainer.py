@@ -125,6 +125,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         observers.clock.last_save = time.perf_counter()
         stopped = train_loop(setup, state, observers)
     observers.metrics.close()
+    setup.parallel.from_first(setup.run.consolidate_best)
     if stopped:
         cause = interruption.received or "a signal to another process"
         if observers.clock.is_out_of_time(state) and not interruption.received:

@@ -1,0 +1,217 @@
+"""A checkpoint in shards: a folder of safetensors files, which processes write and read in parts.
+
+    shard-00001-model-00001-of-00001.safetensors   the rows that the first process held
+    state.json   all that is no tensor, the shape of each tensor, the SHA-256 of each file
+
+torch's distributed checkpointing (DCP) writes the shards, without its pickled metadata. Each shard
+says which rows it has, so any number of processes reads any part; one process needs no torchrun.
+"""
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypedDict
+
+from gptlab.errors import CheckpointError
+from gptlab.files import (
+    FORMAT_VERSIONS,
+    display,
+    remove_folder,
+    sha256_file,
+    sync_folder,
+    write_json,
+)
+from gptlab.typed_json import Count, read_form
+
+if TYPE_CHECKING:
+    import torch
+
+STATE = "state.json"
+_COPY = "copy the run's whole folder, or continue from the checkpoint before it"
+
+
+class _TensorForm(TypedDict):
+    dtype: str
+    shape: list[Count]
+
+
+class _StateForm(TypedDict):
+    format_version: int
+    content: dict[str, Any]
+    tensors: dict[str, _TensorForm]
+    sha256: dict[str, str]
+
+
+class StoredTensor:
+    """A tensor in shards on a disk: only the rows that are asked for are read.
+
+    pieces: (first row, file) of each shard that has some of its rows.
+    """
+
+    def __init__(self, name: str, form: _TensorForm, pieces: list[tuple[int, Path]]):
+        import torch
+
+        self.name, self.pieces = name, sorted(pieces)
+        self.dtype, self.shape = getattr(torch, form["dtype"]), torch.Size(form["shape"])
+
+    def numel(self) -> int:
+        """Number of its values."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> "torch.Tensor":
+        """Some rows of it, on the CPU."""
+        import torch
+        from safetensors import safe_open
+
+        first, end, _ = rows.indices(len(self))
+        parts = [torch.empty(0, *self.shape[1:], dtype=self.dtype)]
+        for start, file in self.pieces:
+            with safe_open(file, "pt") as shard:
+                there = shard.get_slice(self.name)
+                stop = start + there.get_shape()[0]
+                if start < end and first < stop:
+                    parts.append(there[max(0, first - start) : min(end, stop) - start])
+        return torch.cat(parts)
+
+    def whole(self, empty: Callable[..., "torch.Tensor"] | None = None) -> "torch.Tensor":
+        """All of it, on the CPU, in what `empty(shape, dtype=dtype)` makes (torch.empty)."""
+        import torch
+        from safetensors import safe_open
+
+        found = (empty or torch.empty)(self.shape, dtype=self.dtype)
+        for start, file in self.pieces:
+            with safe_open(file, "pt") as shard:
+                part = shard.get_tensor(self.name)
+                (found[start : start + len(part)] if self.shape else found).copy_(part)
+        return found
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path is a checkpoint in shards."""
+    return (path / STATE).is_file()
+
+
+def write(content: dict[str, Any], folder: Path, parallel, previous: Path | None = None) -> None:
+    """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
+
+    What was there becomes `previous`, or goes. Nothing changes until all files are on the disk;
+    then renames of the first process do it. Raises CheckpointError or OSError, in all processes.
+    """
+    from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
+
+    begun = folder.with_name(f".{folder.name}.tmp")
+    tensors: dict[str, torch.Tensor] = {}
+    plain = _without_tensors(content, "", tensors)
+
+    def begin() -> None:
+        if begun.exists():
+            remove_folder(begun)
+        begun.mkdir(parents=True)
+
+    def written() -> dict[str, str]:
+        writer = HuggingFaceStorageWriter(path=str(begun), save_distributed=True)
+        try:
+            save(tensors, storage_writer=writer, process_group=parallel.control)
+        except CheckpointException as error:  # alike in all processes
+            raise next(iter(error.failures.values()))[0] from None
+        own = sorted(begun.glob(f"shard-{parallel.rank + 1:05d}-*"))
+        for file in own:
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+        return {file.name: sha256_file(file) for file in own}
+
+    def commit() -> None:
+        forms = {
+            name: {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape)}
+            for name, t in tensors.items()
+        }
+        state = {"content": plain, "tensors": forms, "sha256": files}
+        write_json(begun / STATE, {"format_version": FORMAT_VERSIONS["shards"], **state})
+        if previous is not None and folder.exists():
+            if previous.exists():
+                remove_folder(previous)
+            os.replace(folder, previous)
+        elif folder.exists():
+            remove_folder(folder)
+        os.replace(begun, folder)
+        sync_folder(folder.parent)
+
+    parallel.from_first(begin)
+    files = {name: sha256 for each in parallel.gather(written) for name, sha256 in each.items()}
+    parallel.from_first(commit)
+
+
+def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
+    """A content without its tensors, which are added to `tensors` by their path ("a/b/c")."""
+    if not isinstance(value, dict):
+        return value
+    plain = {}
+    for name, each in value.items():
+        if hasattr(each, "untyped_storage"):
+            tensors[f"{path}{name}"] = each.detach()
+        else:
+            plain[name] = _without_tensors(each, f"{path}{name}/", tensors)
+    return plain
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
+    for a file that is missing or damaged."""
+    state = read_form(folder / STATE, "shards", _StateForm, CheckpointError, _COPY)
+    pieces: dict[str, list[tuple[int, Path]]] = {name: [] for name in state["tensors"]}
+    for name, sha256 in state["sha256"].items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{display(file)} is missing", _COPY, sep="; ")
+        if sha256_file(file) != sha256:
+            raise CheckpointError(f"{display(file)} is damaged", _COPY, sep="; ")
+        for tensor, first in _first_rows(file).items():
+            pieces[tensor].append((first, file))
+    content = state["content"]
+    for path, form in state["tensors"].items():
+        *groups, name = path.split("/")
+        place = content
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = StoredTensor(path, form, pieces[path])
+    return content
+
+
+def _first_rows(file: Path) -> dict[str, int]:
+    """The first row, in the whole tensor, of each tensor in a shard."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as shard:
+        offsets = json.loads(shard.metadata()["DCP_SHARDING_INFO"])
+        return {name: (offsets[name]["saved_offsets"] or [0])[0] for name in shard.keys()}
+
+
+def filled(value: Any, file: IO[bytes] | None = None) -> Any:
+    """A content with the tensors themselves in place of StoredTensors.
+
+    file: an empty one, in which they lie and which is mapped into memory.
+    """
+    if isinstance(value, dict):
+        return {name: filled(each, file) for name, each in value.items()}
+    if not isinstance(value, StoredTensor):
+        return value
+    return value.whole(file and functools.partial(_mapped, file))
+
+
+def _mapped(file: IO[bytes], shape: "torch.Size", dtype: "torch.dtype") -> "torch.Tensor":
+    """A tensor behind the end of a file."""
+    import numpy as np
+    import torch
+
+    size, end = shape.numel() * dtype.itemsize, file.seek(0, os.SEEK_END)
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    end = -(-end // 64) * 64  # aligned for every dtype
+    values = np.memmap(file, np.uint8, "r+", offset=end, shape=(size,))
+    return torch.from_numpy(values).view(dtype).view(shape)
