@@ -21,7 +21,7 @@ from gptlab.training.resolving import Situation, TextSize, or_endless, resolve
 
 OPTIMAL_RATIO = 20  # tokens per parameter of a run whose length nothing sets
 # what published runs took, relative to such a plan (docs/SCALE.md has the table)
-SPREAD = (0.7, 1.5)
+SPREAD = (0.65, 1.5)
 
 
 @dataclass(frozen=True)
