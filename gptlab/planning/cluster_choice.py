@@ -61,8 +61,9 @@ class ClusterPlan:
         """The options that the choice sets, by their flat names."""
         assert self.chosen is not None
         best, sequences = self.chosen, self.config.sequences_per_step
+        shared = {"parallelism": best.parallelism} if self.cluster.gpus > 1 else {}
         return {
-            "parallelism": best.parallelism,
+            **shared,
             "batch_size": best.batch_size,
             "gradient_accumulation_steps": sequences // best.batch_size,
             "max_iters": self.config.batch.max_iters,
