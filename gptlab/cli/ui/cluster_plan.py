@@ -107,7 +107,11 @@ def _show(plan, name: str) -> None:
     again = " (* gradient_checkpointing)" * any(one.checkpointing for one in plan.settings)
     of = "Each parallelism on one GPU and" if cluster.gpus > 1 else "The GPU"
     title = f"{of} in one step{again}"
-    for columns in [COLUMNS] if console.width >= WIDTH else [COLUMNS[:4], COLUMNS[4:]]:
+    endless = console.options.update(max_width=1000)
+    is_wide_enough = (
+        console.measure(_table(plan, COLUMNS), options=endless).maximum <= console.width
+    )
+    for columns in [COLUMNS] if is_wide_enough else [COLUMNS[:4], COLUMNS[4:]]:
         print_table(console, title, _table(plan, columns))
         title = ""
     if plan.chosen:
@@ -150,7 +154,6 @@ def _in_ms(seconds: float) -> str:
 
 
 COLUMNS = ("batch", "memory", "sent", "step", "waits", "MFU", "time", "cost")
-WIDTH = 78  # that a table of all of them has at most; on a narrower screen it is in two parts
 
 
 def _table(plan, columns: tuple[str, ...]):
@@ -170,7 +173,9 @@ def _table(plan, columns: tuple[str, ...]):
         }
         if not plan.has_room(one):
             cells = {name: cells[name] for name in ("batch", "memory", "sent")}
-            cells["step"] = cells["time"] = "too large"
+            cells["step"] = "too large"
+        if not cells.keys() & set(columns):
+            continue
         name = one.parallelism if plan.cluster.gpus > 1 else "1 GPU"
         table.add_row(
             f"{name}{'*' * one.checkpointing}",
