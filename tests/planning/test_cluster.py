@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +184,19 @@ def test_nothing_is_cut_off_on_a_narrow_screen(width, size, home_of_words, capsy
         cells = [line.split("  ") for line in lines if line.startswith(f" {row}")]
         found = sum(len(list(filter(str.strip, each))) - 1 for each in cells)
         assert found == (4 if "too large" in str(cells) else 8), cells
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "SCALE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "table"), re.findall(r"```text\n\$ python gpt.py (.*)\n(Each[^`]*)```", PAGE)
+)
+def test_the_page_shows_what_the_command_prints(command, table, home_of_words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(command.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert table.rstrip() in "\n".join(line.rstrip() for line in lines)
 
 
 def test_more_than_a_whole_micro_batch_is_not_promised():
