@@ -163,7 +163,7 @@ class Run:
             former += [*self.folder.glob("ckpt*.pt"), self.folder / "best.pt", self.base]
             former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
-            folders += [*self.folder.glob("ckpt*"), self.folder / "best", self.adapter]
+            folders += [*self.folder.glob("ckpt*"), *self.folder.glob("best*"), self.adapter]
         for path in former:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
@@ -246,7 +246,9 @@ class Run:
 
     def kept_checkpoints(self) -> list[Path]:
         """The checkpoints that carry the number of their step, oldest first."""
-        return sorted(self.folder.glob("ckpt.step*"), key=lambda path: path.stem)
+        return sorted(
+            self.folder.glob("ckpt.step*"), key=lambda path: path.name.removesuffix(".pt")
+        )
 
     @staticmethod
     def _remove(*paths: Path) -> None:
