@@ -157,7 +157,9 @@ def write(content: dict[str, Any], folder: Path, parallel, previous: Path) -> No
             for name, t in tensors.items()
         }
         state = {"content": plain, "tensors": forms, "sha256": files}
-        write_json(begun / STATE, {"format_version": FORMAT_VERSIONS["shards"], **state})
+        write_json(
+            begun / STATE, {"format_version": FORMAT_VERSIONS["sharded checkpoint"], **state}
+        )
         if folder.exists():  # where a kill came between the renames, `previous` is the newest
             if previous.exists():
                 remove_folder(previous)
@@ -186,7 +188,7 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
 def read(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
-    state = read_form(folder / STATE, "shards", _StateForm, CheckpointError, _COPY)
+    state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)
     pieces: dict[str, list[_Piece]] = {name: [] for name in state["tensors"]}
     for name, sha256 in state["sha256"].items():
         file = folder / Path(name).name
