@@ -174,14 +174,15 @@ def test_there_is_time_to_save_before_anything_is_killed(preset):
 
 # Slurm --------------------------------------------------------------------------------------------
 
-# srun runs its command and notes its process; scancel sends the signal to it; both are one machine
+# one machine: srun notes its process and becomes its command; scancel signals all of the step
 SRUN = """#!/bin/bash
 echo "$$" > "$NOTES/step"
 exec "${@:2}"
 """
 SCANCEL = """#!/bin/bash
 echo "$@" >> "$NOTES/scancel"
-kill -s "${1#--signal=}" "$(cat "$NOTES/step")"
+step="$(cat "$NOTES/step")"
+kill -s "${1#--signal=}" "$step" $(cat "/proc/$step/task/$step/children" 2>/dev/null)
 """
 SCONTROL = """#!/bin/bash
 case "$1" in
