@@ -121,7 +121,7 @@ def is_sharded(path: Path) -> bool:
     return (path / STATE).is_file()
 
 
-def write(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
+def write_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
     """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
 
     What was there becomes `previous`. Nothing changes until all files are on the disk; then
@@ -185,7 +185,7 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
     return plain
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_shards(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
     state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)

@@ -109,14 +109,14 @@ def test_a_changed_byte_of_a_shard_is_named(folder, at):
     damaged[at] ^= 1
     file.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=f"{file.name} is damaged"):
-        sharded_checkpoints.read(folder)
+        sharded_checkpoints.read_shards(folder)
 
 
 def test_a_missing_shard_is_named(folder):
     file = sorted(folder.glob("shard-*"))[2]
     file.unlink()
     with pytest.raises(CheckpointError, match=f"{file.name} is missing"):
-        sharded_checkpoints.read(folder)
+        sharded_checkpoints.read_shards(folder)
 
 
 def edited(state, path, value):
@@ -158,7 +158,7 @@ def test_a_shard_without_its_offsets_is_one_sentence(folder):
     state["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="damaged"):
-        sharded_checkpoints.read(folder)
+        sharded_checkpoints.read_shards(folder)
 
 
 def test_weights_in_shards_that_are_not_finite_are_refused(tmp_path, content):
