@@ -33,8 +33,18 @@ class Look(TypedDict, total=False):
     ranks: dict[str, Figure]
 
 
+class Planned(TypedDict, total=False):
+    """A moved end (training/budget.py). schedule: the last step of the first one, unless set."""
+
+    end: Count
+    schedule: Count | None
+    seconds_left: Figure
+    step_seconds: Figure
+    pause_seconds: Figure
+
+
 class Measured(Record, total=False):
-    """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
+    """A line of metrics.jsonl, of training, of an evaluation, a look inside or a moved end."""
 
     loss: Figure
     bits_per_byte: Figure
@@ -55,6 +65,7 @@ class Measured(Record, total=False):
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
     sample: str
     inside: Look
+    planned: Planned
 
 
 class _EvaluatedText(Record):

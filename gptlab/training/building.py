@@ -87,6 +87,7 @@ def new_state(model: GPT, config: TrainConfig, use_scaler: bool) -> TrainState:
         precision=MixedPrecision(device, dtype, use_scaler),
         ema=Ema(model, config.optimizer.ema_decay) if config.optimizer.ema_decay else None,
         end=config.batch.max_iters,
+        spent=0.0 if config.batch.minutes is not None else None,
         decisions={name: flat[name] for name in (*DECISIONS, "dtype", "device")},
     )
 

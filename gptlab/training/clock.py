@@ -5,6 +5,7 @@ import logging
 import math
 import time
 
+from gptlab.training.budget import Budget
 from gptlab.training.config import TrainConfig
 from gptlab.training.evaluation import checkpoint_is_planned
 from gptlab.training.state import TrainState
@@ -24,13 +25,21 @@ class Clock:
         self.step_seconds = self.slowest = 0.0  # of the last step, of the slowest
         self.save_seconds = 0.0  # of writing the last checkpoint
         self.last_save = time.perf_counter()
+        self.budget = Budget(config, started)
+
+    def begin(self, state: TrainState) -> None:
+        """The loop begins, or goes on."""
+        self.last_save = time.perf_counter()
+        self.budget.begin(state)
 
     @contextlib.contextmanager
     def timing_a_step(self):
         """Time a step, and warn once about one that takes longer than torchrun waits."""
         began = time.perf_counter()
         yield
-        self.step_seconds = time.perf_counter() - began
+        ended = time.perf_counter()
+        self.step_seconds = ended - began
+        self.budget.add_step(began, ended)
         if self.world_size > 1 and self.step_seconds > GRACE_SECONDS > self.slowest:
             logger.warning(
                 "A step takes %.0f s, but torchrun kills its processes %d s after a signal, which "
@@ -57,7 +66,9 @@ class Clock:
     def checkpoint_is_due(self, state: TrainState) -> bool:
         """Whether a checkpoint is due after this step, by its number or by the clock."""
         options = self.config.evaluation
-        if checkpoint_is_planned(self.config, state):
+        if checkpoint_is_planned(self.config, state) or self.budget.plan_is_due(
+            state, self.save_seconds
+        ):
             return True
         is_logged = state.step % options.log_interval == 0  # only then is the loss checked
         minutes = (time.perf_counter() - self.last_save) / 60

@@ -145,7 +145,7 @@ def keep_best(setup: Setup, state: TrainState, loss: float, weights: str) -> Non
             val_loss=loss,
             val_bits_per_byte=setup.units.bits_per_byte(loss),
             weights=weights,
-            **setup.content(state.sequences_seen),
+            **setup.content(state),
         )
 
     def write() -> None:

@@ -68,7 +68,7 @@ def train_step(setup: Setup, state: TrainState) -> StepResult:
         losses.append(loss.detach() / targets)
     precision.unscale(optimizers)
     grad_norm = clip_grad_norm(model, config.optimizer.grad_clip)
-    rate = learning_rate(config, state.step)
+    rate = learning_rate(config, state.schedule_step)
     optimizers.set_learning_rate(rate)
     skipped = precision.step(optimizers, grad_norm)
     optimizers.zero_grad()

@@ -159,7 +159,7 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
     saved = ", saved" if is_saved else ""
     command = f"  python train.py --out_dir {quoted(display(setup.run.folder))} --resume"
     lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
-    if setup.config.schedule.schedule == "wsd" and state.step < decay_start(setup.config):
+    if setup.config.schedule.schedule == "wsd" and state.schedule_step < decay_start(setup.config):
         steps = max(1, round(ANNEAL_SHARE * state.step))
         lines.append("or finish the model now, with only the decay of the learning rate:")
         lines.append(f"{command} --anneal {steps}")

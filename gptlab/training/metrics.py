@@ -15,6 +15,7 @@ from gptlab.training.units import TextUnits, duration
 
 logger = logging.getLogger(__name__)
 
+NOTICEABLE = 0.05  # of the steps, by which an end moves
 LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 
 
@@ -37,6 +38,7 @@ class Metrics:
         save_seconds: float = 0.0,
     ):
         self.config, self.units = config, units
+        self.end = config.batch.max_iters
         self.run = run if first else None
         self.terminal = Terminal(loud=first and not config.run.quiet)
         self.peak = peak
@@ -55,7 +57,7 @@ class Metrics:
         """The loop begins at `step`. tracker: called with each record."""
         self.tracker = tracker
         self.last_time, self.last_step = time.perf_counter(), step
-        self.terminal.begin(step, self.config.batch.max_iters)
+        self.terminal.begin(step, self.end)
 
     def paused(self):
         """Leave an evaluation or a checkpoint out of tokens/s."""
@@ -83,7 +85,7 @@ class Metrics:
             weights = 2 if config.optimizer.ema_decay else 1
             evaluated = weights * config.evaluation.eval_tokens / config.tokens_per_step
             pause = evaluated * config.forward_share * each_step + self.save_seconds
-        total, interval = config.batch.max_iters, config.evaluation.eval_interval
+        total, interval = self.end, config.evaluation.eval_interval
         pauses = math.ceil(total / interval) - step // interval
         left = (total - step) * each_step + pauses * pause
         if self.looks:
@@ -140,6 +142,19 @@ class Metrics:
         self.last_time, self.last_step = time.perf_counter(), step
         self.terminal.go_back(step)
 
+    def end_moved(self, step: int, end: int, planned: int | None, times: Mapping) -> None:
+        """After `step` steps a budget in minutes moved the end; times: what it rests on, in s."""
+        self._record({"step": step, "planned": {"end": end, "schedule": planned, **times}})
+        before, self.end = self.end, end
+        self.terminal.move_end(end)
+        if abs(end - before) >= NOTICEABLE * before:
+            minutes = self.config.batch.minutes
+            self.say(
+                f"The run ends at step {end} now, not at {before}: a step takes "
+                f"{duration(times['step_seconds'])}, and {duration(times['seconds_left'])} of the "
+                f"{minutes:g} {'minute' if minutes == 1 else 'minutes'} are left."
+            )
+
     def diverged(self, step: int, loss: float) -> None:
         """The training ends at this step, because its loss diverged."""
         self._record({"step": step, "loss": loss, "diverged": True})
@@ -153,8 +168,7 @@ class Metrics:
             terminal.show([left, f"loss {loss:.3f}", val, speed, share])
         elif terminal.loud and (time.perf_counter() - self.last_line > LINE_SECONDS or step == 1):
             self.last_line = time.perf_counter()
-            total = self.config.batch.max_iters
-            line = f"step {step}/{total}: loss {loss:.4f}"
+            line = f"step {step}/{self.end}: loss {loss:.4f}"
             parts = [line, left, speed, share]
             self.say(fitting(parts, columns() or 79) or line)
 

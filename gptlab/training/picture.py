@@ -17,6 +17,7 @@ class Picture:
 
     def __init__(self):
         self.next = 0.0  # time.perf_counter() from which to draw again
+        self.seconds: float | None = None  # that the last one took
 
     def draw_if_due(self, setup: Setup) -> None:
         """Draw, unless the last time was recent."""
@@ -38,4 +39,5 @@ class Picture:
         except Exception as error:
             logger.warning("%s was not drawn (%s).", display(setup.run.plot), error)
         end = time.perf_counter()
-        self.next = end + (end - begin) / SHARE
+        self.seconds = end - begin
+        self.next = end + self.seconds / SHARE

@@ -15,7 +15,7 @@ from gptlab.training.config import (
     TrainConfig,
 )
 from gptlab.training.going_on import way_to
-from gptlab.training.schedules import decay_start
+from gptlab.training.schedules import Pace, decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
@@ -92,6 +92,13 @@ def continue_overrides(overrides: Overrides, stored: dict) -> Overrides:
     return Overrides(merged.values, sources)
 
 
+def decided_values(overrides: Overrides, stored: dict) -> dict:
+    """What the first start decided; another max_iters than that ends the schedule as well."""
+    decided, asked = stored["decided"], overrides.values.get("max_iters")
+    kept = asked in (None, decided["max_iters"])
+    return {n: value for n, value in decided.items() if kept or n != "lr_decay_iters"}
+
+
 def _refuse_fixed(fresh: dict, began: dict) -> None:
     """ConfigError for an option of the command line that a resume may not change."""
     for name in FIXED_OPTIONS:
@@ -132,13 +139,17 @@ def annealing(stored: dict, fresh: dict) -> dict:
             f"anneal continues a run of schedule wsd with its decay, but this one has "
             f"{before['schedule']}, which decays all the time: continue it with --resume alone."
         )
-    config = configuration.build({**before, "resume": False})
+    planned = stored["decided"].get("lr_decay_iters", before["lr_decay_iters"])
+    config = configuration.build({**before, "lr_decay_iters": planned, "resume": False})
+    if stored.get("pace"):  # a budget moved the end
+        step = Pace(*stored["pace"]).at(step)
     if step < config.schedule.warmup_iters or step > decay_start(config):
         phase = "warming up" if step < config.schedule.warmup_iters else "already decaying"
         raise ConfigError(
-            f"This run is {phase} at step {step}: continue it with --resume alone, without anneal."
+            f"This run is {phase} at step {stored['step']}: continue it with --resume alone, without "
+            "anneal."
         )
-    end = step + fresh["anneal"]
+    end = stored["step"] + fresh["anneal"]
     return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}
 
 

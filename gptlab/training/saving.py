@@ -3,6 +3,7 @@
 import logging
 
 from gptlab.checkpoints import model_content
+from gptlab.training.budget import plan_again
 from gptlab.training.observers import Observers
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -11,11 +12,15 @@ logger = logging.getLogger(__name__)
 
 
 def save(setup: Setup, state: TrainState, observers: Observers) -> None:
-    """Write the full training state, unless the loss diverged. All processes fail, or none."""
+    """Write the full training state, unless the loss diverged. All processes fail, or none.
+
+    A budget in minutes is planned again before, so that the checkpoint holds what was decided.
+    """
     if observers.stability.is_diverged:
         if setup.parallel.is_first:
             logger.warning("Step %d was not saved: its loss diverged.", state.step)
         return
+    plan_again(setup, state, observers)
 
     def made() -> dict:
         content = model_content(
@@ -23,7 +28,7 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
             setup.data.tokenizer,
             "adapters" if state.base else "whole",
             **state.content(),
-            **setup.content(state.sequences_seen),
+            **setup.content(state),
         )
         if setup.config.finetune.lora_rank:
             content["lora_alpha"] = setup.config.finetune.lora_alpha

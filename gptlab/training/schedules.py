@@ -1,11 +1,32 @@
-"""The learning rate of a step: pure functions of the step number."""
+"""The learning rate of a step: pure functions of the step number and of recorded decisions."""
 
 import math
+from typing import NamedTuple
 
 from gptlab.training.config import TrainConfig
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+class Pace(NamedTuple):
+    """How fast a run walks through its schedule since its end was moved.
+
+    At step `step` it stood at `position`, a step of the schedule as first planned; it reaches
+    `planned`, the last one of that, at step `end`. So the rate has no jump where an end is moved.
+    """
+
+    step: int
+    position: float
+    end: int
+    planned: int
+
+    def at(self, step: int) -> float:
+        """The step of the schedule as first planned that belongs to a step of the run."""
+        if step >= self.end:
+            return float(self.planned)
+        share = (step - self.step) / (self.end - self.step)
+        return self.position + share * (self.planned - self.position)
+
+
+def learning_rate(config: TrainConfig, step: float) -> float:
     """The learning rate with which step number `step` (from 0) updates the weights.
 
     Linear warm-up, then "cosine" (Loshchilov & Hutter 2017) down to min_lr at lr_decay_iters, or

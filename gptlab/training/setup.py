@@ -14,6 +14,7 @@ from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
 from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import Resolved
+from gptlab.training.state import TrainState
 from gptlab.training.units import TextUnits
 
 
@@ -61,19 +62,22 @@ class Setup:
         if self.parallel.is_sharded:
             model.reshard()
 
-    def content(self, sequences_seen: int) -> dict:
+    def content(self, state: TrainState) -> dict:
         """What every checkpoint of the run holds besides the model and the state."""
+        moved = {"max_iters": state.end}
+        if state.pace is not None:
+            moved["lr_decay_iters"] = state.end
         return {
             "chat_template": self.chat_template,
             "reversed_answers": self.data.has_reversed_answers,
             "dataset": {
                 "name": self.data.name,
                 "fingerprint": self.data.fingerprint,
-                "sequences_seen": self.data.positions(sequences_seen),
+                "sequences_seen": self.data.positions(state.sequences_seen),
             },
             "train_config": {
                 "values": dict(self.overrides.values),
                 "sources": dict(self.overrides.sources),
-                "resolved": self.config.flat(),
+                "resolved": self.config.flat() | moved,
             },
         }

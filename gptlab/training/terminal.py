@@ -99,6 +99,12 @@ class Terminal:
             self.bar.n = step
             self.bar.refresh()
 
+    def move_end(self, total: int) -> None:
+        """The run takes another number of steps in all."""
+        if self.bar is not None:
+            self.bar.total = total
+            self.bar.refresh()
+
     def close(self) -> None:
         """Remove the bar."""
         if self.bar is not None:

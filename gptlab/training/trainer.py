@@ -125,7 +125,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         # cut() removed the evaluation of this step, or the run was interrupted before its end
         if state.step and (was_evaluated or evaluation_is_due(setup.config, state)):
             evaluate(setup, state, observers.metrics)
-        observers.clock.last_save = time.perf_counter()
+        observers.clock.begin(state)
         stopped = train_loop(setup, state, observers)
         observers.saving.wait()
     observers.metrics.close()
