@@ -12,6 +12,12 @@ WORST_SHOWN = (
 )
 
 
+def load_library() -> None:
+    """Import what draws, which takes longer than drawing."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def plot_loss(records: list[dict], path, *, title: str, levels: dict[str, float]) -> None:
     """Draw training and validation loss over steps into the PNG `path`, and below them, of a task,
     the share of right answers.

@@ -99,7 +99,8 @@ def replay(folder, steps: int, progress: Callable[[int], None] = lambda step: No
             state.numerics = numerics
             compile_if_wanted(setup, state, say=lambda line: None)
             now = describe(setup)
-            difference, digested, done = _compare(trace, _steps(setup, state), progress)
+            moved = {r["step"]: r["planned"] for r in run.records() if "planned" in r}
+            difference, digested, done = _compare(trace, _steps(setup, state, moved), progress)
         except HardwareError:
             device, dtype = overrides.values["device"], overrides.values["dtype"]
             raise RunError(
@@ -127,10 +128,15 @@ def _overrides(recorded: dict, out_dir: str) -> Overrides:
     return Overrides(values, dict.fromkeys(values, "the run"))
 
 
-def _steps(setup: Setup, state: TrainState) -> Iterator[dict]:
-    """The records of the steps, as `Trace` writes them, without an end."""
+def _steps(setup: Setup, state: TrainState, moved: dict[int, dict]) -> Iterator[dict]:
+    """The records of the steps, as `Trace` writes them, without an end.
+
+    moved: by step, where a budget in minutes moved the end of the run, as its metrics say.
+    """
     yield {"step": 0, "weights": digests(state.model)}
     while True:
+        if plan := moved.get(state.step):
+            state.move_end(plan["end"], plan["schedule"])
         result = train_step(setup, state)
         record = {
             "step": state.step,

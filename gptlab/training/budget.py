@@ -19,7 +19,7 @@ from gptlab.training.state import TrainState
 from gptlab.training.times import saving_seconds
 
 REPLAN_SHARE = 0.25  # of the time left after a plan, until the next one
-SAVES_APART = 20  # times what a checkpoint takes, at least, between checkpoints for a plan
+SAVES_APART = 10  # times what a checkpoint takes, at least, between checkpoints for a plan
 LEAST_SECONDS = 0.5  # between them
 LEAST_STEPS = 5  # that a plan rests on
 LEAST_MOVE = 0.005  # of the steps: a smaller move is not worth a record
@@ -71,6 +71,7 @@ class Budget:
     pauses: list[float] = field(default_factory=list)
     next_plan: float = math.inf  # in seconds of the budget
     _last: tuple[float, float] | None = None  # the beginning and the end of the last step
+    _drawn: float = 0.0
     _pausing: str = ""  # what came after it: "" for the next step at once
 
     @property
@@ -113,8 +114,14 @@ class Budget:
         spent, least = self.spent(), max(LEAST_SECONDS, SAVES_APART * save_seconds)
         return spent >= self.next_plan and REPLAN_SHARE * (self.seconds - spent) >= least
 
-    def before_save(self, state: TrainState) -> None:
-        """A checkpoint follows, perhaps with an evaluation."""
+    def before_save(self, state: TrainState, drawn: float) -> None:
+        """A checkpoint follows, perhaps with an evaluation. drawn: seconds of drawing so far.
+
+        Drawing happens at some evaluations only, and takes long the first time: it counts apart.
+        """
+        if self._drawn != drawn and self.pauses:
+            self.pauses[-1] -= drawn - self._drawn
+        self._drawn = drawn
         is_evaluated = evaluation_is_due(self.config, state)
         self._pausing = "evaluation" if is_evaluated else "checkpoint"
 
@@ -151,14 +158,14 @@ class Budget:
 
 
 def plan_again(setup: Setup, state: TrainState, observers) -> None:
-    """Before a checkpoint is written: move the end so that the budget is kept. Without one, nothing.
+    """Before a checkpoint is written: move the end so that a budget in minutes is kept.
 
-    All processes call it; the first one decides.
+    All processes call it; the first one decides. Without a budget, nothing happens.
     """
     config, clock, budget = setup.config, observers.clock, observers.clock.budget
     if state.spent is None or config.batch.minutes is None:
         return
-    budget.before_save(state)
+    budget.before_save(state, observers.picture.all_seconds)
 
     def decide() -> tuple[float, int, Times | None]:
         spent, end = budget.spent(), state.end

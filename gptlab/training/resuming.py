@@ -146,8 +146,8 @@ def annealing(stored: dict, fresh: dict) -> dict:
     if step < config.schedule.warmup_iters or step > decay_start(config):
         phase = "warming up" if step < config.schedule.warmup_iters else "already decaying"
         raise ConfigError(
-            f"This run is {phase} at step {stored['step']}: continue it with --resume alone, without "
-            "anneal."
+            f"This run is {phase} at step {stored['step']}: continue it with --resume alone, "
+            "without anneal."
         )
     end = stored["step"] + fresh["anneal"]
     return {"max_iters": end, "lr_decay_iters": end, "decay_fraction": fresh["anneal"] / end}

@@ -162,9 +162,8 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
     text = TextSize.of(data, model.get("vocab_size"))
-    situation = situation_of(
-        report, choice, text, decided=resuming.decided_values(overrides, stored) if stored else None
-    )
+    decided = resuming.decided_values(overrides, stored) if stored else None
+    situation = situation_of(report, choice, text, decided=decided)
     device = report.device(choice.device)
     situation = dataclasses.replace(
         situation,

@@ -1,0 +1,185 @@
+"""A budget in minutes is kept, and what was decided to keep it is repeated."""
+
+import itertools
+import time
+
+import pytest
+
+from gptlab.analysis.replay import replay
+from gptlab.checkpoints import read_checkpoint
+from gptlab.runs import Run
+from gptlab.training import budget, loop, measuring
+from gptlab.training.config import build
+from gptlab.training.picture import Picture
+from gptlab.training.schedules import Pace, learning_rate
+
+IMPORTING, EVALUATING, SAVING, DRAWING = 2.0, 0.8, 0.2, 0.6
+
+
+class Machine:
+    """A clock in place of the system's, which moves on by what work takes on this machine.
+
+    step: seconds of a step, by the seconds since the start.
+    """
+
+    def __init__(self, monkeypatch, step):
+        self.now, self.step = 1000.0, step
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        for module in (loop, measuring):
+            self.delay(monkeypatch, module, "train_step", lambda: step(self.now - 1000))
+        self.delay(monkeypatch, loop, "evaluate", lambda: EVALUATING)
+        self.delay(monkeypatch, Run, "save", lambda: SAVING)
+        self.delay(monkeypatch, Picture, "draw", lambda: DRAWING)
+        self.monkeypatch = monkeypatch
+
+    def delay(self, monkeypatch, owner, name, seconds):
+        work = getattr(owner, name)
+
+        def delayed(*arguments, **named):
+            self.now += seconds()
+            return work(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, delayed)
+
+    def start(self, train, *arguments, **options):
+        """(the outcome of a training that starts now, the seconds that it took)."""
+        started = self.now
+        self.now += IMPORTING
+        outcome = train(*arguments, started=started, **options)
+        return outcome, self.now - started
+
+
+MINUTES = dict(max_iters=None, minutes=3, eval_tokens=256)
+SPEEDS = {
+    "halves": lambda seconds: 0.25 if seconds < 90 else 0.5,
+    "doubles": lambda seconds: 0.5 if seconds < 90 else 0.25,
+    "is slow at the start only": lambda seconds: 0.6 if seconds < 8 else 0.3,
+    "sleeps once": lambda seconds: 9.0 if 60 < seconds < 61 else 0.3,
+}
+
+
+def moves_of(folder):
+    return [r for r in Run(folder).records() if "planned" in r]
+
+
+def rates_of(folder):
+    return [r["learning_rate"] for r in Run(folder).records() if "loss" in r]
+
+
+@pytest.mark.parametrize("name", SPEEDS)
+def test_a_budget_is_kept_within_3_percent_whatever_the_machine_does(
+    train, tmp_path, monkeypatch, name
+):
+    outcome, took = Machine(monkeypatch, SPEEDS[name]).start(train, **MINUTES)
+    assert took == pytest.approx(180, rel=0.03)
+    assert Run(tmp_path / "run").was_evaluated(outcome.step)  # the last step too
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("name, longer", [("halves", False), ("doubles", True)])
+def test_the_end_moves_and_the_rate_falls_to_its_lowest_without_a_jump(
+    train, tmp_path, monkeypatch, capsys, name, longer, schedule
+):
+    machine = Machine(monkeypatch, SPEEDS[name])
+    outcome, _ = machine.start(train, **MINUTES, schedule=schedule, min_lr=1e-5, quiet=False)
+    moves = moves_of(tmp_path / "run")
+    first = moves[0]["planned"]["schedule"]
+    assert (outcome.step > 1.1 * first) if longer else (outcome.step < 0.9 * first)
+    assert moves[-1]["planned"]["end"] == outcome.step
+    assert "The run ends at step" in capsys.readouterr().out
+    rates = rates_of(tmp_path / "run")
+    assert len(rates) == outcome.step
+    top = rates.index(max(rates))
+    falls = [one - other for one, other in itertools.pairwise(rates[top:])]
+    # the steepest fall of each schedule as first planned, on a machine that turns out half as fast
+    steepest = {"cosine": 1.6 / first, "wsd": 1 / (0.2 * first)}[schedule] * 1e-3 * 2.2
+    assert 0 <= min(falls) and max(falls) < steepest
+    assert rates[-1] < 1e-5 + 2 * steepest
+
+
+def test_a_pace_leads_from_where_the_schedule_stands_to_its_end():
+    config = build(dict(max_iters=100, warmup_iters=4, lr_decay_iters=100, min_lr=0.0))
+    pace = Pace(step=40, position=40.0, end=60, planned=100)
+    assert learning_rate(config, pace.at(40)) == learning_rate(config, 40)
+    assert pace.at(50) == 70.0 and pace.at(60) == pace.at(61) == 100.0
+    later = Pace(step=50, position=pace.at(50), end=110, planned=100)
+    assert later.at(50) == 70.0 and later.at(80) == 85.0
+    assert Pace(step=50, position=70.0, end=50, planned=100).at(50) == 100.0
+
+
+def test_times_before_a_resume_count_and_those_between_do_not(train, tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, SPEEDS["halves"])
+    _, first = machine.start(train, **MINUTES, stop_at=160)
+    spent = read_checkpoint(tmp_path / "run" / "ckpt.pt")["spent"]
+    assert spent == pytest.approx(first, abs=1)
+    machine.now += 5000
+    machine.step = SPEEDS["doubles"]
+    outcome, second = machine.start(train, resume=True)
+    assert first + second == pytest.approx(180, rel=0.03)
+    assert Run(tmp_path / "run").was_evaluated(outcome.step)
+
+
+def test_a_resume_repeats_what_was_decided_to_the_bit(train, tmp_path, monkeypatch):
+    """The second run dies after its end was moved; then nothing moves the end again."""
+    Machine(monkeypatch, SPEEDS["halves"])
+    options = dict(**MINUTES, eval_interval=40)
+    with monkeypatch.context() as patch:
+        plan = budget.steps_that_fit
+        patch.setattr(
+            budget, "steps_that_fit", lambda c, step, t: plan(c, step, t) if step < 200 else 390
+        )
+        ends = {}
+        for name, die_at in (("whole", None), ("broken", 290)):
+            Machine(patch, SPEEDS["halves"])
+            if die_at is None:
+                train(name, started=time.perf_counter(), **options)
+            else:
+                with pytest.raises(ZeroDivisionError):
+                    train(name, started=time.perf_counter(), die_at=die_at, **options)
+                stored = read_checkpoint(tmp_path / name / "ckpt.pt")
+                assert stored["pace"] is not None and stored["decided"]["max_iters"] == 390
+                train(name, started=time.perf_counter(), resume=True)
+            ends[name] = read_checkpoint(tmp_path / name / "ckpt.pt")
+    one, other = ends["whole"], ends["broken"]
+    assert one["step"] == other["step"] == 390 and one["pace"] == other["pace"]
+    assert all(weight.equal(other["model"][name]) for name, weight in one["model"].items())
+    assert rates_of(tmp_path / "whole") == rates_of(tmp_path / "broken")
+
+
+def test_a_replay_repeats_an_end_that_moved_within_its_steps(train, tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, lambda seconds: 2.0 if seconds < 20 else 6.0)
+    machine.start(train, **MINUTES)
+    assert any(0 < move["step"] < 40 for move in moves_of(tmp_path / "run"))
+    assert replay(tmp_path / "run", 50).difference is None
+    records = Run(tmp_path / "run").records
+    monkeypatch.setattr(Run, "records", lambda run: [r for r in records() if "planned" not in r])
+    assert replay(tmp_path / "run", 50).difference is not None
+
+
+def test_steps_that_are_set_are_taken_and_end_the_budget(train, tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, SPEEDS["halves"])
+    assert machine.start(train, "set", max_iters=30)[0].step == 30
+    assert moves_of(tmp_path / "set") == []
+    assert read_checkpoint(tmp_path / "set" / "ckpt.pt")["spent"] is None
+    machine.start(train, **MINUTES, stop_at=320)
+    moved = len(moves_of(tmp_path / "run"))
+    assert machine.start(train, resume=True, max_iters=400)[0].step == 400
+    assert len(moves_of(tmp_path / "run")) == moved > 0
+    config = read_checkpoint(tmp_path / "run" / "ckpt.pt")["train_config"]["resolved"]
+    assert config["max_iters"] == config["lr_decay_iters"] == 400
+
+
+def test_a_schedule_that_is_set_keeps_its_end(train, tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, SPEEDS["halves"])
+    machine.start(train, **MINUTES, lr_decay_iters=100)
+    assert {move["planned"]["schedule"] for move in moves_of(tmp_path / "run")} == {None}
+    assert rates_of(tmp_path / "run")[100] == pytest.approx(1e-4)
+
+
+def test_an_anneal_starts_from_where_a_moved_schedule_stands(train, tmp_path, monkeypatch):
+    machine = Machine(monkeypatch, SPEEDS["doubles"])
+    machine.start(train, **MINUTES, schedule="wsd", stop_at=330)
+    assert moves_of(tmp_path / "run")
+    assert machine.start(train, resume=True, anneal=10)[0].step == 340
+    rates = rates_of(tmp_path / "run")
+    assert rates[329] == rates[330] == 1e-3 and rates[-1] == pytest.approx(1e-4 + 9e-5)
