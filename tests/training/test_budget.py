@@ -26,11 +26,10 @@ class Machine:
         self.now, self.step = 1000.0, step
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         for module in (loop, measuring):
-            self.delay(monkeypatch, module, "train_step", lambda: step(self.now - 1000))
+            self.delay(monkeypatch, module, "train_step", lambda: self.step(self.now - 1000))
         self.delay(monkeypatch, loop, "evaluate", lambda: EVALUATING)
         self.delay(monkeypatch, Run, "save", lambda: SAVING)
         self.delay(monkeypatch, Picture, "draw", lambda: DRAWING)
-        self.monkeypatch = monkeypatch
 
     def delay(self, monkeypatch, owner, name, seconds):
         work = getattr(owner, name)
@@ -121,25 +120,20 @@ def test_times_before_a_resume_count_and_those_between_do_not(train, tmp_path, m
 
 def test_a_resume_repeats_what_was_decided_to_the_bit(train, tmp_path, monkeypatch):
     """The second run dies after its end was moved; then nothing moves the end again."""
-    Machine(monkeypatch, SPEEDS["halves"])
+    machine = Machine(monkeypatch, SPEEDS["halves"])
+    plan = budget.steps_that_fit
+    monkeypatch.setattr(
+        budget, "steps_that_fit", lambda c, step, t: plan(c, step, t) if step < 200 else 390
+    )
     options = dict(**MINUTES, eval_interval=40)
-    with monkeypatch.context() as patch:
-        plan = budget.steps_that_fit
-        patch.setattr(
-            budget, "steps_that_fit", lambda c, step, t: plan(c, step, t) if step < 200 else 390
-        )
-        ends = {}
-        for name, die_at in (("whole", None), ("broken", 290)):
-            Machine(patch, SPEEDS["halves"])
-            if die_at is None:
-                train(name, started=time.perf_counter(), **options)
-            else:
-                with pytest.raises(ZeroDivisionError):
-                    train(name, started=time.perf_counter(), die_at=die_at, **options)
-                stored = read_checkpoint(tmp_path / name / "ckpt.pt")
-                assert stored["pace"] is not None and stored["decided"]["max_iters"] == 390
-                train(name, started=time.perf_counter(), resume=True)
-            ends[name] = read_checkpoint(tmp_path / name / "ckpt.pt")
+    machine.start(train, "whole", **options)
+    machine.now = 1000.0
+    with pytest.raises(ZeroDivisionError):
+        machine.start(train, "broken", die_at=290, **options)
+    stored = read_checkpoint(tmp_path / "broken" / "ckpt.pt")
+    assert stored["pace"] is not None and stored["decided"]["max_iters"] == 390
+    machine.start(train, "broken", resume=True)
+    ends = {name: read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "broken")}
     one, other = ends["whole"], ends["broken"]
     assert one["step"] == other["step"] == 390 and one["pace"] == other["pace"]
     assert all(weight.equal(other["model"][name]) for name, weight in one["model"].items())
