@@ -8,12 +8,13 @@ import pytest
 from gptlab.analysis.replay import replay
 from gptlab.checkpoints import read_checkpoint
 from gptlab.runs import Run
-from gptlab.training import budget, loop, measuring
+from gptlab.training import budget, loop, measuring, picture
 from gptlab.training.config import build
-from gptlab.training.picture import Picture
 from gptlab.training.schedules import Pace, learning_rate
 
-IMPORTING, EVALUATING, SAVING, DRAWING = 2.0, 0.8, 0.2, 0.6
+IMPORTING, EVALUATING, SAVING, LOADING, DRAWING = 2.0, 0.4, 0.1, 1.5, 0.3  # seconds
+
+pytestmark = pytest.mark.usefixtures("pictures")  # drawn by the machine below
 
 
 class Machine:
@@ -29,13 +30,18 @@ class Machine:
             self.delay(monkeypatch, module, "train_step", lambda: self.step(self.now - 1000))
         self.delay(monkeypatch, loop, "evaluate", lambda: EVALUATING)
         self.delay(monkeypatch, Run, "save", lambda: SAVING)
-        self.delay(monkeypatch, Picture, "draw", lambda: DRAWING)
+        monkeypatch.setattr(picture, "load_library", lambda: self.work(LOADING))
+        monkeypatch.setattr(picture, "plot_loss", lambda *_, **__: self.work(DRAWING))
+
+    def work(self, seconds):
+        """Take so long."""
+        self.now += seconds
 
     def delay(self, monkeypatch, owner, name, seconds):
         work = getattr(owner, name)
 
         def delayed(*arguments, **named):
-            self.now += seconds()
+            self.work(seconds())
             return work(*arguments, **named)
 
         monkeypatch.setattr(owner, name, delayed)
@@ -48,12 +54,12 @@ class Machine:
         return outcome, self.now - started
 
 
-MINUTES = dict(max_iters=None, minutes=3, eval_tokens=256)
+MINUTES = dict(max_iters=None, minutes=1)
 SPEEDS = {
-    "halves": lambda seconds: 0.25 if seconds < 90 else 0.5,
-    "doubles": lambda seconds: 0.5 if seconds < 90 else 0.25,
-    "is slow at the start only": lambda seconds: 0.6 if seconds < 8 else 0.3,
-    "sleeps once": lambda seconds: 9.0 if 60 < seconds < 61 else 0.3,
+    "halves": lambda seconds: 0.25 if seconds < 30 else 0.5,
+    "doubles": lambda seconds: 0.5 if seconds < 30 else 0.25,
+    "is slow at the start only": lambda seconds: 0.6 if seconds < 6 else 0.3,
+    "sleeps once": lambda seconds: 5.0 if 20 < seconds < 20.4 else 0.3,
 }
 
 
@@ -65,35 +71,32 @@ def rates_of(folder):
     return [r["learning_rate"] for r in Run(folder).records() if "loss" in r]
 
 
-@pytest.mark.parametrize("name", SPEEDS)
-def test_a_budget_is_kept_within_3_percent_whatever_the_machine_does(
-    train, tmp_path, monkeypatch, name
-):
-    outcome, took = Machine(monkeypatch, SPEEDS[name]).start(train, **MINUTES)
-    assert took == pytest.approx(180, rel=0.03)
-    assert Run(tmp_path / "run").was_evaluated(outcome.step)  # the last step too
-
-
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
-@pytest.mark.parametrize("name, longer", [("halves", False), ("doubles", True)])
-def test_the_end_moves_and_the_rate_falls_to_its_lowest_without_a_jump(
-    train, tmp_path, monkeypatch, capsys, name, longer, schedule
+@pytest.mark.parametrize("name", SPEEDS)
+def test_a_budget_is_kept_within_3_percent_and_the_rate_has_no_jump(
+    train, tmp_path, monkeypatch, capsys, name, schedule
 ):
     machine = Machine(monkeypatch, SPEEDS[name])
-    outcome, _ = machine.start(train, **MINUTES, schedule=schedule, min_lr=1e-5, quiet=False)
-    moves = moves_of(tmp_path / "run")
-    first = moves[0]["planned"]["schedule"]
-    assert (outcome.step > 1.1 * first) if longer else (outcome.step < 0.9 * first)
-    assert moves[-1]["planned"]["end"] == outcome.step
+    outcome, took = machine.start(train, **MINUTES, schedule=schedule, min_lr=0.0, quiet=False)
+    assert took == pytest.approx(60, rel=0.03)
+    run = Run(tmp_path / "run")
+    assert run.was_evaluated(outcome.step)  # the last step too
+    moves = {move["step"]: move["planned"] for move in moves_of(run.folder)}
+    plans = list(moves.values())
+    first = plans[0]["schedule"]
+    assert outcome.step == plans[-1]["end"]
+    assert outcome.step > 1.1 * first or name not in ("doubles", "is slow at the start only")
+    assert outcome.step < 0.9 * first or name not in ("halves", "sleeps once")
     assert "The run ends at step" in capsys.readouterr().out
-    rates = rates_of(tmp_path / "run")
-    assert len(rates) == outcome.step
-    top = rates.index(max(rates))
-    falls = [one - other for one, other in itertools.pairwise(rates[top:])]
-    # the steepest fall of each schedule as first planned, on a machine that turns out half as fast
-    steepest = {"cosine": 1.6 / first, "wsd": 1 / (0.2 * first)}[schedule] * 1e-3 * 2.2
-    assert 0 <= min(falls) and max(falls) < steepest
-    assert rates[-1] < 1e-5 + 2 * steepest
+    rates = rates_of(run.folder)
+    falls = [0.0, *(one - other for one, other in itertools.pairwise(rates))]
+    planned = (
+        1e-3 * (2 if schedule == "cosine" else 5) / first
+    )  # the steepest fall as first planned
+    for step in moves:
+        if 10 < step < len(rates):  # the first rate after the move, and the last one before
+            assert falls[step] == pytest.approx(falls[step - 1], rel=0.1, abs=planned / 4)
+    assert rates[-1] < 1e-4
 
 
 def test_a_pace_leads_from_where_the_schedule_stands_to_its_end():
@@ -108,13 +111,13 @@ def test_a_pace_leads_from_where_the_schedule_stands_to_its_end():
 
 def test_times_before_a_resume_count_and_those_between_do_not(train, tmp_path, monkeypatch):
     machine = Machine(monkeypatch, SPEEDS["halves"])
-    _, first = machine.start(train, **MINUTES, stop_at=160)
+    _, first = machine.start(train, **MINUTES, stop_at=70)
     spent = read_checkpoint(tmp_path / "run" / "ckpt.pt")["spent"]
     assert spent == pytest.approx(first, abs=1)
     machine.now += 5000
     machine.step = SPEEDS["doubles"]
     outcome, second = machine.start(train, resume=True)
-    assert first + second == pytest.approx(180, rel=0.03)
+    assert first + second == pytest.approx(60, rel=0.03)
     assert Run(tmp_path / "run").was_evaluated(outcome.step)
 
 
@@ -123,19 +126,19 @@ def test_a_resume_repeats_what_was_decided_to_the_bit(train, tmp_path, monkeypat
     machine = Machine(monkeypatch, SPEEDS["halves"])
     plan = budget.steps_that_fit
     monkeypatch.setattr(
-        budget, "steps_that_fit", lambda c, step, t: plan(c, step, t) if step < 200 else 390
+        budget, "steps_that_fit", lambda c, step, t: plan(c, step, t) if step < 80 else 125
     )
-    options = dict(**MINUTES, eval_interval=40)
+    options = dict(**MINUTES, eval_interval=20)
     machine.start(train, "whole", **options)
     machine.now = 1000.0
     with pytest.raises(ZeroDivisionError):
-        machine.start(train, "broken", die_at=290, **options)
+        machine.start(train, "broken", die_at=105, **options)
     stored = read_checkpoint(tmp_path / "broken" / "ckpt.pt")
-    assert stored["pace"] is not None and stored["decided"]["max_iters"] == 390
+    assert stored["pace"] is not None and stored["decided"]["max_iters"] == 125
     machine.start(train, "broken", resume=True)
     ends = {name: read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "broken")}
     one, other = ends["whole"], ends["broken"]
-    assert one["step"] == other["step"] == 390 and one["pace"] == other["pace"]
+    assert one["step"] == other["step"] == 125 and one["pace"] == other["pace"]
     assert all(weight.equal(other["model"][name]) for name, weight in one["model"].items())
     assert rates_of(tmp_path / "whole") == rates_of(tmp_path / "broken")
 
@@ -155,25 +158,26 @@ def test_steps_that_are_set_are_taken_and_end_the_budget(train, tmp_path, monkey
     assert machine.start(train, "set", max_iters=30)[0].step == 30
     assert moves_of(tmp_path / "set") == []
     assert read_checkpoint(tmp_path / "set" / "ckpt.pt")["spent"] is None
-    machine.start(train, **MINUTES, stop_at=320)
+    machine.start(train, **MINUTES, stop_at=90)
     moved = len(moves_of(tmp_path / "run"))
-    assert machine.start(train, resume=True, max_iters=400)[0].step == 400
+    assert machine.start(train, resume=True, max_iters=160)[0].step == 160
     assert len(moves_of(tmp_path / "run")) == moved > 0
     config = read_checkpoint(tmp_path / "run" / "ckpt.pt")["train_config"]["resolved"]
-    assert config["max_iters"] == config["lr_decay_iters"] == 400
+    assert config["max_iters"] == config["lr_decay_iters"] == 160
 
 
 def test_a_schedule_that_is_set_keeps_its_end(train, tmp_path, monkeypatch):
     machine = Machine(monkeypatch, SPEEDS["halves"])
-    machine.start(train, **MINUTES, lr_decay_iters=100)
+    machine.start(train, **MINUTES, lr_decay_iters=60)
     assert {move["planned"]["schedule"] for move in moves_of(tmp_path / "run")} == {None}
-    assert rates_of(tmp_path / "run")[100] == pytest.approx(1e-4)
+    assert rates_of(tmp_path / "run")[60] == pytest.approx(1e-4)
 
 
 def test_an_anneal_starts_from_where_a_moved_schedule_stands(train, tmp_path, monkeypatch):
-    machine = Machine(monkeypatch, SPEEDS["doubles"])
-    machine.start(train, **MINUTES, schedule="wsd", stop_at=330)
-    assert moves_of(tmp_path / "run")
-    assert machine.start(train, resume=True, anneal=10)[0].step == 340
+    machine = Machine(monkeypatch, SPEEDS["is slow at the start only"])
+    machine.start(train, **MINUTES, schedule="wsd", stop_at=90)
+    moves = moves_of(tmp_path / "run")
+    assert moves[0]["planned"]["schedule"] < 90 < moves[-1]["planned"]["end"]
+    assert machine.start(train, resume=True, anneal=10)[0].step == 100
     rates = rates_of(tmp_path / "run")
-    assert rates[329] == rates[330] == 1e-3 and rates[-1] == pytest.approx(1e-4 + 9e-5)
+    assert rates[89] == rates[90] == 1e-3 and rates[-1] == pytest.approx(1e-4 + 9e-5)
