@@ -19,9 +19,10 @@ from gptlab.training.state import TrainState
 from gptlab.training.times import saving_seconds
 
 REPLAN_SHARE = 0.25  # of the time left after a plan, until the next one
-SAVES_APART = 10  # times what a checkpoint takes, at least, between checkpoints for a plan
+SAVES_APART = 6  # times what a checkpoint takes, at least, between checkpoints for a plan
 LEAST_SECONDS = 0.5  # between them
-LEAST_STEPS = 5  # that a plan rests on
+LEAST_STEPS, LEAST_SHARE = 5, 0.02  # that a plan rests on: steps, or a share of the budget
+LEAVING_SECONDS = 0.8  # from the last word to the end of the process, on two busy cores
 LEAST_MOVE = 0.005  # of the steps: a smaller move is not worth a record
 OUTLIER = 3.0  # times the median: a longer time counts as this (a machine that slept)
 
@@ -48,7 +49,7 @@ def steps_that_fit(config: TrainConfig, step: int, times: Times) -> int:
             return times.save + pauses * times.pause + (end - step) * times.step
         return pauses * times.pause + (end - step) * times.step
 
-    seconds = times.left - times.drawing
+    seconds = times.left - times.drawing - LEAVING_SECONDS
     fits, too_many = step, step + max(1, int(seconds / times.step)) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
@@ -60,8 +61,8 @@ def steps_that_fit(config: TrainConfig, step: int, times: Times) -> int:
 class Budget:
     """The times of one start, on this process. started: as time.perf_counter() counts.
 
-    steps: seconds from the beginning of each step since the last plan to that of the next one,
-    without pauses. pauses: of evaluations with their checkpoints in this start.
+    steps: seconds from the beginning of each step since the last plan to that of the next one, or
+    to a pause. pauses: of evaluations with their checkpoints in this start.
     """
 
     config: TrainConfig
@@ -79,6 +80,12 @@ class Budget:
         """Of the whole budget; infinite without one."""
         minutes = self.config.batch.minutes
         return math.inf if minutes is None else 60 * minutes
+
+    @property
+    def knows_enough(self) -> bool:
+        """Whether a plan can rest on the steps since the last one."""
+        long = LEAST_SHARE * self.seconds
+        return len(self.steps) >= LEAST_STEPS or math.fsum(self.steps) >= long
 
     def spent(self) -> float:
         """Seconds that are used, of this start and of those before it."""
@@ -98,15 +105,14 @@ class Budget:
         """A step is done."""
         if self._last is not None:
             before, before_ended = self._last
-            if not self._pausing:
-                self.steps.append(began - before)
-            elif self._pausing == "evaluation":
+            self.steps.append((before_ended if self._pausing else began) - before)
+            if self._pausing == "evaluation":
                 self.pauses.append(began - before_ended)
         self._last, self._pausing = (began, ended), ""
 
     def plan_is_due(self, state: TrainState, save_seconds: float) -> bool:
         """Whether this step should have a checkpoint, to plan before it."""
-        if state.spent is None or state.is_finished or len(self.steps) < LEAST_STEPS:
+        if state.spent is None or state.is_finished or not self.knows_enough:
             return False
         options = self.config.evaluation
         if self.config.machine.device != "cpu" and state.step % options.log_interval:
@@ -169,7 +175,7 @@ def plan_again(setup: Setup, state: TrainState, observers) -> None:
 
     def decide() -> tuple[float, int, Times | None]:
         spent, end = budget.spent(), state.end
-        if state.is_finished or len(budget.steps) < LEAST_STEPS:
+        if state.is_finished or not budget.knows_enough:
             return spent, end, None
         times = budget.times(clock.save_seconds, observers.picture.seconds)
         fits = steps_that_fit(config, state.step, times)

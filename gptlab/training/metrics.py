@@ -151,7 +151,7 @@ class Metrics:
             minutes = self.config.batch.minutes
             self.say(
                 f"The run ends at step {end} now, not at {before}: a step takes "
-                f"{duration(times['step_seconds'])}, and {duration(times['seconds_left'])} of the "
+                f"{times['step_seconds']:.2g} s, and {duration(times['seconds_left'])} of the "
                 f"{minutes:g} {'minute' if minutes == 1 else 'minutes'} are left."
             )
 

@@ -12,7 +12,7 @@ from gptlab.training import budget, loop, measuring, picture
 from gptlab.training.config import build
 from gptlab.training.schedules import Pace, learning_rate
 
-IMPORTING, EVALUATING, SAVING, LOADING, DRAWING = 2.0, 0.4, 0.1, 1.5, 0.3  # seconds
+IMPORTING, EVALUATING, SAVING, LOADING, DRAWING, LEAVING = 2.0, 0.4, 0.1, 1.5, 0.3, 0.5
 
 pytestmark = pytest.mark.usefixtures("pictures")  # drawn by the machine below
 
@@ -51,7 +51,7 @@ class Machine:
         started = self.now
         self.now += IMPORTING
         outcome = train(*arguments, started=started, **options)
-        return outcome, self.now - started
+        return outcome, self.now + LEAVING - started
 
 
 MINUTES = dict(max_iters=None, minutes=1)
@@ -59,7 +59,7 @@ SPEEDS = {
     "halves": lambda seconds: 0.25 if seconds < 30 else 0.5,
     "doubles": lambda seconds: 0.5 if seconds < 30 else 0.25,
     "is slow at the start only": lambda seconds: 0.6 if seconds < 6 else 0.3,
-    "sleeps once": lambda seconds: 5.0 if 20 < seconds < 20.4 else 0.3,
+    "is asleep for a moment": lambda seconds: 5.0 if 20 < seconds < 20.4 else 0.3,
 }
 
 
@@ -71,8 +71,9 @@ def rates_of(folder):
     return [r["learning_rate"] for r in Run(folder).records() if "loss" in r]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
-@pytest.mark.parametrize("name", SPEEDS)
+@pytest.mark.parametrize(
+    "name, schedule", list(zip(SPEEDS, ("wsd", "cosine", "wsd", "cosine"), strict=True))
+)
 def test_a_budget_is_kept_within_3_percent_and_the_rate_has_no_jump(
     train, tmp_path, monkeypatch, capsys, name, schedule
 ):
@@ -86,7 +87,7 @@ def test_a_budget_is_kept_within_3_percent_and_the_rate_has_no_jump(
     first = plans[0]["schedule"]
     assert outcome.step == plans[-1]["end"]
     assert outcome.step > 1.1 * first or name not in ("doubles", "is slow at the start only")
-    assert outcome.step < 0.9 * first or name not in ("halves", "sleeps once")
+    assert outcome.step < 0.9 * first or name not in ("halves", "is asleep for a moment")
     assert "The run ends at step" in capsys.readouterr().out
     rates = rates_of(run.folder)
     falls = [0.0, *(one - other for one, other in itertools.pairwise(rates))]
@@ -96,7 +97,7 @@ def test_a_budget_is_kept_within_3_percent_and_the_rate_has_no_jump(
     for step in moves:
         if 10 < step < len(rates):  # the first rate after the move, and the last one before
             assert falls[step] == pytest.approx(falls[step - 1], rel=0.1, abs=planned / 4)
-    assert rates[-1] < 1e-4
+    assert rates[-1] < 2e-4  # of 1e-3: the last move may cut some steps
 
 
 def test_a_pace_leads_from_where_the_schedule_stands_to_its_end():
