@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from gptlab.training.config import TrainConfig
 from gptlab.training.evaluation import evaluation_is_due
+from gptlab.training.picture import Picture
 from gptlab.training.resolving import PLOT_SECONDS
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -62,7 +63,8 @@ class Budget:
     """The times of one start, on this process. started: as time.perf_counter() counts.
 
     steps: seconds from the beginning of each step since the last plan to that of the next one, or
-    to a pause. pauses: of evaluations with their checkpoints in this start.
+    to a pause. pauses: of evaluations with their checkpoints in this start, and drawing: of the
+    last picture, both in steps as long as the plan before them says: a slow machine is slow in all.
     """
 
     config: TrainConfig
@@ -70,6 +72,8 @@ class Budget:
     spent_before: float = 0.0  # by earlier starts, up to their last checkpoint
     steps: list[float] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
+    drawing: float | None = None
+    planned_step: float | None = None  # seconds of a step, as the last plan has it
     next_plan: float = math.inf  # in seconds of the budget
     _last: tuple[float, float] | None = None  # the beginning and the end of the last step
     _drawn: float = 0.0
@@ -106,8 +110,8 @@ class Budget:
         if self._last is not None:
             before, before_ended = self._last
             self.steps.append((before_ended if self._pausing else began) - before)
-            if self._pausing == "evaluation":
-                self.pauses.append(began - before_ended)
+            if self._pausing == "evaluation" and self.planned_step:
+                self.pauses.append((began - before_ended) / self.planned_step)
         self._last, self._pausing = (began, ended), ""
 
     def plan_is_due(self, state: TrainState, save_seconds: float) -> bool:
@@ -120,28 +124,31 @@ class Budget:
         spent, least = self.spent(), max(LEAST_SECONDS, SAVES_APART * save_seconds)
         return spent >= self.next_plan and REPLAN_SHARE * (self.seconds - spent) >= least
 
-    def before_save(self, state: TrainState, drawn: float) -> None:
-        """A checkpoint follows, perhaps with an evaluation. drawn: seconds of drawing so far.
+    def before_save(self, state: TrainState, picture: Picture) -> None:
+        """A checkpoint follows, perhaps with an evaluation.
 
         Drawing happens at some evaluations only, and takes long the first time: it counts apart.
         """
-        if self._drawn != drawn and self.pauses:
-            self.pauses[-1] -= drawn - self._drawn
-        self._drawn = drawn
+        drawn = picture.all_seconds - self._drawn
+        if drawn and self.pauses and self.planned_step:
+            self.pauses[-1] -= drawn / self.planned_step
+            if picture.seconds is not None:
+                self.drawing = picture.seconds / self.planned_step
+        self._drawn = picture.all_seconds
         is_evaluated = evaluation_is_due(self.config, state)
         self._pausing = "evaluation" if is_evaluated else "checkpoint"
 
-    def times(self, save_seconds: float, drawing: float | None) -> Times:
+    def times(self, save_seconds: float) -> Times:
         """What was measured; an evaluation that was not is as long as its FLOPs say."""
         step = self.step_seconds()
         save = save_seconds or saving_seconds(self.config)
         if self.pauses:
-            pause = statistics.median(self.pauses)
+            pause = statistics.median(self.pauses) * step
         else:
             weights = 2 if self.config.optimizer.ema_decay else 1
             steps = weights * self.config.evaluation.eval_tokens / self.config.tokens_per_step
             pause = save + steps * self.config.forward_share * step
-        drawing = PLOT_SECONDS if drawing is None else drawing
+        drawing = PLOT_SECONDS if self.drawing is None else self.drawing * step
         return Times(self.seconds - self.spent(), step, pause, save, drawing)
 
     def step_seconds(self) -> float:
@@ -157,8 +164,9 @@ class Budget:
         most = OUTLIER * statistics.median(means)
         return max(1e-9, math.fsum(min(mean, most) for mean in means) / len(means))
 
-    def planned(self) -> None:
+    def planned(self, times: Times) -> None:
         """A plan was made: the next one rests on what comes now."""
+        self.planned_step = times.step
         self.steps.clear()
         self._set_next_plan()
 
@@ -171,20 +179,20 @@ def plan_again(setup: Setup, state: TrainState, observers) -> None:
     config, clock, budget = setup.config, observers.clock, observers.clock.budget
     if state.spent is None or config.batch.minutes is None:
         return
-    budget.before_save(state, observers.picture.all_seconds)
+    budget.before_save(state, observers.picture)
 
     def decide() -> tuple[float, int, Times | None]:
         spent, end = budget.spent(), state.end
         if state.is_finished or not budget.knows_enough:
             return spent, end, None
-        times = budget.times(clock.save_seconds, observers.picture.seconds)
+        times = budget.times(clock.save_seconds)
         fits = steps_that_fit(config, state.step, times)
         return spent, fits if abs(fits - end) > LEAST_MOVE * end else end, times
 
     state.spent, end, times = setup.parallel.from_first(decide)
     if times is None:
         return
-    budget.planned()
+    budget.planned(times)
     if end != state.end:
         is_set = setup.overrides.values.get("lr_decay_iters") is not None
         planned = None if is_set else config.schedule.lr_decay_iters
