@@ -121,8 +121,8 @@ def check_initial_weights_are_those_of_one_process_to_the_bit(world):
 
 def records(world, name):
     """{(step, field): value} of a run's metrics, without times."""
-    times = ("time", "tokens_per_second", "mfu")
-    lines = (world.folder / name / "metrics.jsonl").read_text().splitlines()
+    times = ("time", "tokens_per_second", "mfu", "data_share")
+    _, *lines = (world.folder / name / "metrics.jsonl").read_text().splitlines()  # the version
     return {
         (r["step"], field): value
         for r in map(json.loads, lines)
@@ -145,7 +145,7 @@ def check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one(wor
         world.train("one", alone=True, resume=True, max_iters=max_iters)
     expected, found = records(world, "one"), records(world, "shared")
     assert expected.keys() == found.keys()
-    assert {"sample", "inside", "val_loss", "averaged_val_loss"} <= {name for _, name in found}
+    assert {"sample", "inside", "val_loss", "ema_val_loss"} <= {name for _, name in found}
     for key, value in expected.items():
         if key[1] in ("sample", "sequences_seen"):
             assert found[key] == value, key
