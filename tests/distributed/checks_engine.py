@@ -16,7 +16,7 @@ from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import build
 from gptlab.training.loop import train_step
-from gptlab.training.parallel import Parallel
+from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.resolving import Resolved
 from gptlab.training.setup import Setup
 from gptlab.training.sharding import make_mesh, trained_model
@@ -96,6 +96,41 @@ def check_hsdp_has_the_losses_and_norms_of_one_process(world):
 
 
 check_hsdp_has_the_losses_and_norms_of_one_process.sizes = (4,)
+
+
+def check_fifty_steps_are_those_of_one_process(world):
+    """Dropout, accumulation, clipping, masked targets, an average: SIZES and `prepared`."""
+    kinds = ("ddp", "fsdp", "hsdp") if world.size == 4 else ("ddp", "fsdp")
+    found = {}
+    for kind in kinds:
+        for optimizer in ("adamw", "muon"):
+            for checkpointing in (False, True):
+                settings = dict(optimizer=optimizer, gradient_checkpointing=checkpointing)
+                its = assert_like_one_process(world, kind, steps=50, ema_decay=0.9, **settings)
+                assert its["norms above the limit"] > 5
+                found[f"{kind} {optimizer} {checkpointing}"] = its["apart"]
+    return found
+
+
+check_fifty_steps_are_those_of_one_process.slow = True
+check_fifty_steps_are_those_of_one_process.seconds = 300
+
+
+def check_compiled_blocks_give_the_losses_of_one_eager_process(world):
+    """Compiled after they are shared, as a training does; with checkpoints inside, and dropout."""
+    settings = dict(gradient_checkpointing=True, optimizer="muon")
+    expected = losses_and_norms(*prepared(Parallel.alone("cpu"), **settings), 20)
+    for kind in ("ddp", "fsdp"):
+        setup, state = prepared(together(world, kind), **settings)
+        assert compile_blocks(state.model, lambda: None) == ""
+        found = losses_and_norms(setup, state, 20)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+check_compiled_blocks_give_the_losses_of_one_eager_process.slow = True
+check_compiled_blocks_give_the_losses_of_one_eager_process.sizes = (2,)
+check_compiled_blocks_give_the_losses_of_one_eager_process.seconds = 300
 
 
 def check_dropout_is_that_of_one_process(world):
