@@ -44,6 +44,11 @@ class Parallel:
         """Whether each process holds a part of each parameter only."""
         return self.mesh is not None
 
+    @property
+    def shards(self) -> int:
+        """The processes among which the model is divided; 1: each has the whole."""
+        return self.mesh.size(self.mesh.ndim - 1) if self.mesh is not None else 1
+
     @classmethod
     def alone(cls, device: str) -> "Parallel":
         """A process that works alone, even under torchrun."""

@@ -33,6 +33,7 @@ from gptlab.training.resolving import (
     situation_of,
 )
 from gptlab.training.setup import Setup
+from gptlab.training.sharding import shards_of
 from gptlab.training.state import TrainState
 from gptlab.training.times import estimated_times
 from gptlab.training.units import TextUnits
@@ -171,11 +172,13 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
             lambda: fits_in_a_process(overrides, situation, device.memory_free, parallel)
         ),
     )
+    roughly = resolve_roughly(overrides, situation).config
+    shards = shards_of(roughly.machine.parallelism, parallel)
     peak = functools.cache(lambda dtype: hardware.peak_flops(device.name, dtype).value)
 
     def fitted() -> int:
         config = resolve_roughly(overrides, situation).config
-        return fit_micro_batch(config, choice, device.memory_free, parallel)
+        return fit_micro_batch(config, choice, device.memory_free, parallel, shards)
 
     if overrides.values.get("batch_size") == "auto":
         situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
@@ -183,16 +186,18 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     def measured() -> Measurements | None:
         config = resolve_roughly(overrides, situation).config
         data.check_lengths(config.model.block_size)
-        if warning := memory_warning(config, device.memory_free):
+        if warning := memory_warning(config, device.memory_free, shards):
             logger.warning("%s", warning)
         if stored is not None or not needs_measurement(overrides, config, device, peak):
             return None
+        if shards > 1:  # to measure, one process would need the whole model
+            return estimated()
         with explained_out_of_memory(config):
             return measure(config, choice, parallel.world_size, started)
 
     def estimated() -> Measurements:
         config = resolve_roughly(overrides, situation).config
-        return estimated_times(config, peak(config.machine.dtype))
+        return estimated_times(config, peak(config.machine.dtype) * parallel.world_size)
 
     measurements = parallel.from_first(measured)
     is_set = overrides.values.get("eval_interval") not in (None, "auto")

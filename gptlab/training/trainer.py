@@ -62,7 +62,7 @@ def train(
             overrides, parallel, started=started, recipe_name=recipe_name
         )
         observers = observe(setup, started)
-        with explained_out_of_memory(setup.config):
+        with explained_out_of_memory(setup.config, parallel.shards):
             exit_code = run(setup, state, observers)
         return Outcome(
             setup.run.folder, state.step, state.best_step, state.best_val_loss, exit_code
