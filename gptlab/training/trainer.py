@@ -125,7 +125,6 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         observers.clock.last_save = time.perf_counter()
         stopped = train_loop(setup, state, observers)
     observers.metrics.close()
-    setup.parallel.from_first(setup.run.consolidate_best)
     if stopped:
         cause = interruption.received or "a signal to another process"
         if observers.clock.is_out_of_time(state) and not interruption.received:
@@ -133,6 +132,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         is_saved = not observers.stability.is_diverged
         lines = messages.how_to_go_on(setup, state, cause, is_saved)
     else:
+        setup.parallel.from_first(setup.run.consolidate_best)
         observers.picture.draw(setup)
         lines = messages.closing_words(setup, state, observers.metrics)
     for line in lines:
