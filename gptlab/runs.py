@@ -301,10 +301,10 @@ class Run:
         with tempfile.TemporaryFile(dir=self.folder) as file:
             self.save_best(sharded_checkpoints.filled(content, file))
 
-    def load(self) -> dict:
+    def load(self, mapped: bool = False) -> dict:
         """The newest training state that can be read; a damaged one is named in a warning.
 
-        Tensors in shards are StoredTensors.
+        Tensors in shards are StoredTensors. mapped: of `read_checkpoint`.
         """
         if not self.exists():
             raise RunError(
@@ -312,11 +312,11 @@ class Run:
                 "start one, or name the right --out_dir."
             )
         try:
-            return read_training_state(self.checkpoint)
+            return read_training_state(self.checkpoint, mapped)
         except CheckpointError as error:
             if not self.previous.exists():
                 raise
-            state = read_training_state(self.previous)
+            state = read_training_state(self.previous, mapped)
             lost = max((r["step"] for r in self.records()), default=0) - state["step"]
             again = f", which costs {lost} {'step' if lost == 1 else 'steps'}" if lost > 0 else ""
             logger.warning(
@@ -452,10 +452,11 @@ def _changed_code(content: dict, path: Path) -> tuple[dict | None, str]:
     return stored, code_in_words(stored["code"], texts, proof.code_texts())
 
 
-def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
+def load_checkpoint(path, device: str = "cpu", mapped: bool = False, **changes) -> Checkpoint:
     """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
 
-    device: where the weights go. changes: settings of the model other than the stored ones.
+    device: where the weights go. mapped: of `read_checkpoint`. changes: settings of the model other
+    than the stored ones.
     Raises CheckpointError.
     """
     path = Path(path)
@@ -470,7 +471,7 @@ def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
                 f"train a model there first: {run.start_command()}",
             )
         path = found[0]
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, mapped)
     model, apart, code = _model_beside_proof(content, path, device, changes)
     if apart:
         logger.warning(

@@ -65,6 +65,11 @@ def build_state(
         before = start.model.config.to_dict()
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         filled = model_from(start.content, start.path, device, **changes)
+    if filled is not None and parallel.world_size > 1 and not parallel.is_sharded:
+        for (
+            parameter
+        ) in filled.parameters():  # else it would stay in the file that it was read from
+            parameter.data = parameter.data.clone()
     model = trained_model(config, parallel, filled, stored["model"] if stored else None)
     if stored is not None and parallel.is_sharded:
         run.check_code(stored, model)

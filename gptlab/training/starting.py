@@ -76,7 +76,7 @@ def prepare_training(
         values = {**overrides.values, "resume": run.exists()}
         overrides = Overrides(values, overrides.sources)
     if overrides.values.get("resume"):
-        stored = run.load()
+        stored = run.load(mapped=parallel.world_size > 1)  # which may divide it
         resuming.check_complete(stored, run)
         overrides = resuming.continue_overrides(overrides, stored)
     elif not overrides.values.get("overwrite") and not overrides.values.get("dry_run"):
@@ -99,7 +99,9 @@ def prepare_training(
     init_from = overrides.values.get("init_from", "scratch")
     if stored is None and init_from != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
-        loaded = load_checkpoint(path)
+        if path.is_dir() and not Run(path).is_running():
+            parallel.from_first(Run(path).consolidate_best)
+        loaded = load_checkpoint(path, mapped=parallel.world_size > 1)
         start, overrides = with_model_of(loaded, overrides, data)
         if start is not loaded:
             added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size

@@ -166,6 +166,16 @@ def records(world, name):
     }
 
 
+def assert_alike(expected, found):
+    """Equal records, of figures to 1e-5 of them."""
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        if key[1] in ("sample", "sequences_seen"):
+            assert found[key] == value, key
+        elif isinstance(value, float):
+            assert abs(found[key] - value) <= 1e-5 * abs(value), key
+
+
 def check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one(world):
     options = dict(
         gradient_accumulation_steps=3, ema_decay=0.9, sample_interval=6, lens_interval=6,
@@ -178,11 +188,21 @@ def check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one(wor
     world.train("shared", resume=True, max_iters=30, parallelism="fsdp")
     for max_iters in (18, 24, 30):
         world.train("one", alone=True, resume=True, max_iters=max_iters)
-    expected, found = records(world, "one"), records(world, "shared")
-    assert expected.keys() == found.keys()
+    found = records(world, "shared")
+    assert_alike(records(world, "one"), found)
     assert {"sample", "inside", "val_loss", "ema_val_loss"} <= {name for _, name in found}
-    for key, value in expected.items():
-        if key[1] in ("sample", "sequences_seen"):
-            assert found[key] == value, key
-        elif isinstance(value, float):
-            assert abs(found[key] - value) <= 1e-5 * abs(value), key
+
+
+def check_a_sharded_run_begins_from_the_model_of_another_run(world):
+    world.train("start", alone=True, max_iters=4)
+    begun = dict(init_from=str(world.folder / "start"), max_iters=6)
+    world.train("one", alone=True, **begun)
+    world.train("shared", parallelism="fsdp", **begun)
+    assert_alike(records(world, "one"), records(world, "shared"))
+    sharded = dict(begun, init_from=str(world.folder / "shared" / "ckpt"))
+    world.train("again", parallelism="fsdp", **sharded)
+    world.train("alone again", alone=True, **sharded)
+    assert_alike(records(world, "alone again"), records(world, "again"))
+
+
+check_a_sharded_run_begins_from_the_model_of_another_run.sizes = (2,)
