@@ -11,6 +11,7 @@
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
     imported.json: what a model from elsewhere is, for commands that do not load it
+    profile.json: a trace of profile_steps, for https://ui.perfetto.dev
     tuned_lens.safetensors: what gpt.py lens --tuned trained beside the model
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
@@ -83,6 +84,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.base = self.folder / BASE
         self.plot = self.folder / "loss.png"
+        self.profile = self.folder / "profile.json"
         self.recipe = self.folder / "config.py"
         self.provenance = self.folder / "provenance.json"
         self.sources = self.folder / "source.zip"
@@ -161,7 +163,7 @@ class Run:
             if not overwrite:
                 self.check_free()
             former += [*self.folder.glob("ckpt*.pt"), self.folder / "best.pt", self.base]
-            former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
+            former += [self.metrics, self.plot, self.profile, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             folders += [*self.folder.glob("ckpt*"), *self.folder.glob("best*"), self.adapter]
         for path in former:

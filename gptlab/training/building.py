@@ -68,7 +68,7 @@ def build_state(
     if filled is not None and parallel.world_size > 1 and not parallel.is_sharded:
         for (
             parameter
-        ) in filled.parameters():  # else it would stay in the file that it was read from
+        ) in filled.parameters():  # not in the file any more
             parameter.data = parameter.data.clone()
     model = trained_model(config, parallel, filled, stored["model"] if stored else None)
     if stored is not None and parallel.is_sharded:

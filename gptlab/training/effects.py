@@ -80,6 +80,12 @@ def _early_stopping(config: TrainConfig) -> str:
     )
 
 
+def _profile(config: TrainConfig) -> str:
+    if config.run.profiled.start <= config.batch.max_iters:
+        return ""
+    return f"the run ends after {config.batch.max_iters:,} steps"
+
+
 NO_MLP = "there is no MLP (intermediate_size is 0)"
 # of what the run does not use
 UNUSED: dict[str, Reason] = {
@@ -115,6 +121,7 @@ TOO_LATE: dict[str, Reason] = {
         "lens_interval", "the run ends after {iters} steps, and the only look inside is there"
     ),
     "early_stopping": _early_stopping,
+    "profile_steps": _profile,
     "log_interval": _later_than_the_run(
         "log_interval", "the run ends after {iters} steps, and only its first step is recorded"
     ),

@@ -93,9 +93,9 @@ def fitting_batch_size(
 ) -> int:
     """The largest divisor of the step's sequences that fits, by formula and then by trial.
 
-    world_size: processes that share the sequences. shards: of `step_memory`. attempt: runs a micro-batch of so many
-    sequences, and may raise torch.OutOfMemoryError. Returns 1 where not even one sequence fits:
-    training then explains what would.
+    world_size: processes that share the sequences. attempt: runs a micro-batch of so many
+    sequences, and may raise torch.OutOfMemoryError. shards: of `step_memory`. Returns 1
+    where not even one sequence fits: training then explains what would.
     """
     import torch
 

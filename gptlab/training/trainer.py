@@ -84,7 +84,7 @@ def observe(setup: Setup, started: float) -> Observers:
         peak = found and found.value * parallel.world_size
     run = None if config.run.dry_run else setup.run
     metrics = Metrics(
-        config, run, setup.units, first=parallel.is_first, peak=peak,
+        config, run, setup.units, parallel=parallel, peak=peak,
         save_seconds=saving_seconds(config),
     )  # fmt: skip
     return Observers(

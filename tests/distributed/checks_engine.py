@@ -156,7 +156,7 @@ def check_initial_weights_are_those_of_one_process_to_the_bit(world):
 
 def records(world, name):
     """{(step, field): value} of a run's metrics, without times."""
-    times = ("time", "tokens_per_second", "mfu", "data_share")
+    times = ("time", "tokens_per_second", "mfu", "data_share", "processes")
     _, *lines = (world.folder / name / "metrics.jsonl").read_text().splitlines()  # the version
     return {
         (r["step"], field): value
