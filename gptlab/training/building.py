@@ -22,6 +22,8 @@ from gptlab.training.sharding import make_mesh, trained_model
 from gptlab.training.state import DECISIONS, TrainState
 
 KEPT_BYTES = 1 << 30
+import os
+RETURNED_BYTES = int(os.environ.get("RB", 1 << 20))
 
 
 def settle_torch(device: str) -> None:
@@ -49,6 +51,16 @@ def keep_freed_memory() -> None:
                 mallopt(option, 32 << 20)  # the most that older versions accept
 
 
+def return_freed_memory() -> None:
+    """Make glibc return large blocks to the system at once, where memory matters more than time.
+
+    A sharded model's blocks are whole one after the other. In one heap, their freed pieces lie
+    between others that stay, and a process comes to hold as much as the whole model.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(-3, RETURNED_BYTES)  # M_MMAP_THRESHOLD
+
+
 def build_state(
     resolved: Resolved, run: Run, parallel: Parallel, stored: dict | None, start: Checkpoint | None
 ) -> TrainState:
@@ -56,6 +68,8 @@ def build_state(
     config = resolved.config
     torch.manual_seed(config.run.seed)
     make_mesh(config.machine.parallelism, parallel)
+    if parallel.is_sharded and config.machine.device == "cpu":
+        return_freed_memory()
     device, filled = "cpu" if parallel.is_sharded else config.machine.device, None
     if stored is not None and not parallel.is_sharded:
         stored = sharded_checkpoints.filled(stored)
@@ -66,9 +80,7 @@ def build_state(
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         filled = model_from(start.content, start.path, device, **changes)
     if filled is not None and parallel.world_size > 1 and not parallel.is_sharded:
-        for (
-            parameter
-        ) in filled.parameters():  # not in the file any more
+        for parameter in filled.parameters():  # not in the file any more
             parameter.data = parameter.data.clone()
     model = trained_model(config, parallel, filled, stored["model"] if stored else None)
     if stored is not None and parallel.is_sharded:

@@ -5,17 +5,20 @@ step and the data of a run, on random tokens.
 """
 
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from gptlab.data.batches import Batches, Sequences
-from gptlab.model.shards import whole
+from gptlab.model.shards import local, whole
 from gptlab.model.transformer import GPT
 from gptlab.training.building import new_state
 from gptlab.training.config import build
 from gptlab.training.loop import train_step
+from gptlab.training.pace import Pace
 from gptlab.training.parallel import Parallel, compile_blocks
 from gptlab.training.resolving import Resolved
 from gptlab.training.setup import Setup
@@ -206,3 +209,70 @@ def check_a_sharded_run_begins_from_the_model_of_another_run(world):
 
 
 check_a_sharded_run_begins_from_the_model_of_another_run.sizes = (2,)
+
+
+def check_the_records_say_which_process_is_the_slowest(world):
+    pace, last = Pace(together(world, "ddp"), 600), world.size - 1
+    pace.begin()
+    begin = time.perf_counter()
+    with pace.apart():
+        work(0.2)  # which belongs to no step
+    if world.rank == last:
+        work(0.3)
+    dist.barrier()  # the others wait
+    found = pace.record(2, time.perf_counter() - begin, data_share=world.rank / 10)["processes"]
+    assert found["slowest"] == last
+    assert found["busy"][last] > 2 * max(found["busy"][:last])
+    assert found["tokens_per_second"][last] < min(found["tokens_per_second"][:last]) / 2
+    assert found["data_share"] == [rank / 10 for rank in range(world.size)]
+    assert all(5e7 < held < 1e11 for held in found["memory"])
+    return found
+
+
+def work(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def check_the_peak_memory_of_a_process_falls_with_their_number(world):
+    """Weights, gradients and AdamW's state of 28M parameters, 450 MB in a single process."""
+    large = dict(
+        n_layer=16, n_head=4, n_kv_head=4, n_embd=384, batch_size=1, dropout=0.0,
+        gradient_accumulation_steps=2 * world.size, max_iters=2, lr_decay_iters=2,
+    )  # fmt: skip
+
+    def grown(parallel):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before = in_status("VmRSS")
+        setup, state = prepared(parallel, **large)
+        losses_and_norms(setup, state, 2)
+        kept = {
+            p: s for optimizer in state.optimizers.optimizers for p, s in optimizer.state.items()
+        }
+        held = sum(
+            local(each).nbytes
+            for parameter in state.model.parameters()
+            for each in (parameter, *kept[parameter].values())
+        )
+        return in_status("VmHWM") - before, held
+
+    part, held = grown(together(world, "fsdp"))
+    whole, its = grown(Parallel.alone("cpu")) if world.rank == 0 else (0, 0)
+    found = torch.tensor([part, held, whole, its])
+    each = [torch.empty_like(found) for _ in range(world.size)]
+    dist.all_gather(each, found)
+    whole, its = each[0][2:].tolist()
+    for part, held, *_ in torch.stack(each).tolist():
+        assert held <= 1.01 * its / world.size
+        assert part <= 1.1 * whole / world.size + 50e6, (part, whole)
+    return {"peak": [int(one[0]) for one in each], "alone": whole, "state": [held, its]}
+
+
+check_the_peak_memory_of_a_process_falls_with_their_number.slow = True
+
+
+def in_status(name):
+    """A field of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
