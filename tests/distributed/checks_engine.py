@@ -15,7 +15,7 @@ import torch.distributed as dist
 from gptlab.data.batches import Batches, Sequences
 from gptlab.model.shards import local, whole
 from gptlab.model.transformer import GPT
-from gptlab.training.building import new_state
+from gptlab.training.building import new_state, return_freed_memory
 from gptlab.training.config import build
 from gptlab.training.loop import train_step
 from gptlab.training.pace import Pace
@@ -243,6 +243,8 @@ def check_the_peak_memory_of_a_process_falls_with_their_number(world):
     )  # fmt: skip
 
     def grown(parallel):
+        return_freed_memory()  # as a sharded training does
+        losses_and_norms(*prepared(parallel), 1)  # loads the code
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before = in_status("VmRSS")
         setup, state = prepared(parallel, **large)
@@ -265,7 +267,8 @@ def check_the_peak_memory_of_a_process_falls_with_their_number(world):
     whole, its = each[0][2:].tolist()
     for part, held, *_ in torch.stack(each).tolist():
         assert held <= 1.01 * its / world.size
-        assert part <= 1.1 * whole / world.size + 50e6, (part, whole)
+        # two blocks and the embeddings are whole meanwhile, with their gradients
+        assert part <= whole / world.size + 80e6, (part, whole)
     return {"peak": [int(one[0]) for one in each], "alone": whole, "state": [held, its]}
 
 

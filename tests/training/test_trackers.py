@@ -28,9 +28,7 @@ def test_trackio_has_the_records_of_a_run_and_of_its_resume(train, tmp_path, pre
 
     sizes = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2"]
     begun = ["--dataset=tiny", "--device=cpu", "--dtype=float32", "--compile_model=false"]
-    command(
-        *sizes, *begun, "--max_iters=4", "--eval_interval=2", "--log_interval=1", "--log_to=trackio"
-    )
+    command(*sizes, *begun, "--max_iters=4", "--log_interval=1", "--log_to=trackio")
     command("--resume", "--max_iters=6", "--log_to=trackio")
     with sqlite3.connect(tmp_path / "trackio" / "gptlab.db") as kept:
         rows = kept.execute("select run_name, step, metrics from metrics").fetchall()
