@@ -206,7 +206,7 @@ def read_checkpoint(path: AnyPath, mapped: bool = False) -> dict[str, Any]:
 def open_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
     """As `read_checkpoint`; the tensors of a checkpoint in shards are read when they are needed."""
     if sharded_checkpoints.is_sharded(path):
-        content = sharded_checkpoints.read(path)
+        content = sharded_checkpoints.read_shards(path)
         content["proof"] = sharded_checkpoints.filled(content.get("proof"))  # 10 kB
         return _checked(content, path)
     content = _read_file(path, mapped)

@@ -234,7 +234,7 @@ class Run:
     def save_shards(self, state: dict, parallel, keep: int = 0) -> None:
         """As `save`, of a state whose tensors processes share; all of them call it."""
         newest = self.folder / "ckpt"
-        sharded_checkpoints.write(state, newest, parallel, self.folder / "ckpt.prev")
+        sharded_checkpoints.write_shards(state, newest, parallel, self.folder / "ckpt.prev")
 
         def keep_and_remove() -> None:
             if keep:
@@ -288,7 +288,7 @@ class Run:
     def save_best_shards(self, state: dict, parallel) -> None:
         """As `save_best`, of a state whose tensors processes share; all of them call it."""
         before = self.folder / "best.prev"
-        sharded_checkpoints.write(state, self.folder / "best", parallel, before)
+        sharded_checkpoints.write_shards(state, self.folder / "best", parallel, before)
         parallel.from_first(lambda: self._remove(before))
 
     def consolidate_best(self) -> None:
@@ -298,7 +298,7 @@ class Run:
         """
         if not sharded_checkpoints.is_sharded(self.best) or not os.access(self.folder, os.W_OK):
             return
-        content = sharded_checkpoints.read(self.best)
+        content = sharded_checkpoints.read_shards(self.best)
         logger.info("Writing %s from its shards.", display(self.folder / "best.pt"))
         with tempfile.TemporaryFile(dir=self.folder) as file:
             self.save_best(sharded_checkpoints.filled(content, file))

@@ -121,7 +121,7 @@ def is_sharded(path: Path) -> bool:
     return (path / STATE).is_file()
 
 
-def write(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
+def write_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
     """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
 
     What was there becomes `previous`. Nothing changes until all files are on the disk; then
@@ -157,7 +157,9 @@ def write(content: dict[str, Any], folder: Path, parallel, previous: Path) -> No
             for name, t in tensors.items()
         }
         state = {"content": plain, "tensors": forms, "sha256": files}
-        write_json(begun / STATE, {"format_version": FORMAT_VERSIONS["shards"], **state})
+        write_json(
+            begun / STATE, {"format_version": FORMAT_VERSIONS["sharded checkpoint"], **state}
+        )
         if folder.exists():  # where a kill came between the renames, `previous` is the newest
             if previous.exists():
                 remove_folder(previous)
@@ -183,10 +185,10 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
     return plain
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_shards(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
-    state = read_form(folder / STATE, "shards", _StateForm, CheckpointError, _COPY)
+    state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)
     pieces: dict[str, list[_Piece]] = {name: [] for name in state["tensors"]}
     for name, sha256 in state["sha256"].items():
         file = folder / Path(name).name
