@@ -138,7 +138,9 @@ def refuse_unused(config: TrainConfig, overrides: Overrides, processes: int = 1)
             "start several with torchrun --nproc_per_node N train.py ..., or leave it out",
         )
     if processes == 1 and _is_typed(overrides, "collective_timeout"):
-        raise ConfigError("--collective_timeout has no effect: there is one process", "leave it out")
+        raise ConfigError(
+            "--collective_timeout has no effect: there is one process", "leave it out"
+        )
     for name, _, why in _idle(UNUSED, config, overrides):
         if _is_typed(overrides, name):
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")

@@ -86,9 +86,7 @@ class Parallel:
             store, *_ = next(dist.rendezvous("env://", timeout=INIT_TIMEOUT))
             attempt = attempt_of(store, self.rank, self.world_size)
             watched = dist.PrefixStore(attempt, store.clone())  # of the watch's thread
-            self.watch.start(
-                self.rank, self.world_size, watched, store.host, collective_timeout
-            )
+            self.watch.start(self.rank, self.world_size, watched, store.host, collective_timeout)
         except (RuntimeError, ValueError, TimeoutError) as error:
             raise self._unreachable("the launcher's store", error) from error
         self._store, self._launch_store = dist.PrefixStore(attempt, store), store

@@ -50,7 +50,9 @@ def after_restart(overrides: Overrides, run: Run) -> Overrides:
 
 def without_anneal(overrides: Overrides) -> Overrides:
     """The options without `anneal`, whose decay is in the run's own by now."""
-    return Overrides({n: v for n, v in overrides.values.items() if n != "anneal"}, overrides.sources)
+    return Overrides(
+        {n: v for n, v in overrides.values.items() if n != "anneal"}, overrides.sources
+    )
 
 
 def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:

@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -47,6 +48,14 @@ class _Beat(NamedTuple):
     progress: int  # forward passes and agreements so far; -1 while it may take its time
 
 
+class _Verdict(NamedTuple):
+    """Why all processes end. lost: those that are to blame, and may not answer any more."""
+
+    sentence: str
+    exit_code: int = TrainingError.exit_code
+    lost: tuple[int, ...] = ()
+
+
 class Watch:
     """Watches the other processes of a training; without `start`, there are none.
 
@@ -60,7 +69,9 @@ class Watch:
         self._is_in_steps = self._has_left = False
         self._seen: dict[int, tuple[_Beat, float, float]] = {}  # with times of a beat, of progress
         self._thread = self._store = None
-        self._over, self._ending = threading.Event(), threading.Lock()
+        self._wake, self._ending = threading.Event(), threading.Lock()
+        self._is_over = self._is_failing = False
+        self._former = None  # what SIGTERM did
         self._shared = None  # an error that all processes raise
 
     def start(self, rank: int, size: int, store, first_host: str, seconds: float) -> None:
@@ -71,6 +82,8 @@ class Watch:
         self.rank, self.size, self._store, self.seconds = rank, size, store, seconds
         self.first_host, self.host = first_host, socket.gethostname()
         self.interval = min(1.0, seconds / 20)
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGTERM, self._terminate)
         self._beat()
         store.wait([f"beat/{other}" for other in range(size)])
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -80,9 +93,12 @@ class Watch:
         """Leave: this process ends as it should, and is missed by nobody."""
         if self._thread is None:
             return
-        self._over.set()
+        self._is_over = True
+        self._wake.set()
         self._thread.join()
         self._thread, self._has_left = None, True
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
         with contextlib.suppress(RuntimeError):
             self._beat()
 
@@ -125,7 +141,11 @@ class Watch:
 
     def _run(self) -> None:
         last = time.monotonic()
-        while not self._over.wait(self.interval):
+        while True:
+            if self._wake.wait(min(0.2, self.interval) if self._is_failing else self.interval):
+                self._wake.clear()
+            if self._is_over:
+                return
             now = time.monotonic()
             if now - last > self.interval + self.seconds / 4:  # this process was stopped for a
                 self._seen = {}  # while, and perhaps the others too
@@ -137,7 +157,22 @@ class Watch:
             except RuntimeError:  # the launcher with the store is gone
                 verdict = self._verdict_alone(now)
             if verdict is not None:
-                self._end(*verdict)
+                self._end(verdict)
+
+    def _terminate(self, number, frame) -> None:
+        """SIGTERM outside of the loop: the launcher sends it too when another process has ended.
+
+        Then the thread finds out, and says it.
+        """
+        if not self._is_failing:
+            self._find_out()
+            raise KeyboardInterrupt
+
+    def _find_out(self) -> None:
+        """Give the thread, which ends this process, the time to find out who is lost."""
+        self._is_failing = True
+        self._wake.set()
+        time.sleep(4 * self.interval + AGREE_SECONDS)
 
     def _look(self, now: float) -> None:
         """Note what the others wrote, and when that changed."""
@@ -153,36 +188,41 @@ class Watch:
                 moved = now
             self._seen[rank] = beat, beaten, moved
 
-    def _verdict(self, now: float) -> tuple[str, int] | None:
-        """(what is wrong, exit code) where a process is lost or has failed; None if all is well."""
+    def _verdict(self, now: float) -> _Verdict | None:
+        """What is wrong where a process is lost or has failed; None if all is well."""
         if self._store.check(["failed"]):
-            return tuple(json.loads(self._store.get("failed")))
+            return _Verdict(*json.loads(self._store.get("failed")))
+        patience = self.seconds - 2 * self.interval  # until it is noticed, it is over
         there = {rank: seen for rank, seen in self._seen.items() if not seen[0].has_left}
-        own = self._seen[self.rank][0]
         gone = [
             rank for rank, (beat, *_) in there.items()
-            if own.agent and beat.agent == own.agent and not _is_alive(beat.pid)
+            if self._is_sibling(rank) and not _is_alive(beat.pid)
         ]  # fmt: skip
         if gone and self._has_left_meanwhile(gone):
             return None
         if gone:
             return self._judged(gone, "ended without a word, as when it is killed", there)
-        patience = f"{self.seconds:g} s (collective_timeout)"
-        silent = [rank for rank, (_, beaten, _) in there.items() if now - beaten > self.seconds]
+        waited = f"{self.seconds:g} s (collective_timeout)"
+        silent = [rank for rank, (_, beaten, _) in there.items() if now - beaten > patience]
         if silent:
-            return self._judged(silent, f"gave no sign of life for {patience}", there)
-        if there and all(now - moved > self.seconds for _, _, moved in there.values()):
+            return self._judged(silent, f"gave no sign of life for {waited}", there)
+        if there and all(now - moved > patience for _, _, moved in there.values()):
             least = min(beat.progress for beat, *_ in there.values())
             stuck = [rank for rank, (beat, *_) in there.items() if beat.progress == least]
-            return self._judged(stuck, f"got no further for {patience}", there)
+            return self._judged(stuck, f"got no further for {waited}", there)
         return None
+
+    def _is_sibling(self, rank: int) -> bool:
+        """Whether another process has this one's launcher, so that its pid means something here."""
+        own = self._seen[self.rank][0].agent
+        return os.name != "nt" and own != "" and self._seen[rank][0].agent == own
 
     def _has_left_meanwhile(self, gone: list[int]) -> bool:
         """Whether processes that are gone said so after their beats were read."""
         texts = self._store.multi_get([f"beat/{rank}" for rank in gone])
         return all(_Beat(*json.loads(text)).has_left for text in texts)
 
-    def _verdict_alone(self, now: float) -> tuple[str, int] | None:
+    def _verdict_alone(self, now: float) -> _Verdict | None:
         """The same without the store."""
         beat, _, moved = self._seen.get(self.rank, (None, now, now))
         counts = self._is_in_steps and not self._pauses
@@ -192,23 +232,23 @@ class Watch:
             return None
         return self._without_store() if now - moved > self.seconds else None
 
-    def _without_store(self) -> tuple[str, int]:
+    def _without_store(self) -> _Verdict:
         problem = f"The launcher on {self.first_host} was lost after step {self.step}"
-        return f"{problem}: {_how_to_go_on()}.", 1
+        return _Verdict(f"{problem}: {_how_to_go_on()}.")
 
-    def _judged(self, ranks: list[int], what: str, there) -> tuple[str, int]:
+    def _judged(self, ranks: list[int], what: str, there) -> _Verdict:
         """The verdict on processes; the first process to reach one speaks for all."""
         names = [f"{rank} on {there[rank][0].host}" for rank in ranks]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         kind = "Process" if len(names) == 1 else "Processes"
-        step = min(there[rank][0].step for rank in ranks)
-        where = f"after step {step}" if self._is_in_steps else "before the first step"
+        where = f"after step {self.step}" if self._is_in_steps else "before the first step"
         problem = f"{kind} {', '.join(names[:3])}{more} {what}, {where}"
-        return self._agreed(f"{problem}: {_how_to_go_on()}.", 1)
+        return self._agreed(f"{problem}: {_how_to_go_on()}.", 1, tuple(ranks))
 
-    def _agreed(self, sentence: str, code: int) -> tuple[str, int]:
-        verdict = self._store.compare_set("failed", "", json.dumps([sentence, code]))
-        return tuple(json.loads(verdict))
+    def _agreed(self, sentence: str, code: int, lost: tuple[int, ...] = ()) -> _Verdict:
+        """A verdict for all processes: the first that any of them has reached."""
+        own = json.dumps(_Verdict(sentence, code, lost))
+        return _Verdict(*json.loads(self._store.compare_set("failed", "", own)))
 
     # The end -------------------------------------------------------------------------------------
 
@@ -220,14 +260,13 @@ class Watch:
             if not _is_communication(error):
                 self._fail_with(error)
                 return
-            # the thread finds out what became of the other side
-            self._over.wait(4 * self.interval + AGREE_SECONDS)
+            self._find_out()
             first = str(error).strip().splitlines()[0]
             where = f"Process {self.rank} on {self.host}"
             problem = f"{where} lost its connection to the others after step {self.step} ({first})"
-            self._end(*self._agreed(f"{problem}: {_how_to_go_on()}.", 1))
+            self._end(self._agreed(f"{problem}: {_how_to_go_on()}.", 1))
         except RuntimeError:  # the store is gone
-            self._end(*self._without_store())
+            self._end(self._without_store())
 
     def _fail_with(self, error: BaseException) -> None:
         """Return where all processes have an error at this moment; else it becomes everyone's."""
@@ -241,21 +280,21 @@ class Watch:
         where = f"Process {self.rank} on {self.host}"
         if isinstance(error, (GPTLabError, OSError)):
             explained = explain_error(error)
-            self._end(*self._agreed(f"{where}: {explained}", explained.exit_code))
+            self._end(self._agreed(f"{where}: {explained}", explained.exit_code))
         if isinstance(error, KeyboardInterrupt):
-            self._end(*self._agreed(f"{where} was interrupted.", 130))
+            self._end(self._agreed(f"{where} was interrupted.", 130))
         traceback.print_exception(error)
         kind = type(error).__name__
         problem = f"{where} failed after step {self.step} with the {kind} above"
-        self._end(*self._agreed(f"{problem}: {_how_to_go_on()}.", TrainingError.exit_code))
+        self._end(self._agreed(f"{problem}: {_how_to_go_on()}.", TrainingError.exit_code))
 
-    def _end(self, sentence: str, code: int) -> None:
+    def _end(self, verdict: _Verdict) -> None:
         """End this process at once, as nothing can be waited for; one of all says why."""
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # the other thread of this process ends it
         is_said = True
         try:
-            if self.rank:  # the first process has the word, unless it is the one that is lost
+            if self.rank and 0 not in verdict.lost:  # the first process has the word
                 deadline = time.monotonic() + 1 + 0.1 * min(self.rank, 20)
                 while not self._store.check(["said"]) and time.monotonic() < deadline:
                     time.sleep(0.05)
@@ -266,9 +305,13 @@ class Watch:
         with contextlib.suppress(OSError, ValueError):
             if not is_said:
                 sys.stdout.flush()
-                sys.stderr.write(f"\ngptlab: {runnable(sentence)}\n")
+                sys.stderr.write(f"\ngptlab: {runnable(verdict.sentence)}\n")
             sys.stderr.flush()
-        os._exit(code)
+        for rank in verdict.lost:  # one that is stopped would outlive the others
+            if rank != self.rank and rank in self._seen and self._is_sibling(rank):
+                with contextlib.suppress(OSError):
+                    os.kill(self._seen[rank][0].pid, signal.SIGKILL)
+        os._exit(verdict.exit_code)
 
 
 def attempt_of(store, rank: int, size: int) -> str:
@@ -316,10 +359,8 @@ def _is_communication(error: BaseException) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; on Windows, where asking would end it, True."""
-    if os.name != "nt":
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
     return True
