@@ -38,7 +38,7 @@ def check_start(overrides: Overrides, choice, stored: dict | None, parallel: Par
         "code of gptlab/model": code[:12],
     }
     _compare(parallel, "versions", ours, _other_version)
-    options = {name: str(value) for name, value in overrides.values.items() if name != "quiet"}
+    options = {n: str(v) for n, v in overrides.values.items() if n not in ("quiet", "out_dir")}
     _compare(parallel, "options", options, _other_option)
     machine = {"device": choice.device.partition(":")[0], "precision": choice.dtype}
     _compare(parallel, "machines", machine, _other_machine)

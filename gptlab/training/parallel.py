@@ -264,6 +264,19 @@ class Parallel:
                 yield self.replica
 
 
+def fail_before_training(error: Exception) -> None:
+    """Let the other processes know of an error before `train`: a recipe that one machine has not.
+
+    Returns where all of them have one.
+    """
+    parallel = Parallel()
+    if parallel.world_size > 1:
+        with contextlib.suppress(HardwareError):
+            parallel.connect()
+        parallel.watch.fail(error)
+        parallel.end()
+
+
 def compile_blocks(model: torch.nn.Module, try_step) -> str:
     """Compile the blocks in place and run `try_step()`; returns "", or why that failed.
 

@@ -98,7 +98,8 @@ class Watch:
         self._thread.join()
         self._thread, self._has_left = None, True
         if self._former is not None:
-            signal.signal(signal.SIGTERM, self._former)
+            # the launcher sends SIGTERM when the first of failing processes has ended
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if self._is_failing else self._former)
         with contextlib.suppress(RuntimeError):
             self._beat()
 
@@ -254,7 +255,10 @@ class Watch:
 
     def fail(self, error: BaseException) -> None:
         """Before this process ends by an error: return where all have it, else end them all."""
-        if self._thread is None or error is self._shared:
+        if self._thread is None:
+            return
+        self._is_failing = True
+        if error is self._shared:
             return
         try:
             if not _is_communication(error):
