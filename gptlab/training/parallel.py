@@ -131,6 +131,17 @@ class Parallel:
         if dist.is_initialized():
             dist.destroy_process_group()
 
+    @contextlib.contextmanager
+    def together(self):
+        """Around work of all processes: one that fails alone ends all, and all leave at the end."""
+        try:
+            yield
+        except BaseException as error:
+            self.watch.fail(error)
+            raise
+        finally:
+            self.end()
+
     def each(self, name: str, value) -> list:
         """The values of all processes, by rank; before there are groups too. value: as JSON has it.
 
@@ -270,11 +281,10 @@ def fail_before_training(error: Exception) -> None:
     Returns where all of them have one.
     """
     parallel = Parallel()
-    if parallel.world_size > 1:
+    with parallel.together():
         with contextlib.suppress(HardwareError):
             parallel.connect()
         parallel.watch.fail(error)
-        parallel.end()
 
 
 def compile_blocks(model: torch.nn.Module, try_step) -> str:
