@@ -37,13 +37,13 @@ def check_start(overrides: Overrides, choice, stored: dict | None, parallel: Par
         "Python": platform.python_version(),
         "code of gptlab/model": code[:12],
     }
-    _compare(parallel, "versions", ours, _other_version)
+    _compare(parallel, ours, _other_version)
     options = {n: str(v) for n, v in overrides.values.items() if n not in ("quiet", "out_dir")}
-    _compare(parallel, "options", options, _other_option)
+    _compare(parallel, options, _other_option)
     machine = {"device": choice.device.partition(":")[0], "precision": choice.dtype}
-    _compare(parallel, "machines", machine, _other_machine)
+    _compare(parallel, machine, _other_machine)
     found = {"step": stored["step"] if stored else None}
-    _compare(parallel, "checkpoints", found, _other_checkpoint)
+    _compare(parallel, found, _other_checkpoint)
 
 
 def check_data(data: Mixture, parallel: Parallel) -> None:
@@ -54,7 +54,7 @@ def check_data(data: Mixture, parallel: Parallel) -> None:
     ours = {"training tokens": data.train_tokens, "validation tokens": data.val_tokens}
     if all(part.meta is not None for part in data.parts):
         ours["fingerprint"] = data.fingerprint
-    _compare(parallel, "data", ours, _other_data)
+    _compare(parallel, ours, _other_data)
 
 
 def check_folder(
@@ -102,11 +102,9 @@ def check_folder(
             token.unlink(missing_ok=True)
 
 
-def _compare(
-    parallel: Parallel, name: str, ours: dict, differs: Callable[..., GPTLabError]
-) -> None:
+def _compare(parallel: Parallel, ours: dict, differs: Callable[..., GPTLabError]) -> None:
     """Raise what `differs(process, what, theirs, first's)` makes of the first difference."""
-    everyone = parallel.each(name, {"host": parallel.host, "has": ours})
+    everyone = parallel.each({"host": parallel.host, "has": ours})
     first = everyone[0]["has"]
     for rank, other in enumerate(everyone):
         theirs = other["has"]

@@ -49,6 +49,7 @@ class Parallel:
         self.host = socket.gethostname()
         self.earlier = 0.0  # seconds that this launch has trained before torchrun restarted it
         self._store = self._launch_store = None
+        self._exchanges = 0
         self._lifetime = f"{self.host} {os.getpid()}"
         self._collective_timeout = datetime.timedelta(seconds=COLLECTIVE_SECONDS)
 
@@ -142,15 +143,16 @@ class Parallel:
         finally:
             self.end()
 
-    def each(self, name: str, value) -> list:
-        """The values of all processes, by rank; before there are groups too. value: as JSON has it.
+    def each(self, value) -> list:
+        """The values of all processes, by rank, before there are groups. value: as JSON has it.
 
-        name: one that no other call has.
+        All processes call it equally often.
         """
         if self.world_size == 1:
             return [value]
-        self._store.set(f"{name}/{self.rank}", json.dumps(value))
-        keys = [f"{name}/{rank}" for rank in range(self.world_size)]
+        self._exchanges += 1
+        keys = [f"each/{self._exchanges}/{rank}" for rank in range(self.world_size)]
+        self._store.set(keys[self.rank], json.dumps(value))
         self._store.wait(keys, WAIT_TIMEOUT)
         return [json.loads(found) for found in self._store.multi_get(keys)]
 
@@ -169,8 +171,8 @@ class Parallel:
         key, begun = f"begun/{folder.resolve()}", None
         if self.is_first and self._launch_store is not None and self._launch_store.check([key]):
             begun = json.loads(self._launch_store.get(key))
-        begun = self.each("begun", begun)[0]
-        if begun is None or begun["by"] == self.each("lifetime", self._lifetime)[0]:
+        begun = self.each(begun)[0]
+        if begun is None or begun["by"] == self.each(self._lifetime)[0]:
             return None
         self.earlier = time.time() - begun["time"]
         return begun["step"]
