@@ -1,6 +1,5 @@
 """What ends a launch: kills, hangs, errors of one process, signals; and what begins it again."""
 
-import json
 import os
 import re
 import subprocess
@@ -45,8 +44,7 @@ def launch(home, tmp_path):
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *launcher]
         (home / "pids.txt").write_text("")
         ended = subprocess.run(
-            [sys.executable, *torchrun, str(HERE / "failing.py"), str(rank), str(step), fault]
-            + words,
+            [sys.executable, *torchrun, HERE / "failing.py", str(rank), str(step), fault, *words],
             capture_output=True, text=True, timeout=200, start_new_session=True,
             env={
                 **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]),
@@ -175,9 +173,9 @@ HOME_2 = "start:os.environ.update(GPTLAB_HOME=os.environ['GPTLAB_HOME'] + '/none
     [
         (HOME_2, "Process 1 on HOST: No prepared dataset 'tiny'"),
         (
-            "start:sys.argv.append('--learning_rate=0.5')",
-            "Process 1 on HOST was started with learning_rate 0.5, and the first process with "
-            "learning_rate 0.01: start all of them with the same command",
+            "start:sys.argv.append('--weight_decay=0.5')",
+            "Process 1 on HOST was started with weight_decay 0.5, and the first process with no "
+            "weight_decay: start all of them with the same command",
         ),
         ("start:sys.argv.append('--dropuot=0.5')", "Process 1 on HOST: Unknown option --dropuot"),
         (
@@ -192,6 +190,6 @@ def test_processes_that_differ_end_with_one_sentence_that_names_one(
     code, _, err = launch(fault)
     (said,) = sentences(err)
     assert code != 0
-    assert re.sub(r"(on) [^\s:]+", r"\1 HOST", said).startswith(f"gptlab: {expected}")
+    assert re.sub(r" on [^\s:]+", " on HOST", said, count=1).startswith(f"gptlab: {expected}")
     assert set(re.findall(r"exitcode +: (-?\d+)", err)) == {"2"}
     assert not (tmp_path / "run").exists()
