@@ -121,7 +121,6 @@ class Watch:
             yield
         finally:
             self._pauses -= 1
-            self._progress += 1
 
     def shared(self, error: Exception) -> Exception:
         """An error that all processes raise now."""

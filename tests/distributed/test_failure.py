@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,9 @@ def launch(home, tmp_path):
                 "GPTLAB_HOME": str(home),
             },
         )  # fmt: skip
-        for pid in (home / "pids.txt").read_text().split():
-            assert not Path("/proc", pid).exists(), f"process {pid} is left"
+        pids, deadline = (home / "pids.txt").read_text().split(), time.monotonic() + 20
+        while left := [pid for pid in pids if Path("/proc", pid).exists()]:
+            assert time.monotonic() < deadline, f"processes {left} are left"
         return ended.returncode, ended.stdout, ended.stderr
 
     return run
