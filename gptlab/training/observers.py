@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gptlab.training.background import BackgroundSave
 from gptlab.training.clock import Clock
 from gptlab.training.interruption import Interruption
 from gptlab.training.metrics import Metrics
@@ -14,8 +15,8 @@ from gptlab.training.watch import Watch
 
 @dataclass(frozen=True)
 class Observers:
-    """Metrics, trace, clock, stability of the loss, signals, picture and the watch over the
-    processes of one start."""
+    """Metrics, trace, clock, stability of the loss, signals, picture, what is being saved, and the
+    watch over the processes."""
 
     metrics: Metrics
     trace: Trace
@@ -24,6 +25,7 @@ class Observers:
     interruption: Interruption
     picture: Picture
     watch: Watch
+    saving: BackgroundSave
 
     def must_stop(self, state: TrainState) -> bool:
         """Whether a signal came, or the time is over before the last step."""

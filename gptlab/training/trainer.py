@@ -10,6 +10,7 @@ from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
 from gptlab.training.agreement import check_folder
+from gptlab.training.background import BackgroundSave
 from gptlab.training.clock import Clock
 from gptlab.training.config import Overrides, layer
 from gptlab.training.evaluation import evaluate, evaluation_is_due
@@ -73,6 +74,7 @@ def train(
     finally:
         if observers is not None:
             observers.metrics.close()
+            observers.saving.end()
         if setup is not None:
             setup.run.end()
         parallel.end()
@@ -98,6 +100,7 @@ def observe(setup: Setup, started: float) -> Observers:
         interruption=Interruption(),
         picture=Picture(),
         watch=parallel.watch,
+        saving=BackgroundSave(),
     )
 
 
@@ -129,8 +132,9 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
             evaluate(setup, state, observers.metrics)
         observers.clock.last_save = time.perf_counter()
         stopped = train_loop(setup, state, observers)
+        observers.watch.rest()
+        observers.saving.wait()
     observers.metrics.close()
-    setup.parallel.from_first(setup.run.consolidate_best)
     if stopped:
         cause = interruption.received or "a signal to another process"
         if observers.clock.is_out_of_time(state) and not interruption.received:
@@ -138,6 +142,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         is_saved = not observers.stability.is_diverged
         lines = messages.how_to_go_on(setup, state, cause, is_saved)
     else:
+        setup.parallel.from_first(setup.run.consolidate_best)
         observers.picture.draw(setup)
         lines = messages.closing_words(setup, state, observers.metrics)
     for line in lines:

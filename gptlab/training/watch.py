@@ -109,6 +109,10 @@ class Watch:
         """So many steps are done; from the first on, a step that does not end is noticed."""
         self.step, self._is_in_steps = step, True
 
+    def rest(self) -> None:
+        """No step is under way any more: what comes now takes as long as it takes."""
+        self._is_in_steps = False
+
     def moved(self) -> None:
         """This process has reached another point of its step."""
         self._progress += 1
