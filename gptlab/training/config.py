@@ -196,6 +196,11 @@ class MachineOptions:
         "what several processes have of the model: ddp = each the whole; fsdp = each a part; hsdp "
         "= a part, the whole within each machine; auto = ddp where it fits in memory, else fsdp",
     ] = "auto"
+    collective_timeout: Annotated[
+        float,
+        "seconds that one of several processes may give no sign of life, or leave the others "
+        "waiting in a step, before all end",
+    ] = 600.0
 
 
 @dataclass(frozen=True)
@@ -321,7 +326,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha")
+    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha", "collective_timeout")
     not_negative = (
         "weight_decay",
         "grad_clip",

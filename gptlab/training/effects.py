@@ -144,13 +144,18 @@ def refuse_unused(config: TrainConfig, overrides: Overrides, processes: int = 1)
             f"--parallelism {parallelism} has no effect: there is one process",
             "start several with torchrun --nproc_per_node N train.py ..., or leave it out",
         )
+    if processes == 1 and _is_typed(overrides, "collective_timeout"):
+        raise ConfigError(
+            "--collective_timeout has no effect: there is one process", "leave it out"
+        )
     for name, _, why in _idle(UNUSED, config, overrides):
         if _is_typed(overrides, name):
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")
 
 
 def _is_typed(overrides: Overrides, name: str) -> bool:
-    return overrides.sources[name] in FOR_THIS_RUN and overrides.sources[name] != PROPOSED
+    source = overrides.sources.get(name)
+    return source in FOR_THIS_RUN and source != PROPOSED
 
 
 def _idle(

@@ -12,12 +12,12 @@ import torch
 from gptlab import hardware
 from gptlab.data.mixture import dataset_names, open_mixture
 from gptlab.errors import RunError
-from gptlab.files import display, out_home
+from gptlab.files import out_home
 from gptlab.interop.read.models import local_checkpoint
 from gptlab.runs import Run, find_run, load_checkpoint
-from gptlab.training import resuming
+from gptlab.training import agreement, resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
-from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.config import MachineOptions, Overrides, RunOptions, TrainConfig
 from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
@@ -66,6 +66,10 @@ def prepare_training(
     one that the run began with.
     """
     run = Run(new_run_folder(overrides, recipe_name))
+    parallel.connect(overrides.values.get("collective_timeout", MachineOptions.collective_timeout))
+    begun = parallel.step_begun(run.folder)
+    if begun is not None:  # torchrun has started the processes again
+        overrides = resuming.after_restart(overrides, run)
     if overrides.values.get("resume") is True and not run.exists():
         # a run is named as everywhere: lab is out/lab
         with contextlib.suppress(RunError):
@@ -78,16 +82,14 @@ def prepare_training(
     if overrides.values.get("resume"):
         stored = run.load(mapped=parallel.world_size > 1)  # which may divide it
         resuming.check_complete(stored, run)
+        if begun is not None and stored["step"] > begun:
+            overrides = resuming.without_anneal(overrides)  # it has begun
         overrides = resuming.continue_overrides(overrides, stored)
     elif not overrides.values.get("overwrite") and not overrides.values.get("dry_run"):
         run.check_free()
     report, choice = choose_device(overrides, parallel, stored)
+    agreement.check_start(overrides, choice, stored, parallel)
     parallel.begin(choice.device)
-    if parallel.any(stored is not None) != (stored is not None,):
-        raise RunError(
-            f"Another process found a run in {display(run.folder)}, and this one did not",
-            "let all processes see the same folder",
-        )
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
     data = open_mixture(
@@ -95,6 +97,7 @@ def prepare_training(
         overrides.values.get("vocab_size"),
         stored["dataset"]["fingerprint"] if stored else fingerprint,
     )
+    agreement.check_data(data, parallel)
     start, added_ids = None, 0  # the model of init_from
     init_from = overrides.values.get("init_from", "scratch")
     if stored is None and init_from != "scratch":
