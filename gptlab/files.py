@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -274,6 +274,16 @@ def sha256_file(path: AnyPath, progress: Callable[[int], object] | None = None) 
             digest.update(block)
             if progress:
                 progress(len(block))
+    return digest.hexdigest()
+
+
+def sha256_parts(paths: Iterable[AnyPath]) -> str:
+    """SHA-256 (hex) of files one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -29,17 +29,17 @@ from gptlab.data.prepare_options import (
     reading_of,
     shard_size,
 )
-from gptlab.data.replacing import find_former
+from gptlab.data.replacing import Former, find_former
 from gptlab.data.shard_writing import plan_shards, write_shards
 from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
+from gptlab.data.streaming import Stream, check_streaming
 from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.token_files import (
     DTYPES,
     Dataset,
-    blocks_of_each,
     dataset_fingerprint,
     open_dataset,
     token_dtype,
@@ -101,6 +101,8 @@ def prepare(
 
     reading = reading_of(options, say)
     source = find(words, options.encoding, say, hashed, reading)
+    if options.streaming:
+        check_streaming(options, source)
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
@@ -113,6 +115,9 @@ def prepare(
     if isinstance(former, Dataset):
         return Prepared(former, True, notes)
     own = former.tokenizer if former else None
+    if options.streaming:
+        _stream(folder, name, source, options, reading, fingerprint, former, progress, say)
+        return Prepared(open_dataset(folder), False, notes)
     with (
         versions.temporary_folder(folder) as temporary,
         Unfinished(folder, fingerprint) as unfinished,
@@ -120,16 +125,66 @@ def prepare(
         meta = _build(
             temporary, name, source, parts, options, reading, own, unfinished, progress, say
         )
-        tokenizer = Tokenizer.load(temporary / "tokenizer.json")
-        by, replaced = dataset_fingerprint(temporary, meta, tokenizer), None
-        meta |= {"fingerprint": fingerprint, "version": former.version if former else 1}
-        if former and former.fingerprint != by:
-            replaced = former.fingerprint
-            meta["version"] += 1
-        write_json(temporary / "meta.json", meta)
-        versions.put_in_place(temporary, folder, replaced, by)
+        _put_in_place(temporary, folder, meta, fingerprint, former)
         unfinished.remove()
     return Prepared(open_dataset(folder), False, notes)
+
+
+def _put_in_place(
+    temporary: Path, folder: Path, meta: dict, fingerprint: str, former: Former | None
+) -> Former:
+    """Write meta.json and let the dataset take its place; what a next version would replace."""
+    tokenizer = Tokenizer.load(temporary / "tokenizer.json")
+    by, replaced = dataset_fingerprint(temporary, meta, tokenizer), None
+    meta |= {"fingerprint": fingerprint, "version": former.version if former else 1}
+    if former and former.fingerprint != by:
+        replaced = former.fingerprint
+        meta["version"] += 1
+    write_json(temporary / "meta.json", meta)
+    versions.put_in_place(temporary, folder, replaced, by)
+    return Former(meta["version"], by, None)
+
+
+def _stream(
+    folder: Path,
+    name: str,
+    source: Source,
+    options: PrepareOptions,
+    reading: Reading,
+    fingerprint: str,
+    former: Former | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    """Prepare a dataset of the hub row by row. It takes its place with the first shard, and once
+    more with all of them: a training goes on with the version that it began with."""
+    tokenizer = check_streaming(options, source)
+    with Unfinished(folder, fingerprint) as unfinished:
+        unfinished.begin({"stream": fingerprint, "tokenizer": tokenizer.fingerprint})
+        stream = Stream(source, options, reading, tokenizer, unfinished)
+        if stream.count:
+            say(
+                f"Going on with an interrupted preparation: {stream.count} shards of training text "
+                f"({stream.total('train', 'tokens'):,} tokens) are kept."
+            )
+
+        def publish(as_whole: bool) -> Former:
+            with versions.temporary_folder(folder) as temporary:
+                meta = stream.publish(temporary, name, say)
+                own = fingerprint if as_whole else f"{fingerprint}, unfinished"
+                return _put_in_place(temporary, folder, meta, own, former)
+
+        is_there = former is not None
+        for _ in stream.shards(lambda size: progress("reading and encoding", size, None)):
+            if is_there or stream.last["is_end"] or not stream.total("val", "tokens"):
+                continue
+            former, is_there = publish(as_whole=False), True
+            say(
+                "The first shard stands: a training may begin now, and goes on with the shards "
+                "that it began with."
+            )
+        publish(as_whole=True)
+        unfinished.remove()
 
 
 def first_documents(
@@ -374,7 +429,7 @@ def _write_splits(
         sha256 |= {f"{name}.bin": files.sha256, **files.hashes}
         if len(files.names) > 1:
             shards[name] = files.tokens
-        sampled |= _sampled(
+        sampled |= token_files.sampled_hashes(
             [folder / each for each in files.names], tokens * DTYPES[dtype].itemsize
         )
     return {
@@ -404,20 +459,12 @@ def _write_conversations(
         )  # fmt: skip
         characters += sizes.pop("characters")
         sha256 |= hashes
-        sampled |= _sampled([path], path.stat().st_size)
+        sampled |= token_files.sampled_hashes([path], path.stat().st_size)
         sizes["documents"] = split.documents
         found |= {f"{name}_{what}": size for what, size in sizes.items()}
     if sampled:
         found["sampled_sha256"] = sampled
     return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}, ends["train"]
-
-
-def _sampled(paths: list[Path], size: int) -> dict[str, str]:
-    """Hashes of parts of the files of a split that is too large to hash at each start; else {}."""
-    if size <= token_files.VERIFY_BYTES:
-        return {}
-    blocks = blocks_of_each(len(paths))
-    return {path.name: token_files.sampled_sha256(path, blocks) for path in paths}
 
 
 class _FitsTemplate:

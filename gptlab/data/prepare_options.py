@@ -106,6 +106,12 @@ class PrepareOptions:
         "keeps: such as 20M or 1e8",
     ] = "100M"
 
+    streaming: Annotated[
+        bool,
+        "of an hf: dataset: write shards as the rows come, keep no text; training may begin when "
+        "the first shard stands",
+    ] = False
+
     @property
     def unit(self) -> Unit:
         """What a document is."""

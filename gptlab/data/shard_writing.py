@@ -26,6 +26,7 @@ from gptlab.data.token_shards import shard_name
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.unfinished import Unfinished
 from gptlab.errors import DataError
+from gptlab.files import sha256_parts
 
 SAMPLE_BYTES = 1 << 20  # of text that tell how many bytes a token has
 WORTH_PROCESSES = 256_000_000  # bytes of text from which on processes save time
@@ -149,12 +150,7 @@ def _of_split(folder: Path, shards: list[Shard], made: Mapping[str, tuple[int, s
     hashes = {name: made[name][1] for name in names}
     whole = hashes[names[0]]
     if len(names) > 1:
-        digest = hashlib.sha256()
-        for name in names:
-            with open(folder / name, "rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-        whole = digest.hexdigest()
+        whole = sha256_parts(folder / name for name in names)
     return Written(names, [made[name][0] for name in names], hashes, whole)
 
 

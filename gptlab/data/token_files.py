@@ -8,6 +8,7 @@ nanoGPT, whose files work as they are). Large ones are cut into shards (`token_s
 import functools
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -32,7 +33,15 @@ from gptlab.data.token_shards import (
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.data.windows import Windows, check_loss_mask, evaluation_windows
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
+from gptlab.files import (
+    data_home,
+    display,
+    quoted,
+    sha256_file,
+    sha256_parts,
+    shareable,
+    without_folders,
+)
 from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
@@ -200,12 +209,7 @@ def dataset_fingerprint(folder: Path, meta: Meta | None, tokenizer: Tokenizer | 
 def _sha256_of(folder: Path, name: str) -> str:
     """SHA-256 (hex) of what a file of this name holds, of its shards one after the other."""
     split = name.removesuffix(".bin")
-    digest = hashlib.sha256()
-    for path in [folder / name] if "." in split else find_token_files(folder, split):
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_parts([folder / name] if "." in split else find_token_files(folder, split))
 
 
 def _has_masks(meta: Meta | None) -> bool:
@@ -383,15 +387,10 @@ def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray | TokenShard
             now = recorded and sha256_file(path)
         else:
             recorded = (meta.get("sampled_sha256") or {}).get(path.name)
-            now = recorded and sampled_sha256(path, blocks_of_each(len(files)))
+            now = recorded and sampled_sha256(path, len(files))
         if now != recorded:
             raise DataError(f"{display(path)} has changed since it was prepared", again, sep="; ")
     return map_files([path for path, _ in files], dtype)
-
-
-def blocks_of_each(files: int) -> int:
-    """How many blocks of each file are hashed of a split that is too large for whole files."""
-    return max(2, SAMPLED_BLOCKS // files)
 
 
 def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
@@ -408,10 +407,19 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
     return map_file(path, np.dtype(np.uint8)).view(bool)
 
 
-def sampled_sha256(path: Path, blocks: int = SAMPLED_BLOCKS) -> str:
-    """SHA-256 (hex) of so many blocks of 1 MiB, from the first to the last of a file of any
-    size."""
+def sampled_hashes(paths: Sequence[Path], size: int) -> dict[str, str]:
+    """`sampled_sha256` of the files of a split, which have so many bytes together, by name; {}
+    where whole files are hashed."""
+    if size <= VERIFY_BYTES:
+        return {}
+    return {path.name: sampled_sha256(path, len(paths)) for path in paths}
+
+
+def sampled_sha256(path: Path, files: int = 1) -> str:
+    """SHA-256 (hex) of 64 blocks of 1 MiB, from the first to the last of a file of any size; of
+    fewer where it is one of several files."""
     digest = hashlib.sha256()
+    blocks = max(2, SAMPLED_BLOCKS // files)
     last = max(0, path.stat().st_size - SAMPLED_BLOCK_BYTES)
     with open(path, "rb") as file:
         for block in range(blocks):

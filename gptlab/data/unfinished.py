@@ -31,12 +31,11 @@ class Unfinished:
         self._lock: IO[str] | None = None
         self.records: dict[str, dict] = {}  # by the name of the file
 
-    def begin(self, rests_on: Mapping[str, Any], again: bool = True) -> None:
+    def begin(self, rests_on: Mapping[str, Any]) -> None:
         """Open the folder, and find what is complete in it.
 
         rests_on: JSON that says what the shards follow from: those of an earlier preparation are
-        taken over if theirs was equal. again: False starts anew. Raises DataError where another
-        process prepares the same.
+        taken over if theirs was equal. Raises DataError where another process prepares the same.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / _LOCK, "a", encoding="utf-8")
@@ -46,7 +45,7 @@ class Unfinished:
             raise DataError(
                 f"Another process is preparing {self._dataset.name}", "wait for its end", sep="; "
             ) from error
-        lines = _lines(self.folder / JOURNAL) if again else []
+        lines = _lines(self.folder / JOURNAL)
         if lines[:1] == [dict(rests_on)]:
             for record in lines[1:]:
                 if _is_whole(self.folder, record):
