@@ -38,13 +38,15 @@ class Unfinished:
         taken over if theirs was equal. Raises DataError where another process prepares the same.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / _LOCK, "a", encoding="utf-8")
+        lock = open(self.folder / _LOCK, "a", encoding="utf-8")
         try:
-            lock_file(self._lock)
+            lock_file(lock)
         except OSError as error:
+            lock.close()
             raise DataError(
                 f"Another process is preparing {self._dataset.name}", "wait for its end", sep="; "
             ) from error
+        self._lock = lock
         lines = _lines(self.folder / JOURNAL)
         if lines[:1] == [dict(rests_on)]:
             for record in lines[1:]:
@@ -87,9 +89,10 @@ class Unfinished:
         return self
 
     def __exit__(self, *_) -> None:
-        self._close()
-        if self.folder.is_dir() and not self.records:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock:  # else it is another process's
+            self._close()
+            if not self.records:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _close(self) -> None:
         if self._lock:
