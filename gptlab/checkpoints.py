@@ -10,7 +10,7 @@ import hashlib
 import math
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -200,14 +200,14 @@ def read_checkpoint(path: AnyPath) -> dict[str, Any]:
 
     Adapters come with the weights of the model that they belong to, from base.pt beside the file.
     """
-    content: dict[str, Any] = sharded_checkpoints.filled(_read_apart(Path(path)))
+    content: dict[str, Any] = sharded_checkpoints.filled(open_checkpoint(Path(path)))
     return content
 
 
-def _read_apart(path: Path) -> dict[str, Any]:
+def open_checkpoint(path: Path) -> dict[str, Any]:
     """As `read_checkpoint`; the tensors of a checkpoint in shards are read when they are needed."""
     if sharded_checkpoints.is_sharded(path):
-        content = sharded_checkpoints.read(path)
+        content = sharded_checkpoints.read_shards(path)
         content["proof"] = sharded_checkpoints.filled(content.get("proof"))  # 10 kB
         return _checked(content, path)
     content = _read_file(path)
@@ -300,7 +300,7 @@ def read_training_state(path: Path) -> dict[str, Any]:
 
     Tensors in shards are StoredTensors. Raises CheckpointError.
     """
-    content = _read_apart(path)
+    content = open_checkpoint(path)
     if "optimizer" not in content:
         raise CheckpointError(
             f"{display(path)} has weights only and cannot be continued: start a run from it with "
@@ -368,7 +368,10 @@ def check_finite(content: dict[str, Any], path: AnyPath) -> None:
     import torch
 
     for name, weight in content["model"].items():
-        if isinstance(weight, torch.Tensor) and not weight.isfinite().all():
+        parts: Iterable[torch.Tensor] = [weight] if isinstance(weight, torch.Tensor) else []
+        if isinstance(weight, sharded_checkpoints.StoredTensor):
+            parts = weight.parts()
+        if not all(part.isfinite().all() for part in parts):
             raise CheckpointError(f"{display(path)} holds weights that are not finite ({name}).")
 
 

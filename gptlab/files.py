@@ -20,7 +20,8 @@ AnyPath = str | os.PathLike[str]
 # The number inside each kind of file; a reader refuses a newer one by name.
 FORMAT_VERSIONS = {
     "checkpoint": 3, "comparison": 1, "dataset": 2, "documents": 1, "evaluations": 1, "imported": 1,
-    "metrics": 1, "provenance": 1, "scaling": 1, "shards": 1, "sweep": 1, "tuned_lens": 1,
+    "metrics": 1, "provenance": 1, "scaling": 1, "sharded checkpoint": 1, "sweep": 1,
+    "tuned_lens": 1,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from gptlab.checkpoints import check_finite, read_checkpoint
+from gptlab.checkpoints import check_finite, open_checkpoint
 from gptlab.data.baselines import unlike
 from gptlab.data.batches import check_ids
 from gptlab.data.mixture import open_mixture, open_part
@@ -251,20 +251,22 @@ def check_run(folder: Path) -> Iterator[Check]:
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
         try:
-            content = read_checkpoint(path)
+            content = open_checkpoint(path)
             check_finite(content, path)
         except (GPTLabError, OSError) as error:
             yield Check(name, False, explain_error(error).problem, _checkpoint_fix(run, path))
             continue
-        yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(path.stat().st_size)}")
+        size = sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
+        yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(size)}")
 
 
 def _checkpoint_fix(run: Run, path: Path) -> str:
     here = quoted(display(run.folder))
     if path == run.checkpoint and run.previous.exists():
-        return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
+        before = run.previous.name
+        return f"python train.py --out_dir {here} --resume continues from {before} instead"
     if path == run.best and run.checkpoint.exists():
-        return f"delete {display(path)}: then sample.py uses ckpt.pt"
+        return f"delete {display(path)}: then sample.py uses {run.checkpoint.name}"
     if path == run.previous:
-        return f"delete {display(path)}: ckpt.pt is the newer one"
+        return f"delete {display(path)}: {run.checkpoint.name} is the newer one"
     return f"copy it from a backup, or train again: {run.start_command()} --overwrite"

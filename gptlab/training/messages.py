@@ -28,7 +28,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     """What the training is about to do."""
     config = setup.config
     data, step_tokens = setup.data, config.tokens_per_step
-    model, machine = config.model, config.machine
+    model, machine, processes = config.model, config.machine, setup.parallel.world_size
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
@@ -40,7 +40,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
         f"{_epochs(setup)}, {config.optimizer.optimizer}, on {machine.device} in "
         f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
-        + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
+        + (f", {processes} processes ({machine.parallelism})" * (processes > 1))
         + f", into {display(setup.run.folder)}.",
     ]
     if config.run.extend_vocabulary and not state.step:
@@ -48,7 +48,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     lines += without_effect(config, setup.overrides)
-    lines += _idle_processes(setup)
+    lines += _shares(setup)
     if state.step:
         lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:
@@ -63,16 +63,25 @@ def _what_losses_are(units: TextUnits) -> str:
     return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
 
 
-def _idle_processes(setup: Setup) -> list[str]:
-    """What to do about processes that get no sequence of a step."""
-    sequences, processes = setup.config.sequences_per_step, setup.parallel.world_size
-    if processes <= sequences:
+def _shares(setup: Setup) -> list[str]:
+    """What each process takes of a step, or what to do about those that get nothing."""
+    batch, processes = setup.config.batch, setup.parallel.world_size
+    sequences = setup.config.sequences_per_step
+    if processes == 1:
         return []
-    idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+    if processes > sequences:
+        idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+        return [
+            f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: "
+            f"a step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
+            f"processes share. Use --batch_size {processes} or more, or fewer processes."
+        ]
+    least, most = sequences // processes, -(-sequences // processes)
+    share = f"{least:,}" if least == most else f"{least:,} or {most:,}"
     return [
-        f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: a "
-        f"step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
-        f"processes share. Use --batch_size {processes} or more, or fewer processes."
+        f"Processes: each takes {share} of a step's {sequences:,} sequences (batch_size "
+        f"{batch.batch_size:,} x gradient_accumulation_steps {batch.gradient_accumulation_steps:,},"
+        " for all processes together)."
     ]
 
 

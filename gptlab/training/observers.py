@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gptlab.training.background import BackgroundSave
 from gptlab.training.clock import Clock
 from gptlab.training.interruption import Interruption
 from gptlab.training.metrics import Metrics
@@ -13,7 +14,7 @@ from gptlab.training.state import TrainState
 
 @dataclass(frozen=True)
 class Observers:
-    """Metrics, trace, clock, stability of the loss, signals and picture of one start."""
+    """Metrics, trace, clock, stability of the loss, signals, picture and what is being saved."""
 
     metrics: Metrics
     trace: Trace
@@ -21,6 +22,7 @@ class Observers:
     stability: Stability
     interruption: Interruption
     picture: Picture
+    saving: BackgroundSave
 
     def must_stop(self, state: TrainState) -> bool:
         """Whether a signal came, or the time is over before the last step."""

@@ -1,6 +1,7 @@
 """One process or many: ranks, agreements, sums, and compiled blocks."""
 
 import contextlib
+import copy
 import datetime
 import logging
 import os
@@ -137,6 +138,13 @@ class Parallel:
     def control(self):
         """The group in which processes agree over the CPU; None for one process."""
         return self._control
+
+    def with_own_group(self) -> "Parallel":
+        """The same processes, for what another thread of each agrees on; all must call it."""
+        other = copy.copy(self)
+        if self.world_size > 1:
+            other._control = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+        return other
 
     def gather(self, make) -> list:
         """What `make()` finds on each process, for every process; the first error, for all."""

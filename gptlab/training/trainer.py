@@ -9,6 +9,7 @@ from gptlab.checkpoints import model_content
 from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
+from gptlab.training.background import BackgroundSave
 from gptlab.training.clock import Clock
 from gptlab.training.config import Overrides, layer
 from gptlab.training.disk_space import refuse_full_disk
@@ -70,6 +71,7 @@ def train(
     finally:
         if observers is not None:
             observers.metrics.close()
+            observers.saving.end()
         if setup is not None:
             setup.run.end()
         parallel.end()
@@ -94,6 +96,7 @@ def observe(setup: Setup, started: float) -> Observers:
         stability=Stability(metrics),
         interruption=Interruption(),
         picture=Picture(),
+        saving=BackgroundSave(),
     )
 
 
@@ -124,8 +127,8 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
             evaluate(setup, state, observers.metrics)
         observers.clock.last_save = time.perf_counter()
         stopped = train_loop(setup, state, observers)
+        observers.saving.wait()
     observers.metrics.close()
-    setup.parallel.from_first(setup.run.consolidate_best)
     if stopped:
         cause = interruption.received or "a signal to another process"
         if observers.clock.is_out_of_time(state) and not interruption.received:
@@ -133,6 +136,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
         is_saved = not observers.stability.is_diverged
         lines = messages.how_to_go_on(setup, state, cause, is_saved)
     else:
+        setup.parallel.from_first(setup.run.consolidate_best)
         observers.picture.draw(setup)
         lines = messages.closing_words(setup, state, observers.metrics)
     for line in lines:
