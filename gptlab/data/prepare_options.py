@@ -97,8 +97,8 @@ class PrepareOptions:
 
     workers: Annotated[
         int | None,
-        "processes that encode a large text; the ids do not depend on it [as many as cores where "
-        "that saves time]",
+        "processes that encode shards; 1 = one with a thread for each core; the ids do not depend "
+        "on it [1, or as many as cores where that saves time]",
     ] = None
     shard_tokens: Annotated[
         str,
