@@ -48,6 +48,13 @@ class Checkpoint:
     val_loss: float | None
     content: dict[str, Any]
 
+    @property
+    def separator(self) -> int | None:
+        """The id at which attention began anew in its training; None where it did not."""
+        resolved = (self.content.get("train_config") or {}).get("resolved") or {}
+        is_masked = resolved.get("document_mask") and self.tokenizer is not None
+        return self.tokenizer.eot_id if is_masked else None  # type: ignore[union-attr]
+
 
 # Writing ------------------------------------------------------------------------------------------
 

@@ -226,6 +226,7 @@ def evaluate_text(
     windows = sliding_windows(len(ids), block_size, stride)
     measured = measure_tokens(
         checkpoint.model, ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
+        separator=checkpoint.separator and begin_id(checkpoint.tokenizer),
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     left_out = text.unknown.total()
@@ -279,7 +280,7 @@ def evaluate_dataset(
     def measure(chosen: list[tuple[int, int]]) -> TokenLoss:
         return measure_tokens(
             checkpoint.model, held_out.tokens, chosen, block_size, loss_mask=held_out.loss_mask,
-            autocast=autocast,
+            autocast=autocast, separator=checkpoint.separator,
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
 

@@ -94,6 +94,9 @@ class BatchOptions:
         "sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
+    document_mask: Annotated[
+        bool, "attention stops at the borders of documents, which share the rows of a batch"
+    ] = False
     max_iters: Annotated[
         int | None, "total number of optimizer steps, also after a resume [2000]"
     ] = None
@@ -379,6 +382,12 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             "initial_tensors replaces drawn weights, and init_from leaves none to draw",
             "use one of the two",
+        )
+    if config.batch.document_mask and config.model.position_encoding != "rope":
+        raise ConfigError(
+            f"document_mask does not go with position_encoding {config.model.position_encoding}, "
+            "which counts from the beginning of a row and not of a document",
+            "use position_encoding rope, or leave document_mask out",
         )
     _check_finetuning(config)
 

@@ -49,7 +49,9 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
         sequences_per_step=config.sequences_per_step,
         device=config.machine.device,
     )
-    return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), batches)
+    separator = 0 if config.batch.document_mask else None
+    alone = Parallel.alone(config.machine.device)
+    return Setup(Resolved(config, {}), alone, batches, separator=separator)
 
 
 def measure(

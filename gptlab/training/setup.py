@@ -26,7 +26,7 @@ class Setup:
     else of the model that init_from names. machine: a description of this one. added_ids: by which
     the vocabulary of that model was extended. changes: options that differ from the run's
     last start, as "name old -> new". start: the checkpoint that init_from names, at the first
-    start.
+    start. separator: the id at which attention begins anew, with document_mask.
     """
 
     resolved: Resolved
@@ -43,6 +43,7 @@ class Setup:
     added_ids: int = 0
     changes: tuple[str, ...] = ()
     start: Path | None = None
+    separator: int | None = None
 
     @property
     def config(self) -> TrainConfig:

@@ -112,6 +112,7 @@ def prepare_training(
         resuming.check_same_data(data, stored, run, overrides)
     resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
     config = resolved.config
+    separator = data.separator if config.batch.document_mask else None
     if stored is None:
         refuse_unused(config, overrides, parallel.world_size)
     else:
@@ -136,6 +137,7 @@ def prepare_training(
         added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
         start=start.path if start else None,
+        separator=separator,
     )
     return setup, state
 
