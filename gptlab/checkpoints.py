@@ -204,17 +204,17 @@ def read_checkpoint(path: AnyPath, mapped: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     content: dict[str, Any] = open_checkpoint(path, mapped)
-    if mapped and sharded_checkpoints.is_sharded(path):
+    if mapped and sharded_checkpoints.has_shards(path):
         with tempfile.TemporaryFile(dir=path.parent) as file:
-            return cast(dict[str, Any], sharded_checkpoints.filled(content, file))
-    return cast(dict[str, Any], sharded_checkpoints.filled(content))
+            return cast(dict[str, Any], sharded_checkpoints.with_tensors(content, file))
+    return cast(dict[str, Any], sharded_checkpoints.with_tensors(content))
 
 
 def open_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
     """As `read_checkpoint`; the tensors of a checkpoint in shards are read when they are needed."""
-    if sharded_checkpoints.is_sharded(path):
-        content = sharded_checkpoints.read_shards(path)
-        content["proof"] = sharded_checkpoints.filled(content.get("proof"))  # 10 kB
+    if sharded_checkpoints.has_shards(path):
+        content = sharded_checkpoints.open_shards(path)
+        content["proof"] = sharded_checkpoints.with_tensors(content.get("proof"))  # 10 kB
         return _checked(content, path)
     content = _read_file(path, mapped)
     if content.get("base") is None:

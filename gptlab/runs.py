@@ -113,12 +113,12 @@ class Run:
     def _committed(self, name: str) -> Path:
         """What was saved last; the one before it where a kill came between the two renames."""
         newest, before = self._newest(name), self.folder / f"{name}.prev"
-        return before if not newest.exists() and sharded_checkpoints.is_sharded(before) else newest
+        return before if not newest.exists() and sharded_checkpoints.has_shards(before) else newest
 
     def _newest(self, name: str) -> Path:
         """What was written last under a name, in either form."""
         file, folder = self.folder / f"{name}.pt", self.folder / name
-        if not sharded_checkpoints.is_sharded(folder):
+        if not sharded_checkpoints.has_shards(folder):
             return file
         written = (folder / sharded_checkpoints.STATE).stat().st_mtime_ns
         is_older = file.exists() and file.stat().st_mtime_ns > written
@@ -234,7 +234,7 @@ class Run:
     def save_shards(self, state: dict, parallel, keep: int = 0) -> None:
         """As `save`, of a state whose tensors processes share; all of them call it."""
         newest = self.folder / "ckpt"
-        sharded_checkpoints.write_shards(state, newest, parallel, self.folder / "ckpt.prev")
+        sharded_checkpoints.save_shards(state, newest, parallel, self.folder / "ckpt.prev")
 
         def keep_and_remove() -> None:
             if keep:
@@ -288,7 +288,7 @@ class Run:
     def save_best_shards(self, state: dict, parallel) -> None:
         """As `save_best`, of a state whose tensors processes share; all of them call it."""
         before = self.folder / "best.prev"
-        sharded_checkpoints.write_shards(state, self.folder / "best", parallel, before)
+        sharded_checkpoints.save_shards(state, self.folder / "best", parallel, before)
         parallel.from_first(lambda: self._remove(before))
 
     def consolidate_best(self) -> None:
@@ -296,12 +296,12 @@ class Run:
 
         The tensors pass through a file that is mapped into memory, so no memory holds the model.
         """
-        if not sharded_checkpoints.is_sharded(self.best) or not os.access(self.folder, os.W_OK):
+        if not sharded_checkpoints.has_shards(self.best) or not os.access(self.folder, os.W_OK):
             return
-        content = sharded_checkpoints.read_shards(self.best)
+        content = sharded_checkpoints.open_shards(self.best)
         logger.info("Writing %s from its shards.", display(self.folder / "best.pt"))
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            self.save_best(sharded_checkpoints.filled(content, file))
+            self.save_best(sharded_checkpoints.with_tensors(content, file))
 
     def load(self, mapped: bool = False) -> dict:
         """The newest training state that can be read; a damaged one is named in a warning.
@@ -462,7 +462,7 @@ def load_checkpoint(path, device: str = "cpu", mapped: bool = False, **changes) 
     Raises CheckpointError.
     """
     path = Path(path)
-    if path.is_dir() and not sharded_checkpoints.is_sharded(path):
+    if path.is_dir() and not sharded_checkpoints.has_shards(path):
         run = Run(path)
         if not run.is_running():
             run.consolidate_best()

@@ -71,7 +71,7 @@ def build_state(
         return_freed_memory()
     device, filled = "cpu" if parallel.is_sharded else config.machine.device, None
     if stored is not None and not parallel.is_sharded:
-        stored = sharded_checkpoints.filled(stored)
+        stored = sharded_checkpoints.with_tensors(stored)
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
         filled = run.model_to_continue(stored, device, **changes)
     elif stored is None and start is not None:
