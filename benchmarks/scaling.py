@@ -9,7 +9,9 @@ and fused AdamW; gptlab trains the same shape with its own step. All ways take t
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 import numpy as np
-import processes
 import report
 import torch
 import torch.distributed as dist
@@ -157,8 +158,10 @@ def measure(way: str, count: int, words: list[str]) -> dict:
     """What `serve` prints, of `count` processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     command = [sys.executable, *(launcher if count > 1 else []), __file__, "--serve", way, *words]
-    output = processes.run(command, None, {"OMP_NUM_THREADS": "1"}).output
-    return json.loads(output.splitlines()[-1])
+    # nothing watches them meanwhile: there are no more cores than processes
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(output.stdout.splitlines()[-1])
 
 
 def main() -> None:

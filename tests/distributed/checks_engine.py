@@ -196,6 +196,9 @@ def check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one(wor
     assert {"sample", "inside", "val_loss", "ema_val_loss"} <= {name for _, name in found}
 
 
+check_a_sharded_run_writes_the_records_of_one_process_and_goes_on_as_one.sizes = (2,)
+
+
 def check_a_sharded_run_begins_from_the_model_of_another_run(world):
     world.train("start", alone=True, max_iters=4)
     begun = dict(init_from=str(world.folder / "start"), max_iters=6)
