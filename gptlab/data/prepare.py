@@ -30,7 +30,7 @@ from gptlab.data.prepare_options import (
     shard_size,
 )
 from gptlab.data.replacing import Former, find_former
-from gptlab.data.shard_writing import plan_shards, encode_shards
+from gptlab.data.shard_writing import encode_shards, plan_shards
 from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
 from gptlab.data.streaming import Stream, check_streaming
