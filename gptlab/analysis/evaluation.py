@@ -32,7 +32,7 @@ from gptlab.inference.evaluate import (
 )
 from gptlab.interop.read.models import read_model
 from gptlab.runs import Run, find_run, load_checkpoint
-from gptlab.sharded_checkpoints import is_sharded
+from gptlab.sharded_checkpoints import has_shards
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]
@@ -111,7 +111,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
             path = find_run(word)
     if path.is_dir() and Run(path).exists():
         return load_checkpoint(path, device), Run(path)
-    if is_sharded(path) or (path.suffix == ".pt" and path.is_file()):
+    if has_shards(path) or (path.suffix == ".pt" and path.is_file()):
         run = Run(path.parent)
         return load_checkpoint(path, device), run if run.exists() else None
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())

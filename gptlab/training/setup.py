@@ -57,7 +57,8 @@ class Setup:
         Afterwards no part of a sharded model is left whole.
         """
         compiled = self.config.machine.compile_model
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        stance = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+        with stance, self.parallel.watch.paused():
             yield
         if self.parallel.is_sharded:
             model.reshard()
