@@ -30,7 +30,7 @@ from gptlab.data.prepare_options import (
     shard_size,
 )
 from gptlab.data.replacing import Former, find_former
-from gptlab.data.shard_writing import plan_shards, write_shards
+from gptlab.data.shard_writing import encode_shards, plan_shards
 from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
 from gptlab.data.streaming import Stream, check_streaming
@@ -413,7 +413,7 @@ def _write_splits(
     """Write the token files of each split; return their sizes and hashes as in meta.json."""
     dtype = token_dtype(tokenizer.vocab_size)
     plan = plan_shards(store, splits, tokenizer, shard_size(options.shard_tokens), reading.counts)
-    written = write_shards(
+    written = encode_shards(
         folder, store, plan, tokenizer, DTYPES[dtype], options.workers, unfinished,
         lambda size: progress("encoding", size, store.bytes), say,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def _cut(pieces: Split, count: int) -> list[Split]:
     ]
 
 
-def write_shards(
+def encode_shards(
     folder: Path,
     store: TextStore,
     plan: Mapping[str, list[Shard]],
