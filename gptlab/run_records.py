@@ -33,6 +33,13 @@ class Look(TypedDict, total=False):
     ranks: dict[str, Figure]
 
 
+class ExpertUse(TypedDict):
+    """Of each layer: shares of the tokens that each expert had, and their entropy over its most."""
+
+    load: list[list[Figure]]
+    entropy: list[Figure]
+
+
 class Measured(Record, total=False):
     """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
@@ -53,6 +60,7 @@ class Measured(Record, total=False):
     accuracy: Figure
     train_accuracy: Figure
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
+    experts: ExpertUse
     sample: str
     inside: Look
 

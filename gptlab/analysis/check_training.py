@@ -251,6 +251,8 @@ def native_decoder(subject: Subject) -> CheckLine:
         return CheckLine("SKIP", f"it is for CPUs, and this is {subject.device}")
     if library() is None:
         return CheckLine("SKIP", "there is no C++ compiler that works here")
+    if subject.config.model.n_expert:
+        return CheckLine("SKIP", "native.cpp has no experts: torch decodes")
     decoder, reason = NativeDecoder.compared(subject.build().eval(), "float32")
     if decoder is None:
         return CheckLine("WARN", f"native.cpp computes something else ({reason}): torch decodes")
@@ -267,7 +269,7 @@ def widths(subject: Subject) -> CheckLine:
     for times in (1, 2, 4):
         wider = {
             name: getattr(narrowest, name) * times
-            for name in ("n_head", "n_kv_head", "n_embd", "intermediate_size")
+            for name in ("n_head", "n_kv_head", "n_embd", "intermediate_size", "expert_size")
         }
         each = config.replace(**{**narrowest.to_dict(), **wider})
         setup = _setup(each, _ids(each, (SEQUENCES + 2) * each.model.block_size))

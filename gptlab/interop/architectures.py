@@ -122,8 +122,10 @@ _HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "rel
 
 
 def architecture_of(config: GPTConfig) -> str:
-    """ "llama", "qwen3", "qwen3_moe" or "gpt2": what computes the same; ConfigError names the settings that no
-    such architecture has."""
+    """ "llama", "qwen3", "qwen3_moe" or "gpt2": what computes the same.
+
+    ConfigError names the settings that no such architecture has.
+    """
     if config.position_encoding == "rope":
         name = "qwen3" if config.qk_norm else "llama"
         name = "qwen3_moe" if config.n_expert else name
@@ -147,7 +149,7 @@ def architecture_of(config: GPTConfig) -> str:
         }
     wrong["intermediate_size 0 (no MLP)"] = config.intermediate_size == 0
     if found := [setting for setting, is_wrong in wrong.items() if is_wrong]:
-        near = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3-MoE", "gpt2": "GPT-2"}[name]
+        near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}.get(name, "Qwen3-MoE")
         raise ConfigError(
             f"This model cannot be exported: {', '.join(found)} with position_encoding "
             f"{config.position_encoding} is not a part of {near}, the nearest architecture that "
@@ -354,7 +356,10 @@ def _experts(settings: Settings) -> dict:
             "in which the weights of a token's experts add up to 1 can be imported."
         )
     return {
-        "n_expert": settings.number("num_experts", default=settings.content.get("num_local_experts")),
+        # transformers 5 writes it as it does for every mixture
+        "n_expert": settings.number(
+            "num_experts", default=settings.content.get("num_local_experts")
+        ),
         "n_expert_active": settings.number("num_experts_per_tok"),
         "expert_size": settings.number("moe_intermediate_size"),
     }

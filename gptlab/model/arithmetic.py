@@ -1,6 +1,7 @@
 """Parameters and FLOPs of a model and of its training, by formula (no torch)."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptlab.model.config import GPTConfig
@@ -32,6 +33,14 @@ def active_parameters(config: GPTConfig) -> int:
     """Number of parameters that work on a token: all but the experts that are not chosen for it."""
     idle = config.n_expert - config.n_expert_active
     return count_parameters(config) - idle * config.n_layer * _mlp_parameters(config)
+
+
+def active_in_words(config: GPTConfig, write: Callable[[int], str] = "{:,}".format) -> str:
+    """What of a model's parameters works on a token, to follow their number; "" for all."""
+    if not config.n_expert:
+        return ""
+    which = f"{config.n_expert_active} of {config.n_expert} experts"
+    return f", {write(active_parameters(config))} of them active for each token ({which})"
 
 
 def _mlp_parameters(config: GPTConfig) -> int:

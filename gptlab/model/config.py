@@ -18,9 +18,10 @@ class GPTConfig:
     """Model.
 
     Every setting of the transformer. It can be exactly a Llama (the defaults), a Qwen3
-    (`qk_norm`), a Qwen3-MoE (`qk_norm`, `n_expert`), a GPT-2 (`position_encoding="learned", use_rms_norm=False, use_swiglu=False,
-    activation="gelu_tanh", bias=True`) or the classic small GPT. Values that follow from others are
-    None until construction fills them in, so a built config holds numbers only.
+    (`qk_norm`), a Qwen3-MoE (`qk_norm`, `n_expert`), a GPT-2 (`position_encoding="learned",
+    use_rms_norm=False, use_swiglu=False, activation="gelu_tanh", bias=True`) or the classic small
+    GPT. Values that follow from others are None until construction fills them in, so a built config
+    holds numbers only.
     Raises ConfigError for a combination that cannot be built.
     """
 
@@ -198,7 +199,7 @@ class GPTConfig:
 
     @property
     def branches(self) -> int:
-        """Residual branches of a block: attention, and an MLP (or experts) unless intermediate_size is 0."""
+        """Residual branches of a block: attention and MLP (or experts), if there is one."""
         return 2 if self.intermediate_size else 1
 
     @property

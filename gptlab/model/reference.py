@@ -28,7 +28,8 @@ SHORT = 32  # tokens, where the weights may be many
 def logits(config: GPTConfig, weights: dict, tokens: torch.Tensor) -> torch.Tensor:
     """Logits float32 [T, V] of tokens int64 [T]. weights: float32 tensors by the names of `shapes`.
 
-    Llama, Qwen3, Qwen3-MoE, GPT-2 and what lies between, from formulas alone and without the module's code.
+    Llama, Qwen3, Qwen3-MoE, GPT-2 and what lies between, from formulas alone and without the
+    module's code.
     """
     T, H, K, D = len(tokens), config.n_head, config.n_kv_head, config.head_dim
     w, mask = weights, torch.ones(T, T).triu(1).bool()  # what lies ahead

@@ -30,8 +30,8 @@ def write(
 ) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as a folder for transformers; its path.
 
-    Llama, Qwen3, Qwen3-MoE or GPT-2, weights in safetensors, the tokenizer, a model card. dtype: of the
-    weights, a key of DTYPES. Nothing is there under the name until all is, and was read back as
+    Llama, Qwen3, Qwen3-MoE or GPT-2, weights in safetensors, the tokenizer, a model card. dtype: of
+    the weights, a key of DTYPES. Nothing is there under the name until all is, and was read back as
     this model, rounded to the dtype. Raises ConfigError for settings that none of these has,
     for a folder that is taken, or for weights too large for float16.
     """
