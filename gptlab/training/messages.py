@@ -33,8 +33,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
         f"Model: {parameters:,} parameters{active_in_words(model)} "
-        f"({model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, "
-        f"block_size {model.block_size}, vocabulary {model.vocab_size:,}){_what_is_trained(config)}.",
+        f"({model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, block_size "
+        f"{model.block_size}, vocabulary {model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
         f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "

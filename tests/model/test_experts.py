@@ -1,4 +1,4 @@
-"""A mixture of experts: transformers' Qwen3-MoE, and one token after another through its experts."""
+"""A mixture of experts is transformers' Qwen3-MoE, and what one token after another makes."""
 
 import math
 
