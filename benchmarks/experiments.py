@@ -295,7 +295,8 @@ eight experts, of as many active parameters. 100 steps of 4,096 tokens instead o
 Shakespeare by characters, losses on all validation tokens:
 
 ```bash
-python gpt.py compare config/moe.py --set n_expert=0 --both max_iters=100 --both eval_interval=100 --seeds 3
+python gpt.py compare config/moe.py --set n_expert=0 --seeds 3 --both max_iters=100 \\
+    --both eval_interval=100
 ```
 
 | seed | A | B | B - A |
@@ -305,9 +306,9 @@ python gpt.py compare config/moe.py --set n_expert=0 --both max_iters=100 --both
 | 1339 | 1.8514 | 1.8560 | +0.0045 |
 
 At equal tokens the difference is +0.003 (95% interval -0.005 to +0.012): undecided. At equal time B
-is ahead by 0.075 (0.060 to 0.091), since a token of A took 1.35 times as long, in bfloat16 on two busy
-cores, before experts' rows were rounded up. In so short a run three times the parameters have seen
-too little text to pay.
+is ahead by 0.075 (0.060 to 0.091), since a token of A took 1.35 times as long, in bfloat16 on two
+busy cores, before experts' rows were rounded up. In so short a run three times the parameters have
+seen too little text to pay.
 
 CPU time of a step beside the twin's, one thread, the two taking turns: 1.26 in float32 and 1.31 in
 bfloat16. With half as many tokens a step, in float32: 1.44 with Muon, whose work grows with all

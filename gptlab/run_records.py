@@ -40,6 +40,16 @@ class ExpertUse(TypedDict):
     entropy: list[Figure]
 
 
+class Processes(TypedDict, total=False):
+    """How each process fared (training/pace.py), in the order of their ranks."""
+
+    tokens_per_second: list[Figure]
+    busy: list[Figure]
+    data_share: list[Figure]
+    memory: list[Figure]
+    slowest: Count
+
+
 class Measured(Record, total=False):
     """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
@@ -53,6 +63,7 @@ class Measured(Record, total=False):
     data_share: Figure
     time: Figure
     mfu: Figure
+    processes: Processes
     val_loss: Figure
     val_bits_per_byte: Figure
     ema_val_loss: Figure

@@ -11,9 +11,11 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+
+from safetensors import SafetensorError, safe_open
 
 from gptlab.errors import CheckpointError
 from gptlab.files import (
@@ -34,7 +36,7 @@ _COPY = "copy the run's whole folder, or continue from the checkpoint before it"
 
 
 class _TensorForm(TypedDict):
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16", "float64", "int64", "int32", "uint8", "bool"]
     shape: list[Count]
 
 
@@ -45,17 +47,38 @@ class _StateForm(TypedDict):
     sha256: dict[str, str]
 
 
+class _Piece(NamedTuple):
+    """What a shard has of a tensor: the number of its first row in the whole, its shape."""
+
+    tensor: str
+    first: int
+    shape: tuple[int, ...]
+    file: Path
+
+    @property
+    def end(self) -> int:
+        return self.first + (self.shape or (1,))[0]
+
+
 class StoredTensor:
-    """A tensor in shards on a disk: only the rows that are asked for are read.
+    """A tensor in shards on a disk: only the rows that are asked for are read."""
 
-    pieces: (first row, file) of each shard that has some of its rows.
-    """
-
-    def __init__(self, name: str, form: _TensorForm, pieces: list[tuple[int, Path]]):
+    def __init__(self, name: str, form: _TensorForm, pieces: list[_Piece]):
         import torch
 
-        self.name, self.pieces = name, sorted(pieces)
+        # a process that held no row wrote an empty piece
+        self.name, self.pieces = name, sorted(piece for piece in pieces if 0 not in piece.shape)
         self.dtype, self.shape = getattr(torch, form["dtype"]), torch.Size(form["shape"])
+
+    def is_complete(self) -> bool:
+        """Whether the shards have each of its rows once."""
+        ends = [0, *(piece.end for piece in self.pieces)]
+        rows = (self.shape or (1,))[0] if self.numel() else 0
+        return (
+            [piece.first for piece in self.pieces] == ends[:-1]
+            and ends[-1] == rows
+            and all(piece.shape[1:] == self.shape[1:] for piece in self.pieces)
+        )
 
     def numel(self) -> int:
         """Number of its values."""
@@ -67,41 +90,43 @@ class StoredTensor:
     def __getitem__(self, rows: slice) -> "torch.Tensor":
         """Some rows of it, on the CPU."""
         import torch
-        from safetensors import safe_open
 
         first, end, _ = rows.indices(len(self))
         parts = [torch.empty(0, *self.shape[1:], dtype=self.dtype)]
-        for start, file in self.pieces:
-            with safe_open(file, "pt") as shard:
-                there = shard.get_slice(self.name)
-                stop = start + there.get_shape()[0]
-                if start < end and first < stop:
-                    parts.append(there[max(0, first - start) : min(end, stop) - start])
+        for piece in self.pieces:
+            if piece.first < end and first < piece.end:
+                with safe_open(piece.file, "pt") as shard:
+                    there, start = shard.get_slice(self.name), piece.first
+                    parts.append(there[max(0, first - start) : min(end, piece.end) - start])
         return torch.cat(parts)
+
+    def parts(self) -> "Iterator[torch.Tensor]":
+        """What each shard has of it, one after the other."""
+        for piece in self.pieces:
+            with safe_open(piece.file, "pt") as shard:
+                yield shard.get_tensor(self.name)
 
     def whole(self, empty: Callable[..., "torch.Tensor"] | None = None) -> "torch.Tensor":
         """All of it, on the CPU, in what `empty(shape, dtype=dtype)` makes (torch.empty)."""
         import torch
-        from safetensors import safe_open
 
         found = (empty or torch.empty)(self.shape, dtype=self.dtype)
-        for start, file in self.pieces:
-            with safe_open(file, "pt") as shard:
-                part = shard.get_tensor(self.name)
-                (found[start : start + len(part)] if self.shape else found).copy_(part)
+        for piece, part in zip(self.pieces, self.parts(), strict=True):
+            (found[piece.first : piece.end] if self.shape else found).copy_(part)
         return found
 
 
-def is_sharded(path: Path) -> bool:
+def has_shards(path: Path) -> bool:
     """Whether a path is a checkpoint in shards."""
     return (path / STATE).is_file()
 
 
-def write(content: dict[str, Any], folder: Path, parallel, previous: Path | None = None) -> None:
+def save_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
     """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
 
-    What was there becomes `previous`, or goes. Nothing changes until all files are on the disk;
-    then renames of the first process do it. Raises CheckpointError or OSError, in all processes.
+    What was there becomes `previous`. Nothing changes until all files are on the disk; then
+    renames of the first process do it, and at every instant one of the two is whole. Raises
+    CheckpointError or OSError, in all processes.
     """
     from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter, save
 
@@ -132,13 +157,13 @@ def write(content: dict[str, Any], folder: Path, parallel, previous: Path | None
             for name, t in tensors.items()
         }
         state = {"content": plain, "tensors": forms, "sha256": files}
-        write_json(begun / STATE, {"format_version": FORMAT_VERSIONS["shards"], **state})
-        if previous is not None and folder.exists():
+        write_json(
+            begun / STATE, {"format_version": FORMAT_VERSIONS["sharded checkpoint"], **state}
+        )
+        if folder.exists():  # where a kill came between the renames, `previous` is the newest
             if previous.exists():
                 remove_folder(previous)
             os.replace(folder, previous)
-        elif folder.exists():
-            remove_folder(folder)
         os.replace(begun, folder)
         sync_folder(folder.parent)
 
@@ -160,45 +185,52 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
     return plain
 
 
-def read(folder: Path) -> dict[str, Any]:
+def open_shards(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
-    state = read_form(folder / STATE, "shards", _StateForm, CheckpointError, _COPY)
-    pieces: dict[str, list[tuple[int, Path]]] = {name: [] for name in state["tensors"]}
+    state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)
+    pieces: dict[str, list[_Piece]] = {name: [] for name in state["tensors"]}
     for name, sha256 in state["sha256"].items():
-        file = folder / name
+        file = folder / Path(name).name
         if not file.is_file():
             raise CheckpointError(f"{display(file)} is missing", _COPY, sep="; ")
-        if sha256_file(file) != sha256:
-            raise CheckpointError(f"{display(file)} is damaged", _COPY, sep="; ")
-        for tensor, first in _first_rows(file).items():
-            pieces[tensor].append((first, file))
+        try:
+            if sha256_file(file) != sha256:
+                raise ValueError("its SHA-256 does not fit")
+            for piece in _pieces_in(file):
+                pieces[piece.tensor].append(piece)
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{display(file)} is damaged ({error})", _COPY, sep="; "
+            ) from None
     content = state["content"]
     for path, form in state["tensors"].items():
         *groups, name = path.split("/")
         place = content
         for group in groups:
             place = place.setdefault(group, {})
-        place[name] = StoredTensor(path, form, pieces[path])
+        place[name] = stored = StoredTensor(path, form, pieces[path])
+        if not stored.is_complete():
+            raise CheckpointError(f"{display(folder)} lacks rows of {path}", _COPY, sep="; ")
     return content
 
 
-def _first_rows(file: Path) -> dict[str, int]:
-    """The first row, in the whole tensor, of each tensor in a shard."""
-    from safetensors import safe_open
-
+def _pieces_in(file: Path) -> Iterator[_Piece]:
+    """What a shard has of each of its tensors."""
     with safe_open(file, "pt") as shard:
         offsets = json.loads(shard.metadata()["DCP_SHARDING_INFO"])
-        return {name: (offsets[name]["saved_offsets"] or [0])[0] for name in shard.keys()}
+        for name in shard.keys():
+            first = (offsets[name]["saved_offsets"] or [0])[0]
+            yield _Piece(name, first, tuple(shard.get_slice(name).get_shape()), file)
 
 
-def filled(value: Any, file: IO[bytes] | None = None) -> Any:
+def with_tensors(value: Any, file: IO[bytes] | None = None) -> Any:
     """A content with the tensors themselves in place of StoredTensors.
 
     file: an empty one, in which they lie and which is mapped into memory.
     """
     if isinstance(value, dict):
-        return {name: filled(each, file) for name, each in value.items()}
+        return {name: with_tensors(each, file) for name, each in value.items()}
     if not isinstance(value, StoredTensor):
         return value
     return value.whole(file and functools.partial(_mapped, file))

@@ -96,7 +96,7 @@ class RunRecord:
         """finished, interrupted, running, or imported (not yet trained here)."""
         if self.is_running:
             return "running"
-        if not self.records and not (self.folder / "ckpt.pt").exists():
+        if not self.records and not Run(self.folder).checkpoint.exists():
             return "imported"
         if self.step and self.step >= (self.settings.get("max_iters") or math.inf):
             return "finished"

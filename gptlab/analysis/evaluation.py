@@ -32,6 +32,7 @@ from gptlab.inference.evaluate import (
 )
 from gptlab.interop.read.models import read_model
 from gptlab.runs import Run, find_run, load_checkpoint
+from gptlab.sharded_checkpoints import has_shards
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]
@@ -110,7 +111,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
             path = find_run(word)
     if path.is_dir() and Run(path).exists():
         return load_checkpoint(path, device), Run(path)
-    if path.suffix == ".pt" and path.is_file():
+    if has_shards(path) or (path.suffix == ".pt" and path.is_file()):
         run = Run(path.parent)
         return load_checkpoint(path, device), run if run.exists() else None
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
@@ -225,6 +226,7 @@ def evaluate_text(
     windows = sliding_windows(len(ids), block_size, stride)
     measured = measure_tokens(
         checkpoint.model, ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
+        separator=checkpoint.separator and begin_id(checkpoint.tokenizer),
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     left_out = text.unknown.total()
@@ -278,7 +280,7 @@ def evaluate_dataset(
     def measure(chosen: list[tuple[int, int]]) -> TokenLoss:
         return measure_tokens(
             checkpoint.model, held_out.tokens, chosen, block_size, loss_mask=held_out.loss_mask,
-            autocast=autocast,
+            autocast=autocast, separator=checkpoint.separator,
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
 

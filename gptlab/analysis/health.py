@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from gptlab.checkpoints import check_finite, read_checkpoint
+from gptlab.checkpoints import check_finite, open_checkpoint
 from gptlab.data.baselines import unlike
 from gptlab.data.batches import check_ids
 from gptlab.data.mixture import open_mixture, open_part
@@ -24,7 +24,9 @@ from gptlab.data.token_files import (
     VERIFY_BYTES,
     Meta,
     prepare_again,
+    split_files,
 )
+from gptlab.data.token_shards import SPLITS
 from gptlab.errors import ConfigError, DataError, GPTLabError
 from gptlab.files import (
     display,
@@ -191,17 +193,18 @@ def check_dataset(
             tests = len(dataset.test_problems["unseen"])
             return Check(f"dataset {dataset.name}", True, f"a task, {tests:,} problems test")
         recorded = (dataset.meta or {}).get("sha256") or {}
-        for split in ("train", "val"):
+        for split in SPLITS:
             path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
             for start in range(0, len(tokens), SCAN_TOKENS):
                 check_ids(tokens[start : start + SCAN_TOKENS], dataset.vocab_size, path, start)
-            if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just checked it
+            if tokens.size * tokens.itemsize <= VERIFY_BYTES:  # open_dataset has just checked it
                 continue
-            if recorded.get(path.name) not in (None, sha256_file(path, progress)):
-                raise DataError(
-                    f"{display(path)} has changed since it was prepared",
-                    prepare_again(dataset.name, dataset.meta),
-                )
+            for path, _ in split_files(dataset.folder, split, dataset.meta) if recorded else ():
+                if recorded.get(path.name) not in (None, sha256_file(path, progress)):
+                    raise DataError(
+                        f"{display(path)} has changed since it was prepared",
+                        prepare_again(dataset.name, dataset.meta),
+                    )
     except (ConfigError, DataError, OSError) as error:
         found = explain_error(error)
         return Check(f"dataset {name}", False, found.problem, found.fix or "prepare it again")
@@ -248,20 +251,22 @@ def check_run(folder: Path) -> Iterator[Check]:
     for path in paths:
         name = f"{run.folder.name}/{path.name}"
         try:
-            content = read_checkpoint(path)
+            content = open_checkpoint(path)
             check_finite(content, path)
         except (GPTLabError, OSError) as error:
             yield Check(name, False, explain_error(error).problem, _checkpoint_fix(run, path))
             continue
-        yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(path.stat().st_size)}")
+        size = sum(file.stat().st_size for file in (path, *path.glob("*")) if file.is_file())
+        yield Check(name, True, f"step {content.get('step', 0):,}, {in_bytes(size)}")
 
 
 def _checkpoint_fix(run: Run, path: Path) -> str:
     here = quoted(display(run.folder))
     if path == run.checkpoint and run.previous.exists():
-        return f"python train.py --out_dir {here} --resume continues from ckpt.prev.pt instead"
+        before = run.previous.name
+        return f"python train.py --out_dir {here} --resume continues from {before} instead"
     if path == run.best and run.checkpoint.exists():
-        return f"delete {display(path)}: then sample.py uses ckpt.pt"
+        return f"delete {display(path)}: then sample.py uses {run.checkpoint.name}"
     if path == run.previous:
-        return f"delete {display(path)}: ckpt.pt is the newer one"
+        return f"delete {display(path)}: {run.checkpoint.name} is the newer one"
     return f"copy it from a backup, or train again: {run.start_command()} --overwrite"

@@ -11,7 +11,7 @@ from gptlab.data.downloads import gpt2_tokenizer
 from gptlab.data.text_store import Split, TextStore
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer, train_bpe
 from gptlab.errors import ConfigError, TokenizerError
-from gptlab.files import display, out_home
+from gptlab.files import display, out_home, read_json
 
 KINDS = ("auto", "char", "bpe", "gpt2")
 DEFAULT_BPE_VOCAB = 8192
@@ -77,14 +77,20 @@ def chat_template_at(word: str) -> str:
 
 def _checkpoint_at(path: Path) -> Path | None:
     """The checkpoint that a path names, itself or as a run."""
-    found = (path, path / "best.pt", path / "ckpt.pt")
-    return next((each for each in found if each.is_file() and each.suffix == ".pt"), None)
+    for each in (path, *(path / name for name in ("best.pt", "best", "ckpt.pt", "ckpt"))):
+        if each.suffix == ".pt" and each.is_file():
+            return each
+        if (each / "state.json").is_file():  # in shards
+            return each / "state.json"
+    return None
 
 
 def _content(path: Path) -> dict:
     """The content of a checkpoint; its weights are memory-mapped and not read."""
     import torch
 
+    if path.suffix == ".json":
+        return read_json(path)["content"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd pickles, which are refused anyway
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

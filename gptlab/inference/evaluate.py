@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gptlab.errors import DataError
 from gptlab.inference.decoding import evaluating
+from gptlab.model.documents import document_mask
 
 LOGITS = 1 << 24  # held in memory at once: 64 MB in float32
 PASS_TOKENS = 8192  # about the size of a forward pass
@@ -53,6 +54,7 @@ def window_losses(
     progress: Callable[[int], object] | None = None,
     loss_mask: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
+    separator: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cross-entropy of the windows that start at `windows`: (nats float64 [W], targets int64 [W]).
 
@@ -60,6 +62,7 @@ def window_losses(
     progress(windows done) is called after each batch. loss_mask: as `read_windows` takes it. Every
     batch has the shape [batch_size, block_size], so that a compiled model is not compiled again.
     share: (rank, world size) of the processes that divide the batches; windows of others are 0.
+    separator: the id at which attention begins anew, of a model that was trained so.
     The model's mode (train or eval) is left as it was.
     """
     rank, world_size = share
@@ -74,7 +77,7 @@ def window_losses(
             place = slice(first, first + len(starts))
             counts[place] = (targets != -1).sum(1)[: len(starts)].numpy()
             with autocast():
-                losses = token_losses(model, inputs.to(device), targets.to(device))
+                losses = token_losses(model, inputs.to(device), targets.to(device), separator)
             found.append(losses.sum(1)[: len(starts)])  # float32: MPS has no float64
             places.append(place)
             if progress:
@@ -159,12 +162,14 @@ def measure_tokens(
     block_size: int,
     *,
     loss_mask: np.ndarray | None = None,
+    separator: int | None = None,
     autocast: Callable = nullcontext,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> TokenLoss:
     """The loss of each token of `windows` (as `sliding_windows` has them), by its position.
 
-    ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are.
+    ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are. separator:
+    as in `window_losses`.
     progress(windows, total) is called after each batch with its number of windows. Raises DataError
     without a target.
     """
@@ -179,7 +184,7 @@ def measure_tokens(
             for row, (_, known) in enumerate(part):
                 targets[row, :known] = -1
             with autocast():
-                losses = token_losses(model, inputs.to(device), targets.to(device))
+                losses = token_losses(model, inputs.to(device), targets.to(device), separator)
             sums += losses.double().cpu().numpy().sum(0)
             counts += (targets != -1).numpy().sum(0)
             progress(len(part), len(windows))
@@ -188,9 +193,13 @@ def measure_tokens(
     return TokenLoss(sums, counts)
 
 
-def token_losses(model, tokens, targets):
-    """Cross-entropy of each token in nats, 0 for targets of -1: int64 [B, T] twice -> float32."""
-    hidden = model.features(tokens).flatten(0, 1)  # [B T, C]
+def token_losses(model, tokens, targets, separator: int | None = None):
+    """Cross-entropy of each token in nats, 0 for targets of -1: int64 [B, T] twice -> float32.
+
+    separator: as in `window_losses`.
+    """
+    documents = document_mask(tokens, separator)
+    hidden = model.features(tokens, documents=documents).flatten(0, 1)  # [B T, C]
     chunk = max(1, LOGITS // model.config.vocab_size)
     losses = [
         F.cross_entropy(model.unembed(part).float(), wanted, reduction="none", ignore_index=-1)

@@ -21,7 +21,7 @@ from gptlab.training.resolving import Situation, TextSize, or_endless, resolve
 
 OPTIMAL_RATIO = 20  # tokens per parameter of a run whose length nothing sets
 # what published runs took, relative to such a plan (docs/SCALE.md has the table)
-SPREAD = (0.7, 1.5)
+SPREAD = (0.65, 1.5)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class ClusterPlan:
         """The options that the choice sets, by their flat names."""
         assert self.chosen is not None
         best, sequences = self.chosen, self.config.sequences_per_step
+        shared = {"parallelism": best.parallelism} if self.cluster.gpus > 1 else {}
         return {
-            "parallelism": best.parallelism,
+            **shared,
             "batch_size": best.batch_size,
             "gradient_accumulation_steps": sequences // best.batch_size,
             "max_iters": self.config.batch.max_iters,

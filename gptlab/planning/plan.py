@@ -4,6 +4,7 @@ Sources: 6 FLOPs per parameter and token (Kaplan et al. 2020), FLOPs of attentio
 the peak (Chowdhery et al. 2022), 20 tokens per parameter (Hoffmann et al. 2022).
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from gptlab.data.token_files import (
     token_dtype,
     tokenizer_beside,
 )
+from gptlab.data.token_shards import SPLITS, find_token_files
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
@@ -150,11 +152,13 @@ def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | N
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4
-        train, val = (
-            path.stat().st_size // width if path.is_file() else 0
-            for path in (folder / "train.bin", folder / "val.bin")
-        )
-        return vocab_size, train, val
+        with contextlib.suppress(DataError):  # training says what is wrong with the files
+            train, val = (
+                sum(path.stat().st_size // width for path in find_token_files(folder, split))
+                for split in SPLITS
+            )
+            return vocab_size, train, val
+        return None
     except DataError:
         return None
 

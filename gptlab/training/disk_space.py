@@ -30,7 +30,8 @@ def checkpoint_bytes(config: TrainConfig) -> int:
 
 def refuse_full_disk(config: TrainConfig, folder: Path) -> None:
     """RunError when the checkpoints of a run do not fit on the disk of its folder."""
-    held = sum(path.stat().st_size for path in folder.glob("*.pt")) if folder.is_dir() else 0
+    files = [*folder.glob("*.pt"), *folder.glob("*/shard-*")]
+    held = sum(path.stat().st_size for path in files)
     needed = checkpoint_bytes(config) - held
     existing = nearest_existing(folder)
     free = shutil.disk_usage(existing).free

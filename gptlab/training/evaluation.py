@@ -114,6 +114,7 @@ def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[fl
                 progress=lambda windows: bar.update(windows * parallel.world_size),
                 loss_mask=windows.loss_mask,
                 share=(parallel.rank, parallel.world_size),
+                separator=setup.separator,
             )
             sums, counts = parallel.merge(sums), parallel.merge(counts)
             loss = clean_loss = math.fsum(sums) / int(counts.sum())

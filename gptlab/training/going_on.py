@@ -96,4 +96,4 @@ def command_to_train(overrides: Overrides, **changed: object) -> str:
 
 def as_named(path) -> str:
     """The checkpoint at a path as a command names it: by its run, where that means the same."""
-    return display(path.parent if path.name in ("best.pt", "ckpt.pt") else path)
+    return display(path.parent if path.name in ("best.pt", "ckpt.pt", "best", "ckpt") else path)

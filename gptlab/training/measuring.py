@@ -49,7 +49,9 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
         sequences_per_step=config.sequences_per_step,
         device=config.machine.device,
     )
-    return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), batches)
+    separator = 0 if config.batch.document_mask else None
+    alone = Parallel.alone(config.machine.device)
+    return Setup(Resolved(config, {}), alone, batches, separator=separator)
 
 
 def measure(
@@ -108,17 +110,23 @@ def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def fit_micro_batch(config: TrainConfig, choice, free: int | None, parallel: Parallel) -> int:
-    """The largest micro-batch that fits on this device, in each of the processes that train."""
+def fit_micro_batch(
+    config: TrainConfig, choice, free: int | None, parallel: Parallel, shards: int = 1
+) -> int:
+    """The largest micro-batch that fits on this device, in each of the processes that train.
+
+    shards: the processes among which the model is divided; then it is not tried, because one
+    process would need the whole.
+    """
     kind = choice.device.partition(":")[0]
     if kind == "cpu" and free is not None:
         free //= parallel.local_size  # the processes of a machine share its memory
 
     def attempt(sequences: int) -> None:
-        if kind != "cpu":  # which swaps, or kills the process, instead of raising an error
+        if kind != "cpu" and shards == 1:  # a CPU swaps, or kills the process, without an error
             train_step(*rehearsal(config, choice, sequences))
 
-    return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
+    return fitting_batch_size(config, kind, free, parallel.world_size, attempt, shards)
 
 
 class NoUpdate:

@@ -116,7 +116,8 @@ def _settings(setup) -> dict:
     """Every option as it was resolved; paths do not depend on the working directory."""
     values = {n: v for n, v in setup.config.flat().items() if n not in START_OPTIONS}
     del values["minutes"]  # it became max_iters
-    del values["parallelism"]  # of the processes, which are among the conditions
+    for name in ("parallelism", "collective_timeout"):
+        del values[name]  # of the processes, which are among the conditions
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())
@@ -169,30 +170,23 @@ def exact(value) -> str:
 
 
 class Trace:
-    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them."""
+    """Writes trace.jsonl during the first steps; does nothing before `begin` and after them.
+
+    All processes call it; the first one writes.
+    """
 
     def __init__(self):
-        self.run = None
+        self.run = None  # of the first process
         self.last = -1  # the last step that is traced
         self.unread = []  # records whose numbers are still on the device
 
     def begin(self, setup, state) -> None:
         """Record what the run depends on; a resume goes on only under the same conditions."""
         proof.code_texts()  # as this process runs them, before anybody edits a file
-        run, now = setup.run, json.loads(json.dumps(describe(setup)))
-        if state.step == 0:
-            with atomic_write(run.sources) as file:
-                _zip(source_texts(), file)
-            write_json(run.provenance, now)
-        else:
-            kept = [record for record in read_trace(run) if record["step"] <= state.step]
-            if [r["step"] for r in kept] != list(range(state.step + 1)):
-                return  # all steps are traced, or none ever was
-            with atomic_write(run.trace, "w") as file:
-                file.writelines(json.dumps(record) + "\n" for record in kept)
-            if not _began_like(run, now):  # the next steps could not be repeated in one go
-                return
-        self.run, self.last = run, TRACED_STEPS
+        if not setup.parallel.from_first(lambda: _open(setup, state.step)):
+            return
+        self.run = setup.run if setup.parallel.is_first else None
+        self.last = TRACED_STEPS
         if state.step == 0:
             self._add({"step": 0}, state.model)
             self.flush()
@@ -216,13 +210,30 @@ class Trace:
 
     def flush(self) -> None:
         """Write the pending records; a checkpoint must not be ahead of the trace."""
-        if not self.unread:
+        if self.run is None or not self.unread:
+            self.unread.clear()
             return
         with open(self.run.trace, "a", encoding="utf-8", newline="\n") as file:
             for record in self.unread:
                 numbers = {n: exact(record[n]) for n in ("loss", "grad_norm") if n in record}
                 file.write(json.dumps(record | numbers) + "\n")
         self.unread.clear()
+
+
+def _open(setup, step: int) -> bool:
+    """Write what a run depends on at its start; whether the steps after `step` are traced."""
+    run, now = setup.run, json.loads(json.dumps(describe(setup)))
+    if step == 0:
+        with atomic_write(run.sources) as file:
+            _zip(source_texts(), file)
+        write_json(run.provenance, now)
+        return True
+    kept = [record for record in read_trace(run) if record["step"] <= step]
+    if [r["step"] for r in kept] != list(range(step + 1)):
+        return False  # all steps are traced, or none ever was
+    with atomic_write(run.trace, "w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in kept)
+    return _began_like(run, now)  # else the next steps could not be repeated in one go
 
 
 def _began_like(run: Run, now: dict) -> bool:

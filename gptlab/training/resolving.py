@@ -178,6 +178,14 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     reasons["device"] = reasons["dtype"] = choice.reason
     if situation.processes == 1:
         values["parallelism"], reasons["parallelism"] = "ddp", "there is one process"
+    elif values.get("lora_rank"):
+        fill("parallelism", "ddp", "adapters train beside the whole model")
+        if values["parallelism"] != "ddp":
+            raise ConfigError(
+                f"parallelism {values['parallelism']} divides the whole training among the "
+                "processes, and adapters (lora_rank) train beside the whole model",
+                "use --parallelism ddp, or train all weights with --lora_rank 0",
+            )
     elif situation.fits_whole:
         fill("parallelism", "ddp", "the whole model fits in each process")
     else:

@@ -43,6 +43,19 @@ def check_complete(stored: dict, run: Run) -> None:
                 )
 
 
+def after_restart(overrides: Overrides, run: Run) -> Overrides:
+    """The options of processes that torchrun starts again: they go on with their launch's run."""
+    values = {**overrides.values, "resume": run.exists(), "overwrite": False}
+    return Overrides(values, {"resume": "restart", "overwrite": "restart", **overrides.sources})
+
+
+def without_anneal(overrides: Overrides) -> Overrides:
+    """The options without `anneal`, whose decay is in the run's own by now."""
+    return Overrides(
+        {n: v for n, v in overrides.values.items() if n != "anneal"}, overrides.sources
+    )
+
+
 def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:
     """RunError for other tokens than the run's, with the commands that go on from its weights; for
     tokens in another order too."""

@@ -1,4 +1,4 @@
-"""Save a training. All processes call `save`; the first one writes."""
+"""Save a training. All processes call `save`; the first one writes, or each one its shards."""
 
 import logging
 
@@ -33,6 +33,8 @@ def save(setup: Setup, state: TrainState, observers: Observers) -> None:
     with observers.clock.timing_a_save(), setup.apart(state.model):
         parallel.from_first(observers.trace.flush)  # a checkpoint must not be ahead of the trace
         if parallel.is_sharded:
-            run.save_shards(made(), parallel, keep)
+            saving = observers.saving
+            saving.start(made(), lambda *content: run.save_shards(*content, keep), parallel)
         else:
             parallel.from_first(lambda: run.save(made(), keep))
+    observers.clock.save_seconds += observers.saving.seconds

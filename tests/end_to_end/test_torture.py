@@ -68,6 +68,15 @@ def test_thirty_kills_of_two_processes(home, optimizer):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world_size", "parallelism", "kills"), [(2, "fsdp", 30), (4, "fsdp", 15), (4, "hsdp", 15)]
+)
+def test_kills_of_any_process_of_a_sharded_run(home, world_size, parallelism, kills):
+    shared = dict(world_size=world_size, parallelism=parallelism, max_iters=36)
+    torture(home, kills, optimizer="muon", seed=7, **shared)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hardware.detect().device("cpu").compile.available, reason="no compiler")
 def test_kills_of_a_compiled_run(home):
     torture(home, 6, optimizer="muon", compile_model=True, seed=5)

@@ -4,7 +4,8 @@ Run by test_torture.py with the plan as JSON; prints what it found as JSON. Ever
 process of its own, a fork of this one, which has imported everything and computed nothing: that
 saves the seconds of `import torch`. Half of the kills come from outside at a random instant. The
 others come from inside, at the n-th of the moments that matter: a step, a window of an evaluation,
-and each write, fsync, link and rename of a file.
+and each write, fsync, link and rename of a file. Of several processes any may be the one that is
+killed; the others follow at once, as torchrun has it.
 """
 
 import functools
@@ -57,10 +58,13 @@ class Moments:
             self.before(owner, name)
 
 
-def attempt(plan, folder, moment=("", 0), seconds=None):
-    """Start or resume the run of `folder`; (was it killed, moments seen by kind) at its end."""
+def attempt(plan, folder, moment=("", 0), seconds=None, victim=0):
+    """Start or resume the run of `folder`; (was it killed, moments seen by kind) at its end.
+
+    victim: the process to kill, and whose moments are counted.
+    """
     options = [f"--{name}={value}" for name, value in plan["options"].items()]
-    if (folder / "ckpt.pt").exists():
+    if Run(folder).checkpoint.exists():
         options = ["--resume", "--quiet"]
     argv = ["train", *options, f"--out_dir={folder}"]
     world_size, ranks = plan["world_size"], []
@@ -78,10 +82,11 @@ def attempt(plan, folder, moment=("", 0), seconds=None):
                     LOCAL_WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
                     MASTER_PORT=str(port),
                 )  # fmt: skip
-            run_one(argv, Moments(*moment) if rank == 0 else Moments(), seen if rank == 0 else None)
+            is_victim = rank == victim
+            run_one(argv, Moments(*moment) if is_victim else Moments(), seen if is_victim else None)
         ranks.append(child)
-    status = wait_for(ranks[0], seconds)
-    for other in ranks[1:]:
+    status = wait_for(ranks.pop(victim), seconds)
+    for other in ranks:
         if os.WIFSIGNALED(status):
             os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)
@@ -129,10 +134,11 @@ def differing(one, other, path):
 def differences(whole, broken):
     """What two finished runs do not have in common, clocks and names aside."""
     found = []
-    for name in ("ckpt.pt", "best.pt"):
-        one, other = read_checkpoint(whole / name), read_checkpoint(broken / name)
+    for name in ("checkpoint", "best"):
+        one, other = (read_checkpoint(getattr(Run(folder), name)) for folder in (whole, broken))
         for state in (one, other):
-            del state["sha256"], state["train_config"]
+            state.pop("sha256", None)  # shards have it beside them
+            del state["train_config"]
         found += differing(one, other, name)
     one, other = (
         [{n: v for n, v in r.items() if n not in CLOCKS} for r in Run(folder).records()]
@@ -150,19 +156,25 @@ def torture(plan):
     """Kill and resume as often as planned; what was seen, as a dict."""
     out, source = Path(plan["out"]), random.Random(plan["seed"])
     began = time.monotonic()
-    was_killed, moments = attempt(plan, out / "whole")
+    was_killed, of_first = attempt(plan, out / "whole")
     seconds = time.monotonic() - began
-    assert not was_killed and moments["train_step"] == plan["options"]["max_iters"]
+    moments = [of_first]  # of each process, by their kind
+    for rank in range(1, plan["world_size"]):
+        was_killed, seen = attempt(plan, out / f"seen{rank}", victim=rank)
+        moments.append(seen)
+    assert not was_killed and of_first["train_step"] == plan["options"]["max_iters"]
     result = {"kills": 0, "from_outside": 0, "inside": {}, "finished": 0, "differences": []}
-    folder, kinds = out / "broken0", sorted(moments)
+    folder = out / "broken0"
     while result["kills"] < plan["kills"]:
+        victim = source.randrange(plan["world_size"])
         if source.random() < 0.4:
-            was_killed, _ = attempt(plan, folder, seconds=source.uniform(0.1, 0.8) * seconds)
+            wait = source.uniform(0.1, 0.8) * seconds
+            was_killed, _ = attempt(plan, folder, seconds=wait, victim=victim)
             result["from_outside"] += was_killed
         else:
-            kind = source.choice(kinds)
-            moment = (kind, source.randint(1, 1 + moments[kind] // 5))
-            was_killed, _ = attempt(plan, folder, moment)
+            kind = source.choice(sorted(moments[victim]))
+            moment = (kind, source.randint(1, 1 + moments[victim][kind] // 5))
+            was_killed, _ = attempt(plan, folder, moment, victim=victim)
             result["inside"][kind] = result["inside"].get(kind, 0) + was_killed
         result["kills"] += was_killed
         if not was_killed:
@@ -175,4 +187,8 @@ def torture(plan):
 
 
 if __name__ == "__main__":
-    print(json.dumps(torture(json.loads(sys.argv[1]))))
+    wanted = json.loads(sys.argv[1])
+    if wanted["options"].get("parallelism", "auto") != "auto":
+        import torch.distributed.checkpoint
+        import torch.distributed.fsdp  # so that no attempt has to
+    print(json.dumps(torture(wanted)))

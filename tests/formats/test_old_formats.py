@@ -1,7 +1,8 @@
 """What an earlier gptlab wrote is read as it was; what a later one wrote is refused by its version.
 
 version_1/ was made once and is never made anew: 20 steps with Muon and averaged weights on 2,301
-characters, the checkpoints from before they carried a hash.
+characters, the checkpoints from before they carried a hash. shards_1/ has the checkpoint of 20
+steps of two processes on the same text.
 """
 
 import json
@@ -21,6 +22,7 @@ from gptlab.runs import Run, load_checkpoint
 from gptlab.training.trainer import train
 
 OLD = Path(__file__).parent / "version_1"
+SHARDS = Path(__file__).parent / "shards_1"
 
 
 @pytest.fixture
@@ -72,6 +74,19 @@ def test_a_run_of_version_1_goes_on_with_the_dropout_that_it_had(old):
     losses = [record["loss"] for record in records if "loss" in record][-6:]
     expected = [2.7430267, 2.7466125, 2.7405677, 2.7447398, 2.7493610, 2.7340975]
     assert losses == pytest.approx(expected, abs=1e-5)
+
+
+def test_shards_of_version_1_write_what_they_wrote_and_go_on(old):
+    shutil.rmtree(old / "out" / "hamlet")
+    shutil.copytree(SHARDS, old / "out" / "hamlet")
+    found = load_checkpoint(SHARDS / "ckpt")
+    written = Generator(found.model, found.tokenizer).generate(
+        "to be", SamplingConfig(temperature=0.0, max_tokens=10)
+    )
+    assert (found.step, written[0].text) == (20, "e" * 10)
+    train(out_dir=str(old / "out" / "hamlet"), resume=True, max_iters=23, quiet=True)
+    losses = [r["loss"] for r in Run(old / "out" / "hamlet").records() if "loss" in r]
+    assert losses == pytest.approx([2.4257321, 2.4332013, 2.4193954], abs=1e-5)
 
 
 def test_a_later_version_of_each_format_is_refused_by_its_number(old):
