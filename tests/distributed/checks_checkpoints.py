@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gptlab import sharded_checkpoints
-from gptlab.sharded_checkpoints import StoredTensor, open_shards, with_tensors, save_shards
+from gptlab.sharded_checkpoints import StoredTensor, open_shards, save_shards, with_tensors
 from gptlab.training.parallel import Parallel
 
 # rows that do not divide, fewer rows than processes, a vector, no row at all
