@@ -70,7 +70,7 @@ def parameters_by_component(config: GPTConfig) -> dict[str, int]:
         "position embedding": positions if config.position_encoding == "learned" else 0,
         "attention": config.n_layer * attention,
         "mlp": config.n_layer * max(1, config.n_expert) * _mlp_parameters(config),
-        "router": config.n_layer * config.n_embd * config.n_expert,
+        **({"router": config.n_layer * config.n_embd * config.n_expert} if config.n_expert else {}),
         "norms": config.n_layer * norms + norm,
         "output head": 0 if config.tie_weights else tokens,
     }
