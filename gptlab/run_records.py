@@ -33,6 +33,13 @@ class Look(TypedDict, total=False):
     ranks: dict[str, Figure]
 
 
+class ExpertUse(TypedDict):
+    """Of each layer: shares of the tokens that each expert had, and their entropy over its most."""
+
+    load: list[list[Figure]]
+    entropy: list[Figure]
+
+
 class Processes(TypedDict, total=False):
     """How each process fared (training/pace.py), in the order of their ranks."""
 
@@ -64,6 +71,7 @@ class Measured(Record, total=False):
     accuracy: Figure
     train_accuracy: Figure
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
+    experts: ExpertUse
     sample: str
     inside: Look
 

@@ -412,7 +412,7 @@ Turn a model from elsewhere, with its tokenizer, into a run directory: sample.py
 --init_from and export use it like one that was trained here. Code in a file is never executed.""",
         example="""\
 python gpt.py import smollm2-135m                  a small pretrained model, 93 MB
-python gpt.py import folder_of_transformers/       Llama, Qwen2, Qwen3 or GPT-2, safetensors
+python gpt.py import folder_of_transformers/       Llama, Qwen2, Qwen3(-MoE) or GPT-2
 python gpt.py import model.gguf                    llama.cpp's format, also quantised
 python gpt.py import out-shakespeare-char/ckpt.pt  a checkpoint of nanoGPT
 python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face hub""",
@@ -450,7 +450,7 @@ python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
         positionals=(("run", "?", "run directory, name under out/, or checkpoint [the newest]"),),
         summary="""\
 Write a run for other programs, its tokenizer included: a folder that transformers opens
-(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
+(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3(-MoE) or GPT-2 and with a model card, a file
 that llama.cpp runs, or one page in which a small model writes in any browser, offline. An option
 of the model that the format lacks is refused by name.""",
         example="""\

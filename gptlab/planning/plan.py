@@ -27,6 +27,8 @@ from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
+    active_parameters,
+    count_parameters,
     kv_cache_bytes,
     parameters_by_component,
     trained_parameters,
@@ -327,9 +329,20 @@ class Plan:
         return sum(self.parameters.values())
 
     @property
+    def active_parameters(self) -> int:
+        """Those that work on a token: all but the experts that are not chosen for it."""
+        model = self.config.model
+        return self.total_parameters - count_parameters(model) + active_parameters(model)
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Of the whole training; of a mixture of experts for each active parameter."""
+        return self.tokens / self.active_parameters
+
+    @property
     def optimal_tokens(self) -> int:
         """Tokens that make the best use of this model's FLOPs (Hoffmann et al. 2022)."""
-        return CHINCHILLA * self.total_parameters
+        return CHINCHILLA * self.active_parameters
 
     @property
     def needed(self) -> int:
@@ -344,6 +357,7 @@ class Plan:
             "parameters": {
                 **self.parameters,
                 "total": self.total_parameters,
+                "active": self.active_parameters,
                 "trained": self.trained,
             },
             "text": dataclasses.asdict(self.text) | {"mix": list(map(list, self.text.mix))},
@@ -360,7 +374,7 @@ class Plan:
                 "tokens": self.tokens,
                 "epochs": self.epochs,
                 "epochs_of_each": self.epochs_of_each,
-                "tokens_per_parameter": self.tokens / self.total_parameters,
+                "tokens_per_parameter": self.tokens_per_parameter,
             },
             "chinchilla": {
                 "tokens": self.optimal_tokens,
@@ -473,7 +487,7 @@ def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
 def _notes(plan: Plan) -> list[str]:
     """Sentences about the numbers that matter."""
     notes, config = [], plan.config
-    ratio = plan.tokens / plan.total_parameters
+    ratio = plan.tokens_per_parameter
     if not fits(plan.needed, plan.free):
         notes.append(
             f"The free memory is too small: {smaller_options(config)} needs less and trains on the "

@@ -16,7 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
 from gptlab.files import AnyPath, display, has_scripts, home
-from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
+from gptlab.model.arithmetic import (
+    Trained,
+    active_parameters,
+    count_parameters,
+    flops_per_token,
+    projections,
+)
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import ESCAPED, coerce, options_of, unknown_option
 from gptlab.training.optimizers.table import OPTIMIZERS
@@ -246,12 +252,15 @@ class PresetOption:
 OPTION_CLASSES = (PresetOption, *GROUPS.values())  # as the help shows them
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
-# options of the model that do not affect its weights: a resume may change them
-CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing"})
+# options of the model that say nothing of its weights: a resume may change them
+CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing", "expert_balance"})
 # options of a single start: neither the run's recipe nor a resume keeps them
 START_OPTIONS = frozenset(
     {"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet", "profile_steps"}
 )
+
+
+NOT_COMPILED = "experts are not compiled, as each has another number of tokens in every step"
 
 
 @dataclass(frozen=True)
@@ -383,6 +392,8 @@ def _check(config: TrainConfig) -> None:
             "initial_tensors replaces drawn weights, and init_from leaves none to draw",
             "use one of the two",
         )
+    if config.model.n_expert and config.machine.compile_model is True:
+        raise ConfigError(f"compile_model true: {NOT_COMPILED}", "leave it out")
     if config.batch.document_mask and config.model.position_encoding != "rope":
         raise ConfigError(
             f"document_mask does not go with position_encoding {config.model.position_encoding}, "
@@ -550,10 +561,11 @@ def layer(
 
 
 def plan_numbers(config: TrainConfig, train_tokens: int) -> dict[str, float]:
-    """The size of a run: parameters, tokens of a step and of the run, epochs, FLOPs."""
+    """The size of a run: parameters and how many are active, tokens, epochs, FLOPs."""
     tokens = resolved_value(config.batch.max_iters) * config.tokens_per_step
     return {
         "parameters": count_parameters(config.model),
+        "active": active_parameters(config.model),
         "tokens_per_step": config.tokens_per_step,
         "tokens": tokens,
         "epochs": tokens / max(1, train_tokens),

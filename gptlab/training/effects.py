@@ -104,6 +104,10 @@ UNUSED: dict[str, Reason] = {
     ),
     "use_swiglu": _unless(lambda c: c.model.intermediate_size, NO_MLP),
     "mlp_ratio": _unless(lambda c: c.model.intermediate_size, NO_MLP),
+    **dict.fromkeys(
+        ("n_expert_active", "expert_size", "expert_balance"),
+        _unless(lambda c: c.model.n_expert, "there are no experts (n_expert is 0)"),
+    ),
     "rope_theta": _unless(
         lambda c: c.model.position_encoding == "rope", "position_encoding is not rope"
     ),

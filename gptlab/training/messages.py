@@ -7,7 +7,7 @@ from gptlab.data import versions
 from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
-from gptlab.model.arithmetic import ALL, trained_parameters
+from gptlab.model.arithmetic import ALL, active_in_words, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
 from gptlab.training.effects import without_effect
@@ -35,9 +35,9 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
-        f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
-        f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
-        f"{model.vocab_size:,}){_what_is_trained(config)}.",
+        f"Model: {parameters:,} parameters{active_in_words(model)} "
+        f"({model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, block_size "
+        f"{model.block_size}, vocabulary {model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
         f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "

@@ -182,12 +182,13 @@ class Metrics:
         of_each: Mapping[str, tuple[float, float]] | None = None,
         clean: float | None = None,
         answers: Mapping[str, object] = MappingProxyType({}),
+        experts: Mapping[str, list] | None = None,
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
         of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
         the windows without text of the training part. answers: of a task, how many are right
-        (`inference.answers.accuracy_fields`), which is recorded too.
+        (`inference.answers.accuracy_fields`), which is recorded too. experts: how they were used.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -202,6 +203,8 @@ class Metrics:
         mixed = of_each if of_each and len(of_each) > 1 else {}
         if mixed:
             record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
+        if experts is not None:
+            record["experts"] = experts
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         record |= answers

@@ -10,6 +10,7 @@ from gptlab.training.config import (
     CHANGEABLE_MODEL_OPTIONS,
     LENGTHS,
     MODEL_OPTIONS,
+    OPTIONS,
     START_OPTIONS,
     Overrides,
     TrainConfig,
@@ -158,7 +159,8 @@ def annealing(stored: dict, fresh: dict) -> dict:
 def check_same_model(config: TrainConfig, stored: dict) -> None:
     """ConfigError for a setting of the model that a resume may not change."""
     for name, value in config.model.to_dict().items():
-        before = stored["model_config"].get(name)
+        before = stored["model_config"].get(name, OPTIONS[name].default)  # older than the option
+        before = 0 if before is None and not config.model.n_expert else before
         if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
             raise ConfigError(
                 f"{name} cannot change at a resume (the run has {before!r}, now it is {value!r}):"

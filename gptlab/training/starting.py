@@ -243,7 +243,8 @@ def needs_measurement(
     """
     if config.batch.minutes is not None:
         return True
-    if overrides.values.get("compile_model", "auto") != "auto" or not device.compile.available:
+    can_compile = device.compile.available and not config.model.n_expert
+    if overrides.values.get("compile_model", "auto") != "auto" or not can_compile:
         return False
     flops = config.flops_per_token * config.tokens_per_step * config.batch.max_iters
     kind = "cpu" if device.kind == "cpu" else "other"
