@@ -160,7 +160,7 @@ def finished_line(state: TrainState) -> str:
 def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) -> list[str]:
     """Why the training stopped before its end, and the commands that continue it."""
     saved = ", saved" if is_saved else ""
-    start = train_command(setup.parallel)
+    start = launch_command(setup.parallel)
     command = f"  {start} --out_dir {quoted(display(setup.run.folder))} --resume"
     lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
     if setup.config.schedule.schedule == "wsd" and state.step < decay_start(setup.config):
@@ -170,7 +170,7 @@ def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) ->
     return lines
 
 
-def train_command(parallel: Parallel) -> str:
+def launch_command(parallel: Parallel) -> str:
     """How these processes were started: python train.py, or torchrun with their number."""
     if parallel.world_size == 1:
         return "python train.py"
