@@ -195,7 +195,8 @@ def test_a_checkpoint_that_a_training_replaces_while_it_is_read_is_read_anew(
         if not seen:
             seen.append(path)
             shutil.rmtree(folder)
-            save_shards(folder, {**content, "step": 9})
+            weights = {name: weight + 1 for name, weight in content["model"].items()}
+            save_shards(folder, {**content, "model": weights, "step": 9})
         return hash_file(path)
 
     monkeypatch.setattr(sharded_checkpoints, "sha256_file", replacing)
