@@ -32,6 +32,12 @@ OUR_FILES = {
 }
 
 
+def foreign_files(folder: Path) -> list[str]:
+    """What is in the folder of a dataset and was not written by gptlab."""
+    there = set(os.listdir(folder)) - OUR_FILES
+    return sorted(name for name in there if not is_token_file(name))
+
+
 @dataclass(frozen=True)
 class Former:
     """A dataset of which a new version is made. fingerprint: of its tokens and tokenizer.
@@ -59,8 +65,7 @@ def find_former(
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    there = set(os.listdir(folder)) - OUR_FILES if folder.is_dir() else {folder.name}
-    strange = sorted(name for name in there if not is_token_file(name))
+    strange = foreign_files(folder) if folder.is_dir() else [folder.name]
     if strange:
         raise DataError(
             f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",

@@ -207,8 +207,7 @@ class MachineOptions:
     ] = "auto"
     collective_timeout: Annotated[
         float,
-        "seconds that one of several processes may give no sign of life, or leave the others "
-        "waiting in a step, before all end",
+        "seconds that one of several processes may be silent before all end",
     ] = 600.0
 
 
