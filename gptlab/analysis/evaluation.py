@@ -22,7 +22,6 @@ from gptlab.data.text_files import Reading
 from gptlab.data.token_files import find_meta, is_task
 from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
-from gptlab.files import display
 from gptlab.inference.answers import accuracy_fields, right_answers
 from gptlab.inference.evaluate import (
     TokenLoss,
@@ -249,7 +248,8 @@ def evaluate_text(
     block_size, stride = _window(checkpoint, block_size, stride)
     windows = sliding_windows(len(ids), block_size, stride)
     measured, *of_each = measure_tokens(
-        [member.model for member in members], ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
+        [member.model for member in members], ids, windows, block_size,
+        loss_mask=loss_mask, autocast=autocast,
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     left_out = text.unknown.total()
@@ -280,8 +280,7 @@ def evaluate_dataset(
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
-            f"{dataset.name} was prepared with another tokenizer than that of "
-            f"{checkpoint.name}",
+            f"{dataset.name} was prepared with another tokenizer than that of {checkpoint.name}",
             "name the text itself with --data, which any model can read",
         )
     if dataset.vocab_size > checkpoint.model.config.vocab_size:
@@ -305,8 +304,8 @@ def evaluate_dataset(
 
     def measure(chosen: list[tuple[int, int]]) -> list[TokenLoss]:
         return measure_tokens(
-            [member.model for member in members], held_out.tokens, chosen, block_size, loss_mask=held_out.loss_mask,
-            autocast=autocast,
+            [member.model for member in members], held_out.tokens, chosen, block_size,
+            loss_mask=held_out.loss_mask, autocast=autocast,
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
 
