@@ -18,6 +18,7 @@ from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.distillation import open_teacher
 from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
@@ -104,7 +105,8 @@ def prepare_training(
             added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
         resuming.check_same_data(data, stored, run, overrides)
-    resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
+    teacher = open_teacher(overrides, data, parallel, stored, start)
+    resolved = decide(overrides, report, choice, data, parallel, started, stored, start, teacher)
     config = resolved.config
     if stored is None:
         refuse_unused(config, overrides, parallel.world_size)
@@ -130,6 +132,7 @@ def prepare_training(
         added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
         start=start.path if start else None,
+        teacher=teacher,
     )
     return setup, state
 
@@ -157,7 +160,9 @@ def avoid_leaking_attention(choice) -> None:
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
 
 
-def decide(overrides, report, choice, data, parallel, started, stored, start=None) -> Resolved:
+def decide(
+    overrides, report, choice, data, parallel, started, stored, start=None, teacher=None
+) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
@@ -175,7 +180,7 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
 
     def fitted() -> int:
         config = resolve_roughly(overrides, situation).config
-        return fit_micro_batch(config, choice, device.memory_free, parallel)
+        return fit_micro_batch(config, choice, device.memory_free, parallel, teacher)
 
     if overrides.values.get("batch_size") == "auto":
         situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
@@ -188,7 +193,7 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
         if stored is not None or not needs_measurement(overrides, config, device, peak):
             return None
         with explained_out_of_memory(config):
-            return measure(config, choice, parallel.world_size, started)
+            return measure(config, choice, parallel.world_size, started, teacher=teacher)
 
     def estimated() -> Measurements:
         config = resolve_roughly(overrides, situation).config
