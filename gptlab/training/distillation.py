@@ -20,7 +20,7 @@ from gptlab.interop.read.models import local_checkpoint
 from gptlab.model.arithmetic import count_parameters, flops_per_token
 from gptlab.model.config import GPTConfig
 from gptlab.runs import load_checkpoint
-from gptlab.training.config import Overrides, RunOptions
+from gptlab.training.config import Overrides, RunOptions, TrainConfig
 from gptlab.training.going_on import same_ids
 from gptlab.training.parallel import Parallel
 
@@ -137,19 +137,25 @@ def _sha256(checkpoint: Checkpoint) -> str:
     return content_sha256({**content, "model": dict(checkpoint.model.state_dict())})
 
 
-def share_of_step(student: GPTConfig, teachers: list[GPTConfig], flops: float) -> float:
-    """FLOPs of the teachers' forward passes as a share of a step's, which has `flops` per token
-    without them."""
-    forward = sum(flops_per_token(config, student.block_size) / 3 for config in teachers)
-    return forward / (forward + flops)
+def added_work(config: TrainConfig, teachers: list[GPTConfig]) -> float:
+    """FLOPs of the teachers' forward passes for each FLOP of the model's own training step."""
+    length = config.model.block_size
+    forward = sum(flops_per_token(teacher, length) / 3 for teacher in teachers)
+    return forward / config.flops_per_token
 
 
-def teachers_in_words(configs: list[GPTConfig]) -> str:
-    """How many there are, and how large."""
-    sizes = sorted({count_parameters(config) for config in configs})
-    size = " to ".join(f"{size:,}" for size in (sizes[:1] + sizes[1:][-1:]))
-    each = " each" if len(configs) > 1 and len(sizes) == 1 else ""
-    return f"{len(configs)} of {size} parameters{each}"
+def lesson(config: TrainConfig, teachers: list[GPTConfig], words: list[str]) -> str:
+    """Who teaches, how large they are, and what that adds to a step."""
+    sizes = sorted({count_parameters(teacher) for teacher in teachers})
+    size = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
+    each = " each" if len(teachers) > 1 else ""
+    what = "their averaged" if len(teachers) > 1 else "its"
+    added = added_work(config, teachers)
+    return (
+        f"{'Teachers' if len(teachers) > 1 else 'Teacher'}: {', '.join(words)} ({size} parameters"
+        f"{each}); {config.run.distill:g} of the loss is the distance to {what} probabilities, "
+        f"which take {added / (1 + added):.0%} of a step's FLOPs."
+    )
 
 
 def open_teacher(

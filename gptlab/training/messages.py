@@ -9,6 +9,7 @@ from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
+from gptlab.training.distillation import lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.head_curves import jobs_in_words
 from gptlab.training.schedules import decay_start
@@ -43,6 +44,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if setup.teacher is not None:
+        lines.insert(1, lesson(config, setup.teacher.configs, setup.teacher.words))
     if config.run.extend_vocabulary and not state.step:
         lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
