@@ -94,7 +94,7 @@ class Teacher:
         ensemble = Ensemble([each.model for each in models], vocab_size)
         self.ensemble = ensemble.eval().requires_grad_(False)
         self.sha256 = [_sha256(each) for each in models]
-        self.step, self.seen = -1, []  # of the last step: (criterion, its targets)
+        self.step, self.seen = -1, {}  # of the last step: (divergence, targets) by micro-batch
 
     @property
     def configs(self) -> list[GPTConfig]:
@@ -118,15 +118,15 @@ class Teacher:
         hidden = self.ensemble.features(micro.tokens, documents=documents).flatten(0, 1)  # [N, C]
         found = Criterion(self.ensemble, hidden, self.share)
         if step != self.step:
-            self.step, self.seen = step, []
-        self.seen.append((found, (micro.targets != -1).sum()))
+            self.step, self.seen = step, {}
+        self.seen[micro.index] = (found.divergence, (micro.targets != -1).sum())
         return found
 
     def beside(self, step: int) -> dict:
         """What the record of `step` has beside the text's loss: the divergence, in nats per target
         of all processes, which must all call this."""
-        seen = self.seen if self.step == step - 1 else []
-        apart = self.parallel.sum([found.divergence for found, _ in seen])
+        seen = self.seen.values() if self.step == step - 1 else ()
+        apart = self.parallel.sum([divergence for divergence, _ in seen])
         targets = self.parallel.sum([count for _, count in seen])
         return {"distill_loss": float(apart / targets.clamp_min(1))}
 
