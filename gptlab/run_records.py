@@ -33,6 +33,23 @@ class Look(TypedDict, total=False):
     ranks: dict[str, Figure]
 
 
+class ExpertUse(TypedDict):
+    """Of each layer: shares of the tokens that each expert had, and their entropy over its most."""
+
+    load: list[list[Figure]]
+    entropy: list[Figure]
+
+
+class Processes(TypedDict, total=False):
+    """How each process fared (training/pace.py), in the order of their ranks."""
+
+    tokens_per_second: list[Figure]
+    busy: list[Figure]
+    data_share: list[Figure]
+    memory: list[Figure]
+    slowest: Count
+
+
 class Measured(Record, total=False):
     """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
@@ -47,6 +64,7 @@ class Measured(Record, total=False):
     data_share: Figure
     time: Figure
     mfu: Figure
+    processes: Processes
     val_loss: Figure
     val_bits_per_byte: Figure
     ema_val_loss: Figure
@@ -54,6 +72,7 @@ class Measured(Record, total=False):
     accuracy: Figure
     train_accuracy: Figure
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
+    experts: ExpertUse
     sample: str
     inside: Look
 

@@ -116,12 +116,12 @@ class StoredTensor:
         return found
 
 
-def is_sharded(path: Path) -> bool:
+def has_shards(path: Path) -> bool:
     """Whether a path is a checkpoint in shards."""
     return (path / STATE).is_file()
 
 
-def write(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
+def save_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
     """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
 
     What was there becomes `previous`. Nothing changes until all files are on the disk; then
@@ -185,7 +185,7 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
     return plain
 
 
-def read(folder: Path) -> dict[str, Any]:
+def open_shards(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
     state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)
@@ -224,13 +224,13 @@ def _pieces_in(file: Path) -> Iterator[_Piece]:
             yield _Piece(name, first, tuple(shard.get_slice(name).get_shape()), file)
 
 
-def filled(value: Any, file: IO[bytes] | None = None) -> Any:
+def with_tensors(value: Any, file: IO[bytes] | None = None) -> Any:
     """A content with the tensors themselves in place of StoredTensors.
 
     file: an empty one, in which they lie and which is mapped into memory.
     """
     if isinstance(value, dict):
-        return {name: filled(each, file) for name, each in value.items()}
+        return {name: with_tensors(each, file) for name, each in value.items()}
     if not isinstance(value, StoredTensor):
         return value
     return value.whole(file and functools.partial(_mapped, file))

@@ -31,7 +31,7 @@ from gptlab.inference.evaluate import (
 )
 from gptlab.interop.read.models import read_model
 from gptlab.runs import Run, find_run, load_checkpoint
-from gptlab.sharded_checkpoints import is_sharded
+from gptlab.sharded_checkpoints import has_shards
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]
@@ -129,7 +129,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
             path = find_run(word)
     if path.is_dir() and Run(path).exists():
         return load_checkpoint(path, device), Run(path)
-    if is_sharded(path) or (path.suffix == ".pt" and path.is_file()):
+    if has_shards(path) or (path.suffix == ".pt" and path.is_file()):
         run = Run(path.parent)
         return load_checkpoint(path, device), run if run.exists() else None
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
@@ -247,9 +247,11 @@ def evaluate_text(
         size = sum(map(len, map(checkpoint.tokenizer.token_bytes, ids[loss_mask].tolist())))
     block_size, stride = _window(checkpoint, block_size, stride)
     windows = sliding_windows(len(ids), block_size, stride)
+    begin = begin_id(checkpoint.tokenizer)
     measured, *of_each = measure_tokens(
         [member.model for member in members], ids, windows, block_size,
         loss_mask=loss_mask, autocast=autocast,
+        separators=[member.separator and begin for member in members],
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     left_out = text.unknown.total()
@@ -306,6 +308,7 @@ def evaluate_dataset(
         return measure_tokens(
             [member.model for member in members], held_out.tokens, chosen, block_size,
             loss_mask=held_out.loss_mask, autocast=autocast,
+            separators=[member.separator for member in members],
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from torch import nn
 from gptlab.checkpoints import Checkpoint
 from gptlab.errors import ConfigError
 from gptlab.model.config import GPTConfig
+from gptlab.model.documents import document_mask
 from gptlab.model.kv_cache import KVCache
 from gptlab.model.transformer import GPT
 
@@ -43,20 +44,30 @@ class Ensemble(nn.Module):
     It answers what a `GPT` does to those that read or write text: `config`, `features` and
     `unembed`. The features of all members lie side by side. Members compute one after the other.
     vocab_size: of the logits, at most what each member has; by default all that each has.
+    separators: of each member, the id at which its attention begins anew, or None; a member reads
+    as it was trained. With a cache, as with one model, attention does not begin anew.
     """
 
-    def __init__(self, members: Sequence[GPT], vocab_size: int | None = None):
+    def __init__(
+        self,
+        members: Sequence[GPT],
+        vocab_size: int | None = None,
+        separators: Sequence[int | None] | None = None,
+    ):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.config = EnsembleConfig(tuple(model.config for model in members))
         self.vocab_size = vocab_size or self.config.vocab_size
+        self.separators = separators or [None] * len(members)
 
-    def features(self, tokens, cache: KVCache | None = None, documents=None):
+    def features(self, tokens, cache: KVCache | None = None):
         """The last hidden states of all members: int64 [B, T] -> [B, T, sum of C]."""
         found, first = [], 0
-        for model in self.members:
-            part = None
-            if cache is not None:
+        for model, separator in zip(self.members, self.separators, strict=True):
+            part = documents = None
+            if cache is None:
+                documents = document_mask(tokens, separator)
+            else:
                 part = cache.of_layers(first, first + model.config.n_layer)
                 first += model.config.n_layer
             found.append(model.features(tokens, cache=part, documents=documents))
@@ -108,7 +119,8 @@ def ensemble_of(members: Sequence[Checkpoint]) -> Checkpoint:
         "reversed_answers": is_reversed(first),
         "chat_template": templates.pop() if len(templates) == 1 else "",
     }
-    model = Ensemble([member.model for member in members]).eval()
+    separators = [member.separator for member in members]
+    model = Ensemble([member.model for member in members], None, separators).eval()
     return replace(first, model=model, val_loss=None, content=content, members=tuple(members))
 
 

@@ -4,6 +4,7 @@ Sources: 6 FLOPs per parameter and token (Kaplan et al. 2020), FLOPs of attentio
 the peak (Chowdhery et al. 2022), 20 tokens per parameter (Hoffmann et al. 2022).
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -21,11 +22,13 @@ from gptlab.data.token_files import (
     token_dtype,
     tokenizer_beside,
 )
+from gptlab.data.token_shards import SPLITS, find_token_files
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.inference.ensemble import model_words
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
+    active_parameters,
     count_parameters,
     kv_cache_bytes,
     parameters_by_component,
@@ -166,11 +169,13 @@ def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | N
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4
-        train, val = (
-            path.stat().st_size // width if path.is_file() else 0
-            for path in (folder / "train.bin", folder / "val.bin")
-        )
-        return vocab_size, train, val
+        with contextlib.suppress(DataError):  # training says what is wrong with the files
+            train, val = (
+                sum(path.stat().st_size // width for path in find_token_files(folder, split))
+                for split in SPLITS
+            )
+            return vocab_size, train, val
+        return None
     except DataError:
         return None
 
@@ -341,9 +346,20 @@ class Plan:
         return sum(self.parameters.values())
 
     @property
+    def active_parameters(self) -> int:
+        """Those that work on a token: all but the experts that are not chosen for it."""
+        model = self.config.model
+        return self.total_parameters - count_parameters(model) + active_parameters(model)
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Of the whole training; of a mixture of experts for each active parameter."""
+        return self.tokens / self.active_parameters
+
+    @property
     def optimal_tokens(self) -> int:
         """Tokens that make the best use of this model's FLOPs (Hoffmann et al. 2022)."""
-        return CHINCHILLA * self.total_parameters
+        return CHINCHILLA * self.active_parameters
 
     @property
     def needed(self) -> int:
@@ -358,6 +374,7 @@ class Plan:
             "parameters": {
                 **self.parameters,
                 "total": self.total_parameters,
+                "active": self.active_parameters,
                 "trained": self.trained,
             },
             "text": dataclasses.asdict(self.text) | {"mix": list(map(list, self.text.mix))},
@@ -374,7 +391,7 @@ class Plan:
                 "tokens": self.tokens,
                 "epochs": self.epochs,
                 "epochs_of_each": self.epochs_of_each,
-                "tokens_per_parameter": self.tokens / self.total_parameters,
+                "tokens_per_parameter": self.tokens_per_parameter,
             },
             "chinchilla": {
                 "tokens": self.optimal_tokens,
@@ -502,7 +519,7 @@ def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
 def _notes(plan: Plan) -> list[str]:
     """Sentences about the numbers that matter."""
     notes, config = [], plan.config
-    ratio = plan.tokens / plan.total_parameters
+    ratio = plan.tokens_per_parameter
     if not fits(plan.needed, plan.free):
         notes.append(
             f"The free memory is too small: {smaller_options(config)} needs less and trains on the "

@@ -91,7 +91,8 @@ class Teacher:
         self, words: list[str], models: list[Checkpoint], share: float, vocab_size: int, parallel
     ):
         self.words, self.models, self.share, self.parallel = words, models, share, parallel
-        ensemble = Ensemble([each.model for each in models], vocab_size)
+        separators = [each.separator for each in models]
+        ensemble = Ensemble([each.model for each in models], vocab_size, separators)
         self.ensemble = ensemble.eval().requires_grad_(False)
         self.sha256 = [_sha256(each) for each in models]
         self.step, self.seen = -1, {}  # of the last step: (divergence, targets) by micro-batch
@@ -113,9 +114,9 @@ class Teacher:
         return ",".join(str(each.path.resolve()) for each in self.models)
 
     @torch.no_grad()
-    def criterion(self, micro: MicroBatch, step: int, documents=None) -> Criterion:
+    def criterion(self, micro: MicroBatch, step: int) -> Criterion:
         """The loss of a micro-batch of the step after `step`."""
-        hidden = self.ensemble.features(micro.tokens, documents=documents).flatten(0, 1)  # [N, C]
+        hidden = self.ensemble.features(micro.tokens).flatten(0, 1)  # [N, C]
         found = Criterion(self.ensemble, hidden, self.share)
         if step != self.step:
             self.step, self.seen = step, {}

@@ -52,8 +52,9 @@ def random_setup(
         sequences_per_step=config.sequences_per_step,
         device=config.machine.device,
     )
-    parallel = Parallel.alone(config.machine.device)
-    return Setup(Resolved(config, {}), parallel, batches, teacher=teacher)
+    separator = 0 if config.batch.document_mask else None
+    alone = Parallel.alone(config.machine.device)
+    return Setup(Resolved(config, {}), alone, batches, separator=separator, teacher=teacher)
 
 
 def measure(
@@ -114,18 +115,23 @@ def _median(values: list[float]) -> float:
 
 
 def fit_micro_batch(
-    config: TrainConfig, choice, free: int | None, parallel: Parallel, teacher: Teacher | None
-) -> int:
-    """The largest micro-batch that fits on this device, in each of the processes that train."""
+    config: TrainConfig, choice, free: int | None, parallel: Parallel, shards: int = 1,
+    teacher: Teacher | None = None,
+) -> int:  # fmt: skip
+    """The largest micro-batch that fits on this device, in each of the processes that train.
+
+    shards: the processes among which the model is divided; then it is not tried, because one
+    process would need the whole.
+    """
     kind = choice.device.partition(":")[0]
     if kind == "cpu" and free is not None:
         free //= parallel.local_size  # the processes of a machine share its memory
 
     def attempt(sequences: int) -> None:
-        if kind != "cpu":  # which swaps, or kills the process, instead of raising an error
+        if kind != "cpu" and shards == 1:  # a CPU swaps, or kills the process, without an error
             train_step(*rehearsal(config, choice, sequences, teacher=teacher))
 
-    return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
+    return fitting_batch_size(config, kind, free, parallel.world_size, attempt, shards)
 
 
 class NoUpdate:

@@ -1,17 +1,19 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
+import os
 import sys
 
 from gptlab.data import versions
 from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
-from gptlab.model.arithmetic import ALL, trained_parameters
+from gptlab.model.arithmetic import ALL, active_in_words, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
 from gptlab.training.distillation import lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.head_curves import jobs_in_words
+from gptlab.training.parallel import Parallel
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -22,6 +24,7 @@ BASELINES = {  # each with what it is, for whom the word is new
     "lzma": ("lzma", "a compressor"),
     "5-gram": ("the 5-gram", "counts which token follows which four"),
 }
+RENDEZVOUS_PORT = 29400  # torchrun's own
 ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 
 
@@ -29,19 +32,19 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     """What the training is about to do."""
     config = setup.config
     data, step_tokens = setup.data, config.tokens_per_step
-    model, machine = config.model, config.machine
+    model, machine, processes = config.model, config.machine, setup.parallel.world_size
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
-        f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
-        f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
-        f"{model.vocab_size:,}){_what_is_trained(config)}.",
+        f"Model: {parameters:,} parameters{active_in_words(model)} "
+        f"({model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, block_size "
+        f"{model.block_size}, vocabulary {model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
         f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
         f"{_epochs(setup)}, {config.optimizer.optimizer}, on {machine.device} in "
         f"{machine.dtype}{', compiled' if machine.compile_model else ''}"
-        + (f", {setup.parallel.world_size} processes" * (setup.parallel.world_size > 1))
+        + (f", {processes} processes ({machine.parallelism})" * (processes > 1))
         + f", into {display(setup.run.folder)}.",
     ]
     if setup.teacher is not None:
@@ -51,7 +54,7 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
         lines.append(f"Length: {setup.resolved.reasons.get('max_iters', '')}.")
     lines += without_effect(config, setup.overrides)
-    lines += _idle_processes(setup)
+    lines += _shares(setup)
     if state.step:
         lines.append(f"Continuing after step {state.step}{_positions(setup, state)}.")
         if setup.changes:
@@ -66,16 +69,25 @@ def _what_losses_are(units: TextUnits) -> str:
     return f"Losses are in nats per token (natural logarithms; lower is better).{compare}"
 
 
-def _idle_processes(setup: Setup) -> list[str]:
-    """What to do about processes that get no sequence of a step."""
-    sequences, processes = setup.config.sequences_per_step, setup.parallel.world_size
-    if processes <= sequences:
+def _shares(setup: Setup) -> list[str]:
+    """What each process takes of a step, or what to do about those that get nothing."""
+    batch, processes = setup.config.batch, setup.parallel.world_size
+    sequences = setup.config.sequences_per_step
+    if processes == 1:
         return []
-    idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+    if processes > sequences:
+        idle, have = processes - sequences, "sequence" if sequences == 1 else "sequences"
+        return [
+            f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: "
+            f"a step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
+            f"processes share. Use --batch_size {processes} or more, or fewer processes."
+        ]
+    least, most = sequences // processes, -(-sequences // processes)
+    share = f"{least:,}" if least == most else f"{least:,} or {most:,}"
     return [
-        f"{idle} of the {processes} processes {'has' if idle == 1 else 'have'} nothing to do: a "
-        f"step has {sequences} {have} (batch_size x gradient_accumulation_steps), which all "
-        f"processes share. Use --batch_size {processes} or more, or fewer processes."
+        f"Processes: each takes {share} of a step's {sequences:,} sequences (batch_size "
+        f"{batch.batch_size:,} x gradient_accumulation_steps {batch.gradient_accumulation_steps:,},"
+        " for all processes together)."
     ]
 
 
@@ -151,13 +163,29 @@ def finished_line(state: TrainState) -> str:
 def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) -> list[str]:
     """Why the training stopped before its end, and the commands that continue it."""
     saved = ", saved" if is_saved else ""
-    command = f"  python train.py --out_dir {quoted(display(setup.run.folder))} --resume"
+    start = launch_command(setup.parallel)
+    command = f"  {start} --out_dir {quoted(display(setup.run.folder))} --resume"
     lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
     if setup.config.schedule.schedule == "wsd" and state.step < decay_start(setup.config):
         steps = max(1, round(ANNEAL_SHARE * state.step))
         lines.append("or finish the model now, with only the decay of the learning rate:")
         lines.append(f"{command} --anneal {steps}")
     return lines
+
+
+def launch_command(parallel: Parallel) -> str:
+    """How these processes were started: python train.py, or torchrun with their number."""
+    if parallel.world_size == 1:
+        return "python train.py"
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    words = ["torchrun", "--standalone"]
+    if machines > 1:
+        address = f"{os.environ.get('MASTER_ADDR')}:{RENDEZVOUS_PORT}"
+        words[1:] = [f"--nnodes {machines}", f"--rdzv-backend c10d --rdzv-endpoint {address}"]
+    words += [f"--nproc_per_node {parallel.local_size}"]
+    words += [f"--max-restarts {restarts}"] * bool(restarts)
+    return " ".join([*words, "train.py"])
 
 
 def _without_leaks(setup: Setup, leaking: list[Dataset], best_step: int) -> str:

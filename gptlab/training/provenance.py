@@ -117,7 +117,8 @@ def _settings(setup) -> dict:
     """Every option as it was resolved; paths do not depend on the working directory."""
     values = {n: v for n, v in setup.config.flat().items() if n not in START_OPTIONS}
     del values["minutes"]  # it became max_iters
-    del values["parallelism"]  # of the processes, which are among the conditions
+    for name in ("parallelism", "collective_timeout"):
+        del values[name]  # of the processes, which are among the conditions
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())

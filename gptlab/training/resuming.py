@@ -10,6 +10,7 @@ from gptlab.training.config import (
     CHANGEABLE_MODEL_OPTIONS,
     LENGTHS,
     MODEL_OPTIONS,
+    OPTIONS,
     START_OPTIONS,
     Overrides,
     TrainConfig,
@@ -40,6 +41,19 @@ def check_complete(stored: dict, run: Run) -> None:
                 raise CheckpointError(
                     f"{display(run.checkpoint)} cannot be continued: it has no {what}."
                 )
+
+
+def after_restart(overrides: Overrides, run: Run) -> Overrides:
+    """The options of processes that torchrun starts again: they go on with their launch's run."""
+    values = {**overrides.values, "resume": run.exists(), "overwrite": False}
+    return Overrides(values, {"resume": "restart", "overwrite": "restart", **overrides.sources})
+
+
+def without_anneal(overrides: Overrides) -> Overrides:
+    """The options without `anneal`, whose decay is in the run's own by now."""
+    return Overrides(
+        {n: v for n, v in overrides.values.items() if n != "anneal"}, overrides.sources
+    )
 
 
 def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:
@@ -145,7 +159,8 @@ def annealing(stored: dict, fresh: dict) -> dict:
 def check_same_model(config: TrainConfig, stored: dict) -> None:
     """ConfigError for a setting of the model that a resume may not change."""
     for name, value in config.model.to_dict().items():
-        before = stored["model_config"].get(name)
+        before = stored["model_config"].get(name, OPTIONS[name].default)  # older than the option
+        before = 0 if before is None and not config.model.n_expert else before
         if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
             raise ConfigError(
                 f"{name} cannot change at a resume (the run has {before!r}, now it is {value!r}):"

@@ -27,7 +27,8 @@ class Setup:
     else of the model that init_from names. machine: a description of this one. added_ids: by which
     the vocabulary of that model was extended. changes: options that differ from the run's
     last start, as "name old -> new". start: the checkpoint that init_from names, at the first
-    start. teacher: what is learned from beside the text.
+    start. separator: the id at which attention begins anew, with document_mask. teacher: what is
+    learned from beside the text.
     """
 
     resolved: Resolved
@@ -44,6 +45,7 @@ class Setup:
     added_ids: int = 0
     changes: tuple[str, ...] = ()
     start: Path | None = None
+    separator: int | None = None
     teacher: Teacher | None = None
 
     @property
@@ -58,7 +60,8 @@ class Setup:
         Afterwards no part of a sharded model is left whole.
         """
         compiled = self.config.machine.compile_model
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        stance = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+        with stance, self.parallel.watch.paused():
             yield
         if self.parallel.is_sharded:
             model.reshard()

@@ -107,6 +107,11 @@ def setup_takes_it(words: list[str], page: "Page") -> None:
         page.put("out/quick_test", "out/demo")
 
 
+def script_exists(words: list[str], page: "Page") -> None:
+    """The script is there."""
+    assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
+
+
 def is_the_usual_line(words: list[str], page: "Page") -> None:
     """The line is the one that setup prints at its end."""
     assert " ".join(words) == "source .venv/bin/activate"
@@ -149,6 +154,7 @@ NOT_RUN = [
     (r"pre-commit install", "writes into .git: tests/test_workflows.py", files_exist),
     (r"source ", "the shell's own, after setup", is_the_usual_line),
     (r"pip install", "installs packages", files_exist),
+    (r"bash config/launch", "many GPUs: tests/test_launch_files.py", script_exists),
     (r"torchrun ", "several processes: tests/training/test_parallel.py", help_knows_the_options),
     (r".*\bhf:", "needs the hub: tests/data/test_hub.py", help_knows_the_options),
     (

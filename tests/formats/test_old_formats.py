@@ -1,8 +1,8 @@
 """What an earlier gptlab wrote is read as it was; what a later one wrote is refused by its version.
 
 version_1/ was made once and is never made anew: 20 steps with Muon and averaged weights on 2,301
-characters, the checkpoints from before they carried a hash. shards_1/ has the checkpoint of 20 steps
-of two processes on the same text.
+characters, the checkpoints from before they carried a hash. shards_1/ has the checkpoint of 20
+steps of two processes on the same text.
 """
 
 import json

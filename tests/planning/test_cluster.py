@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from gptlab.cli.main import main
+from gptlab.cli.ui.cluster_plan import verdict
 from gptlab.errors import ConfigError
 from gptlab.model.config import PRESETS
 from gptlab.planning.cluster import Cluster, gpu_memory, ring_seconds, setting, sizes, traffic
@@ -158,6 +161,48 @@ def test_the_recipe_of_a_plan_repeats_its_choice(home_of_words, capsys):
     assert recipe["model_preset"] == "gpt2"
     for name, value in chosen.items():
         assert recipe[name] == value
+
+
+def test_the_recipe_of_one_gpu_needs_no_torchrun(home_of_words, capsys):
+    words = ["plan", "--gpus", "1", "--model_preset", "tiny", "--output", "one.py"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "python train.py --config one.py" in out and "parallelism" not in out
+    assert "parallelism" not in read_recipe(home_of_words / "one.py")
+    assert main(["config", "show", "one.py"]) == 0
+    assert "one.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [[], ["--n_embd", "4800"]], ids=["small", "large"])
+@pytest.mark.parametrize("width", [60, 80])
+def test_nothing_is_cut_off_on_a_narrow_screen(width, size, home_of_words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["plan", "--gpus", "64", "--gpu", "a100", "--model_preset", "gpt2-xl", *size]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
+    for row in ("ddp", "fsdp", "hsdp"):
+        cells = [line.split("  ") for line in lines if line.startswith(f" {row}")]
+        found = sum(len(list(filter(str.strip, each))) - 1 for each in cells)
+        assert found == (4 if "too large" in str(cells) else 8), cells
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "SCALE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("command", "table"), re.findall(r"```text\n\$ python gpt.py (.*)\n(Each[^`]*)```", PAGE)
+)
+def test_the_page_shows_what_the_command_prints(command, table, home_of_words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(command.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert table.rstrip() in "\n".join(line.rstrip() for line in lines)
+
+
+def test_more_than_a_whole_micro_batch_is_not_promised():
+    seven, eight = (plan_of(cluster_of(gpus), model_preset="gpt2-xl") for gpus in (7, 8))
+    assert "of up to 14 sequences" in verdict(seven)[0]
+    assert "micro-batches of 16 sequences" in verdict(eight)[0]
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.word)

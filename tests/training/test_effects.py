@@ -22,6 +22,9 @@ CASES = {
         dict(use_swiglu=False, intermediate_size=0), dict(intermediate_size=8), "no MLP",
     ),
     "mlp_ratio": (dict(mlp_ratio=3.0, intermediate_size=0), dict(intermediate_size=8), "no MLP"),
+    "n_expert_active": (dict(n_expert_active=3), dict(n_expert=4), "no experts"),
+    "expert_size": (dict(expert_size=8), dict(n_expert=4), "no experts"),
+    "expert_balance": (dict(expert_balance=0.1), dict(n_expert=4), "no experts"),
     "rope_theta": (
         dict(rope_theta=1e6, position_encoding="learned"), dict(position_encoding="rope"),
         "not rope",

@@ -60,7 +60,11 @@ def test_two_processes_give_the_losses_of_one_and_end_well_between_evaluations(t
     assert evaluated == ["step 10", "step 20", "step 23"]  # said once each
     looks = [r["step"] for r in Run(tmp_path / "two").records() if "inside" in r]
     assert looks == [20, 23]  # one of them looks
-    assert "2 processes" in out and out.count("Next: ") == 1
+    assert "2 processes (ddp)" in out and out.count("Next: ") == 1
+    assert (
+        "each takes 6 of a step's 12 sequences (batch_size 4 x gradient_accumulation_steps 3, for "
+        "all processes together)" in out[: out.index("step 1/23")]
+    )
     assert read_checkpoint(tmp_path / "two" / "ckpt.pt")["step"] == 23
     assert not any("module." in n for n in read_checkpoint(tmp_path / "two" / "best.pt")["model"])
     # they share the evaluation, and find to the bit what one process finds with their weights

@@ -7,7 +7,7 @@ from pathlib import Path
 from gptlab.cli.ui.console import make_console, make_table, print_table
 from gptlab.cli.ui.recipe_builder import write_recipe
 from gptlab.errors import ConfigError, HardwareError
-from gptlab.files import display, in_bytes
+from gptlab.files import display, in_bytes, quoted
 from gptlab.planning.cluster import Cluster
 from gptlab.planning.cluster_choice import SPREAD, plan_on
 from gptlab.planning.gpus import GB, find_gpu
@@ -32,12 +32,20 @@ def present(wanted, overrides, text, decided, name: str, as_json: bool) -> None:
         title = f"{name or 'A training'} on {_in_words(cluster)}, as gpt.py plan chose it."
         write_recipe(Path(path), values, title, launcher(cluster))
         if not as_json:
-            print(f"Wrote {display(path)}. It runs with\n{launcher(cluster)} --config {path}")
+            where = " on each machine; node1 is one of them" if cluster.machines > 1 else ""
+            command = f"{launcher(cluster)} --config {quoted(display(path))}"
+            print(f"Wrote {display(path)}. This starts it{where}:\n  {command}")
+            if cluster.machines > 1:
+                print("Slurm, Kubernetes and SkyPilot: docs/SCALE.md.")
 
 
 def launcher(cluster) -> str:
-    """The words that start the processes on one machine of the cluster."""
-    nodes = "--standalone" if cluster.machines == 1 else f"--nnodes {cluster.machines} ..."
+    """The words that start the processes on one machine of the cluster, of which one is node1."""
+    if cluster.gpus == 1:
+        return "python train.py"
+    nodes = "--standalone"
+    if cluster.machines > 1:
+        nodes = f"--nnodes {cluster.machines} --rdzv_backend c10d --rdzv_endpoint node1:29500"
     return f"torchrun {nodes} --nproc_per_node {cluster.local} train.py"
 
 
@@ -87,36 +95,49 @@ def _show(plan, name: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    from gptlab.model.arithmetic import active_in_words
     from gptlab.model.building import module_parameters  # needs torch
 
     console, cluster = make_console(), plan.cluster
-    heading = f"{module_parameters(plan.config.model):,} parameters on {_in_words(cluster)}"
+    model = plan.config.model
+    number = f"{module_parameters(model):,} parameters{active_in_words(model)}"
+    heading = f"{number} on {_in_words(cluster)}"
     console.print(Text(f"{name}: {heading}" if name else heading, style="bold"))
     console.print()
-    for sentence in [*_verdict(plan), *plan.notes]:
-        console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+    for sentence in [*verdict(plan), *plan.notes]:
+        console.print(Padding(Text(sentence), (0, 0, 0, 2), expand=False))
     console.print()
     again = " (* gradient_checkpointing)" * any(one.checkpointing for one in plan.settings)
-    print_table(console, f"Each parallelism on one GPU and in one step{again}", _table(plan))
+    of = "Each parallelism on one GPU and" if cluster.gpus > 1 else "The GPU"
+    title = f"{of} in one step{again}"
+    endless = console.options.update(max_width=1000)
+    is_wide_enough = (
+        console.measure(_table(plan, COLUMNS), options=endless).maximum <= console.width
+    )
+    for columns in [COLUMNS] if is_wide_enough else [COLUMNS[:4], COLUMNS[4:]]:
+        print_table(console, title, _table(plan, columns))
+        title = ""
     if plan.chosen:
-        title = f"Memory of each GPU with {plan.chosen.parallelism}"
-        print_table(console, title, _memory(plan.chosen))
+        of = f"each GPU with {plan.chosen.parallelism}" if cluster.gpus > 1 else "the GPU"
+        print_table(console, f"Memory of {of}", _memory(plan.chosen))
     console.print(Text(_assumptions(plan), "dim"))
 
 
-def _verdict(plan) -> list[str]:
+def verdict(plan) -> list[str]:
+    """What to choose and what it takes, in sentences."""
     best, config = plan.chosen, plan.config
     if best is None:
         return [f"{_does_not_fit(plan)}. More GPUs, larger ones or a smaller model would."]
     seconds, dollars = plan.takes(best)
     low, high = (in_time(part * seconds) for part in SPREAD)
-    again = " with gradient_checkpointing" if best.checkpointing else ""
+    names = ("parallelism", "batch_size", "gradient_accumulation_steps")
+    options = [f"--{name} {plan.options[name]}" for name in names if name in plan.options]
+    options += ["--gradient_checkpointing true"] * best.checkpointing
     micro = "one micro-batch" if best.micro_batches == 1 else f"{best.micro_batches} micro-batches"
+    is_even = config.sequences_per_step == best.micro_batches * best.batch_size * plan.cluster.gpus
     sentences = [
-        f"Use {best.parallelism}{again}, --batch_size {best.batch_size} "
-        f"--gradient_accumulation_steps {plan.options['gradient_accumulation_steps']}: "
-        f"each GPU takes {micro} of {best.batch_size} sequences in a step of "
-        f"{config.tokens_per_step:,} tokens.",
+        f"Use {' '.join(options)}: each GPU takes {micro} of {'' if is_even else 'up to '}"
+        f"{best.batch_size} sequences in a step of {config.tokens_per_step:,} tokens.",
         f"{config.batch.max_iters:,} steps, {in_short(plan.tokens)} tokens, take "
         f"about {in_time(seconds)} and {in_dollars(dollars)}, at {best.mfu:.0%} of the "
         f"peak. Published runs took from {SPREAD[0]:g} to {SPREAD[1]:g} times "
@@ -135,27 +156,35 @@ def _in_ms(seconds: float) -> str:
     return f"{1000 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:,.3g} s"
 
 
-def _table(plan):
-    numbers = ("batch", "memory", "sent", "step", "waits", "MFU", "time", "cost")
-    table = make_table("", *numbers, numbers=numbers)
+COLUMNS = ("batch", "memory", "sent", "step", "waits", "MFU", "time", "cost")
+
+
+def _table(plan, columns: tuple[str, ...]):
+    table = make_table("", *columns, numbers=columns)
     table.columns[0].no_wrap = True
     for one in plan.settings:
-        again = "*" * one.checkpointing
         seconds, dollars = plan.takes(one)
-        row = [
-            f"{one.parallelism}{again}",
-            f"{one.micro_batches} x {one.batch_size}",
-            in_bytes(one.needed),
-            in_bytes(one.traffic.sent),
-            _in_ms(one.step),
-            f"{one.exposed / one.step:.0%}",
-            f"{one.mfu:.0%}",
-            in_time(seconds),
-            in_dollars(dollars),
-        ]
+        cells = {
+            "batch": f"{one.micro_batches} x {one.batch_size}",
+            "memory": in_bytes(one.needed),
+            "sent": in_bytes(one.traffic.sent),
+            "step": _in_ms(one.step),
+            "waits": f"{one.exposed / one.step:.0%}",
+            "MFU": f"{one.mfu:.0%}",
+            "time": in_time(seconds),
+            "cost": in_dollars(dollars),
+        }
         if not plan.has_room(one):
-            row[4:] = ["too large", "", "", "", ""]
-        table.add_row(*row, style="bold" if one is plan.chosen else None)
+            cells = {name: cells[name] for name in ("batch", "memory", "sent")}
+            cells["step"] = "too large"
+        if not cells.keys() & set(columns):
+            continue
+        name = one.parallelism if plan.cluster.gpus > 1 else "1 GPU"
+        table.add_row(
+            f"{name}{'*' * one.checkpointing}",
+            *(cells.get(column, "") for column in columns),
+            style="bold" if one is plan.chosen else None,
+        )
     return table
 
 

@@ -51,10 +51,11 @@ def facts_table(title: str):
 
 
 def print_table(console, title: str, table) -> None:
-    """Print a title, which may be wider than the table, and the table."""
+    """Print a title, which may be wider than the table, and the table. "": without a title."""
     from rich.text import Text
 
-    console.print(Text(title, style="bold"))
+    if title:
+        console.print(Text(title, style="bold"))
     console.print(table)
 
 

@@ -13,7 +13,7 @@ from gptlab.interop.read.imported_model import Imported, origin_in_words, write_
 from gptlab.interop.read.smollm2 import FILE, MODEL, smollm2_file
 from gptlab.interop.read.smollm2 import NAME as SMOLLM2
 from gptlab.runs import Run, find_run
-from gptlab.sharded_checkpoints import is_sharded
+from gptlab.sharded_checkpoints import has_shards
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -68,7 +68,7 @@ def present_checkpoint(word: str, option: str = "init_from") -> Path | None:
             path = find_run(word)
     if Run(path).exists() and not _is_nanogpt(path / "ckpt.pt"):
         return path
-    if is_sharded(path) or (path.suffix == ".pt" and not _is_nanogpt(path)):
+    if has_shards(path) or (path.suffix == ".pt" and not _is_nanogpt(path)):
         return path
     if not is_known_name(word) and not path.exists():
         raise CheckpointError(
