@@ -4,13 +4,13 @@ from gptlab.checkpoints import tokenizer_from
 from gptlab.data.mixture import Mixture
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, fresh_folder
+from gptlab.model.config import GPTConfig
 from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
     CHANGEABLE_MODEL_OPTIONS,
     LENGTHS,
     MODEL_OPTIONS,
-    OPTIONS,
     START_OPTIONS,
     Overrides,
     TrainConfig,
@@ -158,9 +158,9 @@ def annealing(stored: dict, fresh: dict) -> dict:
 
 def check_same_model(config: TrainConfig, stored: dict) -> None:
     """ConfigError for a setting of the model that a resume may not change."""
+    filled = GPTConfig(**stored["model_config"]).to_dict()  # also of options newer than the run
     for name, value in config.model.to_dict().items():
-        before = stored["model_config"].get(name, OPTIONS[name].default)  # older than the option
-        before = 0 if before is None and not config.model.n_expert else before
+        before = filled[name]
         if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
             raise ConfigError(
                 f"{name} cannot change at a resume (the run has {before!r}, now it is {value!r}):"

@@ -38,6 +38,9 @@ CASES = {
     "sample_interval": (dict(sample_interval=15, max_iters=25), dict(max_iters=30), "at the end"),
     "lens_interval": (dict(lens_interval=101), dict(max_iters=101), "the only look inside"),
     "early_stopping": (dict(early_stopping=9), dict(early_stopping=8), "after step 100 at the"),
+    "profile_steps": (
+        dict(profile_steps="101:103"), dict(profile_steps="100:103"), "ends after 100 steps",
+    ),
     "log_interval": (dict(log_interval=101), dict(max_iters=101), "only its first step"),
 }  # fmt: skip
 
