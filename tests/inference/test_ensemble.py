@@ -119,3 +119,17 @@ def test_a_word_names_the_models_between_its_commas(tmp_path):
     assert model_words(str(tmp_path / "a,b")) == [str(tmp_path / "a,b")]
     with pytest.raises(ConfigError, match="between two commas"):
         model_words("a,,b")
+
+
+def test_each_member_reads_documents_as_it_was_trained(members):
+    tokens = torch.tensor([[4, 5, 0, 6, 7, 1]])  # 0 begins a document
+    reader, plain = members[:2]
+    alone = averaged([reader], tokens[:, 2:])
+    for separators, expected in (
+        ([0, None], alone),
+        ([None, 0], averaged([reader], tokens)[:, 2:]),
+    ):
+        ensemble = Ensemble([reader, plain], separators=separators)
+        hidden = ensemble.features(tokens)[:, 2:, : reader.config.n_embd]
+        found = reader.unembed(hidden).double().softmax(-1)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
