@@ -18,6 +18,7 @@
 What a `.pt` file holds, and how it is validated, is in checkpoints.py.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -454,6 +455,36 @@ def _changed_code(content: dict, path: Path) -> tuple[dict | None, str]:
     return stored, code_in_words(stored["code"], texts, proof.code_texts())
 
 
+def _read_best(run: Run, mapped: bool) -> tuple[Path, dict]:
+    """(the best checkpoint of a run, else its newest, and its content).
+
+    A training may put another in its place meanwhile; then that one is read.
+    """
+    if not run.is_running():
+        run.consolidate_best()
+    while True:
+        found = [path for path in (run.best, run.checkpoint, run.previous) if path.exists()]
+        if not found:
+            raise CheckpointError(
+                f"{display(run.folder)} has no checkpoint",
+                f"train a model there first: {run.start_command()}",
+            )
+        path, before = found[0], _identity(found[0])
+        try:
+            return path, read_checkpoint(path, mapped)
+        except CheckpointError:
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from a later one of the same name; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
 def load_checkpoint(path, device: str = "cpu", mapped: bool = False, **changes) -> Checkpoint:
     """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
 
@@ -463,17 +494,9 @@ def load_checkpoint(path, device: str = "cpu", mapped: bool = False, **changes) 
     """
     path = Path(path)
     if path.is_dir() and not sharded_checkpoints.has_shards(path):
-        run = Run(path)
-        if not run.is_running():
-            run.consolidate_best()
-        found = [file for file in (run.best, run.checkpoint, run.previous) if file.exists()]
-        if not found:
-            raise CheckpointError(
-                f"{display(path)} has no checkpoint",
-                f"train a model there first: {run.start_command()}",
-            )
-        path = found[0]
-    content = read_checkpoint(path, mapped)
+        path, content = _read_best(Run(path), mapped)
+    else:
+        content = read_checkpoint(path, mapped)
     model, apart, code = _model_beside_proof(content, path, device, changes)
     if apart:
         logger.warning(

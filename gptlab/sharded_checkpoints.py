@@ -7,6 +7,7 @@ torch's distributed checkpointing (DCP) writes the shards, without its pickled m
 says which rows it has, so any number of processes reads any part; one process needs no torchrun.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -95,7 +96,7 @@ class StoredTensor:
         parts = [torch.empty(0, *self.shape[1:], dtype=self.dtype)]
         for piece in self.pieces:
             if piece.first < end and first < piece.end:
-                with safe_open(piece.file, "pt") as shard:
+                with _opened(piece.file) as shard:
                     there, start = shard.get_slice(self.name), piece.first
                     parts.append(there[max(0, first - start) : min(end, piece.end) - start])
         return torch.cat(parts)
@@ -103,7 +104,7 @@ class StoredTensor:
     def parts(self) -> "Iterator[torch.Tensor]":
         """What each shard has of it, one after the other."""
         for piece in self.pieces:
-            with safe_open(piece.file, "pt") as shard:
+            with _opened(piece.file) as shard:
                 yield shard.get_tensor(self.name)
 
     def whole(self, empty: Callable[..., "torch.Tensor"] | None = None) -> "torch.Tensor":
@@ -199,7 +200,7 @@ def open_shards(folder: Path) -> dict[str, Any]:
                 raise ValueError("its SHA-256 does not fit")
             for piece in _pieces_in(file):
                 pieces[piece.tensor].append(piece)
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{display(file)} is damaged ({error})", _COPY, sep="; "
             ) from None
@@ -215,9 +216,20 @@ def open_shards(folder: Path) -> dict[str, Any]:
     return content
 
 
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A shard; CheckpointError where it cannot be read."""
+    try:
+        with safe_open(file, "pt") as shard:
+            yield shard
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = "is damaged" if file.is_file() else "is missing"
+        raise CheckpointError(f"{display(file)} {what} ({error})", _COPY, sep="; ") from None
+
+
 def _pieces_in(file: Path) -> Iterator[_Piece]:
     """What a shard has of each of its tensors."""
-    with safe_open(file, "pt") as shard:
+    with _opened(file) as shard:
         offsets = json.loads(shard.metadata()["DCP_SHARDING_INFO"])
         for name in shard.keys():
             first = (offsets[name]["saved_offsets"] or [0])[0]

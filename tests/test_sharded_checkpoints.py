@@ -182,3 +182,24 @@ def test_commands_take_a_checkpoint_in_shards_by_its_path(folder, capsys, monkey
         assert main(argv) == 0, capsys.readouterr().err
     assert elsewhere.exists()
     assert not list(elsewhere.glob("*hf*"))
+
+
+def test_a_checkpoint_that_a_training_replaces_while_it_is_read_is_read_anew(
+    folder, content, monkeypatch
+):
+    run = Run(folder.parent)
+    run.begin(resume=True)  # it trains, so nothing is consolidated
+    hash_file, seen = sharded_checkpoints.sha256_file, []
+
+    def replacing(path):
+        if not seen:
+            seen.append(path)
+            shutil.rmtree(folder)
+            save_shards(folder, {**content, "step": 9})
+        return hash_file(path)
+
+    monkeypatch.setattr(sharded_checkpoints, "sha256_file", replacing)
+    try:
+        assert load_checkpoint(run.folder).step == 9
+    finally:
+        run.end()
