@@ -181,7 +181,8 @@ def open_teacher(
             path = parallel.from_first(
                 lambda each=each: local_checkpoint(each, logger.warning, "teacher")
             )
-            models.append(load_checkpoint(path, parallel.device))
+            # all processes fail, or none: the others would wait for it
+            parallel.gather(lambda path=path: models.append(load_checkpoint(path, parallel.device)))
         except GPTLabError as error:
             if not began:
                 raise
@@ -199,6 +200,11 @@ def open_teacher(
         _check(each, model, data, vocab_size, block_size)
     share = overrides.values.get("distill", RunOptions.distill)
     teacher = Teacher(words, models, share, vocab_size, parallel)
+    if any(hashes != teacher.sha256 for hashes in parallel.gather(lambda: teacher.sha256)):
+        raise RunError(
+            f"The processes have different models under the names of the teachers {word}",
+            "let all of them see the same folders",
+        )
     before = [each["sha256"] for each in began]
     if began and teacher.sha256 != before:
         changed = [
