@@ -39,7 +39,10 @@ WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put b
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
+    """A model ready to use, and where it comes from. val_loss: nats per token, or None.
+
+    members: of an ensemble; path, step and tokenizer are then those of the first one.
+    """
 
     model: "GPT"
     tokenizer: "Tokenizer | None"
@@ -47,6 +50,12 @@ class Checkpoint:
     step: int
     val_loss: float | None
     content: dict[str, Any]
+    members: tuple["Checkpoint", ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path as messages show it; of an ensemble all paths, with commas between."""
+        return ",".join(member.name for member in self.members) or display(self.path)
 
     @property
     def separator(self) -> int | None:

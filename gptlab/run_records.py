@@ -54,6 +54,7 @@ class Measured(Record, total=False):
     """A line of metrics.jsonl, of training, of an evaluation or of a look inside."""
 
     loss: Figure
+    distill_loss: Figure
     bits_per_byte: Figure
     grad_norm: Figure
     learning_rate: Figure

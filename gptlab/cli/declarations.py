@@ -421,23 +421,25 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
         name="evaluate",
         group="inspect",
         sentence="measure a model on a text that it never saw",
-        words="[MODEL]",
+        words="[MODEL ...]",
         module="gptlab.cli.commands.evaluate",
         options=("EvaluateOptions",),
         positionals=(
-            ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
+            ("models", "*", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
         ),
         summary="""\
 Measure a model on a text: loss, perplexity and bits per byte, and the loss by position in the
 window. Bits per byte count the text's own bytes, so models with different tokenizers can be
 compared. Or let it write (--samples): repetition, variety, words that its training text knows,
 sentence length and copied passages, each beside as much held-out text. A run keeps the result, and
-gpt.py report shows it.""",
+gpt.py report shows it. With --ensemble several models of one tokenizer are measured as one, whose
+probabilities are the average of theirs, beside each of them.""",
         example="""\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
 python gpt.py evaluate out/shakespeare_char --samples 16
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
 python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json
+python gpt.py evaluate out/a out/b out/c --ensemble --dataset shakespeare   their average
 python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
     ),
     Command(

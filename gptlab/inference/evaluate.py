@@ -1,7 +1,8 @@
 """The loss of a model on held-out tokens, in the same windows every time, to compare runs."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -156,41 +157,63 @@ def sliding_windows(n_tokens: int, block_size: int, stride: int) -> list[tuple[i
 
 @torch.no_grad()
 def measure_tokens(
-    model: torch.nn.Module,
+    members: Sequence[torch.nn.Module],
     ids: np.ndarray,
     windows: list[tuple[int, int]],
     block_size: int,
     *,
     loss_mask: np.ndarray | None = None,
-    separator: int | None = None,
+    separators: Sequence[int | None] | None = None,
     autocast: Callable = nullcontext,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> TokenLoss:
+) -> list[TokenLoss]:
     """The loss of each token of `windows` (as `sliding_windows` has them), by its position.
 
-    ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are. separator:
-    as in `window_losses`.
+    First that of the members' averaged probabilities, then that of each; one member has its own
+    only. ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are.
+    separators: of each member, as in `window_losses`.
     progress(windows, total) is called after each batch with its number of windows. Raises DataError
     without a target.
     """
-    device = next(model.parameters()).device
+    device = next(members[0].parameters()).device
+    separators = separators or [None] * len(members)
     rows = max(1, PASS_TOKENS // block_size)
-    sums, counts = np.zeros(block_size), np.zeros(block_size, dtype=np.int64)
-    with evaluating(model):
+    results = 1 + len(members) if len(members) > 1 else 1
+    sums, counts = np.zeros((results, block_size)), np.zeros(block_size, dtype=np.int64)
+    with contextlib.ExitStack() as stack:
+        for model in members:
+            stack.enter_context(evaluating(model))
         for first in range(0, len(windows), rows):
             part = windows[first : first + rows]
             starts = [start for start, _ in part]
             inputs, targets = read_windows(ids, starts, block_size, len(part), loss_mask)
             for row, (_, known) in enumerate(part):
                 targets[row, :known] = -1
+            inputs, own = inputs.to(device), targets.to(device)
             with autocast():
-                losses = token_losses(model, inputs.to(device), targets.to(device), separator)
-            sums += losses.double().cpu().numpy().sum(0)
+                losses = torch.stack(
+                    [
+                        token_losses(model, inputs, own, separator)
+                        for model, separator in zip(members, separators, strict=True)
+                    ]
+                )
+            if len(members) > 1:
+                averaged = averaged_losses(losses) * (own != -1)
+                losses = torch.cat((averaged[None], losses))
+            sums += losses.double().cpu().numpy().sum(1)
             counts += (targets != -1).numpy().sum(0)
             progress(len(part), len(windows))
     if not counts.any():
         raise DataError("There is no token to evaluate: name a longer text.")
-    return TokenLoss(sums, counts)
+    return [TokenLoss(each, counts) for each in sums]
+
+
+def averaged_losses(losses):
+    """The losses of tokens under the average of the members' probabilities: [M, ...] -> [...].
+
+    The probability of the token itself is all that is needed, so no member's others are kept.
+    """
+    return math.log(len(losses)) - losses.neg().logsumexp(0)
 
 
 def token_losses(model, tokens, targets, separator: int | None = None):

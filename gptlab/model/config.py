@@ -203,6 +203,11 @@ class GPTConfig:
         return 2 if self.intermediate_size else 1
 
     @property
+    def cached_layers(self) -> tuple[tuple[int, int], ...]:
+        """(key/value heads, channels of each) of every layer that a cache holds."""
+        return ((self.n_kv_head, self.head_dim),) * self.n_layer
+
+    @property
     def dropped_of_256(self) -> int:
         """n of the 256 values of a random byte with which training drops a number: dropout is
         applied as the nearest n/256 that drops something and not everything."""

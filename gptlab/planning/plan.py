@@ -25,6 +25,7 @@ from gptlab.data.token_files import (
 from gptlab.data.token_shards import SPLITS, find_token_files
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
+from gptlab.inference.ensemble import model_words
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
     active_parameters,
@@ -39,6 +40,7 @@ from gptlab.planning import gpus
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig, resolved_value
+from gptlab.training.distillation import added_work, lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
@@ -117,6 +119,21 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
         )
     model = load_checkpoint(path).model.config
     return with_architecture(overrides, model, word), model.vocab_size
+
+
+def teachers_of(overrides: Overrides) -> list[GPTConfig]:
+    """The settings of the models that `teacher` names. ConfigError for one that is not here."""
+    word = overrides.values.get("teacher")
+    found = []
+    for each in model_words(word) if word else []:
+        path = present_checkpoint(each, "teacher")
+        if path is None:
+            raise ConfigError(
+                f"The teacher {each} is not here yet, and the plan needs its sizes",
+                f"get it with python gpt.py import {quoted(each)}",
+            )
+        found.append(load_checkpoint(path).model.config)
+    return found
 
 
 def _prepared(word: str, vocab_size: int | None) -> TextSize | None:
@@ -416,11 +433,19 @@ def make_plan(
     decided: values that a run has resolved and keeps. measure: time a few steps here; otherwise the
     times follow from the FLOPs. started: as in `Machine.measure`.
     """
-    times_of = (lambda config: machine.measure(config, started)) if measure else machine.estimate
+    teachers = teachers_of(overrides)
+
+    def times_of(config: TrainConfig) -> Measurements:
+        times = machine.measure(config, started) if measure else machine.estimate(config)
+        return dataclasses.replace(times, step=times.step * (1 + added_work(config, teachers)))
+
     resolved, times = resolve_here(overrides, text, machine, times_of, decided)
     config, kind, free = resolved.config, machine.device.kind, machine.free
     memory = step_memory(config, kind)
-    largest = None if free is None else largest_batch_size(config, kind, free)
+    if teachers:
+        memory["teachers"] = 4 * sum(map(count_parameters, teachers))
+    for_it = None if free is None else free - memory.get("teachers", 0)
+    largest = None if for_it is None else largest_batch_size(config, kind, for_it)
     width = 4 if config.machine.dtype == "float32" else 2
     cache = kv_cache_bytes(config.model, 1, width)
     most_generated = None
@@ -452,7 +477,14 @@ def make_plan(
         seconds=seconds,
         time_basis=basis,
         gpus=_on_gpus(config),
-        notes=[note for note in (machine.note, *without_effect(config, overrides)) if note],
+        notes=[
+            *filter(None, (machine.note, *without_effect(config, overrides))),
+            *(
+                [lesson(config, teachers, model_words(config.run.teacher or ""))]
+                if teachers
+                else ()
+            ),
+        ],
     )
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
 

@@ -47,6 +47,14 @@ class RunOptions:
         "a .safetensors file: its tensors replace the initial weights of the same name and shape "
         "(gpt.py compare writes one)",
     ] = None
+    teacher: Annotated[
+        str | None,
+        "runs, checkpoints or models that init_from could name, with commas between: their "
+        "averaged probabilities are learned beside the text",
+    ] = None
+    distill: Annotated[
+        float, "with teacher: the share of the loss that is the distance to the teachers"
+    ] = 0.7
     extend_vocabulary: Annotated[
         bool, "with init_from: add rows for characters of the dataset that the model lacks"
     ] = False
@@ -390,6 +398,11 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             "initial_tensors replaces drawn weights, and init_from leaves none to draw",
             "use one of the two",
+        )
+    if not 0 < config.run.distill <= 1:
+        raise ConfigError(
+            f"distill is {config.run.distill:g}",
+            "it is a share, above 0 and at most 1; to learn from the text alone, leave teacher out",
         )
     if config.model.n_expert and config.machine.compile_model is True:
         raise ConfigError(f"compile_model true: {NOT_COMPILED}", "leave it out")

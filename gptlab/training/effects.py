@@ -89,6 +89,7 @@ def _profile(config: TrainConfig) -> str:
 NO_MLP = "there is no MLP (intermediate_size is 0)"
 # of what the run does not use
 UNUSED: dict[str, Reason] = {
+    "distill": _unless(lambda c: c.run.teacher, "there is no teacher"),
     "lora_alpha": _unless(lambda c: c.finetune.lora_rank, "there are no adapters (lora_rank is 0)"),
     "lora_targets": _unless(
         lambda c: c.finetune.lora_rank, "there are no adapters (lora_rank is 0)"

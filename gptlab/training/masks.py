@@ -1,4 +1,4 @@
-"""The masks of a training step, which are made outside of the model."""
+"""What a training step gives to the model beside text: masks and a criterion, made outside."""
 
 import torch
 
@@ -10,12 +10,23 @@ from gptlab.training.state import TrainState
 
 
 def masks_of(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
-    """The arguments of `GPT.forward` for a micro-batch: `documents`, who attends to whom, and
-    `masks`, dropout's of each sequence.
+    """Arguments of `GPT.forward` for a micro-batch: `documents`, who attends to whom, `masks`,
+    dropout's of each sequence, and with a teacher the `criterion` that it makes.
 
     A run that began under version 1 gets no `masks`: the model draws its own, as a function of the
     seed, the step, the micro-batch and the rank.
     """
+    return _dropout(setup, state, micro) | _criterion(setup, state, micro)
+
+
+def _criterion(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
+    if setup.teacher is None:
+        return {}
+    with state.precision.autocast():
+        return {"criterion": setup.teacher.criterion(micro, state.step)}
+
+
+def _dropout(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
     config = setup.config
     model, seed, device = config.model, config.run.seed, config.machine.device
     documents = {"documents": document_mask(micro.tokens, setup.separator)}

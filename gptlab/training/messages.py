@@ -10,6 +10,7 @@ from gptlab.files import display, quoted
 from gptlab.model.arithmetic import ALL, active_in_words, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
+from gptlab.training.distillation import lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.head_curves import jobs_in_words
 from gptlab.training.parallel import Parallel
@@ -46,6 +47,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {processes} processes ({machine.parallelism})" * (processes > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if setup.teacher is not None:
+        lines.insert(1, lesson(config, setup.teacher.configs, setup.teacher.words))
     if config.run.extend_vocabulary and not state.step:
         lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:

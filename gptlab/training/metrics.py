@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gptlab.files import runnable
@@ -26,7 +26,8 @@ class Metrics:
 
     run: None where nothing is written. save_seconds: of a checkpoint, estimated. peak: FLOP/s of
     the device, or None if unknown; a faster step raises it, so that the share shown (MFU, Chowdhery
-    et al. 2022) never exceeds 100%.
+    et al. 2022) never exceeds 100%. beside: further fields of the record of a step, found by all
+    processes together.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Metrics:
         parallel: Parallel,
         peak,
         save_seconds: float = 0.0,
+        beside: Callable[[int], dict] = lambda step: {},
     ):
         self.config, self.units = config, units
         self.run = run if parallel.is_first else None
@@ -45,6 +47,7 @@ class Metrics:
         self.pace = Pace(parallel, config.tokens_per_step)
         self.profile = Profile(config.run.profiled, self.run)
         self.peak = peak
+        self.beside = beside
         self.last_time, self.last_step = time.perf_counter(), 0
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
@@ -134,6 +137,7 @@ class Metrics:
             "time": round(time.time(), 3),
             **processes,
         }
+        record |= self.beside(step)
         if self.peak:
             flops = self.rate * self.config.flops_per_token
             self.peak = max(self.peak, flops)

@@ -101,6 +101,7 @@ def describe(setup) -> Provenance:
             "train.bin": ((data.meta or {}).get("sha256") or {}).get("train.bin"),
             "train_tokens": data.train_tokens,
             "parts": {part.name: part.fingerprint for part in data.parts},
+            "teachers": setup.teacher.record() if setup.teacher is not None else [],
         },
         "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},
@@ -123,6 +124,8 @@ def _settings(setup) -> dict:
         values["init_from"] = str(start.resolve())
     if values["initial_tensors"] is not None:
         values["initial_tensors"] = str(Path(values["initial_tensors"]).expanduser().resolve())
+    if setup.teacher is not None:
+        values["teacher"] = setup.teacher.absolute()
     values["dataset"] = absolute_mixture(values["dataset"])
     return values
 

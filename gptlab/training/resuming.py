@@ -21,7 +21,7 @@ from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
     "model_preset", "init_from", "extend_vocabulary", "optimizer", "seed", "minutes", "epochs",
-    "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
+    "distill", "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from gptlab.data.windows import Windows
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
+from gptlab.training.distillation import Teacher
 from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import Resolved
 from gptlab.training.units import TextUnits
@@ -26,7 +27,8 @@ class Setup:
     else of the model that init_from names. machine: a description of this one. added_ids: by which
     the vocabulary of that model was extended. changes: options that differ from the run's
     last start, as "name old -> new". start: the checkpoint that init_from names, at the first
-    start. separator: the id at which attention begins anew, with document_mask.
+    start. separator: the id at which attention begins anew, with document_mask. teacher: what is
+    learned from beside the text.
     """
 
     resolved: Resolved
@@ -44,6 +46,7 @@ class Setup:
     changes: tuple[str, ...] = ()
     start: Path | None = None
     separator: int | None = None
+    teacher: Teacher | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -73,6 +76,7 @@ class Setup:
                 "fingerprint": self.data.fingerprint,
                 "sequences_seen": self.data.positions(sequences_seen),
             },
+            "teachers": self.teacher.record() if self.teacher is not None else [],
             "train_config": {
                 "values": dict(self.overrides.values),
                 "sources": dict(self.overrides.sources),

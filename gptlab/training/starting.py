@@ -18,6 +18,7 @@ from gptlab.runs import Run, find_run, load_checkpoint
 from gptlab.training import agreement, resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
 from gptlab.training.config import MachineOptions, Overrides, RunOptions, TrainConfig
+from gptlab.training.distillation import added_work, open_teacher
 from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
@@ -110,7 +111,8 @@ def prepare_training(
             added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
         resuming.check_same_data(data, stored, run, overrides)
-    resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
+    teacher = open_teacher(overrides, data, parallel, stored, start)
+    resolved = decide(overrides, report, choice, data, parallel, started, stored, start, teacher)
     config = resolved.config
     separator = data.separator if config.batch.document_mask else None
     if stored is None:
@@ -138,6 +140,7 @@ def prepare_training(
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
         start=start.path if start else None,
         separator=separator,
+        teacher=teacher,
     )
     return setup, state
 
@@ -165,7 +168,9 @@ def avoid_leaking_attention(choice) -> None:
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
 
 
-def decide(overrides, report, choice, data, parallel, started, stored, start=None) -> Resolved:
+def decide(
+    overrides, report, choice, data, parallel, started, stored, start=None, teacher=None
+) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
@@ -185,7 +190,8 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
 
     def fitted() -> int:
         config = resolve_roughly(overrides, situation).config
-        return fit_micro_batch(config, choice, device.memory_free, parallel, shards)
+        free = device.memory_free
+        return fit_micro_batch(config, choice, free, parallel, shards, teacher)
 
     if overrides.values.get("batch_size") == "auto":
         situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
@@ -200,11 +206,13 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
         if shards > 1:  # to measure, one process would need the whole model
             return estimated()
         with explained_out_of_memory(config):
-            return measure(config, choice, parallel.world_size, started)
+            return measure(config, choice, parallel.world_size, started, teacher=teacher)
 
     def estimated() -> Measurements:
         config = resolve_roughly(overrides, situation).config
-        return estimated_times(config, peak(config.machine.dtype) * parallel.world_size)
+        times = estimated_times(config, peak(config.machine.dtype) * parallel.world_size)
+        added = added_work(config, teacher.configs) if teacher is not None else 0.0
+        return dataclasses.replace(times, step=times.step * (1 + added))
 
     measurements = parallel.from_first(measured)
     is_set = overrides.values.get("eval_interval") not in (None, "auto")

@@ -91,6 +91,7 @@ def observe(setup: Setup, started: float) -> Observers:
     metrics = Metrics(
         config, run, setup.units, parallel=parallel, peak=peak,
         save_seconds=saving_seconds(config),
+        **({} if setup.teacher is None else {"beside": setup.teacher.beside}),
     )  # fmt: skip
     return Observers(
         metrics=metrics,

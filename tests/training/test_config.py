@@ -43,6 +43,7 @@ STAYS_OPEN = {
     "epochs",
     "activation",
     "initial_tensors",
+    "teacher",
 }  # None says "not this" there
 
 

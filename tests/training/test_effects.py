@@ -12,6 +12,7 @@ RUN = dict(
 )  # fmt: skip
 # option -> (what gives it no effect, what gives it one, a piece of the sentence)
 CASES = {
+    "distill": (dict(distill=0.5), dict(teacher="x"), "there is no teacher"),
     "lora_alpha": (dict(lora_alpha=8.0), dict(lora_rank=4, init_from="x"), "no adapters"),
     "lora_targets": (dict(lora_targets="q_proj"), dict(lora_rank=4, init_from="x"), "no adapters"),
     "muon_momentum": (dict(muon_momentum=0.9), dict(optimizer="muon"), "adamw, not muon"),

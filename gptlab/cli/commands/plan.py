@@ -66,6 +66,10 @@ def main(argv: list[str]) -> int:
     if wanted:
         if measure:
             raise ConfigError("measure times steps here, and --gpus plans for other machines.")
+        if overrides.values.get("teacher"):
+            raise ConfigError(
+                "--gpus does not count what a teacher takes", "leave teacher out of this plan"
+            )
         from gptlab.cli.ui.cluster_plan import present
 
         present(wanted, overrides, text, decided, target.name, as_json)
