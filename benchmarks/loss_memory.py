@@ -48,11 +48,11 @@ def checkpointed(hidden, weight, targets):
 def gptlab(hidden, weight, targets):
     """Chunk by chunk; the gradient is computed in the forward pass."""
     from gptlab.model.arithmetic import loss_chunk_rows
-    from gptlab.model.transformer import ChunkedCrossEntropy
+    from gptlab.model.transformer import ChunkedCrossEntropy, CrossEntropy
 
     chunk = loss_chunk_rows(targets.numel(), weight.size(0))
     return ChunkedCrossEntropy.apply(
-        lambda rows: rows @ weight.T, targets, chunk, True, hidden, weight
+        lambda rows: rows @ weight.T, CrossEntropy.apply, targets, chunk, True, hidden, weight
     )
 
 

@@ -43,6 +43,7 @@ ALL = (
     Benchmark("against_nanogpt.py", needs=("nanogpt", "text")),
     Benchmark("training.py", needs=("nanogpt",)),
     Benchmark("preparing.py"),
+    Benchmark("scaling.py"),
     Benchmark("loss_memory.py"),
     Benchmark("growth.py"),
     Benchmark("decode.py", needs=("smollm2", "transformers", "xllamacpp")),

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import math
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,10 @@ WRAPPER_PREFIXES = ("_orig_mod.", "module.")  # what torch.compile and DDP put b
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model ready to use, and where it comes from. val_loss: nats per token, or None."""
+    """A model ready to use, and where it comes from. val_loss: nats per token, or None.
+
+    members: of an ensemble; path, step and tokenizer are then those of the first one.
+    """
 
     model: "GPT"
     tokenizer: "Tokenizer | None"
@@ -46,6 +50,19 @@ class Checkpoint:
     step: int
     val_loss: float | None
     content: dict[str, Any]
+    members: tuple["Checkpoint", ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path as messages show it; of an ensemble all paths, with commas between."""
+        return ",".join(member.name for member in self.members) or display(self.path)
+
+    @property
+    def separator(self) -> int | None:
+        """The id at which attention began anew in its training; None where it did not."""
+        resolved = (self.content.get("train_config") or {}).get("resolved") or {}
+        is_masked = resolved.get("document_mask") and self.tokenizer is not None
+        return self.tokenizer.eot_id if is_masked else None  # type: ignore[union-attr]
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -188,26 +205,31 @@ class _CheckpointForm(_ModelForm, total=False):
     base: str | None
 
 
-def read_checkpoint(path: AnyPath) -> dict[str, Any]:
+def read_checkpoint(path: AnyPath, mapped: bool = False) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU. CheckpointError: missing, damaged, foreign.
 
     Adapters come with the weights of the model that they belong to, from base.pt beside the file.
+    mapped: tensors stay in a file, whose pages the system reads and drops as it likes.
     """
-    content: dict[str, Any] = sharded_checkpoints.filled(open_checkpoint(Path(path)))
-    return content
+    path = Path(path)
+    content: dict[str, Any] = open_checkpoint(path, mapped)
+    if mapped and sharded_checkpoints.has_shards(path):
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            return cast(dict[str, Any], sharded_checkpoints.with_tensors(content, file))
+    return cast(dict[str, Any], sharded_checkpoints.with_tensors(content))
 
 
-def open_checkpoint(path: Path) -> dict[str, Any]:
+def open_checkpoint(path: Path, mapped: bool = False) -> dict[str, Any]:
     """As `read_checkpoint`; the tensors of a checkpoint in shards are read when they are needed."""
-    if sharded_checkpoints.is_sharded(path):
-        content = sharded_checkpoints.read_shards(path)
-        content["proof"] = sharded_checkpoints.filled(content.get("proof"))  # 10 kB
+    if sharded_checkpoints.has_shards(path):
+        content = sharded_checkpoints.open_shards(path)
+        content["proof"] = sharded_checkpoints.with_tensors(content.get("proof"))  # 10 kB
         return _checked(content, path)
-    content = _read_file(path)
+    content = _read_file(path, mapped)
     if content.get("base") is None:
         return content
     beside = Path(path).with_name(BASE)
-    base = _read_file(beside) if beside.is_file() else {"model": {}}
+    base = _read_file(beside, mapped) if beside.is_file() else {"model": {}}
     if base.get("base") is not None or base.get("sha256") != content["base"]:
         raise CheckpointError(
             f"{display(path)} holds adapters, and {display(beside)} is not the model that they "
@@ -216,7 +238,7 @@ def open_checkpoint(path: Path) -> dict[str, Any]:
     return {**content, "model": {**base["model"], **content["model"]}}
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, mapped: bool = False) -> dict[str, Any]:
     """What a checkpoint file itself holds."""
     import torch
 
@@ -228,7 +250,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on odd pickles, which are refused all the same
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_sentence(path, error)) from None
     except (PermissionError, MemoryError):
@@ -288,12 +310,12 @@ def _is_plain(value: object) -> bool:
     return not isinstance(value, (list, tuple, set)) or all(map(_is_plain, value))
 
 
-def read_training_state(path: Path) -> dict[str, Any]:
+def read_training_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     """A training state that a run can go on from, every weight finite.
 
-    Tensors in shards are StoredTensors. Raises CheckpointError.
+    Tensors in shards are StoredTensors. mapped: of `read_checkpoint`. Raises CheckpointError.
     """
-    content = open_checkpoint(path)
+    content = open_checkpoint(path, mapped)
     if "optimizer" not in content:
         raise CheckpointError(
             f"{display(path)} has weights only and cannot be continued: start a run from it with "

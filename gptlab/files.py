@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ AnyPath = str | os.PathLike[str]
 
 # The number inside each kind of file; a reader refuses a newer one by name.
 FORMAT_VERSIONS = {
-    "checkpoint": 3, "comparison": 1, "dataset": 1, "documents": 1, "evaluations": 1, "imported": 1,
+    "checkpoint": 3, "comparison": 1, "dataset": 2, "documents": 1, "evaluations": 1, "imported": 1,
     "metrics": 1, "provenance": 1, "scaling": 1, "sharded checkpoint": 1, "sweep": 1,
     "tuned_lens": 1,
 }  # fmt: skip
@@ -275,6 +275,16 @@ def sha256_file(path: AnyPath, progress: Callable[[int], object] | None = None) 
             digest.update(block)
             if progress:
                 progress(len(block))
+    return digest.hexdigest()
+
+
+def sha256_parts(paths: Iterable[AnyPath]) -> str:
+    """SHA-256 (hex) of files one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -43,10 +43,28 @@ class Planned(TypedDict, total=False):
     pause_seconds: Figure
 
 
+class ExpertUse(TypedDict):
+    """Of each layer: shares of the tokens that each expert had, and their entropy over its most."""
+
+    load: list[list[Figure]]
+    entropy: list[Figure]
+
+
+class Processes(TypedDict, total=False):
+    """How each process fared (training/pace.py), in the order of their ranks."""
+
+    tokens_per_second: list[Figure]
+    busy: list[Figure]
+    data_share: list[Figure]
+    memory: list[Figure]
+    slowest: Count
+
+
 class Measured(Record, total=False):
     """A line of metrics.jsonl, of training, of an evaluation, a look inside or a moved end."""
 
     loss: Figure
+    distill_loss: Figure
     bits_per_byte: Figure
     grad_norm: Figure
     learning_rate: Figure
@@ -56,6 +74,7 @@ class Measured(Record, total=False):
     data_share: Figure
     time: Figure
     mfu: Figure
+    processes: Processes
     val_loss: Figure
     val_bits_per_byte: Figure
     ema_val_loss: Figure
@@ -63,6 +82,7 @@ class Measured(Record, total=False):
     accuracy: Figure
     train_accuracy: Figure
     accuracy_by_length: dict[str, tuple[Count, Count]]  # (right, problems)
+    experts: ExpertUse
     sample: str
     inside: Look
     planned: Planned

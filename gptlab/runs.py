@@ -11,12 +11,14 @@
     adapter/      of a LoRA training: the adapters of best.pt alone, as peft reads them
     evaluations.jsonl: what gpt.py evaluate measured
     imported.json: what a model from elsewhere is, for commands that do not load it
+    profile.json: a trace of profile_steps, for https://ui.perfetto.dev
     tuned_lens.safetensors: what gpt.py lens --tuned trained beside the model
     provenance.json, source.zip, trace.jsonl: what its first steps rest on (training/provenance.py)
 
 What a `.pt` file holds, and how it is validated, is in checkpoints.py.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -83,6 +85,7 @@ class Run:
         self.metrics = self.folder / "metrics.jsonl"
         self.base = self.folder / BASE
         self.plot = self.folder / "loss.png"
+        self.profile = self.folder / "profile.json"
         self.recipe = self.folder / "config.py"
         self.provenance = self.folder / "provenance.json"
         self.sources = self.folder / "source.zip"
@@ -111,12 +114,12 @@ class Run:
     def _committed(self, name: str) -> Path:
         """What was saved last; the one before it where a kill came between the two renames."""
         newest, before = self._newest(name), self.folder / f"{name}.prev"
-        return before if not newest.exists() and sharded_checkpoints.is_sharded(before) else newest
+        return before if not newest.exists() and sharded_checkpoints.has_shards(before) else newest
 
     def _newest(self, name: str) -> Path:
         """What was written last under a name, in either form."""
         file, folder = self.folder / f"{name}.pt", self.folder / name
-        if not sharded_checkpoints.is_sharded(folder):
+        if not sharded_checkpoints.has_shards(folder):
             return file
         written = (folder / sharded_checkpoints.STATE).stat().st_mtime_ns
         is_older = file.exists() and file.stat().st_mtime_ns > written
@@ -161,7 +164,7 @@ class Run:
             if not overwrite:
                 self.check_free()
             former += [*self.folder.glob("ckpt*.pt"), self.folder / "best.pt", self.base]
-            former += [self.metrics, self.plot, self.recipe, self.tuned_lens]
+            former += [self.metrics, self.plot, self.profile, self.recipe, self.tuned_lens]
             former += [self.provenance, self.sources, self.trace, self.evaluations, self.imported]
             folders += [*self.folder.glob("ckpt*"), *self.folder.glob("best*"), self.adapter]
         for path in former:
@@ -232,7 +235,7 @@ class Run:
     def save_shards(self, state: dict, parallel, keep: int = 0) -> None:
         """As `save`, of a state whose tensors processes share; all of them call it."""
         newest = self.folder / "ckpt"
-        sharded_checkpoints.write_shards(state, newest, parallel, self.folder / "ckpt.prev")
+        sharded_checkpoints.save_shards(state, newest, parallel, self.folder / "ckpt.prev")
 
         def keep_and_remove() -> None:
             if keep:
@@ -286,7 +289,7 @@ class Run:
     def save_best_shards(self, state: dict, parallel) -> None:
         """As `save_best`, of a state whose tensors processes share; all of them call it."""
         before = self.folder / "best.prev"
-        sharded_checkpoints.write_shards(state, self.folder / "best", parallel, before)
+        sharded_checkpoints.save_shards(state, self.folder / "best", parallel, before)
         parallel.from_first(lambda: self._remove(before))
 
     def consolidate_best(self) -> None:
@@ -294,17 +297,17 @@ class Run:
 
         The tensors pass through a file that is mapped into memory, so no memory holds the model.
         """
-        if not sharded_checkpoints.is_sharded(self.best) or not os.access(self.folder, os.W_OK):
+        if not sharded_checkpoints.has_shards(self.best) or not os.access(self.folder, os.W_OK):
             return
-        content = sharded_checkpoints.read_shards(self.best)
+        content = sharded_checkpoints.open_shards(self.best)
         logger.info("Writing %s from its shards.", display(self.folder / "best.pt"))
         with tempfile.TemporaryFile(dir=self.folder) as file:
-            self.save_best(sharded_checkpoints.filled(content, file))
+            self.save_best(sharded_checkpoints.with_tensors(content, file))
 
-    def load(self) -> dict:
+    def load(self, mapped: bool = False) -> dict:
         """The newest training state that can be read; a damaged one is named in a warning.
 
-        Tensors in shards are StoredTensors.
+        Tensors in shards are StoredTensors. mapped: of `read_checkpoint`.
         """
         if not self.exists():
             raise RunError(
@@ -312,11 +315,11 @@ class Run:
                 "start one, or name the right --out_dir."
             )
         try:
-            return read_training_state(self.checkpoint)
+            return read_training_state(self.checkpoint, mapped)
         except CheckpointError as error:
             if not self.previous.exists():
                 raise
-            state = read_training_state(self.previous)
+            state = read_training_state(self.previous, mapped)
             lost = max((r["step"] for r in self.records()), default=0) - state["step"]
             again = f", which costs {lost} {'step' if lost == 1 else 'steps'}" if lost > 0 else ""
             logger.warning(
@@ -452,25 +455,48 @@ def _changed_code(content: dict, path: Path) -> tuple[dict | None, str]:
     return stored, code_in_words(stored["code"], texts, proof.code_texts())
 
 
-def load_checkpoint(path, device: str = "cpu", **changes) -> Checkpoint:
+def _read_best(run: Run, mapped: bool) -> tuple[Path, dict]:
+    """(the best checkpoint of a run, else its newest, and its content).
+
+    A training may put another in its place meanwhile; then that one is read.
+    """
+    if not run.is_running():
+        run.consolidate_best()
+    while True:
+        found = [path for path in (run.best, run.checkpoint, run.previous) if path.exists()]
+        if not found:
+            raise CheckpointError(
+                f"{display(run.folder)} has no checkpoint",
+                f"train a model there first: {run.start_command()}",
+            )
+        path, before = found[0], _identity(found[0])
+        try:
+            return path, read_checkpoint(path, mapped)
+        except CheckpointError:
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from a later one of the same name; None where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
+def load_checkpoint(path, device: str = "cpu", mapped: bool = False, **changes) -> Checkpoint:
     """The model and tokenizer of a checkpoint file, or of a run directory (best.pt, else ckpt.pt).
 
-    device: where the weights go. changes: settings of the model other than the stored ones.
+    device: where the weights go. mapped: of `read_checkpoint`. changes: settings of the model other
+    than the stored ones.
     Raises CheckpointError.
     """
     path = Path(path)
-    if path.is_dir() and not sharded_checkpoints.is_sharded(path):
-        run = Run(path)
-        if not run.is_running():
-            run.consolidate_best()
-        found = [file for file in (run.best, run.checkpoint, run.previous) if file.exists()]
-        if not found:
-            raise CheckpointError(
-                f"{display(path)} has no checkpoint",
-                f"train a model there first: {run.start_command()}",
-            )
-        path = found[0]
-    content = read_checkpoint(path)
+    if path.is_dir() and not sharded_checkpoints.has_shards(path):
+        path, content = _read_best(Run(path), mapped)
+    else:
+        content = read_checkpoint(path, mapped)
     model, apart, code = _model_beside_proof(content, path, device, changes)
     if apart:
         logger.warning(

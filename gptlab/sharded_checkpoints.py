@@ -7,6 +7,7 @@ torch's distributed checkpointing (DCP) writes the shards, without its pickled m
 says which rows it has, so any number of processes reads any part; one process needs no torchrun.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -95,7 +96,7 @@ class StoredTensor:
         parts = [torch.empty(0, *self.shape[1:], dtype=self.dtype)]
         for piece in self.pieces:
             if piece.first < end and first < piece.end:
-                with safe_open(piece.file, "pt") as shard:
+                with _opened(piece.file) as shard:
                     there, start = shard.get_slice(self.name), piece.first
                     parts.append(there[max(0, first - start) : min(end, piece.end) - start])
         return torch.cat(parts)
@@ -103,7 +104,7 @@ class StoredTensor:
     def parts(self) -> "Iterator[torch.Tensor]":
         """What each shard has of it, one after the other."""
         for piece in self.pieces:
-            with safe_open(piece.file, "pt") as shard:
+            with _opened(piece.file) as shard:
                 yield shard.get_tensor(self.name)
 
     def whole(self, empty: Callable[..., "torch.Tensor"] | None = None) -> "torch.Tensor":
@@ -116,12 +117,12 @@ class StoredTensor:
         return found
 
 
-def is_sharded(path: Path) -> bool:
+def has_shards(path: Path) -> bool:
     """Whether a path is a checkpoint in shards."""
     return (path / STATE).is_file()
 
 
-def write_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
+def save_shards(content: dict[str, Any], folder: Path, parallel, previous: Path) -> None:
     """Make `content`, whose tensors processes share, the checkpoint in `folder`; all call it.
 
     What was there becomes `previous`. Nothing changes until all files are on the disk; then
@@ -185,7 +186,7 @@ def _without_tensors(value: Any, path: str, tensors: dict) -> Any:
     return plain
 
 
-def read_shards(folder: Path) -> dict[str, Any]:
+def open_shards(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint in shards, its tensors as StoredTensors. Raises CheckpointError
     for a file that is missing or damaged."""
     state = read_form(folder / STATE, "sharded checkpoint", _StateForm, CheckpointError, _COPY)
@@ -199,7 +200,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
                 raise ValueError("its SHA-256 does not fit")
             for piece in _pieces_in(file):
                 pieces[piece.tensor].append(piece)
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{display(file)} is damaged ({error})", _COPY, sep="; "
             ) from None
@@ -215,22 +216,33 @@ def read_shards(folder: Path) -> dict[str, Any]:
     return content
 
 
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A shard; CheckpointError where it cannot be read."""
+    try:
+        with safe_open(file, "pt") as shard:
+            yield shard
+    except (OSError, RuntimeError, SafetensorError) as error:
+        what = "is damaged" if file.is_file() else "is missing"
+        raise CheckpointError(f"{display(file)} {what} ({error})", _COPY, sep="; ") from None
+
+
 def _pieces_in(file: Path) -> Iterator[_Piece]:
     """What a shard has of each of its tensors."""
-    with safe_open(file, "pt") as shard:
+    with _opened(file) as shard:
         offsets = json.loads(shard.metadata()["DCP_SHARDING_INFO"])
         for name in shard.keys():
             first = (offsets[name]["saved_offsets"] or [0])[0]
             yield _Piece(name, first, tuple(shard.get_slice(name).get_shape()), file)
 
 
-def filled(value: Any, file: IO[bytes] | None = None) -> Any:
+def with_tensors(value: Any, file: IO[bytes] | None = None) -> Any:
     """A content with the tensors themselves in place of StoredTensors.
 
     file: an empty one, in which they lie and which is mapped into memory.
     """
     if isinstance(value, dict):
-        return {name: filled(each, file) for name, each in value.items()}
+        return {name: with_tensors(each, file) for name, each in value.items()}
     if not isinstance(value, StoredTensor):
         return value
     return value.whole(file and functools.partial(_mapped, file))

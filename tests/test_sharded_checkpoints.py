@@ -32,7 +32,7 @@ def tensors_in(value, path=""):
     return found, plain
 
 
-def write_shards(folder, content, shards=3):
+def save_shards(folder, content, shards=3):
     """A content as `shards` processes would have written it."""
     folder.mkdir(parents=True)
     tensors, plain = tensors_in(content)
@@ -68,7 +68,7 @@ def content():
 @pytest.fixture
 def folder(tmp_path, content):
     folder = tmp_path / "out" / "run" / "best"
-    write_shards(folder, content)
+    save_shards(folder, content)
     return folder
 
 
@@ -109,14 +109,14 @@ def test_a_changed_byte_of_a_shard_is_named(folder, at):
     damaged[at] ^= 1
     file.write_bytes(damaged)
     with pytest.raises(CheckpointError, match=f"{file.name} is damaged"):
-        sharded_checkpoints.read_shards(folder)
+        sharded_checkpoints.open_shards(folder)
 
 
 def test_a_missing_shard_is_named(folder):
     file = sorted(folder.glob("shard-*"))[2]
     file.unlink()
     with pytest.raises(CheckpointError, match=f"{file.name} is missing"):
-        sharded_checkpoints.read_shards(folder)
+        sharded_checkpoints.open_shards(folder)
 
 
 def edited(state, path, value):
@@ -158,7 +158,7 @@ def test_a_shard_without_its_offsets_is_one_sentence(folder):
     state["sha256"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     (folder / "state.json").write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match="damaged"):
-        sharded_checkpoints.read_shards(folder)
+        sharded_checkpoints.open_shards(folder)
 
 
 def test_weights_in_shards_that_are_not_finite_are_refused(tmp_path, content):
@@ -166,7 +166,7 @@ def test_weights_in_shards_that_are_not_finite_are_refused(tmp_path, content):
 
     weights = {name: weight.clone() for name, weight in content["model"].items()}
     weights["token_embedding.weight"][-1, -1] = torch.nan
-    write_shards(tmp_path / "ckpt", {**content, "model": weights})
+    save_shards(tmp_path / "ckpt", {**content, "model": weights})
     with pytest.raises(CheckpointError, match="not finite"):
         check_finite(open_checkpoint(tmp_path / "ckpt"), tmp_path / "ckpt")
 
@@ -182,3 +182,25 @@ def test_commands_take_a_checkpoint_in_shards_by_its_path(folder, capsys, monkey
         assert main(argv) == 0, capsys.readouterr().err
     assert elsewhere.exists()
     assert not list(elsewhere.glob("*hf*"))
+
+
+def test_a_checkpoint_that_a_training_replaces_while_it_is_read_is_read_anew(
+    folder, content, monkeypatch
+):
+    run = Run(folder.parent)
+    run.begin(resume=True)  # it trains, so nothing is consolidated
+    hash_file, seen = sharded_checkpoints.sha256_file, []
+
+    def replacing(path):
+        if not seen:
+            seen.append(path)
+            shutil.rmtree(folder)
+            weights = {name: weight + 1 for name, weight in content["model"].items()}
+            save_shards(folder, {**content, "model": weights, "step": 9})
+        return hash_file(path)
+
+    monkeypatch.setattr(sharded_checkpoints, "sha256_file", replacing)
+    try:
+        assert load_checkpoint(run.folder).step == 9
+    finally:
+        run.end()

@@ -133,7 +133,7 @@ def blame(
     origins = data.sequences(block_size, settings["seed"]).origins(numbers)
     rows = np.stack([data.parts[k].train[at : at + block_size + 1] for k, at in origins])
     rows = rows.astype(np.int64)
-    losses = _losses(loaded.model, rows, device, progress)
+    losses = _losses(loaded, rows, device, progress)
     means = losses.mean(axis=1)
     hardest = np.argsort(-means, kind="stable")[:top]
     windows = [
@@ -218,13 +218,14 @@ def _device(request: str) -> str:
 
 
 @torch.no_grad()
-def _losses(model, windows: np.ndarray, device: str, progress) -> np.ndarray:
+def _losses(loaded: Checkpoint, windows: np.ndarray, device: str, progress) -> np.ndarray:
     """Loss of each token of the windows, in nats: int64 [n, T + 1] -> float32 [n, T]."""
     rows = max(1, PASS_TOKENS // windows.shape[1])
     found = []
     for begin in range(0, len(windows), rows):
         ids = torch.from_numpy(windows[begin : begin + rows]).to(device)  # [b, T + 1]
-        found.append(token_losses(model, ids[:, :-1], ids[:, 1:]).cpu().numpy())
+        losses = token_losses(loaded.model, ids[:, :-1], ids[:, 1:], loaded.separator)
+        found.append(losses.cpu().numpy())
         progress("reading", len(ids), len(windows))
     return np.concatenate(found)
 

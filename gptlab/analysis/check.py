@@ -121,6 +121,10 @@ def small_shape(model: GPTConfig) -> GPTConfig:
     head_dim = min(model.head_dim, SMALL_HEAD_DIM)
     width = model.n_embd * heads * head_dim / (model.n_head * model.head_dim)
     n_embd = heads * head_dim if model.head_dim * model.n_head == model.n_embd else _eights(width)
+    hidden = model.intermediate_size and _eights(n_embd * model.intermediate_size / model.n_embd)
+    if model.n_expert:
+        size = max(8, hidden // model.n_expert_active)
+        hidden = size * model.n_expert_active
     return dataclasses.replace(
         model,
         **{name: min(getattr(model, name), most) for name, most in SMALL.items()},
@@ -128,8 +132,8 @@ def small_shape(model: GPTConfig) -> GPTConfig:
         n_kv_head=kv_heads,
         head_dim=head_dim,
         n_embd=n_embd,
-        intermediate_size=model.intermediate_size
-        and _eights(n_embd * model.intermediate_size / model.n_embd),
+        intermediate_size=hidden,
+        expert_size=size if model.n_expert else 0,
     )
 
 

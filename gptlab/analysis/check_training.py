@@ -96,6 +96,8 @@ def loss_is_mean(subject: Subject) -> CheckLine:
 def accumulation(subject: Subject) -> CheckLine:
     """A step in 1, 2 and 8 micro-batches has the gradient of the mean over all its targets."""
     model = copy.deepcopy(subject.narrow)
+    # the use of experts adds to the gradient what is not the loss's
+    model.config = dataclasses.replace(model.config, expert_balance=0.0)
     base = subject.plain.replace(**model.config.to_dict(), grad_clip=0.0)
     size = base.model.block_size
     tokens = _ids(base, (SEQUENCES + 2) * size)
@@ -251,6 +253,8 @@ def native_decoder(subject: Subject) -> CheckLine:
         return CheckLine("SKIP", f"it is for CPUs, and this is {subject.device}")
     if library() is None:
         return CheckLine("SKIP", "there is no C++ compiler that works here")
+    if subject.config.model.n_expert:
+        return CheckLine("SKIP", "native.cpp has no experts: torch decodes")
     decoder, reason = NativeDecoder.compared(subject.build().eval(), "float32")
     if decoder is None:
         return CheckLine("WARN", f"native.cpp computes something else ({reason}): torch decodes")
@@ -267,7 +271,7 @@ def widths(subject: Subject) -> CheckLine:
     for times in (1, 2, 4):
         wider = {
             name: getattr(narrowest, name) * times
-            for name in ("n_head", "n_kv_head", "n_embd", "intermediate_size")
+            for name in ("n_head", "n_kv_head", "n_embd", "intermediate_size", "expert_size")
         }
         each = config.replace(**{**narrowest.to_dict(), **wider})
         setup = _setup(each, _ids(each, (SEQUENCES + 2) * each.model.block_size))

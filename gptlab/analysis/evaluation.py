@@ -22,7 +22,6 @@ from gptlab.data.text_files import Reading
 from gptlab.data.token_files import find_meta, is_task
 from gptlab.data.unknown import DROP, UnknownCharacters
 from gptlab.errors import CheckpointError, ConfigError, DataError, RunError
-from gptlab.files import display
 from gptlab.inference.answers import accuracy_fields, right_answers
 from gptlab.inference.evaluate import (
     TokenLoss,
@@ -32,7 +31,7 @@ from gptlab.inference.evaluate import (
 )
 from gptlab.interop.read.models import read_model
 from gptlab.runs import Run, find_run, load_checkpoint
-from gptlab.sharded_checkpoints import is_sharded
+from gptlab.sharded_checkpoints import has_shards
 
 # stage, windows done since the last call, windows in all
 Progress = Callable[[str, int, int | None], None]
@@ -45,7 +44,8 @@ class Evaluation:
 
     unknown: the characters of the text that the model lacks, which were left out. clean: of the
     windows that hold no passage of the training text; None where there are few such passages.
-    answers: of a task, how many are right (`inference.answers.accuracy_fields`).
+    answers: of a task, how many are right (`inference.answers.accuracy_fields`). members: of an
+    ensemble, each with its own loss on the same tokens in the same windows.
     """
 
     model: str
@@ -59,6 +59,7 @@ class Evaluation:
     unknown: Counter = field(default_factory=Counter)
     clean: TokenLoss | None = None
     answers: dict = field(default_factory=dict)
+    members: tuple[tuple[Checkpoint, TokenLoss], ...] = ()
 
     @property
     def perplexity(self) -> float:
@@ -68,9 +69,13 @@ class Evaluation:
     @property
     def bits_per_byte(self) -> float | None:
         """Bits that the model needs per byte of the text; None where its bytes are unknown."""
+        return self.in_bits_per_byte(self.measured)
+
+    def in_bits_per_byte(self, measured: TokenLoss) -> float | None:
+        """A loss on this text as bits per byte of it; None where its bytes are unknown."""
         if self.bytes is None:
             return None
-        return bits_per_byte(self.measured.loss, self.measured.tokens, self.bytes)
+        return bits_per_byte(measured.loss, measured.tokens, self.bytes)
 
     def to_dict(self) -> dict:
         """Plain types, for JSON."""
@@ -90,11 +95,24 @@ class Evaluation:
             "stride": self.stride,
             "unknown_characters": dict(self.unknown),
             **self.answers,
+            **({"members": self._members()} if self.members else {}),
             "by_position": [
                 {"first": first, "last": last, "tokens": tokens, "loss": loss}
                 for first, last, tokens, loss in self.measured.by_position()
             ],
         }
+
+    def _members(self) -> list[dict]:
+        """The members of an ensemble, for JSON."""
+        return [
+            {
+                "model": member.name,
+                "step": member.step,
+                "loss": measured.loss,
+                "bits_per_byte": self.in_bits_per_byte(measured),
+            }
+            for member, measured in self.members
+        ]
 
 
 # The model ----------------------------------------------------------------------------------------
@@ -111,7 +129,7 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
             path = find_run(word)
     if path.is_dir() and Run(path).exists():
         return load_checkpoint(path, device), Run(path)
-    if is_sharded(path) or (path.suffix == ".pt" and path.is_file()):
+    if has_shards(path) or (path.suffix == ".pt" and path.is_file()):
         run = Run(path.parent)
         return load_checkpoint(path, device), run if run.exists() else None
     is_foreign = (path / "config.json").is_file() or (path.suffix == ".gguf" and path.is_file())
@@ -129,6 +147,11 @@ def open_model(word: str, device: str = "cpu") -> tuple[Checkpoint, Run | None]:
     }
     model = model_from(content, path, device).eval()
     return Checkpoint(model, imported.tokenizer, path, 0, None, content), None
+
+
+def members_of(checkpoint: Checkpoint) -> list[Checkpoint]:
+    """The models of an ensemble, or the one model."""
+    return list(checkpoint.members) or [checkpoint]
 
 
 # The text -----------------------------------------------------------------------------------------
@@ -215,7 +238,7 @@ def evaluate_text(
     stride: tokens from one window to the next; by default windows lie side by side, and the first
     tokens of each have little context. Raises ConfigError, DataError.
     """
-    name = display(checkpoint.path)
+    name, members = checkpoint.name, members_of(checkpoint)
     text = read_text(word, checkpoint.tokenizer, name)
     ids, loss_mask, size = text.ids, text.loss_mask, text.bytes
     if max_tokens is not None and loss_mask.sum() > max_tokens:
@@ -224,15 +247,19 @@ def evaluate_text(
         size = sum(map(len, map(checkpoint.tokenizer.token_bytes, ids[loss_mask].tolist())))
     block_size, stride = _window(checkpoint, block_size, stride)
     windows = sliding_windows(len(ids), block_size, stride)
-    measured = measure_tokens(
-        checkpoint.model, ids, windows, block_size, loss_mask=loss_mask, autocast=autocast,
+    begin = begin_id(checkpoint.tokenizer)
+    measured, *of_each = measure_tokens(
+        [member.model for member in members], ids, windows, block_size,
+        loss_mask=loss_mask, autocast=autocast,
+        separators=[member.separator and begin for member in members],
         progress=lambda done, total: progress("evaluating", done, total),
     )  # fmt: skip
     left_out = text.unknown.total()
     label = text.label + (f" without {left_out:,} unknown characters" if left_out else "")
     return Evaluation(
-        name, checkpoint.step, label, text.sha256, measured, size, block_size, stride, text.unknown
-    )
+        name, checkpoint.step, label, text.sha256, measured, size, block_size, stride, text.unknown,
+        members=tuple(zip(members, of_each, strict=False)),
+    )  # fmt: skip
 
 
 def evaluate_dataset(
@@ -255,13 +282,12 @@ def evaluate_dataset(
     ours, peer = checkpoint.tokenizer, dataset.tokenizer
     if ours is not None and peer is not None and ours.fingerprint != peer.fingerprint:
         raise ConfigError(
-            f"{dataset.name} was prepared with another tokenizer than that of "
-            f"{display(checkpoint.path)}",
+            f"{dataset.name} was prepared with another tokenizer than that of {checkpoint.name}",
             "name the text itself with --data, which any model can read",
         )
     if dataset.vocab_size > checkpoint.model.config.vocab_size:
         raise ConfigError(
-            f"{dataset.name} has {dataset.vocab_size:,} ids, but {display(checkpoint.path)} has "
+            f"{dataset.name} has {dataset.vocab_size:,} ids, but {checkpoint.name} has "
             f"{checkpoint.model.config.vocab_size:,}: they do not belong together."
         )
     block_size, stride = _window(checkpoint, block_size, stride)
@@ -276,22 +302,27 @@ def evaluate_dataset(
     if max_tokens is None and stride < block_size:
         windows = sliding_windows(len(held_out.tokens), block_size, stride)
 
-    def measure(chosen: list[tuple[int, int]]) -> TokenLoss:
+    members = members_of(checkpoint)
+
+    def measure(chosen: list[tuple[int, int]]) -> list[TokenLoss]:
         return measure_tokens(
-            checkpoint.model, held_out.tokens, chosen, block_size, loss_mask=held_out.loss_mask,
-            autocast=autocast,
+            [member.model for member in members], held_out.tokens, chosen, block_size,
+            loss_mask=held_out.loss_mask, autocast=autocast,
+            separators=[member.separator for member in members],
             progress=lambda done, _: progress("evaluating", done, len(windows)),
         )  # fmt: skip
 
     is_clean = _are_clean(dataset, windows, block_size)
     clean = None
     if is_clean.all() or not is_clean.any():
-        measured = measure(windows)
+        measured, *of_each = measure(windows)
     else:
-        clean = measure(list(itertools.compress(windows, is_clean)))
-        measured = clean + measure(list(itertools.compress(windows, ~is_clean)))
+        clean, *clean_of_each = measure(list(itertools.compress(windows, is_clean)))
+        rest, *rest_of_each = measure(list(itertools.compress(windows, ~is_clean)))
+        measured = clean + rest
+        of_each = [one + other for one, other in zip(clean_of_each, rest_of_each, strict=True)]
     return Evaluation(
-        display(checkpoint.path),
+        checkpoint.name,
         checkpoint.step,
         f"the validation part of {dataset.name}",
         dataset.fingerprint,
@@ -301,6 +332,7 @@ def evaluate_dataset(
         stride,
         clean=clean,
         answers=answers,
+        members=tuple(zip(members, of_each, strict=False)),
     )
 
 
@@ -335,14 +367,14 @@ def _bytes_per_token(dataset, tokenizer) -> float | None:
 
 def _window(checkpoint: Checkpoint, block_size: int | None, stride: int | None):
     """The window and the step between windows, checked."""
-    longest = checkpoint.model.config.block_size
+    longest = checkpoint.model.config.block_size  # of an ensemble, the shortest of its members
     block_size = longest if block_size is None else block_size
     if min(block_size, stride or 1) < 1 or stride == 0:
         raise ConfigError("block_size and stride are numbers of tokens", "use 1 or more")
     if block_size > longest:
         raise ConfigError(
             f"block_size {block_size} is longer than the window of {longest} that "
-            f"{display(checkpoint.path)} has",
+            f"{checkpoint.name} has",
             f"use {longest} or less",
         )
     stride = block_size if stride is None else stride

@@ -24,7 +24,9 @@ from gptlab.data.token_files import (
     VERIFY_BYTES,
     Meta,
     prepare_again,
+    split_files,
 )
+from gptlab.data.token_shards import SPLITS
 from gptlab.errors import ConfigError, DataError, GPTLabError
 from gptlab.files import (
     display,
@@ -191,17 +193,18 @@ def check_dataset(
             tests = len(dataset.test_problems["unseen"])
             return Check(f"dataset {dataset.name}", True, f"a task, {tests:,} problems test")
         recorded = (dataset.meta or {}).get("sha256") or {}
-        for split in ("train", "val"):
+        for split in SPLITS:
             path, tokens = dataset.folder / f"{split}.bin", getattr(dataset, split)
             for start in range(0, len(tokens), SCAN_TOKENS):
                 check_ids(tokens[start : start + SCAN_TOKENS], dataset.vocab_size, path, start)
-            if path.stat().st_size <= VERIFY_BYTES:  # open_dataset has just checked it
+            if tokens.size * tokens.itemsize <= VERIFY_BYTES:  # open_dataset has just checked it
                 continue
-            if recorded.get(path.name) not in (None, sha256_file(path, progress)):
-                raise DataError(
-                    f"{display(path)} has changed since it was prepared",
-                    prepare_again(dataset.name, dataset.meta),
-                )
+            for path, _ in split_files(dataset.folder, split, dataset.meta) if recorded else ():
+                if recorded.get(path.name) not in (None, sha256_file(path, progress)):
+                    raise DataError(
+                        f"{display(path)} has changed since it was prepared",
+                        prepare_again(dataset.name, dataset.meta),
+                    )
     except (ConfigError, DataError, OSError) as error:
         found = explain_error(error)
         return Check(f"dataset {name}", False, found.problem, found.fix or "prepare it again")

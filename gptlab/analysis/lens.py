@@ -51,6 +51,7 @@ from gptlab.inference.capture import (
     mean_outputs,
     plain_ids,
 )
+from gptlab.model.arithmetic import active_in_words
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.head_curves import HEAD_THRESHOLD
@@ -268,6 +269,7 @@ def make_views(
             "channels": config.n_embd,
             "vocab_size": known,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "active": active_in_words(config),
         },
         "prompt": prompt.text,
         "tokens": list(prompt.ids),

@@ -152,7 +152,7 @@ def log_likelihood(checkpoint: Checkpoint, text: str) -> float:
         return 0.0
     window = checkpoint.model.config.block_size
     windows = sliding_windows(len(ids), window, window)
-    return -float(measure_tokens(checkpoint.model, ids, windows, window).sums.sum())
+    return -float(measure_tokens([checkpoint.model], ids, windows, window)[0].sums.sum())
 
 
 def answer(checkpoint: Checkpoint, context: str, settings: dict) -> str:

@@ -67,7 +67,8 @@ def measure_run(run, initial: str | None = None) -> dict:
     content = read_checkpoint(run.checkpoint)
     config = build(content["train_config"]["resolved"])
     device, block_size = config.machine.device, config.model.block_size
-    model = load_checkpoint(run.checkpoint, device).model
+    checkpoint = load_checkpoint(run.checkpoint, device)
+    model = checkpoint.model
     if content.get("ema"):
         model.load_state_dict(content["ema"], strict=False)
     dataset = open_part(config.run.dataset, content["train_config"]["values"].get("vocab_size"))
@@ -75,7 +76,7 @@ def measure_run(run, initial: str | None = None) -> dict:
     rows = max(1, PASS_TOKENS // block_size)
     nats, targets = window_losses(
         model, held_out.tokens, held_out.starts, held_out.block_size, rows, device,
-        loss_mask=held_out.loss_mask,
+        loss_mask=held_out.loss_mask, separator=checkpoint.separator,
     )  # fmt: skip
     with atomic_write(run.folder / "validation.npz") as file:
         np.savez(file, nats=nats, targets=targets, block_size=block_size)

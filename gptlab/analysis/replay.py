@@ -195,10 +195,17 @@ def changed(before: dict, now: dict) -> list[tuple[str, str, str]]:
     old, new = before["data"], now["data"]
     if old["fingerprint"] != new["fingerprint"]:
         found.append((f"data {new['name']}", _data(old), _data(new)))
+    if old.get("teachers", []) != new.get("teachers", []):
+        found.append(("weights of the teachers", *map(_teachers, (old, new))))
     for name, value in before["settings"].items():
         if name in now["settings"] and now["settings"][name] != value and name != "log_to":
             found.append((name, str(value), str(now["settings"][name])))
     return found
+
+
+def _teachers(data: dict) -> str:
+    each = [f"{one['model']} {one['sha256'][:12]}" for one in data.get("teachers", [])]
+    return ", ".join(each) or "none"
 
 
 def _data(data: dict) -> str:

@@ -178,15 +178,17 @@ Examples:
         sentence="check that a run will work, or diagnose a run's curve",
         words="[RUN]",
         module="gptlab.cli.commands.doctor",
-        options=(STARTING, TRAINING),
+        options=("DoctorOptions", STARTING, TRAINING),
         summary="""\
 Without a run: checks packages, write access, disk space, device, attention, compiler, prepared
 datasets and checkpoints, and shows how to fix what fails; with the options of train.py, it checks
 that training. With a run as the first word: reads its records, diagnoses its curve, and suggests
-one command. Exit code 1 when something was found.""",
+one command. With --cluster, under torchrun: measures the links between all processes, and what
+share of a step communication takes. Exit code 1 when something was found.""",
         example="""\
 python gpt.py doctor
 python gpt.py doctor --config config/shakespeare_char.py
+torchrun --standalone --nproc_per_node 8 gpt.py doctor --cluster --config config/gpt2_124m.py
 python gpt.py doctor out/mytext""",
     ),
     Command(
@@ -410,7 +412,7 @@ Turn a model from elsewhere, with its tokenizer, into a run directory: sample.py
 --init_from and export use it like one that was trained here. Code in a file is never executed.""",
         example="""\
 python gpt.py import smollm2-135m                  a small pretrained model, 93 MB
-python gpt.py import folder_of_transformers/       Llama, Qwen2, Qwen3 or GPT-2, safetensors
+python gpt.py import folder_of_transformers/       Llama, Qwen2, Qwen3(-MoE) or GPT-2
 python gpt.py import model.gguf                    llama.cpp's format, also quantised
 python gpt.py import out-shakespeare-char/ckpt.pt  a checkpoint of nanoGPT
 python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face hub""",
@@ -419,23 +421,25 @@ python gpt.py import hf:OWNER/NAME                 a model of the Hugging Face h
         name="evaluate",
         group="inspect",
         sentence="measure a model on a text that it never saw",
-        words="[MODEL]",
+        words="[MODEL ...]",
         module="gptlab.cli.commands.evaluate",
         options=("EvaluateOptions",),
         positionals=(
-            ("model", "?", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
+            ("models", "*", "a run, checkpoint, Hugging Face folder or .gguf [newest run]"),
         ),
         summary="""\
 Measure a model on a text: loss, perplexity and bits per byte, and the loss by position in the
 window. Bits per byte count the text's own bytes, so models with different tokenizers can be
 compared. Or let it write (--samples): repetition, variety, words that its training text knows,
 sentence length and copied passages, each beside as much held-out text. A run keeps the result, and
-gpt.py report shows it.""",
+gpt.py report shows it. With --ensemble several models of one tokenizer are measured as one, whose
+probabilities are the average of theirs, beside each of them.""",
         example="""\
 python gpt.py evaluate out/shakespeare_char --data held_out.txt
 python gpt.py evaluate out/shakespeare_char --samples 16
 python gpt.py evaluate out/shakespeare_char --dataset shakespeare   its validation part, all of it
 python gpt.py evaluate folder_of_transformers/ --data held_out.txt --stride 256 --json
+python gpt.py evaluate out/a out/b out/c --ensemble --dataset shakespeare   their average
 python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
     ),
     Command(
@@ -448,7 +452,7 @@ python gpt.py evaluate out/mine --tasks arc_easy,hellaswag --limit 100""",
         positionals=(("run", "?", "run directory, name under out/, or checkpoint [the newest]"),),
         summary="""\
 Write a run for other programs, its tokenizer included: a folder that transformers opens
-(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3 or GPT-2 and with a model card, a file
+(AutoModelForCausalLM.from_pretrained), as Llama, Qwen3(-MoE) or GPT-2 and with a model card, a file
 that llama.cpp runs, or one page in which a small model writes in any browser, offline. An option
 of the model that the format lacks is refused by name.""",
         example="""\

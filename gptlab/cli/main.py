@@ -51,6 +51,8 @@ def run_command(name: str, argv: list[str], may_ask: bool = False) -> int:
     # spinning made training 3 to 7 times slower; on an idle one, a short spin costs 8% for the
     # smallest models. The variable must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Of a lost connection torch prints the stack in C++; what it means is a sentence of our own.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Importing torch makes half a million objects that live to the end. With Python's own
     # thresholds, searching them for cycles takes 0.1 to 0.2 s of a start.
     gc.set_threshold(5_000, 20, 20)

@@ -23,7 +23,7 @@ from gptlab.data.mixture import open_part
 from gptlab.data.token_files import list_datasets
 from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, fresh_folder, out_home, quoted
-from gptlab.model.arithmetic import count_parameters
+from gptlab.model.arithmetic import active_in_words, count_parameters
 from gptlab.planning import suggest
 from gptlab.planning.plan import CHINCHILLA, Machine, expected_overfitting
 from gptlab.planning.planner import Planner, Proposal, in_millions
@@ -361,7 +361,7 @@ class Wizard:
         model = config.model
         free = self.machine.free
         free_words = f", {in_gigabytes(free)} are free" if free is not None else ""
-        ratio = numbers["tokens"] / numbers["parameters"]
+        ratio = numbers["tokens"] / numbers["active"]
         chinchilla = f"{ratio:.2g} (Chinchilla's rule of thumb is {CHINCHILLA}: " + (
             "a longer training would help)" if ratio < 10 else "a good use of the time)"
         )
@@ -369,7 +369,8 @@ class Wizard:
         return {
             "text": f"{self.dataset.name}: {size_of(self.dataset.meta)}",
             "model": (
-                f"{in_millions(numbers['parameters'])} parameters: {model.n_layer} layers, "
+                f"{in_millions(numbers['parameters'])} parameters"
+                f"{active_in_words(model, in_millions)}: {model.n_layer} layers, "
                 f"{model.n_head} heads, width {model.n_embd}, {model.block_size} tokens at once"
             ),
             "device": f"{config.machine.device} in {config.machine.dtype}{compiled}",

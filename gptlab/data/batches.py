@@ -7,13 +7,13 @@ number, the sequences seen so far: the batch size and the number of ranks may ch
 resumes, and the text of any step can be shown again.
 """
 
-import mmap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gptlab.data.token_shards import TokenShards, give_pages_back
 from gptlab.errors import DataError
 from gptlab.files import display
 
@@ -153,15 +153,6 @@ def check_length(n_tokens: int, block_size: int, part: str, name: str) -> None:
         )
 
 
-def _give_pages_back(tokens: np.ndarray) -> None:
-    """Release the resident pages of a mapped file; the system still caches them.
-
-    Otherwise the memory of a run grows to the size of its token file and looks like a leak.
-    """
-    if isinstance(tokens.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        tokens.base.madvise(mmap.MADV_DONTNEED)
-
-
 @dataclass(frozen=True)
 class MicroBatch:
     """The sequences of one forward pass: tokens and targets, int64 [b, block_size], on the device.
@@ -178,7 +169,7 @@ class MicroBatch:
 
 
 class Sequences:
-    """The sequences of one token file, by their number.
+    """The sequences of one token file or of its shards, by their number.
 
     loss_mask: bool, as long as tokens, True for targets of the loss; None means all. path: of the
     file, for errors.
@@ -186,7 +177,7 @@ class Sequences:
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: np.ndarray | TokenShards,
         loss_mask: np.ndarray | None = None,
         *,
         vocab_size: int,
@@ -230,7 +221,7 @@ class Sequences:
         """
         starts = self.starts(numbers)
         rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])
-        _give_pages_back(self.tokens)
+        give_pages_back(self.tokens)
         for row, start in zip(rows, starts, strict=True):
             if row.max() >= self.vocab_size:
                 check_ids(row, self.vocab_size, self.path, int(start))

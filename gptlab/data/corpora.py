@@ -46,7 +46,8 @@ class Source:
 
     name: the default name of the dataset. identity: equal for two sources in the same place,
     whatever their content. label: for messages. files: in an order that depends only on their
-    content. hub_name: set instead of files for an `hf:` source.
+    content. hub_name: set instead of files for an `hf:` source. rows: of it,
+    None for all of them.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source:
     label: str
     files: tuple[SourceFile, ...] = ()
     hub_name: str | None = None
+    rows: hub.Rows | None = None
     counts: Counter = field(default_factory=Counter)
 
     @property
@@ -72,7 +74,8 @@ class Source:
     def documents(self, reading: Reading) -> Iterator[Iterable[str]]:
         """Each document as blocks of clean text."""
         if self.hub_name:
-            for text in documents_of_rows(hub.rows(self.hub_name), reading):
+            rows = self.rows or hub.Rows(self.hub_name)
+            for text in documents_of_rows(rows, reading):
                 yield text_files.clean([text], reading)
                 reading.progress(len(text))
         for file in self.files:

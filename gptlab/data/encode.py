@@ -1,37 +1,38 @@
-"""Encode a split of the text into a token file, on all cores and in constant memory."""
+"""Encode the text into token files, on all cores and in constant memory."""
 
 import hashlib
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from gptlab.data.text_store import PIECE_BYTES, Split, TextStore
+from gptlab.data.text_store import PIECE_BYTES
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.files import atomic_write
 
-# Threads are enough: numpy and the tokenizers release the GIL.
+# Threads are enough for most texts: numpy and the tokenizers release the GIL.
+
+Piece = tuple[str, bool]  # text, whether its document ends here
 
 
 def write_tokens(
-    store: TextStore,
-    split: Split,
+    pieces: Iterable[Piece],
     tokenizer: Tokenizer,
     path: Path,
     dtype: np.dtype,
-    counts: Counter,
     progress: Callable[[int], None],
+    threads: int | None = None,
 ) -> tuple[int, str]:
-    """Encode a split into a headerless file of `dtype`; returns (tokens, SHA-256 as hex).
+    """Encode pieces of text into a headerless file of `dtype`; returns (tokens, SHA-256 as hex).
 
-    counts: receives how often a piece had to be cut inside a word. progress: called with the bytes
-    of text done since the last call.
+    progress: called with the bytes of text done since the last call. threads: all cores if None.
+    The file has its name only when it is complete.
     """
-    pieces = store.pieces(split, can_be_cut=tokenizer.can_be_cut, counts=counts)
 
-    def encode(batch: list[tuple[str, bool]]) -> tuple[np.ndarray, int]:
+    def encode(batch: list[Piece]) -> tuple[np.ndarray, int]:
         arrays, size = [], 0
         for text, closed in batch:
             arrays.append(tokenizer.encode_to_array(text))
@@ -41,19 +42,17 @@ def write_tokens(
         return np.concatenate(arrays).astype(dtype), size
 
     tokens, digest = 0, hashlib.sha256()
-    with open(path, "wb") as file:
-        for ids, size in _in_parallel(encode, _batches(pieces)):
+    with atomic_write(path) as file:
+        for ids, size in _in_parallel(encode, _batches(pieces), threads or cores()):
             content = memoryview(ids).cast("B") if ids.size else b""
             file.write(content)
             digest.update(content)
             tokens += ids.size
             progress(size)
-        file.flush()
-        os.fsync(file.fileno())
     return tokens, digest.hexdigest()
 
 
-def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Groups of pieces of about PIECE_BYTES: short documents together, a long piece alone."""
     batch, size = [], 0
     for piece in pieces:
@@ -66,15 +65,17 @@ def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, boo
         yield batch
 
 
-def _in_parallel(function: Callable, items: Iterable) -> Iterator:
-    """`map(function, items)` on all cores, in order, with a few items in flight."""
-    workers = _cores()
-    with ThreadPoolExecutor(workers) as pool:
+def _in_parallel(function: Callable, items: Iterable, threads: int) -> Iterator:
+    """`map(function, items)` in so many threads, in order, with a few items in flight."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
         running = deque()
         try:
             for item in items:
                 running.append(pool.submit(function, item))
-                if len(running) > 2 * workers:
+                if len(running) > 2 * threads:
                     yield running.popleft().result()
             while running:
                 yield running.popleft().result()
@@ -83,7 +84,7 @@ def _in_parallel(function: Callable, items: Iterable) -> Iterator:
                 future.cancel()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

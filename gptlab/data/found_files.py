@@ -12,6 +12,7 @@ from typing import IO
 
 from gptlab.data import text_files
 from gptlab.data.text_files import Reading
+from gptlab.data.token_shards import has_tokens
 from gptlab.errors import DataError
 from gptlab.files import data_home, display, printable, quoted
 
@@ -42,7 +43,7 @@ class FoundFiles:
             if sys.stdin is not None and sys.stdin.isatty():
                 self._note("Type or paste the text; Ctrl-D on a line of its own ends it.")
             self._add_pipe(getattr(sys.stdin, "buffer", None), "stdin")
-        elif path.is_dir() and (path / "train.bin").is_file():
+        elif path.is_dir() and has_tokens(path):
             raise DataError(
                 f"{printable(word)} holds token files, which are a dataset as they are",
                 f"name it with --dataset {quoted(_dataset_word(path))} to train, evaluate or plan",

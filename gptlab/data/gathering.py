@@ -260,6 +260,11 @@ def _check_conversations(store: TextStore, reading: Reading, options: PrepareOpt
         raise ConfigError(
             "--unknown is for plain text, and these are conversations", "leave it out", sep="; "
         )
+    if options.shard_tokens != PrepareOptions.shard_tokens or options.workers is not None:
+        raise ConfigError(
+            "Conversations are written into one file by one process",
+            "leave out --shard_tokens and --workers",
+        )
     if options.split == "tail":
         raise ConfigError("A conversation cannot be cut in two", "leave out --split tail")
 

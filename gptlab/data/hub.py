@@ -40,31 +40,63 @@ class HubName:
         return HubName(parts[0], subset, parts[2] if len(parts) > 2 else "train")
 
 
-def rows(word: str) -> Iterator[tuple[str, dict]]:
+class Rows:
     """(place, row) for each row of a dataset on the hub, streamed and never stored.
 
-    Raises DownloadError within seconds if the hub does not answer, DataError for a dataset, subset
-    or split that does not exist.
+    position: where to go on, as an earlier one had it. Iterating raises DownloadError within
+    seconds if the hub does not answer, DataError for a dataset, subset or split that does not
+    exist.
     """
-    name = HubName.parse(word)
-    if reason := why_unreachable():
-        raise DownloadError(
-            f"{word} needs {address()}, which cannot be reached ({reason})",
-            "download the text elsewhere and prepare the file",
-            sep="; ",
-        )
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
+
+    def __init__(self, word: str, position: dict | None = None):
+        self._word, self._name = word, HubName.parse(word)
+        position = position or {}
+        self._number, self._state = position.get("rows", 0), position.get("state")
+        self._revision = position.get("revision")
+        self._stream = None
+
+    @property
+    def position(self) -> dict:
+        """Where the rows so far end, as JSON: their number, the revision of the dataset."""
+        state = self._stream.state_dict() if self._stream else self._state
+        return {"rows": self._number, "revision": self._revision, "state": state}
+
+    def __iter__(self) -> Iterator[tuple[str, dict]]:
+        if reason := why_unreachable():
+            raise DownloadError(
+                f"{self._word} needs {address()}, which cannot be reached ({reason})",
+                "download the text elsewhere and prepare the file",
+                sep="; ",
+            )
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(TIMEOUT_S))
+        try:
+            if self._revision is None:
+                self._revision = newest_revision(self._name.repository)
+            self._stream = open_stream(self._name, self._revision)
+            if self._state:
+                self._stream.load_state_dict(self._state)
+            for row in self._stream:
+                self._number += 1
+                yield f"{self._word} row {self._number:,}", row
+        except Exception as error:  # the hub's clients and file readers raise errors of many kinds
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(f"{self._word} cannot be read: {reason[:300]}.") from error
+
+
+def newest_revision(repository: str) -> str | None:
+    """The commit that a repository of the hub now stands at."""
+    import huggingface_hub
+
+    return huggingface_hub.HfApi(address()).dataset_info(repository).sha
+
+
+def open_stream(name: HubName, revision: str | None):
+    """The rows of a split, one dict each, as they come: an `IterableDataset` of `datasets`."""
     import datasets
 
-    try:
-        stream = datasets.load_dataset(
-            name.repository, name.subset, split=name.split, streaming=True
-        )
-        for number, row in enumerate(stream, 1):
-            yield f"{word} row {number:,}", row
-    except Exception as error:  # the hub's clients and file readers raise errors of many kinds
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"{word} cannot be read: {reason[:300]}.") from error
+    return datasets.load_dataset(
+        name.repository, name.subset, split=name.split, streaming=True, revision=revision
+    )
 
 
 def address() -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gptlab.data.token_shards import SPLITS, TokenShards, find_token_files, map_files
+
 FILE = "val.leaks.npy"
 PASSAGE_BYTES = 64
 DISTINCT_TOKENS = 6  # a passage has at least these; rulers and empty lines have fewer
@@ -52,8 +54,8 @@ def passage_length(tokens: int, size: int | None) -> int:
 
 
 def find_leaks(
-    train: np.ndarray,
-    val: np.ndarray,
+    train: np.ndarray | TokenShards,
+    val: np.ndarray | TokenShards,
     length: int,
     loss_mask: np.ndarray | None = None,
     progress: Progress = lambda n: None,
@@ -158,9 +160,8 @@ def write_leaks(
     written: "dtype", "val_tokens" and "val_bytes" of the token files. progress: called with the
     training tokens read since the last call, and all of them.
     """
-    train, val = (
-        np.memmap(folder / f"{part}.bin", written["dtype"], "r") for part in ("train", "val")
-    )
+    dtype = np.dtype(written["dtype"])
+    train, val = (map_files(find_token_files(folder, split), dtype) for split in SPLITS)
     path = folder / "val.mask.bin"
     leaks = find_leaks(
         train,

@@ -18,6 +18,7 @@ from gptlab.data.task_dataset import TaskDataset
 from gptlab.data.task_files import open_task, prepare_task
 from gptlab.data.tasks import is_task_word
 from gptlab.data.token_files import (
+    SCAN_TOKENS,
     Dataset,
     Meta,
     dataset_folder,
@@ -184,6 +185,34 @@ class Mixture:
                     "name a run that was trained on one",
                 )
 
+    @property
+    def separator(self) -> int:
+        """The id that stands between documents, in all of them.
+
+        Raises ConfigError where documents cannot be told apart, or where there is only one.
+        """
+        for part in self.parts:
+            meta = part.meta or {}
+            why = ""
+            if is_task(meta):
+                why = f"{part.name} is a task, whose rows are whole problems"
+            elif meta.get("chat_template") is not None:
+                why = (
+                    f"{part.name} holds conversations, whose templates end messages too with the "
+                    "end of text"
+                )
+            elif part.tokenizer is None or part.tokenizer.eot_id is None:
+                why = f"nothing tells which id stands between the documents of {part.name}"
+            elif not _has_separator(part):
+                why = f"{part.name} is one document without an end of text in it"
+            if why:
+                raise ConfigError(
+                    f"--document_mask has no effect: {why}",
+                    "leave it out, or prepare the text with --document or --separator",
+                    sep="; ",
+                )
+        return self.tokenizer.eot_id
+
     def positions(self, sequences_seen: int) -> dict[str, int]:
         """How many of the first sequences of a training are from each dataset, by its name."""
         counts = sequences_of_each(sequences_seen, self.weights)
@@ -193,6 +222,13 @@ class Mixture:
         """How often so many sequences of a training read each dataset, by its name."""
         read = self.positions(sequences)
         return {part.name: part.epochs(read[part.name], block_size) for part in self.parts}
+
+
+def _has_separator(part: Dataset) -> bool:
+    """Whether the training part holds an end of text; looks no further than the first one."""
+    eot, tokens = part.tokenizer.eot_id, part.train
+    starts = range(0, len(tokens), SCAN_TOKENS)
+    return any((tokens[start : start + SCAN_TOKENS] == eot).any() for start in starts)
 
 
 def _joined(names: Sequence[str], weights: Sequence[int]) -> str:

@@ -1,7 +1,8 @@
 """Turn a corpus into a dataset: read, split, learn a vocabulary, encode, measure baselines, rename.
 
 Everything is written into a hidden folder next to the dataset, which is renamed when complete. A
-failure or Ctrl-C leaves nothing behind and an existing dataset untouched.
+failure or Ctrl-C leaves an existing dataset untouched, and nothing behind but complete shards, with
+which the next preparation goes on.
 """
 
 import functools
@@ -13,12 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from gptlab.data import baselines, documents, token_files, versions
 from gptlab.data.chat import ChatTemplate, write_conversations
 from gptlab.data.corpora import Source, find
-from gptlab.data.encode import write_tokens
 from gptlab.data.gathering import Gathered, gather, reading_remarks
 from gptlab.data.intake import Changes, Intake
 from gptlab.data.leaks import leak_remark, write_leaks
@@ -29,10 +27,13 @@ from gptlab.data.prepare_options import (
     check_options,
     options_that_matter,
     reading_of,
+    shard_size,
 )
-from gptlab.data.replacing import find_former
+from gptlab.data.replacing import Former, find_former
+from gptlab.data.shard_writing import encode_shards, plan_shards
 from gptlab.data.spelling import name_characters, unknown_in_text
 from gptlab.data.splitting import check_no_split, how_to_validate, split_text
+from gptlab.data.streaming import Stream, check_streaming
 from gptlab.data.survey import remarks, survey, unknown_characters
 from gptlab.data.text_files import Reading
 from gptlab.data.text_store import Split, TextStore
@@ -43,7 +44,9 @@ from gptlab.data.token_files import (
     open_dataset,
     token_dtype,
 )
+from gptlab.data.token_shards import SPLITS, find_token_files, map_files
 from gptlab.data.tokenizer import CharTokenizer, Tokenizer
+from gptlab.data.unfinished import Unfinished
 from gptlab.data.unknown import WAYS, UnknownCharacters
 from gptlab.data.vocabulary import chat_template_at, learn_tokenizer, ready_tokenizer
 from gptlab.errors import ConfigError, TokenizerError
@@ -98,6 +101,8 @@ def prepare(
 
     reading = reading_of(options, say)
     source = find(words, options.encoding, say, hashed, reading)
+    if options.streaming:
+        check_streaming(options, source)
     name = options.dataset or source.name
     folder = data_home() / name
     say(f"Preparing {source.label} as {display(folder)}.")
@@ -110,17 +115,76 @@ def prepare(
     if isinstance(former, Dataset):
         return Prepared(former, True, notes)
     own = former.tokenizer if former else None
-    with versions.temporary_folder(folder) as temporary:
-        meta = _build(temporary, name, source, parts, options, reading, own, progress, say)
-        tokenizer = Tokenizer.load(temporary / "tokenizer.json")
-        by, replaced = dataset_fingerprint(temporary, meta, tokenizer), None
-        meta |= {"fingerprint": fingerprint, "version": former.version if former else 1}
-        if former and former.fingerprint != by:
-            replaced = former.fingerprint
-            meta["version"] += 1
-        write_json(temporary / "meta.json", meta)
-        versions.put_in_place(temporary, folder, replaced, by)
+    if options.streaming:
+        _stream(folder, name, source, options, reading, fingerprint, former, progress, say)
+        return Prepared(open_dataset(folder), False, notes)
+    with (
+        versions.temporary_folder(folder) as temporary,
+        Unfinished(folder, fingerprint) as unfinished,
+    ):
+        meta = _build(
+            temporary, name, source, parts, options, reading, own, unfinished, progress, say
+        )
+        _put_in_place(temporary, folder, meta, fingerprint, former)
+        unfinished.remove()
     return Prepared(open_dataset(folder), False, notes)
+
+
+def _put_in_place(
+    temporary: Path, folder: Path, meta: dict, fingerprint: str, former: Former | None
+) -> Former:
+    """Write meta.json and let the dataset take its place; what a next version would replace."""
+    tokenizer = Tokenizer.load(temporary / "tokenizer.json")
+    by, replaced = dataset_fingerprint(temporary, meta, tokenizer), None
+    meta |= {"fingerprint": fingerprint, "version": former.version if former else 1}
+    if former and former.fingerprint != by:
+        replaced = former.fingerprint
+        meta["version"] += 1
+    write_json(temporary / "meta.json", meta)
+    versions.put_in_place(temporary, folder, replaced, by)
+    return Former(meta["version"], by, None)
+
+
+def _stream(
+    folder: Path,
+    name: str,
+    source: Source,
+    options: PrepareOptions,
+    reading: Reading,
+    fingerprint: str,
+    former: Former | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    """Prepare a dataset of the hub row by row. It takes its place with the first shard, and once
+    more with all of them: a training goes on with the version that it began with."""
+    tokenizer = check_streaming(options, source)
+    with Unfinished(folder, fingerprint) as unfinished:
+        unfinished.begin({"stream": fingerprint, "tokenizer": tokenizer.fingerprint})
+        stream = Stream(source, options, reading, tokenizer, unfinished)
+        if stream.count:
+            say(
+                f"Going on with an interrupted preparation: {stream.count} shards of training text "
+                f"({stream.total('train', 'tokens'):,} tokens) are kept."
+            )
+
+        def publish(as_whole: bool) -> Former:
+            with versions.temporary_folder(folder) as temporary:
+                meta = stream.publish(temporary, name, say)
+                own = fingerprint if as_whole else f"{fingerprint}, unfinished"
+                return _put_in_place(temporary, folder, meta, own, former)
+
+        is_there = former is not None
+        for _ in stream.shards(lambda size: progress("reading and encoding", size, None)):
+            if is_there or stream.last["is_end"] or not stream.total("val", "tokens"):
+                continue
+            former, is_there = publish(as_whole=False), True
+            say(
+                "The first shard stands: a training may begin now, and goes on with the shards "
+                "that it began with."
+            )
+        publish(as_whole=True)
+        unfinished.remove()
 
 
 def first_documents(
@@ -167,6 +231,7 @@ def _build(
     options: PrepareOptions,
     reading: Reading,
     own: Tokenizer | None,
+    unfinished: Unfinished,
     progress: Progress,
     say: Callable[[str], None],
 ) -> dict:
@@ -222,7 +287,15 @@ def _build(
         template = None
         if gathered.is_chat:
             template = ChatTemplate(chat_template_at(options.tokenizer), tokenizer)
-        written, ends = _write_splits(folder, store, splits, tokenizer, template, reading, progress)
+        if template:
+            written, ends = _write_conversations(folder, store, splits, template, progress)
+        else:
+            ends, written = (
+                None,
+                _write_splits(
+                    folder, store, splits, tokenizer, options, reading, unfinished, progress, say
+                ),
+            )
         known = [origins[start] for start in kept if start in origins]
         documents.write_origins(folder, known, ends)
         leaks = write_leaks(folder, written, lambda n, total: progress("comparing", n, total))
@@ -231,13 +304,17 @@ def _build(
         progress("baselines", 0, None)
         bits, compared = {}, {}  # none for conversations, whose loss covers only a part
         if not gathered.is_chat:
-            tokens = [np.memmap(folder / f"{part}.bin", written["dtype"], "r") for part in splits]
+            tokens = [
+                map_files(find_token_files(folder, split), DTYPES[written["dtype"]])
+                for split in SPLITS
+            ]
             bits, compared = _measured(store, train, val, how, tokens, tokenizer.vocab_size)
         if sentence := baselines.unlike(compared):
             what_to_do = how_to_validate(how, store.documents)
             say(f"{sentence[0].upper()}{sentence[1:]}; {what_to_do}.")
     return {
-        "format_version": FORMAT_VERSIONS["dataset"],
+        # earlier releases read a dataset without shards
+        "format_version": FORMAT_VERSIONS["dataset"] if "shards" in written else 1,
         "name": name,
         "vocab_size": tokenizer.vocab_size,
         "documents": store.documents,
@@ -327,40 +404,67 @@ def _write_splits(
     store: TextStore,
     splits: dict[str, Split],
     tokenizer: Tokenizer,
-    template: ChatTemplate | None,
+    options: PrepareOptions,
     reading: Reading,
+    unfinished: Unfinished,
     progress: Progress,
-) -> tuple[dict, list[int] | None]:
-    """Write the token file of each split; return their sizes and hashes as in meta.json, and where
-    the conversations of the training part end."""
-    dtype, characters = token_dtype(tokenizer.vocab_size), 0
+    say: Callable[[str], None],
+) -> dict:
+    """Write the token files of each split; return their sizes and hashes as in meta.json."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    plan = plan_shards(store, splits, tokenizer, shard_size(options.shard_tokens), reading.counts)
+    written = encode_shards(
+        folder, store, plan, tokenizer, DTYPES[dtype], options.workers, unfinished,
+        lambda size: progress("encoding", size, store.bytes), say,
+    )  # fmt: skip
+    found: dict = {"dtype": dtype, "characters": store.characters}
+    shards, sha256, sampled = {}, {}, {}
+    for name, files in written.items():
+        split, tokens = splits[name], sum(files.tokens)
+        found |= {
+            f"{name}_tokens": tokens,
+            f"{name}_bytes": split.bytes,
+            f"{name}_documents": split.documents,
+        }
+        sha256 |= {f"{name}.bin": files.sha256, **files.hashes}
+        if len(files.names) > 1:
+            shards[name] = files.tokens
+        sampled |= token_files.sampled_hashes(
+            [folder / each for each in files.names], tokens * DTYPES[dtype].itemsize
+        )
+    return {
+        **found,
+        **({"shards": shards} if shards else {}),
+        **({"sampled_sha256": sampled} if sampled else {}),
+        "sha256": sha256,
+    }
+
+
+def _write_conversations(
+    folder: Path,
+    store: TextStore,
+    splits: dict[str, Split],
+    template: ChatTemplate,
+    progress: Progress,
+) -> tuple[dict, list[int]]:
+    """Write the token file and the loss mask of each split; return their sizes and hashes as in
+    meta.json, and where the conversations of the training part end."""
+    dtype, characters = token_dtype(template.tokenizer.vocab_size), 0
     found, sha256, sampled, ends = {}, {}, {}, {}
-
-    def advance(size: int) -> None:
-        progress("encoding", size, store.bytes)
-
     for name, split in splits.items():
         path = folder / f"{name}.bin"
-        if template:
-            sizes, hashes, ends[name] = write_conversations(
-                store, split, template, path, DTYPES[dtype], advance
-            )
-            characters += sizes.pop("characters")
-        else:
-            tokens, digest = write_tokens(
-                store, split, tokenizer, path, DTYPES[dtype], reading.counts, advance
-            )
-            sizes, hashes = {"tokens": tokens, "bytes": split.bytes}, {path.name: digest}
+        sizes, hashes, ends[name] = write_conversations(
+            store, split, template, path, DTYPES[dtype],
+            lambda size: progress("encoding", size, store.bytes),
+        )  # fmt: skip
+        characters += sizes.pop("characters")
         sha256 |= hashes
-        if path.stat().st_size > token_files.VERIFY_BYTES:  # too large to hash at each start
-            sampled[path.name] = token_files.sampled_sha256(path)
+        sampled |= token_files.sampled_hashes([path], path.stat().st_size)
         sizes["documents"] = split.documents
         found |= {f"{name}_{what}": size for what, size in sizes.items()}
     if sampled:
         found["sampled_sha256"] = sampled
-    characters = characters if template else store.characters
-    sizes = {"dtype": dtype, "characters": characters, **found, "sha256": sha256}
-    return sizes, ends.get("train")
+    return {"dtype": dtype, "characters": characters, **found, "sha256": sha256}, ends["train"]
 
 
 class _FitsTemplate:

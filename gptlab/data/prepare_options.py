@@ -1,6 +1,7 @@
 """The options of `prepare.py`: what they may be, how files are read by them, which ones count."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -94,6 +95,23 @@ class PrepareOptions:
         "replace:TEXT [add to the dataset's own tokenizer, else refuse]",
     ] = ""
 
+    workers: Annotated[
+        int | None,
+        "processes that encode shards; 1 = one with a thread for each core; the ids do not depend "
+        "on it [1, or as many as cores where that saves time]",
+    ] = None
+    shard_tokens: Annotated[
+        str,
+        "cut token files into shards of about this many tokens, which an interrupted preparation "
+        "keeps: such as 20M or 1e8",
+    ] = "100M"
+
+    streaming: Annotated[
+        bool,
+        "of an hf: dataset: write shards as the rows come, keep no text; training may begin when "
+        "the first shard stands",
+    ] = False
+
     @property
     def unit(self) -> Unit:
         """What a document is."""
@@ -129,6 +147,9 @@ def check_options(options: PrepareOptions) -> None:
         check_bpe_vocab_size(options.vocab_size)
     if options.max_bytes is not None and options.max_bytes < 1:
         raise ConfigError(f"max_bytes cannot be {options.max_bytes}", "give a number of bytes")
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"workers cannot be {options.workers}", "give a number from 1 on")
+    shard_size(options.shard_tokens)
     if not 0 <= options.seed < 2**63:
         raise ConfigError(f"seed cannot be {options.seed}", "it is a whole number, 0 or more")
 
@@ -162,6 +183,20 @@ def _share(word: str) -> float:
     return share
 
 
+def shard_size(word: str) -> int:
+    """Tokens of a shard, written as 100M, 1e8 or 100_000_000. Raises ConfigError."""
+    factor = {"k": 1e3, "m": 1e6, "b": 1e9}.get(word[-1:].lower(), 1)
+    try:
+        tokens = float((word[:-1] if factor > 1 else word).replace("_", "")) * factor
+    except ValueError:
+        tokens = math.nan
+    if not 1000 <= tokens < 1e15:  # also not for NaN
+        raise ConfigError(
+            f"shard_tokens cannot be {word!r}", "it is a number of tokens such as 20M or 1e8"
+        )
+    return int(tokens)
+
+
 def options_that_matter(options: PrepareOptions) -> dict:
     """The options that the token files depend on, where they differ from the default."""
     return _other_than_default(dataclasses.asdict(options))
@@ -184,5 +219,6 @@ def _other_than_default(values: dict) -> dict:
     return {
         name: value
         for name, value in lists.items()
-        if name not in ("dataset", "overwrite") and (value or None) != (defaults.get(name) or None)
+        if name not in ("dataset", "overwrite", "workers")
+        and (value or None) != (defaults.get(name) or None)
     }

@@ -20,15 +20,22 @@ from gptlab.data.token_files import (
     open_dataset,
     read_meta,
 )
+from gptlab.data.token_shards import is_token_file
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.vocabulary import chat_template_at
 from gptlab.errors import DataError
 from gptlab.files import display
 
 OUR_FILES = {
-    *("train.bin", "val.bin", "train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
+    *("train.mask.bin", "val.mask.bin", "meta.json", "tokenizer.json"),
     *(documents.FILE, duplicates.FILE, leaks.FILE, versions.FOLDER, versions.RUNS, PROBLEMS),
 }
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """What is in the folder of a dataset and was not written by gptlab."""
+    there = set(os.listdir(folder)) - OUR_FILES
+    return sorted(name for name in there if not is_token_file(name))
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ def find_former(
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
-    strange = sorted(set(os.listdir(folder)) - OUR_FILES) if folder.is_dir() else [folder.name]
+    strange = foreign_files(folder) if folder.is_dir() else [folder.name]
     if strange:
         raise DataError(
             f"{display(folder)} holds files that gptlab did not write ({', '.join(strange[:3])})",
@@ -101,7 +108,7 @@ def find_former(
     changed = options_that_differ(meta.get("options") or {}, options)
     if changed:
         say(f"Options have changed ({', '.join(changed)}): preparing it again.")
-    keeps_tokenizer = all(change.startswith("unknown ") for change in changed)
+    keeps_tokenizer = all(change.startswith(("unknown ", "shard_tokens ")) for change in changed)
     try:
         return _former(folder, meta, keeps_tokenizer)
     except (OSError, DataError):  # its tokenizer is damaged

@@ -54,15 +54,18 @@ class Split:
 
 
 class TextStore:
-    """Documents one after the other in a file; the `with` block removes it at the end."""
+    """Documents one after the other in a file; the `with` block removes it at the end.
+
+    path: of the file, UTF-8.
+    """
 
     def __init__(self, path: Path, seed: int):
-        self._path = path
+        self.path = path
         self._seed = seed.to_bytes(8, "little", signed=True)
         self._begin()
 
     def _begin(self) -> None:
-        self._file = open(self._path, "wb")
+        self._file = open(self.path, "wb")
         self._sizes = array("q")  # bytes of each document
         self._keys = array("Q")  # hash of (seed, content) of each document
         self._marks = [(0, 0)]  # (characters, bytes) at the start of each block
@@ -114,9 +117,9 @@ class TextStore:
     def drop(self, is_dropped: np.ndarray) -> dict[int, int]:
         """Write the text again without some documents, bool [documents], after `finish`; returns
         {first byte of a document that stays: where it was}."""
-        former, sizes = self._path.with_suffix(".all"), self.sizes
+        former, sizes = self.path.with_suffix(".all"), self.sizes
         starts = np.cumsum(sizes) - sizes
-        os.replace(self._path, former)
+        os.replace(self.path, former)
         self._begin()
         moved = {}
         with open(former, "rb") as file:
@@ -133,7 +136,7 @@ class TextStore:
 
     def __exit__(self, *_) -> None:
         self._file.close()
-        self._path.unlink()
+        self.path.unlink()
 
     def alphabet(self) -> str:
         """All distinct characters, sorted."""
@@ -151,7 +154,7 @@ class TextStore:
     def blocks(self, size: int, more: int) -> Iterator[tuple[int, bytes]]:
         """(offset, the bytes from there on) of pieces of the whole text, each of `size` bytes and
         the `more` that follow it."""
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             for offset in range(0, self.bytes, size):
                 file.seek(offset)
                 yield offset, file.read(size + more)
@@ -224,7 +227,7 @@ class TextStore:
     def _offset_of_character(self, number: int) -> int:
         """The byte offset of character `number` of the whole text."""
         characters, offset = next(m for m in reversed(self._marks) if m[0] <= number)
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             file.seek(offset)
             text = file.read(4 * (number - characters) + 4).decode("utf-8", errors="ignore")
         return offset + len(text[: number - characters].encode())
@@ -242,15 +245,36 @@ class TextStore:
         four times the size, the cut is forced and added to `counts`. can_be_cut: False leaves
         documents whole.
         """
+        for _, _, text, closed in self._pieces(split, size, can_be_cut, counts, reads_all=True):
+            yield text, closed
+
+    def ranges(self, split: Split, can_be_cut: bool = True, counts: Counter | None = None) -> Split:
+        """The same pieces as byte ranges. Only documents that are cut are read."""
+        bounds, closed = array("q"), array("b")
+        for start, stop, _, is_end in self._pieces(split, PIECE_BYTES, can_be_cut, counts, False):
+            bounds.extend((start, stop))
+            closed.append(is_end)
+        both = np.frombuffer(bounds, np.int64).reshape(-1, 2)
+        return Split(both[:, 0].copy(), both[:, 1].copy(), np.frombuffer(closed, bool).copy())
+
+    def _pieces(
+        self, split: Split, size: int, can_be_cut: bool, counts: Counter | None, reads_all: bool
+    ) -> Iterator[tuple[int, int, str, bool]]:
+        """(first byte, end, text, whether its document ends here) of each piece; without reads_all
+        no text of a document that is one piece."""
         counts = Counter() if counts is None else counts
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             ranges = zip(
                 split.starts.tolist(), split.stops.tolist(), split.closed.tolist(), strict=True
             )
             for start, stop, closed in ranges:
+                is_cut = can_be_cut and stop - start > size
+                if not (reads_all or is_cut):
+                    yield start, stop, "", closed
+                    continue
                 file.seek(start)
                 decoder = codecs.getincrementaldecoder("utf-8")()
-                held, searched = "", 0
+                held, searched, begin = "", 0, start  # begin: of `held`
                 while can_be_cut and stop - start > size:
                     held += decoder.decode(file.read(size))
                     start += size
@@ -259,10 +283,11 @@ class TextStore:
                         counts["pieces cut inside a word"] += 1
                         cut = len(held)
                     if cut:
-                        yield held[:cut], False
-                        held = held[cut:]
+                        end = begin + len(held[:cut].encode())
+                        yield begin, end, held[:cut], False
+                        held, begin = held[cut:], end
                     searched = max(0, len(held) - 1)
-                yield held + decoder.decode(file.read(stop - start), final=True), closed
+                yield begin, stop, held + decoder.decode(file.read(stop - start), True), closed
 
     def sample(self, split: Split, max_bytes: int, parts: int = 16, mark: bytes = b"") -> bytes:
         """At most `max_bytes` of a split's bytes: all of them, or `parts` evenly spread ranges.
@@ -274,7 +299,7 @@ class TextStore:
         parts = parts if total > max_bytes else 1
         size = min(total, max_bytes) // parts
         chunks = []
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             for part in range(parts):
                 position = (total - size) * part // max(1, parts - 1)
                 wanted = size
@@ -289,6 +314,15 @@ class TextStore:
                         chunks.append(mark)
                     i += 1
         return b"".join(chunks)
+
+
+def read_ranges(path: Path, ranges: Split) -> Iterator[tuple[str, bool]]:
+    """(text, whether its document ends here) of byte ranges of the file of a store."""
+    bounds = zip(ranges.starts.tolist(), ranges.stops.tolist(), ranges.closed.tolist(), strict=True)
+    with open(path, "rb") as file:
+        for start, stop, closed in bounds:
+            file.seek(start)
+            yield file.read(stop - start).decode(), closed
 
 
 def _decoded(file: BinaryIO, size: int) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """A prepared dataset on disk: `train.bin`, `val.bin`, `meta.json`, `tokenizer.json`.
 
 The `.bin` files are headerless little-endian uint16 or uint32 ids, memory-mapped (the layout of
-nanoGPT, whose files work as they are). `meta.json` describes the rest.
+nanoGPT, whose files work as they are). Large ones are cut into shards (`token_shards.py`).
+`meta.json` describes the rest.
 """
 
 import functools
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -20,10 +22,26 @@ from gptlab.data.leaks import TELLING
 from gptlab.data.nanogpt_meta import read_characters
 from gptlab.data.prepare_command import prepare_command
 from gptlab.data.tasks import folder_name, is_task_word
+from gptlab.data.token_shards import (
+    TokenShards,
+    find_token_files,
+    has_tokens,
+    map_file,
+    map_files,
+    shard_name,
+)
 from gptlab.data.tokenizer import Tokenizer, char_tokenizer_without_end
 from gptlab.data.windows import Windows, check_loss_mask, evaluation_windows
 from gptlab.errors import ConfigError, DataError
-from gptlab.files import data_home, display, quoted, sha256_file, shareable, without_folders
+from gptlab.files import (
+    data_home,
+    display,
+    quoted,
+    sha256_file,
+    sha256_parts,
+    shareable,
+    without_folders,
+)
 from gptlab.typed_json import Count, Number, read_form
 
 logger = logging.getLogger(__name__)
@@ -82,7 +100,8 @@ class Meta(_Sizes, total=False):
     val_documents: Count
     val_counted_tokens: Count
     val_counted_bytes: Count
-    sha256: dict[str, str | None]
+    shards: dict[str, list[Count]]  # tokens of each, of a split that has some
+    sha256: dict[str, str | None]  # train.bin: of all its tokens, in whatever files
     sampled_sha256: dict[str, str | None]
     tokenizer: dict[str, str | None]
     source: MetaSource
@@ -100,8 +119,8 @@ class Dataset:
     name: str
     folder: Path
     meta: Meta | None
-    train: np.ndarray
-    val: np.ndarray
+    train: np.ndarray | TokenShards
+    val: np.ndarray | TokenShards
     tokenizer: Tokenizer | None
     vocab_size: int
     # bool, as long as train and val: which tokens count as targets; None: all of them
@@ -182,9 +201,15 @@ def dataset_fingerprint(folder: Path, meta: Meta | None, tokenizer: Tokenizer | 
     masks = ["train.mask.bin", "val.mask.bin"] if _has_masks(meta) else []
     for name in ["train.bin", "val.bin", *masks]:
         recorded = ((meta or {}).get("sha256") or {}).get(name)
-        digest.update((recorded or sha256_file(folder / name)).encode())
+        digest.update((recorded or _sha256_of(folder, name)).encode())
     digest.update(tokenizer.fingerprint.encode() if tokenizer else b"")
     return digest.hexdigest()
+
+
+def _sha256_of(folder: Path, name: str) -> str:
+    """SHA-256 (hex) of what a file of this name holds, of its shards one after the other."""
+    split = name.removesuffix(".bin")
+    return sha256_parts([folder / name] if "." in split else find_token_files(folder, split))
 
 
 def _has_masks(meta: Meta | None) -> bool:
@@ -208,7 +233,7 @@ def list_datasets() -> list[tuple[str, Meta | None]]:
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a prepared dataset: token files, or a task."""
-    return (folder / "train.bin").is_file() or is_task(find_meta(folder))
+    return has_tokens(folder) or is_task(find_meta(folder))
 
 
 def is_task(meta: Meta | None) -> bool:
@@ -270,7 +295,7 @@ def open_dataset(
     folder = dataset_folder(name_or_path)
     name = folder.resolve().name
     versions.complete_interrupted(folder)
-    if not (folder / "train.bin").is_file():
+    if not has_tokens(folder):
         if is_task(find_meta(folder)):
             raise DataError(
                 f"{name} is a task, whose problems are made while training, so it has no text",
@@ -327,35 +352,45 @@ def _open(name: str, folder: Path, vocab_size: int | None) -> Dataset:
     return Dataset(name, folder, meta, *splits, tokenizer, known, *masks)
 
 
-def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray:
-    path = folder / f"{split}.bin"
+def split_files(folder: Path, split: str, meta: Meta) -> list[tuple[Path, int]]:
+    """(path, tokens) of each token file of a split, as meta.json has them."""
+    shards = (meta.get("shards") or {}).get(split)
+    if not shards:
+        return [(folder / f"{split}.bin", meta[f"{split}_tokens"])]
+    return [(folder / shard_name(split, number), n) for number, n in enumerate(shards)]
+
+
+def _open_split(folder: Path, split: str, meta: Meta) -> np.ndarray | TokenShards:
+    files = split_files(folder, split, meta)
+    again = prepare_again(folder.name, meta)
+    if sum(tokens for _, tokens in files) != meta[f"{split}_tokens"]:
+        raise DataError(
+            f"The shards of {split}.bin in {display(folder / 'meta.json')} do not add up", again
+        )
     dtype = DTYPES[meta["dtype"]]
-    tokens = meta[f"{split}_tokens"]
-    if not path.is_file():
-        raise DataError(f"{display(path)} is missing", prepare_again(folder.name, meta), sep="; ")
-    size = path.stat().st_size
-    if size != tokens * dtype.itemsize:
-        raise DataError(
-            f"{display(path)} has {size:,} bytes where its meta.json says "
-            f"{tokens * dtype.itemsize:,}",
-            prepare_again(folder.name, meta),
-            sep="; ",
-        )
-    recorded = (meta.get("sha256") or {}).get(path.name)
-    if size <= VERIFY_BYTES:
-        if recorded is None:
-            _scan(path, dtype, meta["vocab_size"])
-        now = recorded and sha256_file(path)
-    else:
-        recorded = (meta.get("sampled_sha256") or {}).get(path.name)
-        now = recorded and sampled_sha256(path)
-    if now != recorded:
-        raise DataError(
-            f"{display(path)} has changed since it was prepared",
-            prepare_again(folder.name, meta),
-            sep="; ",
-        )
-    return _map(path, dtype)
+    is_small = meta[f"{split}_tokens"] * dtype.itemsize <= VERIFY_BYTES
+    for path, tokens in files:
+        if not path.is_file():
+            raise DataError(f"{display(path)} is missing", again, sep="; ")
+        size = path.stat().st_size
+        if size != tokens * dtype.itemsize:
+            raise DataError(
+                f"{display(path)} has {size:,} bytes where its meta.json says "
+                f"{tokens * dtype.itemsize:,}",
+                again,
+                sep="; ",
+            )
+        recorded = (meta.get("sha256") or {}).get(path.name)
+        if is_small:
+            if recorded is None:
+                _scan(path, dtype, meta["vocab_size"])
+            now = recorded and sha256_file(path)
+        else:
+            recorded = (meta.get("sampled_sha256") or {}).get(path.name)
+            now = recorded and sampled_sha256(path, len(files))
+        if now != recorded:
+            raise DataError(f"{display(path)} has changed since it was prepared", again, sep="; ")
+    return map_files([path for path, _ in files], dtype)
 
 
 def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
@@ -369,16 +404,26 @@ def _open_mask(folder: Path, split: str, meta: Meta) -> np.ndarray:
         raise DataError(
             f"{display(path)} does not fit {split}.bin", prepare_again(folder.name, meta), sep="; "
         )
-    return _map(path, np.dtype(np.uint8)).view(bool)
+    return map_file(path, np.dtype(np.uint8)).view(bool)
 
 
-def sampled_sha256(path: Path) -> str:
-    """SHA-256 (hex) of 64 blocks of 1 MiB, from the first to the last of a file of any size."""
+def sampled_hashes(paths: Sequence[Path], size: int) -> dict[str, str]:
+    """`sampled_sha256` of the files of a split, which have so many bytes together, by name; {}
+    where whole files are hashed."""
+    if size <= VERIFY_BYTES:
+        return {}
+    return {path.name: sampled_sha256(path, len(paths)) for path in paths}
+
+
+def sampled_sha256(path: Path, files: int = 1) -> str:
+    """SHA-256 (hex) of 64 blocks of 1 MiB, from the first to the last of a file of any size; of
+    fewer where it is one of several files."""
     digest = hashlib.sha256()
+    blocks = max(2, SAMPLED_BLOCKS // files)
     last = max(0, path.stat().st_size - SAMPLED_BLOCK_BYTES)
     with open(path, "rb") as file:
-        for block in range(SAMPLED_BLOCKS):
-            file.seek(last * block // (SAMPLED_BLOCKS - 1))
+        for block in range(blocks):
+            file.seek(last * block // (blocks - 1))
             digest.update(file.read(SAMPLED_BLOCK_BYTES))
     return digest.hexdigest()
 
@@ -433,18 +478,15 @@ def _open_without_meta(name: str, folder: Path, vocab_size: int | None) -> Datas
     )
     dtype, splits = DTYPES[dtype_name], []
     for split in ("train", "val"):
-        path = folder / f"{split}.bin"
-        if not path.is_file():
-            raise DataError(
-                f"{display(folder)} has no {split}.bin; a dataset is a train.bin and a val.bin."
-            )
-        if path.stat().st_size % dtype.itemsize:
-            raise DataError(
-                f"{display(path)} has {path.stat().st_size:,} bytes, which is not a whole "
-                f"number of {dtype_name} ids."
-            )
-        _scan(path, dtype, vocab_size)
-        splits.append(_map(path, dtype))
+        paths = find_token_files(folder, split)
+        for path in paths:
+            if path.stat().st_size % dtype.itemsize:
+                raise DataError(
+                    f"{display(path)} has {path.stat().st_size:,} bytes, which is not a whole "
+                    f"number of {dtype_name} ids."
+                )
+            _scan(path, dtype, vocab_size)
+        splits.append(map_files(paths, dtype))
     return Dataset(name, folder, None, *splits, tokenizer, vocab_size)
 
 
@@ -473,12 +515,6 @@ def _scan(path: Path, dtype: np.dtype, vocab_size: int) -> None:
         while (ids := np.fromfile(file, dtype, SCAN_TOKENS)).size:
             check_ids(ids, vocab_size, path, offset)
             offset += ids.size
-
-
-def _map(path: Path, dtype: np.dtype) -> np.ndarray:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="r")
 
 
 def prepare_again(name: str, meta: Meta | None = None) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from gptlab.data.token_shards import has_tokens
 from gptlab.files import out_home, remove_folder
 
 FOLDER = "versions"
@@ -26,7 +27,7 @@ def version_folder(folder: Path, fingerprint: str) -> Path:
 
 def older_versions(folder: Path) -> list[Path]:
     """The folders of the versions that a dataset's newest one has replaced."""
-    return sorted(path for path in (folder / FOLDER).glob("*") if (path / "train.bin").is_file())
+    return sorted(path for path in (folder / FOLDER).glob("*") if has_tokens(path))
 
 
 def forget_versions(folder: Path, needed: Collection[str]) -> list[Path]:

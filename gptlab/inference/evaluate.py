@@ -1,7 +1,8 @@
 """The loss of a model on held-out tokens, in the same windows every time, to compare runs."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from gptlab.errors import DataError
 from gptlab.inference.decoding import evaluating
+from gptlab.model.documents import document_mask
 
 LOGITS = 1 << 24  # held in memory at once: 64 MB in float32
 PASS_TOKENS = 8192  # about the size of a forward pass
@@ -53,6 +55,7 @@ def window_losses(
     progress: Callable[[int], object] | None = None,
     loss_mask: np.ndarray | None = None,
     share: tuple[int, int] = (0, 1),
+    separator: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cross-entropy of the windows that start at `windows`: (nats float64 [W], targets int64 [W]).
 
@@ -60,6 +63,7 @@ def window_losses(
     progress(windows done) is called after each batch. loss_mask: as `read_windows` takes it. Every
     batch has the shape [batch_size, block_size], so that a compiled model is not compiled again.
     share: (rank, world size) of the processes that divide the batches; windows of others are 0.
+    separator: the id at which attention begins anew, of a model that was trained so.
     The model's mode (train or eval) is left as it was.
     """
     rank, world_size = share
@@ -74,7 +78,7 @@ def window_losses(
             place = slice(first, first + len(starts))
             counts[place] = (targets != -1).sum(1)[: len(starts)].numpy()
             with autocast():
-                losses = token_losses(model, inputs.to(device), targets.to(device))
+                losses = token_losses(model, inputs.to(device), targets.to(device), separator)
             found.append(losses.sum(1)[: len(starts)])  # float32: MPS has no float64
             places.append(place)
             if progress:
@@ -153,44 +157,72 @@ def sliding_windows(n_tokens: int, block_size: int, stride: int) -> list[tuple[i
 
 @torch.no_grad()
 def measure_tokens(
-    model: torch.nn.Module,
+    members: Sequence[torch.nn.Module],
     ids: np.ndarray,
     windows: list[tuple[int, int]],
     block_size: int,
     *,
     loss_mask: np.ndarray | None = None,
+    separators: Sequence[int | None] | None = None,
     autocast: Callable = nullcontext,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> TokenLoss:
+) -> list[TokenLoss]:
     """The loss of each token of `windows` (as `sliding_windows` has them), by its position.
 
-    ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are.
+    First that of the members' averaged probabilities, then that of each; one member has its own
+    only. ids: int [n]. loss_mask: bool [n], the tokens that are targets; without it all are.
+    separators: of each member, as in `window_losses`.
     progress(windows, total) is called after each batch with its number of windows. Raises DataError
     without a target.
     """
-    device = next(model.parameters()).device
+    device = next(members[0].parameters()).device
+    separators = separators or [None] * len(members)
     rows = max(1, PASS_TOKENS // block_size)
-    sums, counts = np.zeros(block_size), np.zeros(block_size, dtype=np.int64)
-    with evaluating(model):
+    results = 1 + len(members) if len(members) > 1 else 1
+    sums, counts = np.zeros((results, block_size)), np.zeros(block_size, dtype=np.int64)
+    with contextlib.ExitStack() as stack:
+        for model in members:
+            stack.enter_context(evaluating(model))
         for first in range(0, len(windows), rows):
             part = windows[first : first + rows]
             starts = [start for start, _ in part]
             inputs, targets = read_windows(ids, starts, block_size, len(part), loss_mask)
             for row, (_, known) in enumerate(part):
                 targets[row, :known] = -1
+            inputs, own = inputs.to(device), targets.to(device)
             with autocast():
-                losses = token_losses(model, inputs.to(device), targets.to(device))
-            sums += losses.double().cpu().numpy().sum(0)
+                losses = torch.stack(
+                    [
+                        token_losses(model, inputs, own, separator)
+                        for model, separator in zip(members, separators, strict=True)
+                    ]
+                )
+            if len(members) > 1:
+                averaged = averaged_losses(losses) * (own != -1)
+                losses = torch.cat((averaged[None], losses))
+            sums += losses.double().cpu().numpy().sum(1)
             counts += (targets != -1).numpy().sum(0)
             progress(len(part), len(windows))
     if not counts.any():
         raise DataError("There is no token to evaluate: name a longer text.")
-    return TokenLoss(sums, counts)
+    return [TokenLoss(each, counts) for each in sums]
 
 
-def token_losses(model, tokens, targets):
-    """Cross-entropy of each token in nats, 0 for targets of -1: int64 [B, T] twice -> float32."""
-    hidden = model.features(tokens).flatten(0, 1)  # [B T, C]
+def averaged_losses(losses):
+    """The losses of tokens under the average of the members' probabilities: [M, ...] -> [...].
+
+    The probability of the token itself is all that is needed, so no member's others are kept.
+    """
+    return math.log(len(losses)) - losses.neg().logsumexp(0)
+
+
+def token_losses(model, tokens, targets, separator: int | None = None):
+    """Cross-entropy of each token in nats, 0 for targets of -1: int64 [B, T] twice -> float32.
+
+    separator: as in `window_losses`.
+    """
+    documents = document_mask(tokens, separator)
+    hidden = model.features(tokens, documents=documents).flatten(0, 1)  # [B T, C]
     chunk = max(1, LOGITS // model.config.vocab_size)
     losses = [
         F.cross_entropy(model.unembed(part).float(), wanted, reduction="none", ignore_index=-1)

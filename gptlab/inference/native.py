@@ -199,8 +199,11 @@ class NativeDecoder:
     @classmethod
     def compared(cls, model: GPT, dtype: str) -> "tuple[NativeDecoder | None, str]":
         """(decoder, "") or (None, how it differs): of these weights, and of the code alone."""
-        reason = unlike_names(model) or unlike_in_narrow_copy(
-            model, lambda narrow: cls(narrow)._difference(NARROW_PROBE)
+        has_experts = "it has experts" if model.config.n_expert else ""
+        reason = (
+            has_experts
+            or unlike_names(model)
+            or unlike_in_narrow_copy(model, lambda narrow: cls(narrow)._difference(NARROW_PROBE))
         )
         if reason:
             return None, reason

@@ -1,16 +1,19 @@
-"""The same transformer in the words of others: settings and names of Llama, Qwen3 and GPT-2.
+"""The same transformer in the words of others: Llama, Qwen3, Qwen3-MoE and GPT-2.
 
 No torch here: names, shapes and numbers only.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gptlab.errors import ConfigError
 from gptlab.model.config import GPTConfig
 
-# Our modules -> the peer's keys, {} being the layer. A number says which QKV chunk it is: GPT-2
-# keeps queries, keys and values in one matrix.
+# Our modules -> the peer's keys, {} being the layer, and then the expert. A number says which QKV
+# chunk it is: GPT-2 keeps queries, keys and values in one matrix. STACKED: those of all experts are
+# one tensor.
+STACKED = "stacked"
 _LLAMA = {
     "token_embedding": "model.embed_tokens",
     "final_norm": "model.norm",
@@ -26,6 +29,10 @@ _LLAMA = {
     "blocks.{}.mlp.gate_proj": "model.layers.{}.mlp.gate_proj",
     "blocks.{}.mlp.up_proj": "model.layers.{}.mlp.up_proj",
     "blocks.{}.mlp.down_proj": "model.layers.{}.mlp.down_proj",
+    "blocks.{}.mlp.router": "model.layers.{}.mlp.gate",
+    "blocks.{}.mlp.experts.{}.gate_proj": "model.layers.{}.mlp.experts.{}.gate_proj",
+    "blocks.{}.mlp.experts.{}.up_proj": "model.layers.{}.mlp.experts.{}.up_proj",
+    "blocks.{}.mlp.experts.{}.down_proj": "model.layers.{}.mlp.experts.{}.down_proj",
 }
 _GPT2 = {
     "token_embedding": "transformer.wte",
@@ -57,6 +64,10 @@ _GGUF = {
     "blocks.{}.mlp.gate_proj": "blk.{}.ffn_gate",
     "blocks.{}.mlp.up_proj": "blk.{}.ffn_up",
     "blocks.{}.mlp.down_proj": "blk.{}.ffn_down",
+    "blocks.{}.mlp.router": "blk.{}.ffn_gate_inp",
+    "blocks.{}.mlp.experts.{}.gate_proj": ("blk.{}.ffn_gate_exps", STACKED),
+    "blocks.{}.mlp.experts.{}.up_proj": ("blk.{}.ffn_up_exps", STACKED),
+    "blocks.{}.mlp.experts.{}.down_proj": ("blk.{}.ffn_down_exps", STACKED),
 }
 _GGUF_GPT2 = _GGUF | {
     f"blocks.{{}}.attention.{letter}_proj": ("blk.{}.attn_qkv", qkv_chunk)
@@ -73,15 +84,19 @@ class Naming:
     transposed: bool = False
 
     def peer_key(self, name: str) -> tuple[str, int | None]:
-        """The peer's key for one of our parameters, and its QKV chunk (None: the whole tensor)."""
+        """The peer's key for one of our parameters, and which part of that tensor it is: the QKV
+        chunk, or the expert (None: the whole tensor)."""
         module, _, leaf = name.rpartition(".")
-        layer = ""
-        if module.startswith("blocks."):
-            _, layer, rest = module.split(".", 2)
-            module = f"blocks.{{}}.{rest}"
-        known = self.modules[module]
-        known, qkv_chunk = known if isinstance(known, tuple) else (known, None)
-        return f"{known.format(layer)}.{leaf}", qkv_chunk
+        numbers = re.findall(r"\.(\d+)", module)  # of the layer, of the expert
+        known = self.modules[re.sub(r"\.\d+", ".{}", module)]
+        known, part = known if isinstance(known, tuple) else (known, None)
+        part = int(numbers[1]) if part == STACKED else part
+        return f"{known.format(*numbers)}.{leaf}", part
+
+    def is_stacked(self, name: str) -> bool:
+        """Whether their tensor has another dimension before ours, of the experts."""
+        known = self.modules[re.sub(r"\.\d+", ".{}", name.rpartition(".")[0])]
+        return isinstance(known, tuple) and known[1] == STACKED
 
     def is_transposed(self, name: str) -> bool:
         """Whether their tensor is the transpose of our parameter."""
@@ -93,22 +108,33 @@ GPT2_NAMES = Naming(_GPT2, transposed=True)
 NANOGPT_NAMES = Naming(_GPT2)
 GGUF_NAMES = Naming(_GGUF)
 GGUF_GPT2_NAMES = Naming(_GGUF_GPT2)
+GGUF_KINDS = {"qwen3_moe": "qwen3moe"}  # where llama.cpp's word is another
 
 
 # Out ----------------------------------------------------------------------------------------------
 
+_HF_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
 _HF_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2": "relu2"}
 
 
 def architecture_of(config: GPTConfig) -> str:
-    """ "llama", "qwen3" or "gpt2": what computes the same; ConfigError names the settings that no
-    such architecture has."""
+    """ "llama", "qwen3", "qwen3_moe" or "gpt2": what computes the same.
+
+    ConfigError names the settings that no such architecture has.
+    """
     if config.position_encoding == "rope":
         name = "qwen3" if config.qk_norm else "llama"
+        name = "qwen3_moe" if config.n_expert else name
         wrong = {
             "use_rms_norm false": not config.use_rms_norm,
             "use_swiglu false": not config.use_swiglu,
             "bias true (with qk_norm true)": config.bias and config.qk_norm,
+            "qk_norm false (with n_expert)": config.n_expert and not config.qk_norm,
+            "bias true (with n_expert)": config.n_expert and config.bias and not config.qk_norm,
         }
     else:
         name = "gpt2"
@@ -117,16 +143,18 @@ def architecture_of(config: GPTConfig) -> str:
             "use_rms_norm true": config.use_rms_norm,
             "use_swiglu true": config.use_swiglu,
             "qk_norm true": config.qk_norm,
+            f"n_expert {config.n_expert}": config.n_expert,
             f"n_kv_head {config.n_kv_head}": config.n_kv_head != config.n_head,
             f"head_dim {config.head_dim}": config.head_dim * config.n_head != config.n_embd,
         }
     wrong["intermediate_size 0 (no MLP)"] = config.intermediate_size == 0
     if found := [setting for setting, is_wrong in wrong.items() if is_wrong]:
-        near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}[name]
+        near = {"llama": "Llama", "qwen3": "Qwen3", "gpt2": "GPT-2"}.get(name, "Qwen3-MoE")
         raise ConfigError(
             f"This model cannot be exported: {', '.join(found)} with position_encoding "
             f"{config.position_encoding} is not a part of {near}, the nearest architecture that "
-            "other programs know; train it with settings of Llama (the defaults), Qwen3 or GPT-2."
+            "other programs know; train it with settings of Llama (the defaults), Qwen3, Qwen3-MoE "
+            "or GPT-2."
         )
     return name
 
@@ -155,7 +183,7 @@ def hf_settings(config: GPTConfig) -> dict:
             "tie_word_embeddings": config.tie_weights,
         }
     settings = {
-        "architectures": ["Qwen3ForCausalLM" if kind == "qwen3" else "LlamaForCausalLM"],
+        "architectures": [_HF_CLASSES[kind]],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.block_size,
@@ -177,6 +205,16 @@ def hf_settings(config: GPTConfig) -> dict:
     }
     if kind == "llama":
         settings["mlp_bias"] = config.bias
+    if kind == "qwen3_moe":
+        settings |= {
+            "num_experts": config.n_expert,
+            "num_experts_per_tok": config.n_expert_active,
+            "moe_intermediate_size": config.expert_size,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "router_aux_loss_coef": config.expert_balance,
+        }
     return settings
 
 
@@ -187,7 +225,7 @@ def hf_names(kind: str) -> Naming:
 
 # In -----------------------------------------------------------------------------------------------
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
+FAMILIES = ("llama", "qwen2", "qwen3", "qwen3_moe", "gpt2")
 
 
 class Settings:
@@ -225,7 +263,7 @@ def config_from_hf(content: dict, names: Iterable[str], where: str) -> GPTConfig
     settings = Settings(content, where)
     if kind == "gpt2":
         return _config_of_gpt2(settings, names)
-    if kind in ("llama", "qwen2", "qwen3"):
+    if kind in ("llama", "qwen2", "qwen3", "qwen3_moe"):
         return _config_of_llama(settings, kind, names)
     raise ConfigError(
         f"{where} is of the architecture {kind!r}: {', '.join(FAMILIES)} can be imported."
@@ -285,6 +323,9 @@ def _config_of_llama(settings: Settings, kind: str, names: Iterable[str]) -> GPT
                 "imported."
             )
     n_embd, n_head = settings.number("hidden_size"), settings.number("num_attention_heads")
+    mlp = {"intermediate_size": settings.number("intermediate_size")}
+    if kind == "qwen3_moe":
+        mlp = _experts(settings)
     return GPTConfig(
         block_size=settings.number("max_position_embeddings"),
         vocab_size=settings.number("vocab_size"),
@@ -293,16 +334,35 @@ def _config_of_llama(settings: Settings, kind: str, names: Iterable[str]) -> GPT
         n_kv_head=settings.number("num_key_value_heads", default=n_head),
         n_embd=n_embd,
         head_dim=settings.number("head_dim", default=128 if kind == "qwen3" else n_embd // n_head),
-        intermediate_size=settings.number("intermediate_size"),
+        **mlp,
         dropout=0.0,
         # one switch for all biases: those that the model lacks become zeros, which is the same
         bias=any(name.endswith("proj.bias") for name in names),
         rope_theta=_rope_theta(settings),
-        qk_norm=kind == "qwen3",
+        qk_norm=kind in ("qwen3", "qwen3_moe"),
         tie_weights=_is_tied(content, names, default=False),
         norm_eps=settings.number("rms_norm_eps", float, 1e-6),
         init_std=settings.number("initializer_range", float, 0.02),
     )
+
+
+def _experts(settings: Settings) -> dict:
+    """The sizes of experts; ConfigError for layers without, or weights that do not add up to 1."""
+    settings.refuse_unless("decoder_sparse_step", 1)
+    settings.refuse_unless("mlp_only_layers", [])
+    if settings.content.get("norm_topk_prob") is not True:  # false where it is not said
+        raise ConfigError(
+            f"{settings.where} has norm_topk_prob false, which this model cannot have: only models "
+            "in which the weights of a token's experts add up to 1 can be imported."
+        )
+    return {
+        # transformers 5 writes it as it does for every mixture
+        "n_expert": settings.number(
+            "num_experts", default=settings.content.get("num_local_experts")
+        ),
+        "n_expert_active": settings.number("num_experts_per_tok"),
+        "expert_size": settings.number("moe_intermediate_size"),
+    }
 
 
 def _rope_theta(settings: Settings) -> float:

@@ -1,5 +1,6 @@
 """Weights under the names of other programs, written and read; every misfit is named."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 
@@ -16,17 +17,21 @@ def to_peer(weights: dict, config: GPTConfig, naming: Naming) -> dict:
     import torch
 
     parts: dict[str, dict] = {}
+    stacked: dict[str, bool] = {}
     for name in shapes(config):
         value = weights[name]
-        peer, qkv_chunk = naming.peer_key(name)
-        parts.setdefault(peer, {})[qkv_chunk] = value.T if naming.is_transposed(name) else value
+        peer, part = naming.peer_key(name)
+        parts.setdefault(peer, {})[part] = value.T if naming.is_transposed(name) else value
+        stacked[peer] = naming.is_stacked(name)
     found = {}
-    for name, thirds in parts.items():
-        if None in thirds:
-            found[name] = thirds[None].contiguous()
+    for name, values in parts.items():
+        if None in values:
+            found[name] = values[None].contiguous()
+        elif stacked[name]:
+            found[name] = torch.stack([values[i] for i in range(len(values))])
         else:  # [C, 3C] where it is transposed, [3C, C] or [3C] where not
             dim = 1 if naming.transposed and name.endswith("weight") else 0
-            found[name] = torch.cat([thirds[i] for i in range(3)], dim).contiguous()
+            found[name] = torch.cat([values[i] for i in range(3)], dim).contiguous()
     return found
 
 
@@ -47,9 +52,10 @@ def from_peer(
     import torch
 
     found, used = {}, set()
+    get = functools.lru_cache(maxsize=3)(get)  # of what holds several of our tensors
     kinds = {_kind(name) for name in available}
     for name, shape in shapes(config).items():
-        peer, qkv_chunk = naming.peer_key(name)
+        peer, part = naming.peer_key(name)
         used.add(peer)
         if peer not in available:
             # Llama has a switch for the biases of attention and one for the MLP's; we have one
@@ -57,7 +63,9 @@ def from_peer(
                 found[name] = torch.zeros(shape)
                 continue
             raise CheckpointError(f"{where} is incomplete: it has no tensor {peer}.")
-        whole = shape if qkv_chunk is None else (3 * shape[0], *shape[1:])
+        whole = shape if part is None else (3 * shape[0], *shape[1:])
+        if naming.is_stacked(name):
+            whole = (config.n_expert, *shape)
         whole = whole[::-1] if naming.is_transposed(name) else whole
         if tuple(available[peer]) != whole:
             raise CheckpointError(
@@ -72,7 +80,10 @@ def from_peer(
             )
         value = value.T if naming.is_transposed(name) else value
         # a copy: three views of one storage could not be saved one by one
-        value = value if qkv_chunk is None else value.chunk(3)[qkv_chunk].clone()
+        if naming.is_stacked(name):
+            value = value[part].clone()
+        elif part is not None:
+            value = value.chunk(3)[part].clone()
         found[name] = value.to(torch.float32).contiguous()
     if config.tie_weights:
         used.add(naming.peer_key("lm_head.weight")[0])  # a second copy of the same matrix

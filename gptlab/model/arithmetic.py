@@ -1,6 +1,7 @@
 """Parameters and FLOPs of a model and of its training, by formula (no torch)."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptlab.model.config import GPTConfig
@@ -28,19 +29,38 @@ def count_parameters(config: GPTConfig) -> int:
     return sum(parameters_by_component(config).values())
 
 
+def active_parameters(config: GPTConfig) -> int:
+    """Number of parameters that work on a token: all but the experts that are not chosen for it."""
+    idle = config.n_expert - config.n_expert_active
+    return count_parameters(config) - idle * config.n_layer * _mlp_parameters(config)
+
+
+def active_in_words(config: GPTConfig, write: Callable[[int], str] = "{:,}".format) -> str:
+    """What of a model's parameters works on a token, to follow their number; "" for all."""
+    if not config.n_expert:
+        return ""
+    which = f"{config.n_expert_active} of {config.n_expert} experts"
+    return f", {write(active_parameters(config))} of them active for each token ({which})"
+
+
+def _mlp_parameters(config: GPTConfig) -> int:
+    """Number of parameters of an MLP, or of one expert."""
+    hidden = config.expert_size or config.intermediate_size
+    matrices = 3 if config.use_swiglu else 2
+    biases = hidden * (matrices - 1) + config.n_embd if config.bias and hidden else 0
+    return config.n_embd * hidden * matrices + biases
+
+
 def parameters_by_component(config: GPTConfig) -> dict[str, int]:
-    """Parameters by component, summed over all blocks.
+    """Parameters by component, summed over all blocks: with experts, those of all.
 
     Tied weights count as token embedding only; biases belong to their component.
     """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
     attention = config.n_embd * (2 * queries + 2 * keys)
-    mlp = config.n_embd * config.intermediate_size * (3 if config.use_swiglu else 2)
     if config.bias:
         attention += queries + 2 * keys + config.n_embd
-        mlp += config.intermediate_size * (2 if config.use_swiglu else 1)
-        mlp += config.n_embd if config.intermediate_size else 0
     norm = config.n_embd * (2 if config.bias and not config.use_rms_norm else 1)
     norms = config.branches * norm + 2 * config.head_dim * config.qk_norm
     tokens = config.vocab_size * config.n_embd
@@ -49,27 +69,38 @@ def parameters_by_component(config: GPTConfig) -> dict[str, int]:
         "token embedding": tokens,
         "position embedding": positions if config.position_encoding == "learned" else 0,
         "attention": config.n_layer * attention,
-        "mlp": config.n_layer * mlp,
+        "mlp": config.n_layer * max(1, config.n_expert) * _mlp_parameters(config),
+        **({"router": config.n_layer * config.n_embd * config.n_expert} if config.n_expert else {}),
         "norms": config.n_layer * norms + norm,
         "output head": 0 if config.tie_weights else tokens,
     }
 
 
 def matrix_parameters(config: GPTConfig) -> int:
-    """Parameters that take part in a matrix product for every token (embeddings are look-ups)."""
+    """Parameters that take part in a matrix product for a token (embeddings are look-ups).
+
+    Of experts those count that are active.
+    """
     queries = config.n_head * config.head_dim
     keys = config.n_kv_head * config.head_dim
     mlp = config.intermediate_size * (3 if config.use_swiglu else 2)
-    block = config.n_embd * (2 * queries + 2 * keys + mlp)
+    block = config.n_embd * (2 * queries + 2 * keys + mlp + config.n_expert)
     return config.n_layer * block + config.vocab_size * config.n_embd
 
 
+def idle_matrix_parameters(config: GPTConfig) -> int:
+    """Parameters of the matrices of experts that are not active."""
+    idle = config.n_expert - config.n_expert_active
+    matrices = 3 if config.use_swiglu else 2
+    return config.n_layer * idle * matrices * config.n_embd * config.expert_size
+
+
 def projections(config: GPTConfig) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of each projection of a block, by its name."""
+    """(outputs, inputs) of each projection of a block, by its name; not those of experts."""
     C, F = config.n_embd, config.intermediate_size
     queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     gate = {"gate_proj": (F, C)} if config.use_swiglu else {}
-    mlp = {**gate, "up_proj": (F, C), "down_proj": (C, F)} if F else {}
+    mlp = {**gate, "up_proj": (F, C), "down_proj": (C, F)} if F and not config.n_expert else {}
     attention = {"q_proj": (queries, C), "k_proj": (keys, C), "v_proj": (keys, C)}
     return {**attention, "o_proj": (C, queries), **mlp}
 

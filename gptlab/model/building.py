@@ -62,6 +62,9 @@ def narrow_copy(model: GPT, dropout: float = 0.0) -> GPT:
     """
     config = model.config
     small = {name: min(getattr(config, name), size) for name, size in NARROW.items()}
+    if config.n_expert:
+        small["expert_size"] = min(config.expert_size, NARROW["intermediate_size"] // 2)
+        small["intermediate_size"] = config.n_expert_active * small["expert_size"]
     small["n_embd"] = config.n_head * small["head_dim"]
     if config.n_head * config.head_dim != config.n_embd:
         small["n_embd"] = min(config.n_embd, small["n_embd"] + 8)

@@ -18,9 +18,10 @@ class GPTConfig:
     """Model.
 
     Every setting of the transformer. It can be exactly a Llama (the defaults), a Qwen3
-    (`qk_norm`), a GPT-2 (`position_encoding="learned", use_rms_norm=False, use_swiglu=False,
-    activation="gelu_tanh", bias=True`) or the classic small GPT. Values that follow from others are
-    None until construction fills them in, so a built config holds numbers only.
+    (`qk_norm`), a Qwen3-MoE (`qk_norm`, `n_expert`), a GPT-2 (`position_encoding="learned",
+    use_rms_norm=False, use_swiglu=False, activation="gelu_tanh", bias=True`) or the classic small
+    GPT. Values that follow from others are None until construction fills them in, so a built config
+    holds numbers only.
     Raises ConfigError for a combination that cannot be built.
     """
 
@@ -54,6 +55,16 @@ class GPTConfig:
     intermediate_size: Annotated[
         int, "hidden size of the MLP; 0 = no MLP, attention only [from mlp_ratio]"
     ] = FILLED_IN
+    n_expert: Annotated[
+        int, "experts in place of each MLP, of which a router chooses some for each token; 0 = none"
+    ] = 0
+    n_expert_active: Annotated[int, "experts that work on each token [2]"] = FILLED_IN
+    expert_size: Annotated[
+        int, "hidden size of an expert [intermediate_size / n_expert_active]"
+    ] = FILLED_IN
+    expert_balance: Annotated[
+        float, "weight of the loss for uneven use of the experts within a sequence; 0 = off"
+    ] = 0.01
     init_std: Annotated[float, "standard deviation of the initial weights"] = 0.02
     init_projection: Annotated[
         InitProjection,
@@ -73,13 +84,38 @@ class GPTConfig:
         self._check_sizes(n_head, filled.get("n_kv_head", self.n_kv_head))
         if self.head_dim is None:
             filled["head_dim"] = self.n_embd // n_head
-        if self.intermediate_size is None:
-            filled["intermediate_size"] = self._default_intermediate_size()
+        filled |= self._mlp_sizes()
         if self.activation is None and not self.use_swiglu:
             filled["activation"] = "gelu"
         for name, value in filled.items():
             object.__setattr__(self, name, value)
         self._check_combinations()
+
+    def _mlp_sizes(self) -> dict[str, int]:
+        """The sizes that are not set; those of experts are 0 in a model without them."""
+        hidden, size = self.intermediate_size, self.expert_size
+        if not self.n_expert:
+            hidden = self._default_intermediate_size() if hidden is None else hidden
+            return {"intermediate_size": hidden, "n_expert_active": 0, "expert_size": 0}
+        active = 2 if self.n_expert_active is None else self.n_expert_active
+        if not 2 <= active <= self.n_expert:
+            # the weight of a single one is always 1, so its router would not learn
+            raise ConfigError(
+                f"n_expert_active is {active} and n_expert {self.n_expert}: at least 2 experts "
+                "work on each token, and at most all of them; n_expert 0 is a model without."
+            )
+        if size is None:
+            size = (self._default_intermediate_size() if hidden is None else hidden) // active
+        if size < 1:
+            raise ConfigError(f"expert_size is {size}: it must be at least 1.")
+        if hidden is not None and hidden != size * active:
+            raise ConfigError(
+                f"intermediate_size {hidden} is not the hidden size of the {active} experts that "
+                f"work on a token: use {size * active}, or leave it out and set expert_size."
+            )
+        return {
+            "intermediate_size": size * active, "n_expert_active": active, "expert_size": size,
+        }  # fmt: skip
 
     def _default_intermediate_size(self) -> int:
         if not self.use_swiglu:
@@ -152,6 +188,10 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout} must be at least 0 and below 1.")
+        if not (math.isfinite(self.expert_balance) and self.expert_balance >= 0):
+            raise ConfigError(
+                f"expert_balance is {self.expert_balance}: it must be finite and at least 0."
+            )
         for name in ("mlp_ratio", "rope_theta", "norm_eps", "init_std"):
             value = getattr(self, name)
             if not math.isfinite(value) or value <= 0:
@@ -159,8 +199,13 @@ class GPTConfig:
 
     @property
     def branches(self) -> int:
-        """Residual branches of a block: attention, and an MLP unless intermediate_size is 0."""
+        """Residual branches of a block: attention and MLP (or experts), if there is one."""
         return 2 if self.intermediate_size else 1
+
+    @property
+    def cached_layers(self) -> tuple[tuple[int, int], ...]:
+        """(key/value heads, channels of each) of every layer that a cache holds."""
+        return ((self.n_kv_head, self.head_dim),) * self.n_layer
 
     @property
     def dropped_of_256(self) -> int:

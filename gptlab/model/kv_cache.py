@@ -1,5 +1,7 @@
 """The cached keys and values of earlier tokens, so that the next token costs one position."""
 
+import copy
+
 import torch
 
 from gptlab.model.config import GPTConfig
@@ -8,20 +10,24 @@ from gptlab.model.config import GPTConfig
 class KVCache:
     """Preallocated keys and values of a batch: slot p of a row holds the token at position p.
 
-    `keys[layer]` and `values[layer]` are [B, n_kv_head, block_size, head_dim]. `lengths[b]` is the
+    config: it has `block_size` and `cached_layers`. `keys[layer]` and `values[layer]` are
+    [B, n_kv_head, block_size, head_dim]. `lengths[b]` is the
     number of tokens in row b; the model writes after them and increases it. The mask hides slots
     beyond a row's length until they are overwritten. So prompts of unequal length are padded on the
     right, and their true lengths are set afterwards.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int, device=None, dtype=None):
-        shape = (batch_size, config.n_kv_head, config.block_size, config.head_dim)
+        rows, slots = batch_size, config.block_size
         self.config = config
         # hidden slots must hold numbers (0 * nan is nan); with one row none are hidden, and
         # filling the unused slots would take a tenth of the time to read a prompt
         make = torch.empty if batch_size == 1 else torch.zeros
         self.keys, self.values = (
-            [make(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+            [
+                make((rows, heads, slots, channels), device=device, dtype=dtype)
+                for heads, channels in config.cached_layers
+            ]
             for _ in range(2)
         )
         self.lengths = [0] * batch_size
@@ -30,6 +36,13 @@ class KVCache:
     def block_size(self) -> int:
         """Number of slots of a row."""
         return self.config.block_size
+
+    def of_layers(self, first: int, end: int) -> "KVCache":
+        """The layers from `first` to before `end`, in the same storage, as a model of its own fills
+        them: `lengths` here do not follow."""
+        part = copy.copy(self)
+        part.keys, part.values = self.keys[first:end], self.values[first:end]
+        return part
 
     def set_lengths(self, lengths: list[int]) -> None:
         """Set the true number of tokens of each row after writing a padded batch."""
@@ -44,7 +57,7 @@ class KVCache:
     def take_row(self, row: int, other: "KVCache", other_row: int = 0) -> None:
         """Copy `other_row` of another cache into `row` (after one row has slid its window)."""
         length = other.lengths[other_row]  # the slots after it may hold NaN
-        for layer in range(self.config.n_layer):
+        for layer in range(len(self.keys)):
             self.keys[layer][row, :, :length] = other.keys[layer][other_row, :, :length]
             self.values[layer][row, :, :length] = other.values[layer][other_row, :, :length]
         self.lengths[row] = length

@@ -8,6 +8,7 @@ from gptlab.model.arithmetic import (
     Trained,
     count_parameters,
     head_is_trained,
+    idle_matrix_parameters,
     loss_chunk_rows,
     matrix_parameters,
     trained_parameters,
@@ -77,7 +78,8 @@ def training_memory(
         per_token = _top_activations(config) + block + live.n_layer * config.n_embd
     # of dropout, a byte each, all of them from the beginning of the forward pass on
     masks = config.n_embd * (1 + config.n_layer * config.branches) if config.dropout else 0
-    copies = bytes_per_activation * matrix_parameters(live) if bytes_per_activation < 4 else 0
+    matrices = matrix_parameters(live) + idle_matrix_parameters(live)
+    copies = bytes_per_activation * matrices if bytes_per_activation < 4 else 0
     return TrainingMemory(
         weights=4 * (parameters + (changed if ema else 0)) + copies,
         gradients=4 * changed,
@@ -133,7 +135,11 @@ def _block_activations(config: GPTConfig, trained: Trained = ALL) -> int:
     # gate, its activation, up, their product; or before and after (ReLU: after is enough)
     copies = 4 if config.use_swiglu else 1 if config.activation == "relu" else 2
     adapters = trained.lora_rank * len(trained.lora_targets)
-    return norms + attention + copies * config.intermediate_size + adapters
+    # of experts: a token's copies, sorted, what they become, and that in the tokens' order; the
+    # router's probabilities and what chooses by them
+    routing = 3 * config.n_expert_active * config.n_embd + 4 * config.n_expert
+    routing = routing if config.n_expert else 0
+    return norms + attention + copies * config.intermediate_size + adapters + routing
 
 
 def _top_activations(config: GPTConfig) -> int:

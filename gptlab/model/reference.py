@@ -28,7 +28,8 @@ SHORT = 32  # tokens, where the weights may be many
 def logits(config: GPTConfig, weights: dict, tokens: torch.Tensor) -> torch.Tensor:
     """Logits float32 [T, V] of tokens int64 [T]. weights: float32 tensors by the names of `shapes`.
 
-    Llama, Qwen3, GPT-2 and what lies between, from formulas alone and without the module's code.
+    Llama, Qwen3, Qwen3-MoE, GPT-2 and what lies between, from formulas alone and without the
+    module's code.
     """
     T, H, K, D = len(tokens), config.n_head, config.n_kv_head, config.head_dim
     w, mask = weights, torch.ones(T, T).triu(1).bool()  # what lies ahead
@@ -74,6 +75,16 @@ def logits(config: GPTConfig, weights: dict, tokens: torch.Tensor) -> torch.Tens
             return linear(gate * gate.sigmoid() * up, f"{name}.down_proj")
         return linear(ACTIVATIONS[config.activation](up), f"{name}.down_proj")
 
+    def experts(x, name):  # each token by itself, through the likeliest experts
+        rows = []
+        for row in x @ w[f"{name}.router.weight"].T:  # [n_expert]
+            chosen = row.argsort(descending=True)[: config.n_expert_active].tolist()
+            token = x[len(rows)][None]  # [1, C]
+            shares = row[chosen].softmax(0)
+            parts = [mlp(token, f"{name}.experts.{number}") for number in chosen]
+            rows.append(sum(share * part[0] for share, part in zip(shares, parts, strict=True)))
+        return torch.stack(rows)
+
     x = w["token_embedding.weight"][tokens]  # [T, C]
     if config.position_encoding == "learned":
         x = x + w["position_embedding.weight"][:T]
@@ -85,7 +96,8 @@ def logits(config: GPTConfig, weights: dict, tokens: torch.Tensor) -> torch.Tens
         block = f"blocks.{layer}"
         x = x + attention(norm(x, f"{block}.attention_norm"), f"{block}.attention")
         if config.intermediate_size:
-            x = x + mlp(norm(x, f"{block}.mlp_norm"), f"{block}.mlp")
+            own = experts if config.n_expert else mlp
+            x = x + own(norm(x, f"{block}.mlp_norm"), f"{block}.mlp")
     head = w["token_embedding.weight" if config.tie_weights else "lm_head.weight"]
     return norm(x, "final_norm") @ head.T
 

@@ -5,7 +5,7 @@ from gptlab.model.config import GPTConfig
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by name; a tied head is left out."""
-    C, D, F = config.n_embd, config.head_dim, config.intermediate_size
+    C, D, F = config.n_embd, config.head_dim, config.expert_size or config.intermediate_size
     q, kv = config.n_head * D, config.n_kv_head * D
     found = {"token_embedding.weight": (config.vocab_size, C)}
     if config.position_encoding == "learned":
@@ -34,10 +34,15 @@ def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
         if not F:
             continue
         add_norm(f"{block}.mlp_norm")
-        if config.use_swiglu:
-            add_linear(f"{block}.mlp.gate_proj", C, F)
-        add_linear(f"{block}.mlp.up_proj", C, F)
-        add_linear(f"{block}.mlp.down_proj", F, C)
+        mlps = [f"{block}.mlp"]
+        if config.n_expert:
+            found[f"{block}.mlp.router.weight"] = (config.n_expert, C)
+            mlps = [f"{block}.mlp.experts.{number}" for number in range(config.n_expert)]
+        for mlp in mlps:
+            if config.use_swiglu:
+                add_linear(f"{mlp}.gate_proj", C, F)
+            add_linear(f"{mlp}.up_proj", C, F)
+            add_linear(f"{mlp}.down_proj", F, C)
     add_norm("final_norm")
     if not config.tie_weights:
         found["lm_head.weight"] = (config.vocab_size, C)

@@ -16,6 +16,7 @@ from gptlab.errors import GenerationError
 from gptlab.model.arithmetic import loss_chunk_rows
 from gptlab.model.config import GPTConfig, preset
 from gptlab.model.dropout import Dropout
+from gptlab.model.experts import Experts, with_balance
 from gptlab.model.initialisation import normal
 from gptlab.model.kv_cache import KVCache
 
@@ -103,8 +104,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(D, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x, rotary, cache: KVCache | None, mask=None):
-        B, T, _ = x.shape
-        D = self.config.head_dim
+        B, T, D = *x.shape[:2], self.config.head_dim
         q = self.q_proj(x).view(B, T, -1, D)  # [B, T, H, D]
         k = self.k_proj(x).view(B, T, -1, D)  # [B, T, K, D]
         v = self.v_proj(x).view(B, T, -1, D)
@@ -157,7 +157,9 @@ class Block(nn.Module):
         self.attention_norm = norm(config)
         self.attention = Attention(config, layer)
         self.mlp_norm = norm(config) if config.intermediate_size else None
-        self.mlp = MLP(config) if config.intermediate_size else None
+        self.mlp = None
+        if config.intermediate_size:
+            self.mlp = Experts(config, MLP) if config.n_expert else MLP(config)
         self.dropout = Dropout(config)
 
     def forward(self, x, rotary, cache=None, masks=(None, None), documents=None):
@@ -203,10 +205,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, unembed, targets, chunk, grad_enabled, hidden, *parameters):
-        high = torch.promote_types(hidden.dtype, torch.float32)
-        loss = torch.zeros((), dtype=high, device=hidden.device)
-        needed = ctx.needs_input_grad[4:] if grad_enabled else ()  # of hidden, of each parameter
+    def forward(ctx, unembed, criterion, targets, chunk, grad_enabled, hidden, *parameters):
+        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        needed = ctx.needs_input_grad[5:] if grad_enabled else ()  # of hidden, of each parameter
         wanted = [i for i, is_needed in enumerate(needed) if is_needed]
         grads = [torch.empty_like(hidden) if 0 in wanted else None, *[None] * len(parameters)]
         leaf = hidden.detach().requires_grad_(0 in wanted)
@@ -214,7 +215,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk)
             with torch.set_grad_enabled(bool(wanted)):
                 part = leaf[rows]  # [n, C]
-                total = CrossEntropy.apply(unembed(part), targets[rows])
+                total = criterion(unembed(part), targets[rows])
             loss = loss + total.detach()
             if not wanted:
                 continue
@@ -232,7 +233,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss):
         grads = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
-        return None, None, None, None, *grads
+        return None, None, None, None, None, *grads
 
 
 class GPT(nn.Module):
@@ -329,21 +330,23 @@ class GPT(nn.Module):
         return self.lm_head(hidden)
 
     def forward(
-        self, tokens, targets=None, cache=None, reduction="mean", masks=None, documents=None
-    ):
+        self, tokens, targets=None, cache=None, reduction="mean", masks=None, documents=None,
+        criterion=CrossEntropy.apply,
+    ):  # fmt: skip
         """(logits [B, T, V], None), or with targets [B, T] (None, cross-entropy in nats).
 
-        Targets of -1 do not count. reduction: "mean" over unmasked targets, or "sum". The other
-        arguments are those of `features`.
+        Targets of -1 do not count. reduction: "mean" over unmasked targets, or "sum". criterion:
+        the loss of each chunk of logits, in order. The other arguments are those of `features`.
         """
         hidden = self.features(tokens, cache, masks, documents)
         if targets is None:
             return self.unembed(hidden), None
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
+        x, targets = hidden.flatten(0, 1), targets.flatten()  # [N, C], [N]
         chunk = loss_chunk_rows(targets.numel(), self.config.vocab_size)
         loss = ChunkedCrossEntropy.apply(
-            self.unembed, targets, chunk, torch.is_grad_enabled(), hidden, *self.parameters()
+            self.unembed, criterion, targets, chunk, torch.is_grad_enabled(), x, *self.parameters()
         )
+        loss = with_balance(loss, self, targets)
         if reduction == "mean":
             loss = loss / (targets != -1).sum().clamp_min(1)
         return None, loss

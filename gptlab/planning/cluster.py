@@ -12,7 +12,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from gptlab.model.arithmetic import matrix_parameters
+from gptlab.model.arithmetic import idle_matrix_parameters, matrix_parameters
 from gptlab.model.config import GPTConfig
 from gptlab.planning.gpus import Gpu, assumed_share
 from gptlab.training.config import TrainConfig
@@ -172,14 +172,15 @@ def gpu_memory(config: TrainConfig, cluster: Cluster, parallelism: str) -> dict[
     part = sizes(model, group)
     share = part.total / group / whole
     half = 0 if config.machine.dtype == "float32" else 2
-    copies = half * matrix_parameters(model)  # autocast's, which the backward pass reads again
+    matrices = matrix_parameters(model) + idle_matrix_parameters(model)
+    copies = half * matrices  # autocast's, which the backward pass reads again
     rows["weights"] = int((rows["weights"] - copies) * share)
     for name in ("gradients", "optimizer"):
         rows[name] = int(rows[name] * share)
     rows["gathered weights and gradients"] = gathered_memory(part, rows["loss"])
     head = model.vocab_size * model.n_embd
     if model.gradient_checkpointing:
-        copies = half * (head + (matrix_parameters(model) - head) // model.n_layer)
+        copies = half * (head + (matrices - head) // model.n_layer)
     rows["copies in half precision"] = copies
     return rows
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gptlab.errors import ConfigError
 from gptlab.hardware import Choice
-from gptlab.model.arithmetic import count_parameters
+from gptlab.model.arithmetic import active_parameters
 from gptlab.model.memory import fits
 from gptlab.planning.cluster import Cluster, Setting, setting
 from gptlab.training.config import (
@@ -126,7 +126,7 @@ def usual_sequences(config: TrainConfig, gpus: int) -> int:
     0.5M tokens up to about a billion parameters, 1M up to about three, 2M above (Brown et al.
     2020).
     """
-    parameters = count_parameters(config.model)
+    parameters = active_parameters(config.model)
     tokens = 1 << (19 if parameters < 1e9 else 20 if parameters < 3e9 else 21)
     return gpus * max(1, round(tokens / config.model.block_size / gpus))
 
@@ -167,7 +167,7 @@ def plan_on(
         )
     if not set(LENGTHS) & {*values, *(decided or {})}:
         draft = build({**_without_preset(values), "vocab_size": text.vocab_size})
-        best = OPTIMAL_RATIO * count_parameters(draft.model)
+        best = OPTIMAL_RATIO * active_parameters(draft.model)
         values["max_iters"] = -(-best // draft.tokens_per_step)
         notes.append(
             f"It has {values['max_iters']:,} steps, {OPTIMAL_RATIO} tokens per parameter (Hoffmann "

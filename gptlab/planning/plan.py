@@ -4,6 +4,7 @@ Sources: 6 FLOPs per parameter and token (Kaplan et al. 2020), FLOPs of attentio
 the peak (Chowdhery et al. 2022), 20 tokens per parameter (Hoffmann et al. 2022).
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -21,10 +22,14 @@ from gptlab.data.token_files import (
     token_dtype,
     tokenizer_beside,
 )
+from gptlab.data.token_shards import SPLITS, find_token_files
 from gptlab.errors import ConfigError, DataError, HardwareError
 from gptlab.files import quoted
+from gptlab.inference.ensemble import model_words
 from gptlab.interop.read.models import present_checkpoint
 from gptlab.model.arithmetic import (
+    active_parameters,
+    count_parameters,
     kv_cache_bytes,
     parameters_by_component,
     trained_parameters,
@@ -35,6 +40,7 @@ from gptlab.planning import gpus
 from gptlab.runs import load_checkpoint
 from gptlab.training import config as configuration
 from gptlab.training.config import Overrides, TrainConfig, resolved_value
+from gptlab.training.distillation import added_work, lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.initial_model import with_architecture
 from gptlab.training.memory import (
@@ -115,6 +121,21 @@ def with_start(overrides: Overrides) -> tuple[Overrides, int | None]:
     return with_architecture(overrides, model, word), model.vocab_size
 
 
+def teachers_of(overrides: Overrides) -> list[GPTConfig]:
+    """The settings of the models that `teacher` names. ConfigError for one that is not here."""
+    word = overrides.values.get("teacher")
+    found = []
+    for each in model_words(word) if word else []:
+        path = present_checkpoint(each, "teacher")
+        if path is None:
+            raise ConfigError(
+                f"The teacher {each} is not here yet, and the plan needs its sizes",
+                f"get it with python gpt.py import {quoted(each)}",
+            )
+        found.append(load_checkpoint(path).model.config)
+    return found
+
+
 def _prepared(word: str, vocab_size: int | None) -> TextSize | None:
     """The sizes of the datasets that the option names; None where they cannot be trained on."""
     named = parse_mixture(word)
@@ -148,11 +169,13 @@ def _prepared_one(name: str, vocab_size: int | None) -> tuple[int, int, int] | N
         if vocab_size is None:
             return None
         width = 2 if token_dtype(vocab_size) == "uint16" else 4
-        train, val = (
-            path.stat().st_size // width if path.is_file() else 0
-            for path in (folder / "train.bin", folder / "val.bin")
-        )
-        return vocab_size, train, val
+        with contextlib.suppress(DataError):  # training says what is wrong with the files
+            train, val = (
+                sum(path.stat().st_size // width for path in find_token_files(folder, split))
+                for split in SPLITS
+            )
+            return vocab_size, train, val
+        return None
     except DataError:
         return None
 
@@ -323,9 +346,20 @@ class Plan:
         return sum(self.parameters.values())
 
     @property
+    def active_parameters(self) -> int:
+        """Those that work on a token: all but the experts that are not chosen for it."""
+        model = self.config.model
+        return self.total_parameters - count_parameters(model) + active_parameters(model)
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Of the whole training; of a mixture of experts for each active parameter."""
+        return self.tokens / self.active_parameters
+
+    @property
     def optimal_tokens(self) -> int:
         """Tokens that make the best use of this model's FLOPs (Hoffmann et al. 2022)."""
-        return CHINCHILLA * self.total_parameters
+        return CHINCHILLA * self.active_parameters
 
     @property
     def needed(self) -> int:
@@ -340,6 +374,7 @@ class Plan:
             "parameters": {
                 **self.parameters,
                 "total": self.total_parameters,
+                "active": self.active_parameters,
                 "trained": self.trained,
             },
             "text": dataclasses.asdict(self.text) | {"mix": list(map(list, self.text.mix))},
@@ -356,7 +391,7 @@ class Plan:
                 "tokens": self.tokens,
                 "epochs": self.epochs,
                 "epochs_of_each": self.epochs_of_each,
-                "tokens_per_parameter": self.tokens / self.total_parameters,
+                "tokens_per_parameter": self.tokens_per_parameter,
             },
             "chinchilla": {
                 "tokens": self.optimal_tokens,
@@ -398,11 +433,19 @@ def make_plan(
     decided: values that a run has resolved and keeps. measure: time a few steps here; otherwise the
     times follow from the FLOPs. started: as in `Machine.measure`.
     """
-    times_of = (lambda config: machine.measure(config, started)) if measure else machine.estimate
+    teachers = teachers_of(overrides)
+
+    def times_of(config: TrainConfig) -> Measurements:
+        times = machine.measure(config, started) if measure else machine.estimate(config)
+        return dataclasses.replace(times, step=times.step * (1 + added_work(config, teachers)))
+
     resolved, times = resolve_here(overrides, text, machine, times_of, decided)
     config, kind, free = resolved.config, machine.device.kind, machine.free
     memory = step_memory(config, kind)
-    largest = None if free is None else largest_batch_size(config, kind, free)
+    if teachers:
+        memory["teachers"] = 4 * sum(map(count_parameters, teachers))
+    for_it = None if free is None else free - memory.get("teachers", 0)
+    largest = None if for_it is None else largest_batch_size(config, kind, for_it)
     width = 4 if config.machine.dtype == "float32" else 2
     cache = kv_cache_bytes(config.model, 1, width)
     most_generated = None
@@ -434,7 +477,14 @@ def make_plan(
         seconds=seconds,
         time_basis=basis,
         gpus=_on_gpus(config),
-        notes=[note for note in (machine.note, *without_effect(config, overrides)) if note],
+        notes=[
+            *filter(None, (machine.note, *without_effect(config, overrides))),
+            *(
+                [lesson(config, teachers, model_words(config.run.teacher or ""))]
+                if teachers
+                else ()
+            ),
+        ],
     )
     return dataclasses.replace(plan, notes=plan.notes + _notes(plan))
 
@@ -469,7 +519,7 @@ def _on_gpus(config: TrainConfig) -> list[gpus.GpuEstimate]:
 def _notes(plan: Plan) -> list[str]:
     """Sentences about the numbers that matter."""
     notes, config = [], plan.config
-    ratio = plan.tokens / plan.total_parameters
+    ratio = plan.tokens_per_parameter
     if not fits(plan.needed, plan.free):
         notes.append(
             f"The free memory is too small: {smaller_options(config)} needs less and trains on the "

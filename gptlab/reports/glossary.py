@@ -33,10 +33,13 @@ WORDS = {
     "curve",
     "dropout": "random parts of the model are switched off while it trains, so that it memorises "
     "less",
+    "ensemble": "several models as one: the average of their probabilities",
     "epoch, epochs": "one pass over the whole training text",
     "fingerprint": "a short number that is the same only for the same data",
     "gradient, gradient norm, grad_norm": "for each parameter, the direction that lowers the "
     "loss; its norm is how long that step would be",
+    "expert, n_expert": "one of several MLPs of a layer, of which a router chooses a few for each "
+    "token: more parameters at the work of the few that are active (mixture of experts)",
     "GQA, n_kv_head": "several heads share their keys and values, which saves memory "
     "(grouped-query attention)",
     "head_dim": "how many numbers each head works with, usually n_embd divided by n_head",
@@ -60,6 +63,8 @@ WORDS = {
     "run": "one training, and the folder in out/ that holds it",
     "seed": "the number from which all random choices of a run follow",
     "step, steps, max_iters": "reading one batch and changing the parameters once",
+    "teacher, distill, distillation": "a model whose probabilities another one learns beside its "
+    "text",
     "temperature": "how freely a model writes: 0 always takes the likeliest token, above 1 gets "
     "wild",
     "token, tokens": "a piece of text with a number: a character, or a part of a word",

@@ -8,6 +8,7 @@ from gptlab.analysis.diagnosis import diagnose
 from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import text_label
 from gptlab.files import in_bytes, without_folders
+from gptlab.model.arithmetic import active_in_words
 from gptlab.options import format_value
 from gptlab.reports import page as page
 from gptlab.reports.charts import Chart, Line, short
@@ -72,7 +73,10 @@ def single(view: RunView, progress: Callable[[str, int, int], None]) -> str:
 def _header(view: RunView) -> str:
     record = view.record
     tokens = view.tokens[-1][1]
-    model = f"A model of {short(view.parameters)} parameters" if view.parameters else "A model"
+    model = "A model"
+    if view.config is not None:
+        active = active_in_words(view.config.model, short)
+        model += f" of {short(view.parameters)} parameters{active}"
     dataset = record.settings.get("dataset", "")
     read = f" of {dataset}" if dataset else ""
     if epochs := _epochs(view):
@@ -140,6 +144,7 @@ def _figures(view: RunView) -> dict[str, str]:
         "Loss (nats/token)": f"{loss:.4f}" if loss is not None else "",
         "Loss (bits/byte)": f"{bits:.3f}" if bits else "",
         "Parameters": short(view.parameters) if view.parameters else "",
+        "Active parameters": short(view.active) if view.active != view.parameters else "",
         "Tokens": short(view.tokens[-1][1]),
         "Time in steps": duration(view.seconds[-1][1]),
         "Tokens per second": short(speed) if speed else "",

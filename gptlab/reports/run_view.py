@@ -16,7 +16,7 @@ from gptlab.data.prepare_command import prepare_command
 from gptlab.data.token_files import is_chat
 from gptlab.errors import ConfigError
 from gptlab.files import as_installed, display, quoted, shareable
-from gptlab.model.arithmetic import count_parameters
+from gptlab.model.arithmetic import active_parameters, count_parameters
 from gptlab.runs import Run
 from gptlab.training.config import OPTIONS, Overrides, TrainConfig, build
 from gptlab.training.going_on import command_to_train
@@ -53,6 +53,11 @@ class RunView:
     def parameters(self) -> int | None:
         """Number of parameters; None without a config."""
         return count_parameters(self.config.model) if self.config else None
+
+    @property
+    def active(self) -> int | None:
+        """Number of parameters that work on a token; None without a config."""
+        return active_parameters(self.config.model) if self.config else None
 
     @cached_property
     def tokens(self) -> Points:

@@ -22,6 +22,7 @@ from gptlab.training.sharding import make_mesh, trained_model
 from gptlab.training.state import DECISIONS, TrainState
 
 KEPT_BYTES = 1 << 30
+RETURNED_BYTES = 1 << 16
 
 
 def settle_torch(device: str) -> None:
@@ -49,6 +50,16 @@ def keep_freed_memory() -> None:
                 mallopt(option, 32 << 20)  # the most that older versions accept
 
 
+def return_freed_memory() -> None:
+    """Make glibc return large blocks to the system at once, where memory matters more than time.
+
+    A sharded model's blocks are whole one after the other. In one heap their freed pieces lie
+    between others that stay: two processes of 28M parameters held 1,090 MB each, not 690.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(-3, RETURNED_BYTES)  # M_MMAP_THRESHOLD
+
+
 def build_state(
     resolved: Resolved, run: Run, parallel: Parallel, stored: dict | None, start: Checkpoint | None
 ) -> TrainState:
@@ -56,15 +67,20 @@ def build_state(
     config = resolved.config
     torch.manual_seed(config.run.seed)
     make_mesh(config.machine.parallelism, parallel)
+    if parallel.is_sharded and config.machine.device == "cpu":
+        return_freed_memory()
     device, filled = "cpu" if parallel.is_sharded else config.machine.device, None
     if stored is not None and not parallel.is_sharded:
-        stored = sharded_checkpoints.filled(stored)
+        stored = sharded_checkpoints.with_tensors(stored)
         changes = {name: getattr(config.model, name) for name in CHANGEABLE_MODEL_OPTIONS}
         filled = run.model_to_continue(stored, device, **changes)
     elif stored is None and start is not None:
         before = start.model.config.to_dict()
         changes = {n: v for n, v in config.model.to_dict().items() if before.get(n) != v}
         filled = model_from(start.content, start.path, device, **changes)
+    if filled is not None and parallel.world_size > 1 and not parallel.is_sharded:
+        for parameter in filled.parameters():  # not in the file any more
+            parameter.data = parameter.data.clone()
     model = trained_model(config, parallel, filled, stored["model"] if stored else None)
     if stored is not None and parallel.is_sharded:
         run.check_code(stored, model)

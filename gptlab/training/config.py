@@ -16,7 +16,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from gptlab.errors import ConfigError
 from gptlab.files import AnyPath, display, has_scripts, home
-from gptlab.model.arithmetic import Trained, count_parameters, flops_per_token, projections
+from gptlab.model.arithmetic import (
+    Trained,
+    active_parameters,
+    count_parameters,
+    flops_per_token,
+    projections,
+)
 from gptlab.model.config import GPTConfig, preset
 from gptlab.options import ESCAPED, coerce, options_of, unknown_option
 from gptlab.training.optimizers.table import OPTIMIZERS
@@ -41,6 +47,14 @@ class RunOptions:
         "a .safetensors file: its tensors replace the initial weights of the same name and shape "
         "(gpt.py compare writes one)",
     ] = None
+    teacher: Annotated[
+        str | None,
+        "runs, checkpoints or models that init_from could name, with commas between: their "
+        "averaged probabilities are learned beside the text",
+    ] = None
+    distill: Annotated[
+        float, "with teacher: the share of the loss that is the distance to the teachers"
+    ] = 0.7
     extend_vocabulary: Annotated[
         bool, "with init_from: add rows for characters of the dataset that the model lacks"
     ] = False
@@ -56,8 +70,24 @@ class RunOptions:
     dry_run: Annotated[bool, "resolve, plan, take one step and stop; nothing is written"] = False
     quiet: Annotated[bool, "print warnings and errors only"] = False
     log_to: Annotated[
-        Literal["none", "tensorboard", "wandb"], "send metrics to a tracker as well"
+        Literal["none", "tensorboard", "wandb", "trackio"], "send metrics to a tracker as well"
     ] = "none"
+    profile_steps: Annotated[
+        str, "write a torch profiler trace of these steps to profile.json; 20:25 = steps 20 to 24"
+    ] = ""
+
+    @property
+    def profiled(self) -> range:
+        """The steps of profile_steps. Raises ConfigError."""
+        first, _, end = self.profile_steps.partition(":")
+        if not self.profile_steps:
+            return range(0)
+        if not (first.isdecimal() and end.isdecimal() and 1 <= int(first) < int(end)):
+            raise ConfigError(
+                f"profile_steps is {self.profile_steps!r}",
+                "name the first step and the one after the last, such as 20:25",
+            )
+        return range(int(first), int(end))
 
 
 # the sequences of a micro-batch that batch_size "auto" stands for until it is fitted to the memory
@@ -78,6 +108,9 @@ class BatchOptions:
         "sequences as fit in memory",
     ] = AUTO_BATCH_SIZE
     gradient_accumulation_steps: Annotated[int, "micro-batches per step, over all processes"] = 1
+    document_mask: Annotated[
+        bool, "attention stops at the borders of documents, which share the rows of a batch"
+    ] = False
     max_iters: Annotated[
         int | None, "total number of optimizer steps, also after a resume [2000]"
     ] = None
@@ -180,6 +213,10 @@ class MachineOptions:
         "what several processes have of the model: ddp = each the whole; fsdp = each a part; hsdp "
         "= a part, the whole within each machine; auto = ddp where it fits in memory, else fsdp",
     ] = "auto"
+    collective_timeout: Annotated[
+        float,
+        "seconds that one of several processes may be silent before all end",
+    ] = 600.0
 
 
 @dataclass(frozen=True)
@@ -222,10 +259,15 @@ class PresetOption:
 OPTION_CLASSES = (PresetOption, *GROUPS.values())  # as the help shows them
 OPTIONS = options_of(*GROUPS.values(), PresetOption)
 MODEL_OPTIONS = frozenset(options_of(GPTConfig))
-# options of the model that do not affect its weights: a resume may change them
-CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing"})
+# options of the model that say nothing of its weights: a resume may change them
+CHANGEABLE_MODEL_OPTIONS = frozenset({"dropout", "gradient_checkpointing", "expert_balance"})
 # options of a single start: neither the run's recipe nor a resume keeps them
-START_OPTIONS = frozenset({"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet"})
+START_OPTIONS = frozenset(
+    {"out_dir", "resume", "anneal", "overwrite", "dry_run", "quiet", "profile_steps"}
+)
+
+
+NOT_COMPILED = "experts are not compiled, as each has another number of tokens in every step"
 
 
 @dataclass(frozen=True)
@@ -303,7 +345,7 @@ def _check(config: TrainConfig) -> None:
         "eval_interval",
         "eval_tokens",
     )
-    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha")
+    above_zero = ("minutes", "epochs", "learning_rate", "lora_alpha", "collective_timeout")
     not_negative = (
         "weight_decay",
         "grad_clip",
@@ -347,6 +389,7 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             f"min_lr {lowest:g} is above learning_rate {highest:g}", "lower min_lr, or leave it out"
         )
+    _ = config.run.profiled  # raises ConfigError
     if config.run.resume and config.run.overwrite:
         raise ConfigError("resume continues a run and overwrite deletes it", "use one of the two")
     if config.run.anneal and not config.run.resume:
@@ -355,6 +398,19 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             "initial_tensors replaces drawn weights, and init_from leaves none to draw",
             "use one of the two",
+        )
+    if not 0 < config.run.distill <= 1:
+        raise ConfigError(
+            f"distill is {config.run.distill:g}",
+            "it is a share, above 0 and at most 1; to learn from the text alone, leave teacher out",
+        )
+    if config.model.n_expert and config.machine.compile_model is True:
+        raise ConfigError(f"compile_model true: {NOT_COMPILED}", "leave it out")
+    if config.batch.document_mask and config.model.position_encoding != "rope":
+        raise ConfigError(
+            f"document_mask does not go with position_encoding {config.model.position_encoding}, "
+            "which counts from the beginning of a row and not of a document",
+            "use position_encoding rope, or leave document_mask out",
         )
     _check_finetuning(config)
 
@@ -517,10 +573,11 @@ def layer(
 
 
 def plan_numbers(config: TrainConfig, train_tokens: int) -> dict[str, float]:
-    """The size of a run: parameters, tokens of a step and of the run, epochs, FLOPs."""
+    """The size of a run: parameters and how many are active, tokens, epochs, FLOPs."""
     tokens = resolved_value(config.batch.max_iters) * config.tokens_per_step
     return {
         "parameters": count_parameters(config.model),
+        "active": active_parameters(config.model),
         "tokens_per_step": config.tokens_per_step,
         "tokens": tokens,
         "epochs": tokens / max(1, train_tokens),

@@ -80,9 +80,16 @@ def _early_stopping(config: TrainConfig) -> str:
     )
 
 
+def _profile(config: TrainConfig) -> str:
+    if config.run.profiled.start <= config.batch.max_iters:
+        return ""
+    return f"the run ends after {config.batch.max_iters:,} steps"
+
+
 NO_MLP = "there is no MLP (intermediate_size is 0)"
 # of what the run does not use
 UNUSED: dict[str, Reason] = {
+    "distill": _unless(lambda c: c.run.teacher, "there is no teacher"),
     "lora_alpha": _unless(lambda c: c.finetune.lora_rank, "there are no adapters (lora_rank is 0)"),
     "lora_targets": _unless(
         lambda c: c.finetune.lora_rank, "there are no adapters (lora_rank is 0)"
@@ -98,6 +105,10 @@ UNUSED: dict[str, Reason] = {
     ),
     "use_swiglu": _unless(lambda c: c.model.intermediate_size, NO_MLP),
     "mlp_ratio": _unless(lambda c: c.model.intermediate_size, NO_MLP),
+    **dict.fromkeys(
+        ("n_expert_active", "expert_size", "expert_balance"),
+        _unless(lambda c: c.model.n_expert, "there are no experts (n_expert is 0)"),
+    ),
     "rope_theta": _unless(
         lambda c: c.model.position_encoding == "rope", "position_encoding is not rope"
     ),
@@ -115,6 +126,7 @@ TOO_LATE: dict[str, Reason] = {
         "lens_interval", "the run ends after {iters} steps, and the only look inside is there"
     ),
     "early_stopping": _early_stopping,
+    "profile_steps": _profile,
     "log_interval": _later_than_the_run(
         "log_interval", "the run ends after {iters} steps, and only its first step is recorded"
     ),
@@ -137,13 +149,18 @@ def refuse_unused(config: TrainConfig, overrides: Overrides, processes: int = 1)
             f"--parallelism {parallelism} has no effect: there is one process",
             "start several with torchrun --nproc_per_node N train.py ..., or leave it out",
         )
+    if processes == 1 and _is_typed(overrides, "collective_timeout"):
+        raise ConfigError(
+            "--collective_timeout has no effect: there is one process", "leave it out"
+        )
     for name, _, why in _idle(UNUSED, config, overrides):
         if _is_typed(overrides, name):
             raise ConfigError(f"--{name} has no effect: {why}", "leave it out", sep="; ")
 
 
 def _is_typed(overrides: Overrides, name: str) -> bool:
-    return overrides.sources[name] in FOR_THIS_RUN and overrides.sources[name] != PROPOSED
+    source = overrides.sources.get(name)
+    return source in FOR_THIS_RUN and source != PROPOSED
 
 
 def _idle(

@@ -8,6 +8,8 @@ import math
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from gptlab.checkpoints import model_content
 from gptlab.data.leaks import are_clean
 from gptlab.inference.answers import accuracy_fields, right_answers
@@ -15,6 +17,7 @@ from gptlab.inference.config import SamplingConfig
 from gptlab.inference.evaluate import window_losses
 from gptlab.inference.generator import Generator
 from gptlab.interop.write.adapter import write_adapter
+from gptlab.model.experts import take_counts
 from gptlab.training.config import TrainConfig
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -37,7 +40,9 @@ def checkpoint_is_planned(config: TrainConfig, state: TrainState) -> bool:
 
 def evaluate(setup: Setup, state: TrainState, metrics) -> None:
     """Measure the validation loss of raw and averaged weights, keep the best, record both."""
+    take_counts(state.model)  # of whatever came before
     losses, clean = zip(*validation_losses(setup, state, metrics), strict=True)
+    experts = use_of_experts(setup, state)
     loss, averaged, clean = weighted(setup, losses), None, weighted(setup, clean)
     answers = answers_of(setup, state)
     if state.ema is not None:
@@ -56,8 +61,21 @@ def evaluate(setup: Setup, state: TrainState, metrics) -> None:
         state.step, loss, averaged, is_best, write_sample(setup, state),
         of_each={part.name: (share, loss) for part, share, loss in terms},
         clean=clean if has_leaks and not math.isnan(clean) else None,
-        answers=answers,
+        answers=answers, experts=experts,
     )  # fmt: skip
+
+
+def use_of_experts(setup: Setup, state: TrainState) -> dict[str, list] | None:
+    """How the tokens of an evaluation were shared among the experts of each layer; None for none.
+
+    load: shares, which sum to 1. entropy: of them, over the most that it can be.
+    """
+    counts = setup.parallel.merge(take_counts(state.model).numpy())  # [L, n_expert]
+    if not counts.any():
+        return None
+    load = counts / counts.sum(1, keepdims=True)
+    entropy = -(load * np.log(np.maximum(load, 1e-12))).sum(1) / math.log(load.shape[1])
+    return {"load": load.round(4).tolist(), "entropy": entropy.round(4).tolist()}
 
 
 def weighted(setup: Setup, losses: Sequence[float]) -> float:
@@ -96,6 +114,7 @@ def validation_losses(setup: Setup, state: TrainState, metrics) -> list[tuple[fl
                 progress=lambda windows: bar.update(windows * parallel.world_size),
                 loss_mask=windows.loss_mask,
                 share=(parallel.rank, parallel.world_size),
+                separator=setup.separator,
             )
             sums, counts = parallel.merge(sums), parallel.merge(counts)
             loss = clean_loss = math.fsum(sums) / int(counts.sum())

@@ -24,15 +24,22 @@ EXIT_CODES = {
 LEAVING = ("SIGINT", "SIGTERM")
 
 
+LAUNCHER_ENDED = "the end of torchrun"
+
+
 class Interruption:
     """While active, the first of these signals is remembered; Ctrl-C again leaves at once.
 
     Leaving at once is a KeyboardInterrupt: a file being written is dropped, the one before stays.
-    SIGHUP stays ignored where it was, as nohup has it.
+    SIGHUP stays ignored where it was, as nohup has it. Under torchrun, what it got and what it
+    passes on are one signal, and its end counts as one: SIGUSR1 ends it without a word to its
+    processes.
     """
 
     def __init__(self):
-        self.received = ""  # the name of the signal
+        self._received = ""
+        self._repeats = 0
+        self._launcher = os.getppid() if is_under_torchrun() else None
         self._former = {}
         self._terminals = ()  # descriptors of stdout and stderr that are one
 
@@ -56,9 +63,11 @@ class Interruption:
         name = signal.Signals(number).name
         if name == "SIGHUP":
             self._leave_lost_terminals()
-        if self.received == name and name in LEAVING:
-            raise KeyboardInterrupt
-        self.received = self.received or name
+        if self._received == name and name in LEAVING:
+            self._repeats += 1
+            if self._repeats > (self._launcher is not None):
+                raise KeyboardInterrupt
+        self._received = self._received or name
 
     def _leave_lost_terminals(self) -> None:
         """Let output to a terminal that is gone go nowhere: writing to it is an error."""
@@ -69,9 +78,25 @@ class Interruption:
                 os.close(nowhere)
 
     @property
+    def received(self) -> str:
+        """The name of the signal, or that the launcher has ended; "" where nothing came."""
+        if not self._received and self._launcher not in (None, os.getppid()):
+            self._received = LAUNCHER_ENDED
+        return self._received
+
+    @property
     def exit_code(self) -> int:
-        """What the process should return: 128 + the signal's number, or 0 without a signal."""
-        return EXIT_CODES.get(self.received, 0)
+        """What the process should return: 128 + the signal's number, or 0 without a signal.
+
+        Under torchrun 0 as well: it would take another code for a failure, and start again what
+        was asked to stop.
+        """
+        return 0 if self._launcher is not None else EXIT_CODES.get(self.received, 0)
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _is_terminal(descriptor: int) -> bool:

@@ -1,27 +1,41 @@
-"""The masks of a training step, which are made outside of the model."""
+"""What a training step gives to the model beside text: masks and a criterion, made outside."""
 
 import torch
 
 from gptlab.data.batches import MicroBatch, mix
+from gptlab.model.documents import document_mask
 from gptlab.model.dropout import dropout_masks
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
 
 
 def masks_of(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
-    """The argument `masks` of `GPT.forward` for a micro-batch: dropout's, of each sequence.
+    """Arguments of `GPT.forward` for a micro-batch: `documents`, who attends to whom, `masks`,
+    dropout's of each sequence, and with a teacher the `criterion` that it makes.
 
-    A run that began under version 1 gets none: the model draws its own, as a function of the seed,
-    the step, the micro-batch and the rank.
+    A run that began under version 1 gets no `masks`: the model draws its own, as a function of the
+    seed, the step, the micro-batch and the rank.
     """
+    return _dropout(setup, state, micro) | _criterion(setup, state, micro)
+
+
+def _criterion(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
+    if setup.teacher is None:
+        return {}
+    with state.precision.autocast():
+        return {"criterion": setup.teacher.criterion(micro, state.step)}
+
+
+def _dropout(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
     config = setup.config
     model, seed, device = config.model, config.run.seed, config.machine.device
+    documents = {"documents": document_mask(micro.tokens, setup.separator)}
     if state.numerics["dropout"] > 1:
-        return {"masks": dropout_masks(model, seed, micro.numbers, device)}
+        return {"masks": dropout_masks(model, seed, micro.numbers, device), **documents}
     if model.dropout:
         drawn = mix(seed, state.step, micro.index, setup.parallel.rank) >> 1
         generator_of(device).manual_seed(drawn)
-    return {}
+    return documents
 
 
 def generator_of(device: str):

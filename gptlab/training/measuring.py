@@ -12,6 +12,7 @@ from gptlab import hardware
 from gptlab.data.batches import Batches, Sequences
 from gptlab.training.building import new_state
 from gptlab.training.config import TrainConfig
+from gptlab.training.distillation import Teacher
 from gptlab.training.loop import train_step
 from gptlab.training.memory import fitting_batch_size
 from gptlab.training.parallel import Parallel, compile_blocks
@@ -29,16 +30,18 @@ MEASURE_SECONDS = 3.0
 
 
 def rehearsal(
-    config: TrainConfig, choice, sequences: int, micro_batches: int = 1
+    config: TrainConfig, choice, sequences: int, micro_batches: int = 1, teacher=None
 ) -> tuple[Setup, TrainState]:
     """A training of random weights on random tokens: `sequences` in each micro-batch."""
     torch.manual_seed(0)
-    setup = random_setup(config, sequences, micro_batches)
+    setup = random_setup(config, sequences, micro_batches, teacher)
     model = trained_model(config, setup.parallel)
     return setup, new_state(model, config, choice.use_scaler)
 
 
-def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) -> Setup:
+def random_setup(
+    config: TrainConfig, sequences: int, micro_batches: int = 1, teacher: Teacher | None = None
+) -> Setup:
     """Steps on random tokens, in this process alone: `sequences` in each micro-batch."""
     config = config.replace(batch_size=sequences, gradient_accumulation_steps=micro_batches)
     block_size, vocab_size = config.model.block_size, config.model.vocab_size
@@ -49,12 +52,15 @@ def random_setup(config: TrainConfig, sequences: int, micro_batches: int = 1) ->
         sequences_per_step=config.sequences_per_step,
         device=config.machine.device,
     )
-    return Setup(Resolved(config, {}), Parallel.alone(config.machine.device), batches)
+    separator = 0 if config.batch.document_mask else None
+    alone = Parallel.alone(config.machine.device)
+    return Setup(Resolved(config, {}), alone, batches, separator=separator, teacher=teacher)
 
 
 def measure(
-    config: TrainConfig, choice, world_size: int, started: float, seconds: float = MEASURE_SECONDS
-) -> Measurements:
+    config: TrainConfig, choice, world_size: int, started: float,
+    seconds: float = MEASURE_SECONDS, teacher: Teacher | None = None,
+) -> Measurements:  # fmt: skip
     """Time a few steps of this model for some seconds, with random weights and tokens.
 
     started: time.perf_counter() when the process began.
@@ -65,7 +71,7 @@ def measure(
     peak = hardware.peak_flops(device, choice.dtype).value
     affordable = peak / (config.flops_per_token * config.model.block_size)
     sequences = max(1, min(config.batch.batch_size, own, int(affordable)))
-    setup, state = rehearsal(config, choice, sequences)
+    setup, state = rehearsal(config, choice, sequences, teacher=teacher)
 
     def timed(work) -> float:
         begin = time.perf_counter()
@@ -108,17 +114,24 @@ def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def fit_micro_batch(config: TrainConfig, choice, free: int | None, parallel: Parallel) -> int:
-    """The largest micro-batch that fits on this device, in each of the processes that train."""
+def fit_micro_batch(
+    config: TrainConfig, choice, free: int | None, parallel: Parallel, shards: int = 1,
+    teacher: Teacher | None = None,
+) -> int:  # fmt: skip
+    """The largest micro-batch that fits on this device, in each of the processes that train.
+
+    shards: the processes among which the model is divided; then it is not tried, because one
+    process would need the whole.
+    """
     kind = choice.device.partition(":")[0]
     if kind == "cpu" and free is not None:
         free //= parallel.local_size  # the processes of a machine share its memory
 
     def attempt(sequences: int) -> None:
-        if kind != "cpu":  # which swaps, or kills the process, instead of raising an error
-            train_step(*rehearsal(config, choice, sequences))
+        if kind != "cpu" and shards == 1:  # a CPU swaps, or kills the process, without an error
+            train_step(*rehearsal(config, choice, sequences, teacher=teacher))
 
-    return fitting_batch_size(config, kind, free, parallel.world_size, attempt)
+    return fitting_batch_size(config, kind, free, parallel.world_size, attempt, shards)
 
 
 class NoUpdate:

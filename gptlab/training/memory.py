@@ -37,22 +37,35 @@ def _tensors(config: TrainConfig) -> TrainingMemory:
     )
 
 
-def step_memory(config: TrainConfig, kind: str) -> dict[str, int]:
+def step_memory(config: TrainConfig, kind: str, shards: int = 1) -> dict[str, int]:
     """Bytes at the worst moment of a training process with this configuration, by what they hold.
 
-    kind: of the device, "cpu" or another. The sum is the peak.
+    kind: of the device, "cpu" or another. The sum is the peak. shards: the processes among which
+    the model is divided; then what is outside of the blocks, and two of these, are whole meanwhile.
     """
-    return process_memory(_tensors(config), kind, config.batch.gradient_accumulation_steps)
+    tensors = _tensors(config)
+    if shards > 1:
+        model = config.model
+        outside = model.vocab_size * model.n_embd * (1 if model.tie_weights else 2)
+        blocks = max(0, count_parameters(model) - outside)
+        whole = 4 * (outside + 4 * blocks // model.n_layer)  # of both, weights and gradients
+        tensors = dataclasses.replace(
+            tensors,
+            weights=-(-tensors.weights // shards) + whole,
+            gradients=-(-tensors.gradients // shards),
+            optimizer=-(-tensors.optimizer // shards),
+        )
+    return process_memory(tensors, kind, config.batch.gradient_accumulation_steps)
 
 
-def memory_needed(config: TrainConfig) -> int:
+def memory_needed(config: TrainConfig, shards: int = 1) -> int:
     """Bytes at the worst moment of a training process, on the device of a resolved run."""
-    return sum(step_memory(config, config.machine.device.partition(":")[0]).values())
+    return sum(step_memory(config, config.machine.device.partition(":")[0], shards).values())
 
 
-def step_fits(config: TrainConfig, kind: str, free: int | None) -> bool:
+def step_fits(config: TrainConfig, kind: str, free: int | None, shards: int = 1) -> bool:
     """Whether a step leaves something of `free` bytes, by formula."""
-    return fits(sum(step_memory(config, kind).values()), free)
+    return fits(sum(step_memory(config, kind, shards).values()), free)
 
 
 def largest_batch_size(
@@ -76,12 +89,13 @@ def fitting_batch_size(
     free: int | None,
     world_size: int,
     attempt: Callable[[int], None],
+    shards: int = 1,
 ) -> int:
     """The largest divisor of the step's sequences that fits, by formula and then by trial.
 
     world_size: processes that share the sequences. attempt: runs a micro-batch of so many
-    sequences, and may raise torch.OutOfMemoryError. Returns 1 where not even one sequence fits:
-    training then explains what would.
+    sequences, and may raise torch.OutOfMemoryError. shards: of `step_memory`. Returns 1
+    where not even one sequence fits: training then explains what would.
     """
     import torch
 
@@ -90,7 +104,7 @@ def fitting_batch_size(
         if sequences % size:
             continue
         cut = config.replace(batch_size=size, gradient_accumulation_steps=sequences // size)
-        if not step_fits(cut, kind, free):
+        if not step_fits(cut, kind, free, shards):
             continue
         try:
             attempt(size)
@@ -119,13 +133,14 @@ def in_gigabytes(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
 
 
-def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | None:
+def memory_warning(config: TrainConfig, free: int | None, shards: int = 1) -> HardwareError | None:
     """The warning for a run that does not fit into `free` bytes, else None."""
-    needed = memory_needed(config)
+    needed = memory_needed(config, shards)
     if fits(needed, free):
         return None
+    who = "Each process of this run" if shards > 1 else "This run"
     return HardwareError(
-        f"This run needs about {in_gigabytes(needed)}, but {config.machine.device} has "
+        f"{who} needs about {in_gigabytes(needed)}, but {config.machine.device} has "
         f"{in_gigabytes(free)} free: it may run out of memory",
         f"{smaller_options(config)} needs less and trains on the same tokens per step",
         sep="; ",
@@ -133,7 +148,7 @@ def memory_warning(config: TrainConfig, free: int | None) -> HardwareError | Non
 
 
 @contextlib.contextmanager
-def explained_out_of_memory(config: TrainConfig):
+def explained_out_of_memory(config: TrainConfig, shards: int = 1):
     """Turn running out of memory into a HardwareError with the numbers and options that help."""
     import torch
 
@@ -147,12 +162,14 @@ def explained_out_of_memory(config: TrainConfig):
             or "out of memory" in text
         ):
             raise
-        need, needed = _tensors(config), memory_needed(config)
+        need = step_memory(config, config.machine.device.partition(":")[0], shards)
+        who = "each process of this run" if shards > 1 else "this run"
         raise HardwareError(
-            f"Out of memory on {config.machine.device}: this run needs about "
-            f"{in_gigabytes(needed)} ({in_gigabytes(need.weights + need.gradients)} weights "
-            f"and gradients, {in_gigabytes(need.optimizer)} optimizer, "
-            f"{in_gigabytes(need.activations + need.loss)} activations)",
+            f"Out of memory on {config.machine.device}: {who} needs about "
+            f"{in_gigabytes(sum(need.values()))} "
+            f"({in_gigabytes(need['weights'] + need['gradients'])} weights and gradients, "
+            f"{in_gigabytes(need['optimizer'])} optimizer, "
+            f"{in_gigabytes(need['activations'] + need['loss'])} activations)",
             f"to train the same in less memory, use {smaller_options(config)}",
             sep="; ",
         ) from error

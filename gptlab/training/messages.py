@@ -1,16 +1,19 @@
 """The messages of a training: its plan, how to continue it, and what it reached."""
 
+import os
 import sys
 
 from gptlab.data import versions
 from gptlab.data.leaks import leak_remark
 from gptlab.data.token_files import Dataset, is_chat
 from gptlab.files import display, quoted
-from gptlab.model.arithmetic import ALL, trained_parameters
+from gptlab.model.arithmetic import ALL, active_in_words, trained_parameters
 from gptlab.model.lora import is_adapter
 from gptlab.training.config import TrainConfig
+from gptlab.training.distillation import lesson
 from gptlab.training.effects import without_effect
 from gptlab.training.head_curves import jobs_in_words
+from gptlab.training.parallel import Parallel
 from gptlab.training.schedules import decay_start
 from gptlab.training.setup import Setup
 from gptlab.training.state import TrainState
@@ -21,6 +24,7 @@ BASELINES = {  # each with what it is, for whom the word is new
     "lzma": ("lzma", "a compressor"),
     "5-gram": ("the 5-gram", "counts which token follows which four"),
 }
+RENDEZVOUS_PORT = 29400  # torchrun's own
 ANNEAL_SHARE = 0.2  # of the steps done, for the decay that --anneal proposes
 
 
@@ -32,9 +36,9 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
     weights = state.model.named_parameters()
     parameters = sum(weight.numel() for name, weight in weights if not is_adapter(name))
     lines = [
-        f"Model: {parameters:,} parameters ({model.n_layer} layers, {model.n_head} "
-        f"heads, width {model.n_embd}, block_size {model.block_size}, vocabulary "
-        f"{model.vocab_size:,}){_what_is_trained(config)}.",
+        f"Model: {parameters:,} parameters{active_in_words(model)} "
+        f"({model.n_layer} layers, {model.n_head} heads, width {model.n_embd}, block_size "
+        f"{model.block_size}, vocabulary {model.vocab_size:,}){_what_is_trained(config)}.",
         f"Data: {data.name}{' (by size)' * data.by_size}{_as_it_was(setup)}, "
         f"{data.train_tokens:,} training and {data.val_tokens:,} validation tokens.",
         f"Run: {config.batch.max_iters} steps of {step_tokens:,} tokens, "
@@ -43,6 +47,8 @@ def plan_lines(setup: Setup, state: TrainState) -> list[str]:
         + (f", {processes} processes ({machine.parallelism})" * (processes > 1))
         + f", into {display(setup.run.folder)}.",
     ]
+    if setup.teacher is not None:
+        lines.insert(1, lesson(config, setup.teacher.configs, setup.teacher.words))
     if config.run.extend_vocabulary and not state.step:
         lines.append(_what_is_added(setup.added_ids))
     if {"minutes", "epochs"} & setup.overrides.values.keys() and not state.step:
@@ -157,13 +163,29 @@ def finished_line(state: TrainState) -> str:
 def how_to_go_on(setup: Setup, state: TrainState, cause: str, is_saved: bool) -> list[str]:
     """Why the training stopped before its end, and the commands that continue it."""
     saved = ", saved" if is_saved else ""
-    command = f"  python train.py --out_dir {quoted(display(setup.run.folder))} --resume"
+    start = launch_command(setup.parallel)
+    command = f"  {start} --out_dir {quoted(display(setup.run.folder))} --resume"
     lines = [f"Stopped by {cause} after step {state.step}{saved}. Continue with:", command]
     if setup.config.schedule.schedule == "wsd" and state.schedule_step < decay_start(setup.config):
         steps = max(1, round(ANNEAL_SHARE * state.step))
         lines.append("or finish the model now, with only the decay of the learning rate:")
         lines.append(f"{command} --anneal {steps}")
     return lines
+
+
+def launch_command(parallel: Parallel) -> str:
+    """How these processes were started: python train.py, or torchrun with their number."""
+    if parallel.world_size == 1:
+        return "python train.py"
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    words = ["torchrun", "--standalone"]
+    if machines > 1:
+        address = f"{os.environ.get('MASTER_ADDR')}:{RENDEZVOUS_PORT}"
+        words[1:] = [f"--nnodes {machines}", f"--rdzv-backend c10d --rdzv-endpoint {address}"]
+    words += [f"--nproc_per_node {parallel.local_size}"]
+    words += [f"--max-restarts {restarts}"] * bool(restarts)
+    return " ".join([*words, "train.py"])
 
 
 def _without_leaks(setup: Setup, leaking: list[Dataset], best_step: int) -> str:

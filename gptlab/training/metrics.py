@@ -4,12 +4,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from gptlab.files import runnable
 from gptlab.runs import Run
 from gptlab.training.config import TrainConfig
+from gptlab.training.pace import Pace
+from gptlab.training.parallel import Parallel
+from gptlab.training.profiling import Profile
 from gptlab.training.terminal import CONTROL, Terminal, columns, fitting
 from gptlab.training.units import TextUnits, duration
 
@@ -20,11 +23,12 @@ LINE_SECONDS = 5.0  # between lines of a run whose output is not a terminal
 
 
 class Metrics:
-    """Records and shows how a run goes. Only the first process writes and prints.
+    """Records and shows how a run goes. All processes call it; only the first writes and prints.
 
     run: None where nothing is written. save_seconds: of a checkpoint, estimated. peak: FLOP/s of
     the device, or None if unknown; a faster step raises it, so that the share shown (MFU, Chowdhery
-    et al. 2022) never exceeds 100%.
+    et al. 2022) never exceeds 100%. beside: further fields of the record of a step, found by all
+    processes together.
     """
 
     def __init__(
@@ -33,15 +37,19 @@ class Metrics:
         run: Run | None,
         units: TextUnits,
         *,
-        first: bool,
+        parallel: Parallel,
         peak,
         save_seconds: float = 0.0,
+        beside: Callable[[int], dict] = lambda step: {},
     ):
         self.config, self.units = config, units
         self.end = config.batch.max_iters
-        self.run = run if first else None
-        self.terminal = Terminal(loud=first and not config.run.quiet)
+        self.run = run if parallel.is_first else None
+        self.terminal = Terminal(loud=parallel.is_first and not config.run.quiet)
+        self.pace = Pace(parallel, config.tokens_per_step)
+        self.profile = Profile(config.run.profiled, self.run)
         self.peak = peak
+        self.beside = beside
         self.last_time, self.last_step = time.perf_counter(), 0
         self.last_line = self.last_reading = 0.0
         self.val_loss = self.rate = self.share = None
@@ -56,8 +64,10 @@ class Metrics:
     def begin(self, step: int, tracker=None) -> None:
         """The loop begins at `step`. tracker: called with each record."""
         self.tracker = tracker
-        self.last_time, self.last_step = time.perf_counter(), step
         self.terminal.begin(step, self.end)
+        self._trace(step)
+        self.pace.begin()
+        self.last_time, self.last_step = time.perf_counter(), step
 
     def paused(self):
         """Leave an evaluation or a checkpoint out of tokens/s."""
@@ -70,7 +80,8 @@ class Metrics:
     @contextlib.contextmanager
     def _apart(self, durations: list[float]):
         before = time.perf_counter()
-        yield
+        with self.pace.apart():
+            yield
         seconds = time.perf_counter() - before
         self.last_time += seconds
         durations.append(seconds)
@@ -101,6 +112,10 @@ class Metrics:
         """
         self.terminal.advance()
         step = state.step
+        self._record_step(step, state, result, reading)
+        self._trace(step)
+
+    def _record_step(self, step: int, state, result, reading: float) -> None:
         if step % self.config.evaluation.log_interval and step != 1:
             return
         now = time.perf_counter()
@@ -109,7 +124,8 @@ class Metrics:
         seconds = max(1e-9, now - self.last_time)
         self.rate = steps * self.config.tokens_per_step / seconds
         data_share = min(1.0, (reading - self.last_reading) / seconds)
-        self.last_time, self.last_step, self.last_reading = now, step, reading
+        processes = self.pace.record(steps, seconds, data_share)
+        self.last_time, self.last_step, self.last_reading = time.perf_counter(), step, reading
         record = {
             "step": step,
             "loss": loss,
@@ -121,7 +137,9 @@ class Metrics:
             "tokens_per_second": round(self.rate, 1),
             "data_share": round(data_share, 4),
             "time": round(time.time(), 3),
+            **processes,
         }
+        record |= self.beside(step)
         if self.peak:
             flops = self.rate * self.config.flops_per_token
             self.peak = max(self.peak, flops)
@@ -182,12 +200,13 @@ class Metrics:
         of_each: Mapping[str, tuple[float, float]] | None = None,
         clean: float | None = None,
         answers: Mapping[str, object] = MappingProxyType({}),
+        experts: Mapping[str, list] | None = None,
     ) -> None:
         """Record and show the validation loss after `step` steps, and what the model writes.
 
         of_each: share and loss of each dataset, by its name. clean: the lower of both losses, over
         the windows without text of the training part. answers: of a task, how many are right
-        (`inference.answers.accuracy_fields`), which is recorded too.
+        (`inference.answers.accuracy_fields`), which is recorded too. experts: how they were used.
         """
         self.val_loss = loss if averaged is None else min(loss, averaged)
         record = {
@@ -202,6 +221,8 @@ class Metrics:
         mixed = of_each if of_each and len(of_each) > 1 else {}
         if mixed:
             record["val_losses"] = {name: value for name, (_, value) in mixed.items()}
+        if experts is not None:
+            record["experts"] = experts
         if sample is not None:
             record["sample"] = self.config.evaluation.sample_prompt + sample
         record |= answers
@@ -222,6 +243,15 @@ class Metrics:
         """Record what a look inside the model found after `step` steps."""
         self._record({"step": step, "inside": found})
 
+    def _trace(self, step: int) -> None:
+        """Let the profile begin or end after a step; that takes no time of the steps."""
+        if not self.profile.steps:
+            return
+        before = time.perf_counter()
+        if words := self.profile.after(step):
+            self.say(words)
+        self.last_time += time.perf_counter() - before
+
     def _record(self, record: dict) -> None:
         if self.run is not None:
             self.run.append(record)
@@ -233,8 +263,16 @@ class Metrics:
                 self.tracker = None
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar; write the trace of a start that ended early, and what a tracker holds."""
         self.terminal.close()
+        if words := self.profile.end():
+            self.say(words)
+        finish, self.tracker = getattr(self.tracker, "finish", None), None
+        if finish is not None:
+            try:
+                finish()
+            except Exception as error:
+                logger.warning("Logging to the tracker stopped (%s).", error)
 
 
 def right_in_words(answers: Mapping, with_lengths: bool = True) -> str:

@@ -10,11 +10,13 @@ from gptlab.training.picture import Picture
 from gptlab.training.provenance import Trace
 from gptlab.training.stability import Stability
 from gptlab.training.state import TrainState
+from gptlab.training.watch import Watch
 
 
 @dataclass(frozen=True)
 class Observers:
-    """Metrics, trace, clock, stability of the loss, signals, picture and what is being saved."""
+    """Metrics, trace, clock, stability of the loss, signals, picture, what is being saved, and the
+    watch over the processes."""
 
     metrics: Metrics
     trace: Trace
@@ -22,8 +24,10 @@ class Observers:
     stability: Stability
     interruption: Interruption
     picture: Picture
+    watch: Watch
     saving: BackgroundSave
 
     def must_stop(self, state: TrainState) -> bool:
         """Whether a signal came, or the time is over before the last step."""
+        self.watch.after(state.step)
         return bool(self.interruption.received) or self.clock.is_out_of_time(state)

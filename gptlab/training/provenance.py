@@ -101,6 +101,7 @@ def describe(setup) -> Provenance:
             "train.bin": ((data.meta or {}).get("sha256") or {}).get("train.bin"),
             "train_tokens": data.train_tokens,
             "parts": {part.name: part.fingerprint for part in data.parts},
+            "teachers": setup.teacher.record() if setup.teacher is not None else [],
         },
         "settings": _settings(setup),
         "sources": {path: _hash(text) for path, text in source_texts().items()},
@@ -116,12 +117,15 @@ def _settings(setup) -> dict:
     """Every option as it was resolved; paths do not depend on the working directory."""
     values = {n: v for n, v in setup.config.flat().items() if n not in START_OPTIONS}
     del values["minutes"]  # it became max_iters
-    del values["parallelism"]  # of the processes, which are among the conditions
+    for name in ("parallelism", "collective_timeout"):
+        del values[name]  # of the processes, which are among the conditions
     start = Path(values["init_from"]).expanduser()
     if values["init_from"] != "scratch" and start.exists():  # else it is the name of a model
         values["init_from"] = str(start.resolve())
     if values["initial_tensors"] is not None:
         values["initial_tensors"] = str(Path(values["initial_tensors"]).expanduser().resolve())
+    if setup.teacher is not None:
+        values["teacher"] = setup.teacher.absolute()
     values["dataset"] = absolute_mixture(values["dataset"])
     return values
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptlab.errors import ConfigError, DataError
 from gptlab.hardware import Choice, Hardware
-from gptlab.training.config import AUTO_BATCH_SIZE, Overrides, TrainConfig, build
+from gptlab.training.config import AUTO_BATCH_SIZE, NOT_COMPILED, Overrides, TrainConfig, build
 
 if TYPE_CHECKING:
     from gptlab.data.mixture import Mixture
@@ -178,6 +178,14 @@ def resolve(overrides: Overrides, situation: Situation) -> Resolved:
     reasons["device"] = reasons["dtype"] = choice.reason
     if situation.processes == 1:
         values["parallelism"], reasons["parallelism"] = "ddp", "there is one process"
+    elif values.get("lora_rank"):
+        fill("parallelism", "ddp", "adapters train beside the whole model")
+        if values["parallelism"] != "ddp":
+            raise ConfigError(
+                f"parallelism {values['parallelism']} divides the whole training among the "
+                "processes, and adapters (lora_rank) train beside the whole model",
+                "use --parallelism ddp, or train all weights with --lora_rank 0",
+            )
     elif situation.fits_whole:
         fill("parallelism", "ddp", "the whole model fits in each process")
     else:
@@ -280,7 +288,7 @@ def _resolve_length(
     """Fill max_iters and compile_model, which depend on each other under a time budget."""
     cost, share = COMPILE_SECONDS[kind], COMPILED_STEP[kind]
     asked = draft.machine.compile_model
-    available, why = can_compile
+    available, why = (False, NOT_COMPILED) if draft.model.n_expert else can_compile
     saving = 0.0
     if draft.batch.minutes is None:
         iters = draft.batch.max_iters or 2000

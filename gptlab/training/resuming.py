@@ -4,6 +4,7 @@ from gptlab.checkpoints import tokenizer_from
 from gptlab.data.mixture import Mixture
 from gptlab.errors import CheckpointError, ConfigError, RunError
 from gptlab.files import display, fresh_folder
+from gptlab.model.config import GPTConfig
 from gptlab.runs import Run
 from gptlab.training import config as configuration
 from gptlab.training.config import (
@@ -15,12 +16,12 @@ from gptlab.training.config import (
     TrainConfig,
 )
 from gptlab.training.going_on import way_to
-from gptlab.training.schedules import Pace, decay_start
+from gptlab.training.schedules import Stretch, decay_start
 from gptlab.training.state import DECISIONS
 
 FIXED_OPTIONS = (
     "model_preset", "init_from", "extend_vocabulary", "optimizer", "seed", "minutes", "epochs",
-    "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
+    "distill", "lora_rank", "lora_alpha", "lora_targets", "freeze_layers",
 )  # fmt: skip
 
 
@@ -40,6 +41,19 @@ def check_complete(stored: dict, run: Run) -> None:
                 raise CheckpointError(
                     f"{display(run.checkpoint)} cannot be continued: it has no {what}."
                 )
+
+
+def after_restart(overrides: Overrides, run: Run) -> Overrides:
+    """The options of processes that torchrun starts again: they go on with their launch's run."""
+    values = {**overrides.values, "resume": run.exists(), "overwrite": False}
+    return Overrides(values, {"resume": "restart", "overwrite": "restart", **overrides.sources})
+
+
+def without_anneal(overrides: Overrides) -> Overrides:
+    """The options without `anneal`, whose decay is in the run's own by now."""
+    return Overrides(
+        {n: v for n, v in overrides.values.items() if n != "anneal"}, overrides.sources
+    )
 
 
 def check_same_data(data: Mixture, stored: dict, run: Run, overrides: Overrides) -> None:
@@ -141,8 +155,8 @@ def annealing(stored: dict, fresh: dict) -> dict:
         )
     planned = stored["decided"].get("lr_decay_iters", before["lr_decay_iters"])
     config = configuration.build({**before, "lr_decay_iters": planned, "resume": False})
-    if stored.get("pace"):  # a budget moved the end
-        step = Pace(*stored["pace"]).at(step)
+    if stored.get("stretch"):  # a budget moved the end
+        step = Stretch(*stored["stretch"]).at(step)
     if step < config.schedule.warmup_iters or step > decay_start(config):
         phase = "warming up" if step < config.schedule.warmup_iters else "already decaying"
         raise ConfigError(
@@ -155,8 +169,9 @@ def annealing(stored: dict, fresh: dict) -> dict:
 
 def check_same_model(config: TrainConfig, stored: dict) -> None:
     """ConfigError for a setting of the model that a resume may not change."""
+    filled = GPTConfig(**stored["model_config"]).to_dict()  # also of options newer than the run
     for name, value in config.model.to_dict().items():
-        before = stored["model_config"].get(name)
+        before = filled[name]
         if value != before and name not in CHANGEABLE_MODEL_OPTIONS:
             raise ConfigError(
                 f"{name} cannot change at a resume (the run has {before!r}, now it is {value!r}):"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gptlab.training.config import TrainConfig
 
 
-class Pace(NamedTuple):
+class Stretch(NamedTuple):
     """How fast a run walks through its schedule since its end was moved.
 
     At step `step` it stood at `position`, a step of the schedule as first planned; it reaches

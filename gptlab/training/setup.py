@@ -12,6 +12,7 @@ from gptlab.data.windows import Windows
 from gptlab.model.transformer import GPT
 from gptlab.runs import Run
 from gptlab.training.config import Overrides, TrainConfig
+from gptlab.training.distillation import Teacher
 from gptlab.training.parallel import Parallel
 from gptlab.training.resolving import Resolved
 from gptlab.training.state import TrainState
@@ -27,7 +28,8 @@ class Setup:
     else of the model that init_from names. machine: a description of this one. added_ids: by which
     the vocabulary of that model was extended. changes: options that differ from the run's
     last start, as "name old -> new". start: the checkpoint that init_from names, at the first
-    start.
+    start. separator: the id at which attention begins anew, with document_mask. teacher: what is
+    learned from beside the text.
     """
 
     resolved: Resolved
@@ -44,6 +46,8 @@ class Setup:
     added_ids: int = 0
     changes: tuple[str, ...] = ()
     start: Path | None = None
+    separator: int | None = None
+    teacher: Teacher | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -57,7 +61,8 @@ class Setup:
         Afterwards no part of a sharded model is left whole.
         """
         compiled = self.config.machine.compile_model
-        with torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext():
+        stance = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+        with stance, self.parallel.watch.paused():
             yield
         if self.parallel.is_sharded:
             model.reshard()
@@ -65,7 +70,7 @@ class Setup:
     def content(self, state: TrainState) -> dict:
         """What every checkpoint of the run holds besides the model and the state."""
         moved = {"max_iters": state.end}
-        if state.pace is not None:
+        if state.stretch is not None:
             moved["lr_decay_iters"] = state.end
         return {
             "chat_template": self.chat_template,
@@ -75,6 +80,7 @@ class Setup:
                 "fingerprint": self.data.fingerprint,
                 "sequences_seen": self.data.positions(state.sequences_seen),
             },
+            "teachers": self.teacher.record() if self.teacher is not None else [],
             "train_config": {
                 "values": dict(self.overrides.values),
                 "sources": dict(self.overrides.sources),

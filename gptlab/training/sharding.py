@@ -26,21 +26,27 @@ def make_mesh(parallelism: str, parallel: Parallel) -> None:
 
     Raises ConfigError, alike in all processes, where their number does not divide.
     """
-    if parallelism not in ("fsdp", "hsdp") or parallel.is_sharded:
+    size = shards_of(parallelism, parallel)
+    if size == 1 or parallel.is_sharded:
         return
-    shape = (parallel.world_size,)
+    shape, names = (size,), ("shard",)
     if parallelism == "hsdp":
-        shape = parallel.from_first(lambda: _groups(parallel))
+        shape, names = (parallel.world_size // size, size), ("replicate", "shard")
     from torch.distributed.device_mesh import init_device_mesh  # seconds, for a sharded model only
 
-    names = ("replicate", "shard")[-len(shape) :]
     kind = torch.device(parallel.device).type
     parallel.mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
 
 
-def _groups(parallel: Parallel) -> tuple[int, int]:
-    """(groups, processes of each): a group is a machine, or half of the processes of one."""
+def shards_of(parallelism: str, parallel: Parallel) -> int:
+    """The processes that divide a model among them, each with a part; 1: each has the whole.
+
+    Of hsdp those of a machine, or half of those of the only one. Raises ConfigError where the
+    processes do not divide into such groups.
+    """
     processes, local = parallel.world_size, parallel.local_size
+    if parallelism != "hsdp":
+        return processes if parallelism == "fsdp" else 1
     size = local if 1 < local < processes else processes // 2
     if size < 2 or processes % size:
         raise ConfigError(
@@ -48,7 +54,7 @@ def _groups(parallel: Parallel) -> tuple[int, int]:
             f"{processes} processes do not divide into such",
             "start an even number of processes, at least four, or use --parallelism fsdp",
         )
-    return processes // size, size
+    return size
 
 
 def trained_model(

@@ -97,7 +97,8 @@ def roll_back(setup: Setup, state: TrainState, observers, loss: float) -> bool:
     As Chowdhery et al. 2022 (PaLM, section 5.1) did by hand: the same text with other weights
     seldom spikes, and other text with the same weights does not. loss: of the spike.
     """
-    observers.saving.wait()
+    with setup.parallel.watch.paused():
+        observers.saving.wait()
     if not setup.parallel.from_first(setup.run.checkpoint.exists):
         logger.warning(
             "The loss jumped to %.3g at step %d, and there is no checkpoint to go back to.",

@@ -12,12 +12,13 @@ import torch
 from gptlab import hardware
 from gptlab.data.mixture import dataset_names, open_mixture
 from gptlab.errors import RunError
-from gptlab.files import display, out_home
+from gptlab.files import out_home
 from gptlab.interop.read.models import local_checkpoint
 from gptlab.runs import Run, find_run, load_checkpoint
-from gptlab.training import resuming
+from gptlab.training import agreement, resuming
 from gptlab.training.building import build_state, checked_windows, make_batches, settle_torch
-from gptlab.training.config import Overrides, RunOptions, TrainConfig
+from gptlab.training.config import MachineOptions, Overrides, RunOptions, TrainConfig
+from gptlab.training.distillation import added_work, open_teacher
 from gptlab.training.effects import refuse_unused
 from gptlab.training.initial_model import with_model_of
 from gptlab.training.measuring import fit_micro_batch, measure
@@ -33,6 +34,7 @@ from gptlab.training.resolving import (
     situation_of,
 )
 from gptlab.training.setup import Setup
+from gptlab.training.sharding import shards_of
 from gptlab.training.state import TrainState
 from gptlab.training.times import estimated_times
 from gptlab.training.units import TextUnits
@@ -65,6 +67,10 @@ def prepare_training(
     one that the run began with.
     """
     run = Run(new_run_folder(overrides, recipe_name))
+    parallel.connect(overrides.values.get("collective_timeout", MachineOptions.collective_timeout))
+    begun = parallel.step_begun(run.folder)
+    if begun is not None:  # torchrun has started the processes again
+        overrides = resuming.after_restart(overrides, run)
     if overrides.values.get("resume") is True and not run.exists():
         # a run is named as everywhere: lab is out/lab
         with contextlib.suppress(RunError):
@@ -75,18 +81,16 @@ def prepare_training(
         values = {**overrides.values, "resume": run.exists()}
         overrides = Overrides(values, overrides.sources)
     if overrides.values.get("resume"):
-        stored = run.load()
+        stored = run.load(mapped=parallel.world_size > 1)  # which may divide it
         resuming.check_complete(stored, run)
+        if begun is not None and stored["step"] > begun:
+            overrides = resuming.without_anneal(overrides)  # it has begun
         overrides = resuming.continue_overrides(overrides, stored)
     elif not overrides.values.get("overwrite") and not overrides.values.get("dry_run"):
         run.check_free()
     report, choice = choose_device(overrides, parallel, stored)
+    agreement.check_start(overrides, choice, stored, parallel)
     parallel.begin(choice.device)
-    if parallel.any(stored is not None) != (stored is not None,):
-        raise RunError(
-            f"Another process found a run in {display(run.folder)}, and this one did not",
-            "let all processes see the same folder",
-        )
     settle_torch(choice.device)
     avoid_leaking_attention(choice)
     data = open_mixture(
@@ -94,18 +98,23 @@ def prepare_training(
         overrides.values.get("vocab_size"),
         stored["dataset"]["fingerprint"] if stored else fingerprint,
     )
+    agreement.check_data(data, parallel)
     start, added_ids = None, 0  # the model of init_from
     init_from = overrides.values.get("init_from", "scratch")
     if stored is None and init_from != "scratch":
         path = parallel.from_first(lambda: local_checkpoint(init_from, logger.warning))
-        loaded = load_checkpoint(path)
+        if path.is_dir() and not Run(path).is_running():
+            parallel.from_first(Run(path).consolidate_best)
+        loaded = load_checkpoint(path, mapped=parallel.world_size > 1)
         start, overrides = with_model_of(loaded, overrides, data)
         if start is not loaded:
             added_ids = start.tokenizer.vocab_size - loaded.tokenizer.vocab_size
     if stored is not None:
         resuming.check_same_data(data, stored, run, overrides)
-    resolved = decide(overrides, report, choice, data, parallel, started, stored, start)
+    teacher = open_teacher(overrides, data, parallel, stored, start)
+    resolved = decide(overrides, report, choice, data, parallel, started, stored, start, teacher)
     config = resolved.config
+    separator = data.separator if config.batch.document_mask else None
     if stored is None:
         refuse_unused(config, overrides, parallel.world_size)
     else:
@@ -130,6 +139,8 @@ def prepare_training(
         added_ids=added_ids,
         changes=resuming.changed_options(config, overrides, stored) if stored else (),
         start=start.path if start else None,
+        separator=separator,
+        teacher=teacher,
     )
     return setup, state
 
@@ -157,7 +168,9 @@ def avoid_leaking_attention(choice) -> None:
         getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(False)
 
 
-def decide(overrides, report, choice, data, parallel, started, stored, start=None) -> Resolved:
+def decide(
+    overrides, report, choice, data, parallel, started, stored, start=None, teacher=None
+) -> Resolved:
     """Resolve the configuration; the first process measures and decides, the others follow."""
     # a model's embedding may have more rows than its tokenizer has ids (GPT-2's 50,304)
     model = stored["model_config"] if stored else start.model.config.to_dict() if start else {}
@@ -172,11 +185,14 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
             lambda: fits_in_a_process(overrides, situation, device.memory_free, parallel)
         ),
     )
+    roughly = resolve_roughly(overrides, situation).config
+    shards = shards_of(roughly.machine.parallelism, parallel)
     peak = functools.cache(lambda dtype: hardware.peak_flops(device.name, dtype).value)
 
     def fitted() -> int:
         config = resolve_roughly(overrides, situation).config
-        return fit_micro_batch(config, choice, device.memory_free, parallel)
+        free = device.memory_free
+        return fit_micro_batch(config, choice, free, parallel, shards, teacher)
 
     if overrides.values.get("batch_size") == "auto":
         situation = dataclasses.replace(situation, fitting=parallel.from_first(fitted))
@@ -184,16 +200,20 @@ def decide(overrides, report, choice, data, parallel, started, stored, start=Non
     def measured() -> Measurements | None:
         config = resolve_roughly(overrides, situation).config
         data.check_lengths(config.model.block_size)
-        if warning := memory_warning(config, device.memory_free):
+        if warning := memory_warning(config, device.memory_free, shards):
             logger.warning("%s", warning)
         if stored is not None or not needs_measurement(overrides, config, device, peak):
             return None
+        if shards > 1:  # to measure, one process would need the whole model
+            return estimated()
         with explained_out_of_memory(config):
-            return measure(config, choice, parallel.world_size, started)
+            return measure(config, choice, parallel.world_size, started, teacher=teacher)
 
     def estimated() -> Measurements:
         config = resolve_roughly(overrides, situation).config
-        return estimated_times(config, peak(config.machine.dtype))
+        times = estimated_times(config, peak(config.machine.dtype) * parallel.world_size)
+        added = added_work(config, teacher.configs) if teacher is not None else 0.0
+        return dataclasses.replace(times, step=times.step * (1 + added))
 
     measurements = parallel.from_first(measured)
     is_set = overrides.values.get("eval_interval") not in (None, "auto")
@@ -232,7 +252,8 @@ def needs_measurement(
     """
     if config.batch.minutes is not None:
         return True
-    if overrides.values.get("compile_model", "auto") != "auto" or not device.compile.available:
+    can_compile = device.compile.available and not config.model.n_expert
+    if overrides.values.get("compile_model", "auto") != "auto" or not can_compile:
         return False
     flops = config.flops_per_token * config.tokens_per_step * config.batch.max_iters
     kind = "cpu" if device.kind == "cpu" else "other"

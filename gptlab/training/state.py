@@ -12,7 +12,7 @@ from gptlab.training.ema import Ema
 from gptlab.training.loss_band import LossBand
 from gptlab.training.optimizers.combined import Optimizers
 from gptlab.training.precision import MixedPrecision
-from gptlab.training.schedules import Pace
+from gptlab.training.schedules import Stretch
 
 # the first start decides these; every resume keeps them, unless the command line overrides them
 DECISIONS = ("max_iters", "compile_model", "warmup_iters", "eval_interval", "eval_tokens")
@@ -26,8 +26,8 @@ class TrainState:
     optimizer steps done. best_val_loss: nats per token, reached at best_step. band: None unless
     spike_rollback is on. ema: None unless ema_decay is above 0. base: SHA-256 of the run's base.pt,
     beside which a LoRA training keeps adapters only. numerics: versions of what is drawn. spent:
-    seconds of a budget in minutes that are used; None where there is none. pace: None until such a
-    budget moves the end.
+    seconds of a budget in minutes that are used; None where there is none. stretch: None until
+    such a budget moves the end.
     """
 
     model: GPT
@@ -45,12 +45,12 @@ class TrainState:
     base: str | None = None
     numerics: dict = field(default_factory=NUMERICS.copy)
     spent: float | None = None
-    pace: Pace | None = None
+    stretch: Stretch | None = None
 
     @property
     def schedule_step(self) -> float:
         """The step whose learning rate the next one takes, in the schedule as first planned."""
-        return self.step if self.pace is None else self.pace.at(self.step)
+        return self.step if self.stretch is None else self.stretch.at(self.step)
 
     def move_end(self, end: int, planned: int | None) -> None:
         """Let the run end at another step, and its schedule too.
@@ -58,7 +58,7 @@ class TrainState:
         planned: the last step of the schedule as first planned; None where that stays.
         """
         if planned is not None:
-            self.pace = Pace(self.step, self.schedule_step, end, planned)
+            self.stretch = Stretch(self.step, self.schedule_step, end, planned)
         self.end = end
 
     @property
@@ -79,7 +79,7 @@ class TrainState:
             "scaler": self.precision.state_dict(),
             "decided": self._decided(),
             "spent": self.spent,
-            "pace": list(self.pace) if self.pace is not None else None,
+            "stretch": list(self.stretch) if self.stretch is not None else None,
             "base": self.base,
             "numerics": self.numerics,
             "loss_band": self.band.state() if self.band is not None else None,
@@ -87,7 +87,7 @@ class TrainState:
 
     def _decided(self) -> dict:
         """What a resume keeps; of a moved end also the schedule as first planned."""
-        schedule = {"lr_decay_iters": self.pace.planned} if self.pace is not None else {}
+        schedule = {"lr_decay_iters": self.stretch.planned} if self.stretch is not None else {}
         return {**self.decisions, "max_iters": self.end, **schedule}
 
     @torch.no_grad()
@@ -111,6 +111,6 @@ class TrainState:
         self.numerics = content.get("numerics", FIRST_NUMERICS)
         self.spent = content.get("spent")
         goes_on = content["decided"]["max_iters"] == self.end  # else max_iters was set
-        self.pace = Pace(*content["pace"]) if goes_on and content.get("pace") else None
+        self.stretch = Stretch(*content["stretch"]) if goes_on and content.get("stretch") else None
         if content.get("loss_band") is not None:
             self.band = LossBand(*content["loss_band"])

@@ -9,10 +9,10 @@ from gptlab.checkpoints import model_content
 from gptlab.data.versions import note_run
 from gptlab.files import atomic_write
 from gptlab.training import messages
+from gptlab.training.agreement import check_folder
 from gptlab.training.background import BackgroundSave
 from gptlab.training.clock import Clock
 from gptlab.training.config import Overrides, layer
-from gptlab.training.disk_space import refuse_full_disk
 from gptlab.training.evaluation import evaluate, evaluation_is_due
 from gptlab.training.interruption import Interruption
 from gptlab.training.loop import train_loop, train_step
@@ -62,12 +62,15 @@ def train(
         setup, state = prepare_training(
             overrides, parallel, started=started, recipe_name=recipe_name
         )
-        observers = observe(setup, started)
-        with explained_out_of_memory(setup.config):
+        observers = observe(setup, started - parallel.earlier)
+        with explained_out_of_memory(setup.config, parallel.shards):
             exit_code = run(setup, state, observers)
         return Outcome(
             setup.run.folder, state.step, state.best_step, state.best_val_loss, exit_code
         )
+    except BaseException as error:
+        parallel.watch.fail(error)
+        raise
     finally:
         if observers is not None:
             observers.metrics.close()
@@ -86,8 +89,9 @@ def observe(setup: Setup, started: float) -> Observers:
         peak = found and found.value * parallel.world_size
     run = None if config.run.dry_run else setup.run
     metrics = Metrics(
-        config, run, setup.units, first=parallel.is_first, peak=peak,
+        config, run, setup.units, parallel=parallel, peak=peak,
         save_seconds=saving_seconds(config),
+        **({} if setup.teacher is None else {"beside": setup.teacher.beside}),
     )  # fmt: skip
     return Observers(
         metrics=metrics,
@@ -96,6 +100,7 @@ def observe(setup: Setup, started: float) -> Observers:
         stability=Stability(metrics),
         interruption=Interruption(),
         picture=Picture(),
+        watch=parallel.watch,
         saving=BackgroundSave(),
     )
 
@@ -116,6 +121,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
     if state.is_finished and was_evaluated:
         show_finished(setup, state, observers)
         return 0
+    check_folder(setup.config, setup.run.folder, setup.parallel)
     setup.parallel.from_first(lambda: open_run(setup, state))
     tracker = make_tracker(setup.config, setup.run.folder) if setup.parallel.is_first else None
     with observers.interruption as interruption:
@@ -127,6 +133,7 @@ def run(setup: Setup, state: TrainState, observers: Observers) -> int:
             evaluate(setup, state, observers.metrics)
         observers.clock.begin(state)
         stopped = train_loop(setup, state, observers)
+        observers.watch.rest()
         observers.saving.wait()
     observers.metrics.close()
     if stopped:
@@ -159,8 +166,8 @@ def show_finished(setup: Setup, state: TrainState, observers: Observers) -> None
 def open_run(setup: Setup, state: TrainState) -> None:
     """Lock the run's folder, drop the records after the checkpoint, and write the recipe."""
     config, run = setup.config, setup.run
-    refuse_full_disk(config, run.folder)
     run.begin(resume=config.run.resume, overwrite=config.run.overwrite)
+    setup.parallel.note_begun(run.folder, state.step)
     for dataset in setup.data.parts:
         if dataset.meta is not None:
             note_run(dataset.folder, run.folder)

@@ -58,7 +58,7 @@ def test_only_as_many_steps_as_asked_are_taken(train):
 
 
 def test_a_run_of_minutes_is_replayed_with_the_length_that_it_had(train, monkeypatch):
-    monkeypatch.setattr(starting, "measure", lambda *_: Measurements(1.0, 4.0, 1e-6, 0.01))
+    monkeypatch.setattr(starting, "measure", lambda *_, **__: Measurements(1.0, 4.0, 1e-6, 0.01))
     folder = train(minutes=1, max_iters=None, max_minutes=0.05)
     assert 5 < read_json(Run(folder).provenance)["settings"]["max_iters"] < 20
     monkeypatch.setattr(starting, "measure", None)  # nothing is measured again

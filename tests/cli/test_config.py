@@ -79,7 +79,7 @@ def test_at_sixty_columns_nothing_is_cut(surroundings, capsys, monkeypatch):
     assert command.main(["show", "mine"]) == 0
     out = capsys.readouterr().out
     assert "…" not in out and max(map(len, out.splitlines())) <= 60
-    for word in ("tensorboard,", "wandb)", "gelu_tanh,", "sinusoidal)"):
+    for word in ("tensorboard,", "wandb,", "trackio)", "gelu_tanh,", "sinusoidal)"):
         assert word in out.split(), word
 
 

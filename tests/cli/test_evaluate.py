@@ -181,3 +181,60 @@ def test_samples_of_a_model_without_training_text_are_measured_and_the_reason_is
 def test_options_without_effect_and_too_much_text_are_refused(run, words, problem, capsys):
     assert evaluate(*words) == 2
     assert problem in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def ensemble(run, home):
+    """out/run and out/other, a model of its tokenizer with a longer window, as words."""
+    make_another(home / "out" / "other", char_tokenizer(TEXT), block_size=12)
+    return "out/run", "out/other", "--ensemble"
+
+
+def make_another(folder, tokenizer, block_size):
+    torch.manual_seed(1)
+    config = GPTConfig(
+        block_size=block_size, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=1, n_embd=8
+    )
+    other = Run(folder)
+    other.begin()
+    other.save_best(model_content(GPT(config), tokenizer, step=7, val_loss=1.0))
+    other.end()
+
+
+def test_an_ensemble_is_measured_beside_its_members_and_no_run_records_it(run, ensemble, capsys):
+    assert evaluate(*ensemble, "--data", "held_out.txt", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    of_each = []
+    for word in ensemble[:2]:
+        words = (word, "--data", "held_out.txt", "--block_size", "8", "--json")
+        assert evaluate(*words) == 0
+        of_each.append(json.loads(capsys.readouterr().out))
+    assert [one["step"] for one in found["members"]] == [5, 7]
+    for member, alone in zip(found["members"], of_each, strict=True):
+        for name in ("model", "loss", "bits_per_byte"):
+            assert member[name] == pytest.approx(alone[name], abs=1e-6), name
+    # an average of probabilities is never worse than the average of their losses (Jensen)
+    assert found["loss"] < sum(one["loss"] for one in of_each) / 2
+    assert found["block_size"] == 8 and len(run.evaluated()) == 1
+    assert evaluate(*ensemble, "--data", "held_out.txt") == 0
+    shown = capsys.readouterr()
+    assert "their average" in shown.out and "8, 12: the shortest decides" in shown.out
+    assert "none records this" in shown.err and len(run.evaluated()) == 1
+
+
+def test_what_is_no_ensemble_is_refused_in_a_sentence(home, ensemble, capsys):
+    make_another(home / "out" / "foreign", char_tokenizer("xyz"), 8)
+    text = ("--data", "held_out.txt")
+    refusals = {
+        "out/foreign/best.pt has another tokenizer than out/run/best.pt": (
+            "out/run", "out/foreign", "--ensemble", *text,
+        ),
+        "two models or more": ("out/run", "--ensemble", *text),
+        "2 models are named": (*ensemble[:2], *text),
+        "--samples measures one model": (*ensemble, "--samples", "2"),
+        "--tasks measures one model": (*ensemble, "--tasks", "arc_easy"),
+        "longer than the window of 8": (*ensemble, *text, "--block_size", "12"),
+    }  # fmt: skip
+    for sentence, words in refusals.items():
+        assert evaluate(*words) == 2
+        assert sentence in capsys.readouterr().err

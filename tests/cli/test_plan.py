@@ -160,6 +160,30 @@ def test_a_fine_tuning_is_planned_for_the_model_that_it_starts_from(surroundings
         command.main(["--init_from", "smollm2-135m"])
 
 
+def test_teachers_are_in_the_time_and_the_memory_of_the_plan(surroundings, capsys):
+    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=99))
+    run = Run(surroundings / "taught")
+    run.begin()
+    run.save_best(model_content(model, None))
+    run.end()
+    words = ["--vocab_size", "99", "--n_layer", "2", "--n_head", "2", "--n_embd", "32"]
+    words += ["--block_size", "64", "--max_iters", "10", "--eval_interval", "10", "--json"]
+    plans = []
+    for more in ([], ["--teacher", f"{run.folder},{run.folder}"]):
+        assert command.main([*words, *more]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    plain, taught = plans
+    # two forward passes of the model's own size: two thirds of a step each time
+    steps = plain["flops"]["total"] / (0.4 * plain["time"]["peak_flops"])
+    assert taught["time"]["seconds"] - plain["time"]["seconds"] == pytest.approx(
+        2 / 3 * steps, rel=0.05
+    )
+    assert taught["memory"]["teachers"] == 2 * 4 * sum(p.numel() for p in model.parameters())
+    assert any("40% of a step's FLOPs" in note for note in taught["notes"])
+    with pytest.raises(ConfigError, match="teacher smollm2-135m is not here yet"):
+        command.main(["--teacher", "smollm2-135m"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -228,9 +228,9 @@ def test_a_stop_string_may_be_given_several_times(run, sample):
 
 
 def test_escapes_in_a_stop_text_and_a_prompt_are_read_as_the_shell_user_means_them(run, sample):
-    whole = expected(run, "A:\nB", seed=1, max_tokens=300)[0]
+    whole = expected(run, "A:\nB", seed=5, max_tokens=300)[0]
     end = whole.index("\n")
-    words = ("--prompt", r"A:\nB", "--seed", 1, "--max_tokens", 300, "--stop", r"\n")
+    words = ("--prompt", r"A:\nB", "--seed", 5, "--max_tokens", 300, "--stop", r"\n")
     assert sample(*words)[1] == f"A:\nB{whole[:end]}\n"
     assert [unescaped(word) for word in (r"\t", r"\\n", r"\\", r"C:\dir", "\n", r"\\\n")] == [
         "\t", r"\n", "\\", r"C:\dir", "\n", "\\\n"
@@ -428,3 +428,29 @@ def test_ctrl_c_stops_the_text_and_ctrl_d_the_program(run, home):
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+def test_several_models_write_together_from_the_average_of_their_probabilities(run, home, sample):
+    make_run(home / "out" / "other", seed=1)
+    words = ("--out_dir", "mine,out/other", "--prompt", "ROMEO:", "--seed", 1, "--max_tokens", 40)
+    code, out, err = sample(*words)
+    assert code == 0 and "average of the probabilities of 2 models" in err
+    first, second = (load_checkpoint(home / "out" / name) for name in ("mine", "other"))
+    assert "other/best.pt: step 250" in err
+    code, lines, _ = sample(*words, "--json")
+    found = json.loads(lines)
+    assert out == f"ROMEO:{found['text']}\n"
+    ids = first.tokenizer.encode("ROMEO:")[-1:] + found["tokens"][:5]
+    text = torch.tensor([first.tokenizer.encode("ROMEO:")[:-1] + ids])
+    with torch.no_grad():
+        each = [one.model(text)[0].softmax(-1) for one in (first, second)]
+    averaged = (sum(each) / 2).log()[0, 5:-1].gather(1, text[0, 6:, None])[:, 0]
+    assert found["logprobs"][:5] == pytest.approx(averaged.tolist(), abs=1e-5)
+
+
+def test_models_that_cannot_write_together_are_one_sentence(run, home, sample):
+    make_run(home / "out" / "other", tokenizer=char_tokenizer("abc"))
+    together = ("--prompt", "a", "--out_dir")
+    assert_one_sentence(sample(*together, "mine,other"), "another tokenizer")
+    assert_one_sentence(sample(*together, "mine,mine", "--dtype", "int8"), "int8 is for one model")
+    assert_one_sentence(sample(*together, "mine,nowhere"), "There is no run 'nowhere'")

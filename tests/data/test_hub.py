@@ -11,6 +11,7 @@ import pytest
 
 from gptlab.data.hub import HubName
 from gptlab.data.token_files import open_dataset
+from gptlab.data.tokenizer import train_bpe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMIT = "a" * 40
@@ -104,6 +105,19 @@ def test_a_dataset_of_the_hub_is_streamed(prepare):
     assert dataset.meta["documents"] == dataset.meta["split"]["separators"] == len(STORIES)
     again = prepare("hf:me/stories")
     assert "already prepared" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_dataset_of_the_hub_is_streamed_straight_into_shards(prepare, home):
+    train_bpe(STORIES, 300).save(home / "tokenizer.json")
+    words = ["--streaming", "--tokenizer", str(home / "tokenizer.json"), "--shard_tokens", "1k"]
+    done = prepare("hf:me/stories", *words)
+    assert done.returncode == 0, done.stderr
+    assert "The first shard stands" in done.stderr
+    dataset = open_dataset("stories")
+    text = "".join(dataset.tokenizer.decode(part) for part in (dataset.train, dataset.val))
+    assert sorted(text.replace("the end", "the end|").split("|")[:-1]) == sorted(STORIES)
+    assert len(dataset.meta["shards"]["train"]) > 1
 
 
 @pytest.mark.slow

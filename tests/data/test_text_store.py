@@ -46,9 +46,8 @@ def bpe():
 
 def ids_from_file(store, split, tokenizer, path, **how):
     counts = Counter()
-    tokens, _ = write_tokens(
-        store, split, tokenizer, path, np.dtype("<u2"), counts, lambda _: None, **how
-    )
+    pieces = store.pieces(split, can_be_cut=tokenizer.can_be_cut, counts=counts)
+    tokens, _ = write_tokens(pieces, tokenizer, path, np.dtype("<u2"), lambda _: None, **how)
     ids = np.fromfile(path, "<u2")
     assert len(ids) == tokens
     return ids.tolist(), counts

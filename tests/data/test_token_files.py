@@ -187,7 +187,7 @@ def test_a_changed_text_is_a_warning(home, prepared, caplog):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"format_version": 2}, "format version 2 and this gptlab reads up to 1"),
+        ({"format_version": 3}, "format version 3 and this gptlab reads up to 2"),
         ({"format_version": None}, "is not a dataset of gptlab"),
         ({"vocab_size": "many"}, r"meta\.json is damaged .*\$\.vocab_size.*; prepare it again"),
         ({"vocab_size": None}, r"meta\.json is damaged .*`vocab_size`.*; prepare it again"),

@@ -20,14 +20,14 @@ def check_processes_of_other_speeds_move_the_end_alike(world):
     with (
         patch.object(time, "perf_counter", lambda: real() + sum(steps)),
         patch.object(loop, "train_step", step),
-        patch.object(starting, "measure", lambda *_: Measurements(2.0, 6.0, 1e-6, 0.01)),
+        patch.object(starting, "measure", lambda *_, **__: Measurements(2.0, 6.0, 1e-6, 0.01)),
     ):
         outcome = world.train("run", max_iters=None, eval_interval=None, minutes=2)
     assert outcome.step == len(steps)
     moves = [r["planned"] for r in Run(world.folder / "run").records() if "planned" in r]
     assert moves[-1]["end"] == len(steps) > 1.5 * moves[0]["schedule"]
     stored = read_checkpoint(world.folder / "run" / "ckpt.pt")
-    assert stored["decided"]["max_iters"] == stored["pace"][2] == len(steps)
+    assert stored["decided"]["max_iters"] == stored["stretch"][2] == len(steps)
 
 
 check_processes_of_other_speeds_move_the_end_alike.sizes = (2,)

@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gptlab import sharded_checkpoints
-from gptlab.sharded_checkpoints import StoredTensor, filled, read_shards, write_shards
+from gptlab.sharded_checkpoints import StoredTensor, open_shards, save_shards, with_tensors
 from gptlab.training.parallel import Parallel
 
 # rows that do not divide, fewer rows than processes, a vector, no row at all
@@ -57,11 +57,11 @@ def check_what_processes_write_is_read_whole_and_by_rows(world):
     for hybrid in (False, True)[: 1 + (world.size == 4)]:
         folder = world.folder / f"hybrid-{hybrid}"
         parts, expected = content(world, 1, hybrid)
-        write_shards(parts, folder, together(), world.folder / "before")
-        found = read_shards(folder)
-        assert_equal(filled(found), expected)
+        save_shards(parts, folder, together(), world.folder / "before")
+        found = open_shards(folder)
+        assert_equal(with_tensors(found), expected)
         with tempfile.TemporaryFile() as file:
-            assert_equal(filled(found, file), expected)
+            assert_equal(with_tensors(found, file), expected)
         for name, value in expected["model"].items():
             stored = found["model"][name]
             assert isinstance(stored, StoredTensor)
@@ -76,11 +76,11 @@ def check_what_processes_write_is_read_whole_and_by_rows(world):
 def check_the_checkpoint_before_the_newest_is_kept(world):
     newest, before = world.folder / "ckpt", world.folder / "ckpt.prev"
     for seed in (1, 2, 3):
-        write_shards(content(world, seed)[0], newest, together(), before)
+        save_shards(content(world, seed)[0], newest, together(), before)
         dist.barrier()
-        assert_equal(filled(read_shards(newest)), content(world, seed)[1])
+        assert_equal(with_tensors(open_shards(newest)), content(world, seed)[1])
         if seed > 1:
-            assert_equal(filled(read_shards(before)), content(world, seed - 1)[1])
+            assert_equal(with_tensors(open_shards(before)), content(world, seed - 1)[1])
         dist.barrier()
     if world.rank == 0:
         assert {path.name for path in world.folder.iterdir()} == {"ckpt", "ckpt.prev"}
@@ -88,13 +88,13 @@ def check_the_checkpoint_before_the_newest_is_kept(world):
 
 def check_a_process_that_cannot_write_ends_the_save_of_all_and_changes_nothing(world):
     newest, before = world.folder / "ckpt", world.folder / "ckpt.prev"
-    write_shards(content(world, 1)[0], newest, together(), before)
+    save_shards(content(world, 1)[0], newest, together(), before)
     dist.barrier()
     hash_file = sharded_checkpoints.sha256_file
     if world.rank == 1:  # as a disk that cannot be read back
         sharded_checkpoints.sha256_file = lambda path: 1 / 0
     try:
-        write_shards(content(world, 2)[0], newest, together(), before)
+        save_shards(content(world, 2)[0], newest, together(), before)
     except ZeroDivisionError:
         pass
     else:
@@ -102,7 +102,7 @@ def check_a_process_that_cannot_write_ends_the_save_of_all_and_changes_nothing(w
     finally:
         sharded_checkpoints.sha256_file = hash_file
     dist.barrier()
-    assert_equal(filled(read_shards(newest)), content(world, 1)[1])
+    assert_equal(with_tensors(open_shards(newest)), content(world, 1)[1])
     assert not before.exists()
 
 

@@ -1,15 +1,17 @@
 """Optimizers, norms and averages on tensors of which each process holds some rows."""
 
+from types import SimpleNamespace
+
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from gptlab.model.shards import place
+from gptlab.model.shards import local, place, shard_group
 from gptlab.training.config import OptimizerOptions
 from gptlab.training.ema import Ema
 from gptlab.training.optimizers.adamw import AdamW
 from gptlab.training.optimizers.muon import Muon
-from gptlab.training.precision import clip_grad_norm
+from gptlab.training.precision import MixedPrecision, clip_grad_norm
 from gptlab.training.provenance import digests
 
 # square, wide, tall; rows that do not divide; fewer rows than processes; two of a shape, and three
@@ -91,3 +93,24 @@ def check_the_average_and_the_digests_of_shards_are_those_of_whole_weights(world
         for model, average in zip(lists, averages, strict=True):
             average.swap(model)
         assert digests(lists[0]) == digests(lists[1])
+
+
+def check_a_gradient_that_overflows_in_one_process_lowers_the_scale_of_all(world):
+    """float16, whose gradients are scaled up: no update in any process, and half the scale."""
+    for mesh, placements in meshes(world):
+        plain, sharded = parameters(mesh, placements)
+        give_grads(plain, sharded, 1)
+        if shard_group(sharded[0]).rank() == 0:
+            local(sharded[0].grad)[0, 0] = torch.inf
+        optimizer = AdamW([{"params": sharded, "weight_decay": 0.1}], OptimizerOptions(), None)
+        both = SimpleNamespace(optimizers=[optimizer], step=optimizer.step)
+        precision = MixedPrecision("cpu", "float16", True)
+        scale = float(precision.scaler.scale(torch.ones(())))
+        precision.unscale(both)
+        expected = plain[1].grad / scale
+        torch.testing.assert_close(sharded[1].grad.full_tensor(), expected, rtol=1e-6, atol=0)
+        norm = clip_grad_norm(torch.nn.ParameterList(sharded), 1.0)
+        assert float(precision.step(both, norm)) == 1.0
+        assert precision.state_dict()["scale"] == scale / 2
+        for p, q in zip(plain, sharded, strict=True):
+            assert torch.equal(q.full_tensor(), p)

@@ -36,6 +36,8 @@ def launch(size: int, results: Path, checks: list[str], seconds: float = LAUNCH_
 
 def all_checks():
     """(module, function) of each check, in the order of files and lines."""
+    if str(HERE) not in sys.path:  # where worker.py finds a file that another one imports
+        sys.path.append(str(HERE))
     for file in sorted(HERE.glob("checks_*.py")):
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)

@@ -38,6 +38,7 @@ KINDS = {
     "llama, biases": ("llama", dict(bias=True, norm_eps=1e-6)),
     "qwen3": ("qwen3", dict(qk_norm=True, n_kv_head=2, head_dim=16, rope_theta=1e6)),
     "qwen3, untied": ("qwen3", dict(qk_norm=True, tie_weights=False)),
+    "qwen3-moe": ("qwen3moe", dict(qk_norm=True, n_expert=4, expert_size=32)),
     "gpt2": ("gpt2", GPT2),
     "gpt2, no biases, exact gelu": ("gpt2", GPT2 | dict(bias=False, activation="gelu")),
 }

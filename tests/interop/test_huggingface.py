@@ -35,6 +35,10 @@ EXPORTABLE = {
     "theta, eps, size": dict(rope_theta=500.0, norm_eps=1e-2, intermediate_size=77),
     "qwen3": dict(qk_norm=True, n_kv_head=2),
     "qwen3, untied, head_dim": dict(qk_norm=True, head_dim=22, tie_weights=False),
+    "qwen3-moe": dict(qk_norm=True, n_expert=4, expert_size=24),
+    "qwen3-moe, three of five": dict(
+        qk_norm=True, tie_weights=False, n_expert=5, n_expert_active=3, expert_size=20
+    ),
     "gpt2": GPT2,
     "gpt2, untied, size": dict(**GPT2, tie_weights=False, intermediate_size=50),
     "gpt2, exact gelu": GPT2 | dict(activation="gelu"),

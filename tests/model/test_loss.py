@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from gptlab.model import transformer
 from gptlab.model.arithmetic import loss_chunk_rows
-from gptlab.model.transformer import ChunkedCrossEntropy
+from gptlab.model.transformer import ChunkedCrossEntropy, CrossEntropy
 
 
 def chunked_loss(hidden, weight, targets, chunk):
     """The loss of a head that is one matrix."""
     return ChunkedCrossEntropy.apply(
-        lambda rows: rows @ weight.T, targets, chunk, True, hidden, weight
+        lambda rows: rows @ weight.T, CrossEntropy.apply, targets, chunk, True, hidden, weight
     )
 
 

@@ -10,7 +10,7 @@ from gptlab.checkpoints import read_checkpoint
 from gptlab.runs import Run
 from gptlab.training import budget, loop, measuring, picture
 from gptlab.training.config import build
-from gptlab.training.schedules import Pace, learning_rate
+from gptlab.training.schedules import Stretch, learning_rate
 
 IMPORTING, EVALUATING, SAVING, LOADING, DRAWING, LEAVING = 2.0, 0.4, 0.1, 1.5, 0.3, 0.5
 
@@ -100,14 +100,14 @@ def test_a_budget_is_kept_within_3_percent_and_the_rate_has_no_jump(
     assert rates[-1] < 2e-4  # of 1e-3: the last move may cut some steps
 
 
-def test_a_pace_leads_from_where_the_schedule_stands_to_its_end():
+def test_a_stretch_leads_from_where_the_schedule_stands_to_its_end():
     config = build(dict(max_iters=100, warmup_iters=4, lr_decay_iters=100, min_lr=0.0))
-    pace = Pace(step=40, position=40.0, end=60, planned=100)
-    assert learning_rate(config, pace.at(40)) == learning_rate(config, 40)
-    assert pace.at(50) == 70.0 and pace.at(60) == pace.at(61) == 100.0
-    later = Pace(step=50, position=pace.at(50), end=110, planned=100)
+    stretch = Stretch(step=40, position=40.0, end=60, planned=100)
+    assert learning_rate(config, stretch.at(40)) == learning_rate(config, 40)
+    assert stretch.at(50) == 70.0 and stretch.at(60) == stretch.at(61) == 100.0
+    later = Stretch(step=50, position=stretch.at(50), end=110, planned=100)
     assert later.at(50) == 70.0 and later.at(80) == 85.0
-    assert Pace(step=50, position=70.0, end=50, planned=100).at(50) == 100.0
+    assert Stretch(step=50, position=70.0, end=50, planned=100).at(50) == 100.0
 
 
 def test_times_before_a_resume_count_and_those_between_do_not(train, tmp_path, monkeypatch):
@@ -135,11 +135,11 @@ def test_a_resume_repeats_what_was_decided_to_the_bit(train, tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         machine.start(train, "broken", die_at=105, **options)
     stored = read_checkpoint(tmp_path / "broken" / "ckpt.pt")
-    assert stored["pace"] is not None and stored["decided"]["max_iters"] == 125
+    assert stored["stretch"] is not None and stored["decided"]["max_iters"] == 125
     machine.start(train, "broken", resume=True)
     ends = {name: read_checkpoint(tmp_path / name / "ckpt.pt") for name in ("whole", "broken")}
     one, other = ends["whole"], ends["broken"]
-    assert one["step"] == other["step"] == 125 and one["pace"] == other["pace"]
+    assert one["step"] == other["step"] == 125 and one["stretch"] == other["stretch"]
     assert all(weight.equal(other["model"][name]) for name, weight in one["model"].items())
     assert rates_of(tmp_path / "whole") == rates_of(tmp_path / "broken")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -30,6 +31,7 @@ from gptlab.training.resolving import (
     size_from_text,
 )
 from gptlab.training.run_recipe import as_recipe
+from gptlab.training.sharding import shards_of
 
 CPU = Choice("cpu", "float32", False, "there is no accelerator")
 CARD = Choice("cuda:0", "bfloat16", False, "cuda:0 is a card")
@@ -41,6 +43,7 @@ STAYS_OPEN = {
     "epochs",
     "activation",
     "initial_tensors",
+    "teacher",
 }  # None says "not this" there
 
 
@@ -310,6 +313,57 @@ def test_auto_sizes_the_model_from_the_text_and_keeps_overrides(tokens, n_head):
 def test_larger_texts_get_larger_models():
     sizes = [size_from_text(tokens)["n_embd"] for tokens in (0, 10**5, 10**6, 10**7)]
     assert sizes == sorted(sizes) and len(set(sizes)) == 4
+
+
+# Many processes -----------------------------------------------------------------------------------
+
+
+def parallelism(command_line=None, **situation):
+    """(what the processes have of the model, why)."""
+    found = resolved(command_line, **situation)
+    return found.config.machine.parallelism, found.reasons.get("parallelism", "")
+
+
+def test_auto_shards_only_what_does_not_fit_and_says_why():
+    assert parallelism() == ("ddp", "there is one process")
+    assert parallelism(processes=4) == ("ddp", "the whole model fits in each process")
+    apart = parallelism(processes=4, fits_whole=False)
+    assert apart == ("fsdp", "the whole model does not fit in one process")
+    for kind in ("ddp", "fsdp", "hsdp"):  # what is set is set, with no reason of ours
+        for fits in (True, False):
+            assert parallelism({"parallelism": kind}, processes=4, fits_whole=fits) == (kind, "")
+
+
+def test_a_run_that_goes_on_with_other_processes_decides_anew():
+    for decided in ({"max_iters": 7}, {"max_iters": 7, "parallelism": "fsdp"}):
+        assert parallelism(processes=1, decided=decided)[0] == "ddp"
+    set_before = {"parallelism": "hsdp"}
+    assert parallelism(set_before, processes=1) == ("ddp", "there is one process")
+
+
+def test_adapters_are_never_sharded():
+    tuned = {"lora_rank": 4, "init_from": "out/base"}
+    why = "adapters train beside the whole model"
+    assert parallelism(tuned, processes=2, fits_whole=False) == ("ddp", why)
+    for kind in ("fsdp", "hsdp"):
+        with pytest.raises(ConfigError, match=r"lora_rank.*use --parallelism ddp"):
+            parallelism({**tuned, "parallelism": kind}, processes=2)
+    assert parallelism({**tuned, "parallelism": "fsdp"}, processes=1)[0] == "ddp"
+
+
+@pytest.mark.parametrize(
+    ("processes", "of_each_machine", "group"),
+    [(4, 4, 2), (6, 6, 3), (8, 4, 4), (16, 8, 8), (6, 2, 2), (4, 1, 2), (5, 5, 0), (2, 2, 0),
+     (3, 3, 0), (9, 2, 0)],
+)  # fmt: skip
+def test_hybrid_sharding_divides_the_processes_into_equal_groups(processes, of_each_machine, group):
+    among = SimpleNamespace(world_size=processes, local_size=of_each_machine)
+    assert (shards_of("ddp", among), shards_of("fsdp", among)) == (1, processes)
+    if group:
+        assert shards_of("hsdp", among) == group
+        return
+    with pytest.raises(ConfigError, match=f"{processes} processes do not divide"):
+        shards_of("hsdp", among)
 
 
 # Compiling ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ RUN = dict(
 )  # fmt: skip
 # option -> (what gives it no effect, what gives it one, a piece of the sentence)
 CASES = {
+    "distill": (dict(distill=0.5), dict(teacher="x"), "there is no teacher"),
     "lora_alpha": (dict(lora_alpha=8.0), dict(lora_rank=4, init_from="x"), "no adapters"),
     "lora_targets": (dict(lora_targets="q_proj"), dict(lora_rank=4, init_from="x"), "no adapters"),
     "muon_momentum": (dict(muon_momentum=0.9), dict(optimizer="muon"), "adamw, not muon"),
@@ -21,6 +22,9 @@ CASES = {
         dict(use_swiglu=False, intermediate_size=0), dict(intermediate_size=8), "no MLP",
     ),
     "mlp_ratio": (dict(mlp_ratio=3.0, intermediate_size=0), dict(intermediate_size=8), "no MLP"),
+    "n_expert_active": (dict(n_expert_active=3), dict(n_expert=4), "no experts"),
+    "expert_size": (dict(expert_size=8), dict(n_expert=4), "no experts"),
+    "expert_balance": (dict(expert_balance=0.1), dict(n_expert=4), "no experts"),
     "rope_theta": (
         dict(rope_theta=1e6, position_encoding="learned"), dict(position_encoding="rope"),
         "not rope",
@@ -34,6 +38,9 @@ CASES = {
     "sample_interval": (dict(sample_interval=15, max_iters=25), dict(max_iters=30), "at the end"),
     "lens_interval": (dict(lens_interval=101), dict(max_iters=101), "the only look inside"),
     "early_stopping": (dict(early_stopping=9), dict(early_stopping=8), "after step 100 at the"),
+    "profile_steps": (
+        dict(profile_steps="101:103"), dict(profile_steps="100:103"), "ends after 100 steps",
+    ),
     "log_interval": (dict(log_interval=101), dict(max_iters=101), "only its first step"),
 }  # fmt: skip
 

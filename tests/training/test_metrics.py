@@ -15,6 +15,7 @@ from gptlab.training.config import build
 from gptlab.training.loop import StepResult
 from gptlab.training.messages import closing_words
 from gptlab.training.metrics import Metrics
+from gptlab.training.parallel import Parallel
 from gptlab.training.units import TextUnits, duration
 
 META = {
@@ -50,7 +51,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def make(tmp_path, clock):
     def make(peak=None, first=True, config=CONFIG):
-        metrics = Metrics(config, Run(tmp_path), TextUnits(META), first=first, peak=peak)
+        parallel = Parallel.alone("cpu")
+        parallel.is_first = first
+        metrics = Metrics(config, Run(tmp_path), TextUnits(META), parallel=parallel, peak=peak)
         metrics.begin(0)
         return metrics
 

@@ -10,6 +10,7 @@ from gptlab.runs import Run
 from gptlab.training import evaluation
 from gptlab.training.config import build
 from gptlab.training.metrics import Metrics
+from gptlab.training.parallel import Parallel
 from gptlab.training.units import TextUnits
 
 TIMING = ("time", "tokens_per_second", "mfu", "data_share", "sample")
@@ -77,7 +78,7 @@ def test_a_negative_interval_is_refused():
 def test_a_console_that_cannot_show_a_character_ends_nothing(monkeypatch, encoding):
     console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", console)
-    metrics = Metrics(build({}), None, TextUnits(None), first=True, peak=None)
+    metrics = Metrics(build({}), None, TextUnits(None), parallel=Parallel.alone("cpu"), peak=None)
     metrics.evaluation(5, 1.0, None, True, "smörgås 😀\x1b[2J\x07\nname\tten\n")
     shown = console.buffer.getvalue().decode(encoding).replace("\r", "")
     assert "sm" in shown and "  | name\tten\n" in shown

@@ -1,5 +1,6 @@
 """The loop from outside: what it writes, when it stops, what it says and what it refuses."""
 
+import json
 import math
 import signal
 import sys
@@ -204,6 +205,40 @@ def test_a_tracker_that_breaks_is_a_warning(train, caplog, monkeypatch):
     monkeypatch.setattr(trainer, "make_tracker", lambda config, folder: send)
     assert train(max_iters=4).step == 4
     assert caplog.text.count("Logging to the tracker stopped (gone)") == 1
+
+
+def test_a_profile_has_the_operations_of_its_steps_and_changes_none(train, tmp_path, capsys):
+    train("plain", max_iters=6, log_interval=1)
+    train("traced", max_iters=6, log_interval=1, profile_steps="3:5", quiet=False)
+    assert "traced" in (line := capsys.readouterr().out.split("Wrote ")[1]) and "perfetto" in line
+    events = json.loads((tmp_path / "traced" / "profile.json").read_text())["traceEvents"]
+    updates = [e for e in events if "fused_adamw" in e["name"]]
+    groups = 2  # matrices, and vectors
+    assert len(updates) == 2 * groups  # of two steps
+    losses = [[r["loss"] for r in records_of(tmp_path / name)] for name in ("traced", "plain")]
+    assert losses[0] == losses[1]
+    assert not (tmp_path / "plain" / "profile.json").exists()
+
+
+def test_a_profile_of_a_run_that_stops_has_the_steps_that_were_taken(train, tmp_path):
+    train("run", stop_at=4, max_iters=9, profile_steps="3:8")
+    events = json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
+    assert len([e for e in events if "fused_adamw" in e["name"]]) == 2 * 2
+    train("run", resume=True, max_iters=5)  # a profile belongs to one start
+    assert Run(tmp_path / "run").profile.exists()
+
+
+def test_a_profile_that_fails_is_a_warning(train, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", lambda self, path: 1 / 0)
+    assert train("run", max_iters=5, profile_steps="3:5").step == 5
+    assert "there is no trace (division by zero)" in caplog.text
+    assert not list((tmp_path / "run").glob("*profile*"))
+
+
+@pytest.mark.parametrize("steps", ["20", "5:5", "0:3", "a:b", "-1:4", "3:5:7", ":"])
+def test_steps_of_a_profile_that_are_no_range_are_refused(train, steps):
+    with pytest.raises(ConfigError, match=r"such as 20:25"):
+        train(profile_steps=steps)
 
 
 # Signals ------------------------------------------------------------------------------------------

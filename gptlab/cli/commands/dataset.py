@@ -1,7 +1,6 @@
 """`python gpt.py dataset`: list, prepare, add, view and delete prepared texts."""
 
 import functools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,7 +22,7 @@ from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import MenuItem
 from gptlab.data.baselines import unlike
 from gptlab.data.leaks import PASSAGE_BYTES, TELLING, leaked_remark
-from gptlab.data.replacing import OUR_FILES
+from gptlab.data.replacing import foreign_files
 from gptlab.data.task_files import PreparedTask, open_task
 from gptlab.data.token_files import (
     Dataset,
@@ -353,7 +352,7 @@ def delete_dataset(name: str, yes: bool = False) -> int:
             f"There is no prepared dataset {name!r} in {display(data_home())} ({there})."
         )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    others = sorted(set(os.listdir(folder)) - OUR_FILES)
+    others = foreign_files(folder)
     if not yes:
         questions.refuse_without_terminal(f"add --yes to delete {name}")
         more = f", with {', '.join(others[:3])}, which gptlab did not write" if others else ""

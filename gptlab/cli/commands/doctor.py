@@ -1,29 +1,49 @@
 """`python gpt.py doctor`: check that a run will work here; `doctor RUN`: diagnose its curve."""
 
+import dataclasses
 import functools
+import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from gptlab.analysis.health import Check
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.ui.command_line import command_to_try, program
 from gptlab.cli.ui.progress import Bars
 from gptlab.cli.ui.questions import open_console
-from gptlab.errors import GPTLabError
+from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import data_home, display, out_home, quoted
 from gptlab.runs import Run, find_run, list_runs
 from gptlab.training.config import Overrides, RunOptions, layer, read_recipe
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Doctor."""
+
+    cluster: Annotated[
+        bool,
+        "under torchrun: measure the links between all processes, and what share of a step of "
+        "this recipe communication takes",
+    ] = False
 
 
 def main(argv: list[str]) -> int:
     """Print the checks or the diagnosis; 1 when something was found."""
     name = argv[0] if argv and not argv[0].startswith("-") else None
     overrides = COMMANDS["doctor"].parse(argv[1:] if name else argv)
+    is_of_cluster = overrides.pop("cluster", False)
     if name:
+        if is_of_cluster:
+            raise ConfigError("--cluster measures a launch, and a run has none", "leave one out")
         return examine_run(find_run(name))
     recipe_path = overrides.pop("config", None)
     recipe = read_recipe(recipe_path) if recipe_path else {}
     layered = layer(recipe, overrides, recipe_path or "recipe")
+    if is_of_cluster:
+        return examine_cluster(layered)
     stem = Path(recipe_path).stem if recipe_path else ""
     return report(checks(layered, stem, everything=not overrides and not recipe))
 
@@ -78,7 +98,7 @@ def _checks_of_machine(overrides: Overrides, folder: Path) -> Iterator[Check]:
     yield health.check_space(config, folder)
 
 
-def _planned(overrides: Overrides, machine, choice):
+def _planned(overrides: Overrides, machine, choice, processes: int = 1):
     """The configuration of these options, for a vocabulary and a text as far as they are known."""
     from gptlab.planning.plan import text_size
     from gptlab.training.resolving import resolve_roughly, situation_of
@@ -86,7 +106,8 @@ def _planned(overrides: Overrides, machine, choice):
     # not as if from the command line, because a missing dataset has a check of its own
     values = {"dataset": RunOptions.dataset, **overrides.values}
     text = text_size(Overrides(values, {**overrides.sources, "dataset": "default"}))
-    return resolve_roughly(overrides, situation_of(machine, choice, text)).config
+    situation = dataclasses.replace(situation_of(machine, choice, text), processes=processes)
+    return resolve_roughly(overrides, situation).config
 
 
 def _checks_of_datasets(overrides: Overrides, everything: bool) -> Iterator[Check]:
@@ -135,6 +156,93 @@ def report(found: Iterator[Check], all_well: str = "Everything works here.") -> 
         return 1
     console.print(f"\n{all_well}", style="bold green")
     return 0
+
+
+# The links between processes ----------------------------------------------------------------------
+
+
+def examine_cluster(overrides: Overrides) -> int:
+    """Measure the links between the processes of this launch; the first process prints. 1 when one
+    of them is much slower than the others."""
+    from gptlab import hardware
+    from gptlab.analysis.links import measure_links, step_share
+    from gptlab.training.parallel import Parallel
+    from gptlab.training.starting import choose_device
+
+    parallel = Parallel()
+    if parallel.world_size == 1:
+        print(
+            "There is one process, which sends nothing: start all of them with\n"
+            "  torchrun --standalone --nproc_per_node 2 gpt.py doctor --cluster"
+        )
+        return 0
+    with parallel.together():
+        parallel.connect()
+        machine, choice = choose_device(overrides, parallel, None)
+        parallel.begin(choice.device)
+        if parallel.is_first:
+            print(f"Measuring the links between {parallel.world_size} processes.", flush=True)
+        links = measure_links(parallel)
+        config = parallel.from_first(
+            lambda: _planned(overrides, machine, choice, parallel.world_size)
+        )
+        config = config.replace(device=choice.device, compile_model=False)
+        share = step_share(config, choice, links, parallel)
+        hardware.synchronize(choice.device)
+        return parallel.from_first(
+            lambda: report(_checks_of_links(links, share, config), "The links are alike.")
+        )
+
+
+def _checks_of_links(links, share, config) -> Iterator[Check]:
+    from gptlab.analysis.health import Check
+    from gptlab.files import in_bytes
+
+    def process(rank: int) -> str:
+        return f"process {rank} on {links.hosts[rank]}"
+
+    def rate(bandwidth: float) -> str:
+        return f"{in_bytes(bandwidth)}/s"
+
+    machines = len(set(links.hosts))
+    where = f"{machines} {'machine' if machines == 1 else 'machines'}"
+    yield Check("processes", True, f"{len(links.hosts)} on {where}")
+    yield Check(
+        "all-reduce",
+        True,
+        f"{rate(links.bandwidth)} between all, {1e6 * links.latency:,.0f} µs for a small tensor",
+    )
+    slowest, usual = links.slowest, links.median_bandwidth
+    first, second = map(process, slowest.processes)
+    is_alike = slowest.bandwidth >= usual / 2
+    yield Check(
+        "slowest link",
+        is_alike,
+        f"{first} to {second}: {rate(slowest.bandwidth)}, {1e6 * slowest.latency:,.0f} µs; the "
+        f"median of {len(links.links)} is {rate(usual)}",
+        "" if is_alike else "look at the cable, the switch and other traffic between the two",
+    )
+    if len(links.hosts) > 2:  # else the one link belongs to both
+        rank = links.slowest_process
+        found = f"those of {process(rank)}: {rate(links.bandwidth_of(rank))}"
+        yield Check("slowest links", True, found)
+    seconds = share.compute
+    slow, median = max(seconds), statistics.median(seconds)
+    is_even = slow <= 1.5 * median
+    yield Check(
+        "slowest process",
+        is_even,
+        f"{process(seconds.index(slow))}: {1e3 * slow:,.0f} ms for its part of a step; the median "
+        f"is {1e3 * median:,.0f} ms",
+        "" if is_even else "all processes wait for it in each step: see what else runs there",
+    )
+    yield Check(
+        "communication",
+        True,
+        f"each process sends {in_bytes(share.sent)} in a step with {config.machine.parallelism}, "
+        f"which takes {1e3 * share.communication:,.1f} ms: {share.share:.0%} of a step, less what "
+        "is sent while it computes",
+    )
 
 
 # A run --------------------------------------------------------------------------------------------

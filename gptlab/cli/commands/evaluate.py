@@ -54,13 +54,16 @@ class EvaluateOptions:
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16", "auto"], "precision of the matrix products"
     ] = "float32"
+    ensemble: Annotated[
+        bool, "with --data or --dataset: average the probabilities of two models or more"
+    ] = False
     json: Annotated[bool, "print one JSON object"] = False
 
 
 def main(argv: list[str]) -> int:
     """Evaluate; the exit code."""
     overrides = COMMANDS["evaluate"].parse(argv)
-    word = overrides.pop("model", None)
+    words = overrides.pop("models", [])
     options = EvaluateOptions(**overrides)
     chosen = [name for name in BELONGS if getattr(options, name) is not None]
     if len(chosen) != 1:
@@ -72,14 +75,19 @@ def main(argv: list[str]) -> int:
     for name in sorted({name for names in BELONGS.values() for name in names} & set(overrides)):
         if name not in BELONGS[chosen[0]]:
             raise ConfigError(f"--{name} has no effect with --{chosen[0]}", "leave one of them out")
+    _refuse_what_contradicts(words, chosen[0], options.ensemble)
     for name in ("max_tokens", "limit", "samples"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ConfigError(f"{name} is {getattr(options, name)}", "it must be at least 1")
     from gptlab.analysis.evaluation import evaluate_dataset, evaluate_text, open_model
+    from gptlab.inference.ensemble import ensemble_of
     from gptlab.runs import newest_run
 
     choice, autocast = _chosen(options)
-    checkpoint, run = open_model(word or str(newest_run()), choice.device)
+    opened = [open_model(word, choice.device) for word in words or [str(newest_run())]]
+    checkpoint, run = opened[0]
+    if options.ensemble:  # it belongs to no run, so none records it
+        checkpoint, run = ensemble_of([member for member, _ in opened]), None
     if options.tasks is not None:
         return _run_tasks(checkpoint, run, options)
     if options.samples is not None:
@@ -104,7 +112,28 @@ def main(argv: list[str]) -> int:
         show_evaluation(result)
         if run is not None:
             print(f"Added to {display(run.evaluations)}; gpt.py report shows it.", file=sys.stderr)
+        if options.ensemble:
+            print("An ensemble belongs to no run: none records this.", file=sys.stderr)
     return 0
+
+
+def _refuse_what_contradicts(words: list[str], way: str, ensemble: bool) -> None:
+    """ConfigError for a number of models that does not suit the options."""
+    if ensemble and way in ("samples", "tasks"):
+        raise ConfigError(
+            f"--{way} measures one model, not an ensemble",
+            "leave out --ensemble, or let an ensemble write with sample.py --out_dir A,B",
+        )
+    if ensemble and len(words) < 2:
+        raise ConfigError(
+            "An ensemble has two models or more",
+            "name them: python gpt.py evaluate A B --ensemble --data FILE",
+        )
+    if len(words) > 1 and not ensemble:
+        raise ConfigError(
+            f"{len(words)} models are named, and one is measured at a time",
+            "add --ensemble to average them, or name one",
+        )
 
 
 def _run_tasks(checkpoint, run, options: EvaluateOptions) -> int:
@@ -267,6 +296,8 @@ def show_evaluation(result) -> None:
                 style="yellow",
             )
         )
+    if result.members:
+        _show_members(console, result)
     if result.answers:
         _show_answers(console, result.answers)
     if result.unknown:
@@ -285,6 +316,31 @@ def show_evaluation(result) -> None:
         place = f"{first:,}" if first == last else f"{first:,} to {last:,}"
         table.add_row(place, f"{tokens:,}", f"{loss:.4f}", f"{math.exp(min(loss, 700)):,.4g}")
     print_table(console, "Loss by position in the window", table)
+
+
+def _show_members(console, result) -> None:
+    """Print the loss of each member beside the ensemble's, and how the windows came about."""
+    from rich.text import Text
+
+    def cells(measured) -> tuple[str, str, str]:
+        bits = result.in_bits_per_byte(measured)
+        gain = measured.loss - result.measured.loss
+        return f"{measured.loss:.4f}", "-" if bits is None else f"{bits:.4f}", f"{gain:+.4f}"
+
+    columns = ("model", "loss", "bits per byte", "above the ensemble")
+    table = make_table(*columns, numbers=columns[1:])
+    for member, measured in result.members:
+        table.add_row(member.name, *cells(measured))
+    table.add_row("their average", *cells(result.measured)[:2], "")
+    print_table(console, "Members", table)
+    windows = {member.model.config.block_size for member, _ in result.members}
+    if len(windows) > 1:
+        console.print(
+            Text(
+                f"Each read windows of {result.block_size:,} tokens. The members have "
+                f"{', '.join(f'{size:,}' for size in sorted(windows))}: the shortest decides.\n"
+            )
+        )
 
 
 def _show_answers(console, answers: dict) -> None:

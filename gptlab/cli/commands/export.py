@@ -62,14 +62,14 @@ def main(argv: list[str]) -> int:
         )
     from gptlab.interop.write.export import DEFAULT_NAMES, export
     from gptlab.runs import Run, find_run, load_checkpoint, newest_run
-    from gptlab.sharded_checkpoints import is_sharded
+    from gptlab.sharded_checkpoints import has_shards
 
     if word is None:
         path = newest_run()
     else:
         path = Path(word).expanduser()
         path = path if path.is_file() else find_run(word)
-    folder = path.parent if path.is_file() or is_sharded(path) else path
+    folder = path.parent if path.is_file() or has_shards(path) else path
     output = folder / DEFAULT_NAMES[options.format].format(folder.resolve().name)
     if options.output is not None:
         output = Path(options.output).expanduser()

@@ -9,6 +9,7 @@ from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
 from gptlab.cli.ui.console import leading_words, make_console, make_table, note, print_table
 from gptlab.errors import ConfigError
+from gptlab.model.arithmetic import active_in_words
 from gptlab.training.units import in_dollars, in_short, in_time
 
 
@@ -65,6 +66,10 @@ def main(argv: list[str]) -> int:
     if wanted:
         if measure:
             raise ConfigError("measure times steps here, and --gpus plans for other machines.")
+        if overrides.values.get("teacher"):
+            raise ConfigError(
+                "--gpus does not count what a teacher takes", "leave teacher out of this plan"
+            )
         from gptlab.cli.ui.cluster_plan import present
 
         present(wanted, overrides, text, decided, target.name, as_json)
@@ -86,7 +91,7 @@ def show_plan(plan, name: str) -> None:
 
     console = make_console()
     model = plan.config.model
-    heading = f"{plan.total_parameters:,} parameters"
+    heading = f"{plan.total_parameters:,} parameters{active_in_words(model)}"
     console.print(Text(f"{name}: {heading}" if name else heading, style="bold"))
     kv = f" ({model.n_kv_head} for keys and values)" if model.n_kv_head != model.n_head else ""
     console.print(
@@ -153,6 +158,9 @@ def _parameters(plan):
     if not plan.parameters["output head"]:
         table.add_row("output head", "tied", "", style="dim")
     table.add_row("total", f"{total:,}", "", style="bold")
+    if plan.active_parameters != total:
+        active = plan.active_parameters
+        table.add_row("active for a token", f"{active:,}", f"{active / total:.1%}")
     if plan.trained != total:
         what = "adapters, trained" if plan.config.finetune.lora_rank else "of these trained"
         table.add_row(what, f"{plan.trained:,}", f"{plan.trained / total:.1%}")
@@ -164,6 +172,7 @@ def _work(plan):
 
     config = plan.config
     table = make_table("", "")
+    which = "active " if config.model.n_expert else ""
     rows = {
         "length": f"{config.batch.max_iters:,} steps of {config.tokens_per_step:,} tokens "
         f"= {in_short(plan.tokens)} tokens",
@@ -171,10 +180,10 @@ def _work(plan):
         or (f"{plan.epochs:.2f}" if plan.epochs is not None else ""),
         "FLOPs": f"{in_short(plan.flops_per_token)} per token, "
         f"{in_short(plan.flops_per_token * plan.tokens)} in all",
-        "tokens per parameter": f"{plan.tokens / plan.total_parameters:.2g}",
+        f"tokens per {which}parameter": f"{plan.tokens_per_parameter:.2g}",
         "compute-optimal": f"about {in_short(plan.optimal_tokens)} tokens, or "
         f"{-(-plan.optimal_tokens // config.tokens_per_step):,} steps, for a model of this size "
-        "(20 per parameter, Hoffmann et al. 2022)",
+        f"(20 per {which}parameter, Hoffmann et al. 2022)",
     }
     for name, value in rows.items():
         if value:

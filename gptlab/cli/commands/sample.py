@@ -45,7 +45,11 @@ class SampleOptions:
     system: Annotated[
         str | None, "with --chat: the system message before the conversation", ESCAPED
     ] = None
-    out_dir: Annotated[str | None, "the run: its best.pt, else its ckpt.pt [the newest run]"] = None
+    out_dir: Annotated[
+        str | None,
+        "the run: its best.pt, else its ckpt.pt; several with commas between write together, from "
+        "the average of their probabilities [the newest run]",
+    ] = None
     checkpoint: Annotated[str | None, "one checkpoint file, instead of --out_dir"] = None
     device: Annotated[str, "cpu, cuda, cuda:1, mps, xpu, or auto"] = "auto"
     dtype: Annotated[
@@ -254,19 +258,28 @@ def load_generator(options: SampleOptions, tokens: int):
 
     tokens: number of tokens to write.
     """
+    from gptlab.inference.ensemble import ensemble_of, model_words
     from gptlab.runs import find_run, load_checkpoint, newest_run
 
-    path = options.checkpoint or options.out_dir
-    if path is None:
-        path = newest_run()
-    elif path == options.out_dir and not Path(path).is_file():
-        path = find_run(path)
+    paths = [options.checkpoint or options.out_dir or newest_run()]
+    if options.out_dir is not None and options.checkpoint is None:
+        words = model_words(options.out_dir)
+        paths = [word if Path(word).is_file() else find_run(word) for word in words]
+    if len(paths) > 1 and options.dtype == "int8":
+        raise GenerationError(
+            "--dtype int8 is for one model, and several are named",
+            "use --dtype bfloat16, or name one",
+        )
     if sys.stderr.isatty():
         print("Loading torch ...", end="\r", file=sys.stderr, flush=True)
     choice = _choose(options.device, options.dtype)
-    checkpoint = load_checkpoint(path, choice.device)
+    opened = [load_checkpoint(path, choice.device) for path in paths]
+    checkpoint = ensemble_of(opened) if len(opened) > 1 else opened[0]
     dtype = "int8" if options.dtype == "int8" else choice.dtype
-    _note(_describe(checkpoint, dtype, choice.device))
+    for one in opened:
+        _note(_describe(one, dtype, choice.device))
+    if checkpoint.members:
+        _note(_averaged(checkpoint))
     if choice.slow:
         _note(f"{choice.reason}.")
     generator, attention = make_generator(checkpoint, choice, dtype, tokens)
@@ -284,12 +297,12 @@ def make_generator(checkpoint, choice, dtype: str, tokens: int):
 
     if checkpoint.tokenizer is None:
         raise GenerationError(
-            f"{display(checkpoint.path)} was trained on token ids without a tokenizer, so it "
+            f"{checkpoint.name} was trained on token ids without a tokenizer, so it "
             "cannot read or write text",
             "put a tokenizer.json next to its train.bin and train again",
         )
     model, native = checkpoint.model, None
-    if choice.device == "cpu" and choice.dtype != "float16":
+    if choice.device == "cpu" and choice.dtype != "float16" and not checkpoint.members:
         from gptlab.inference.native import NativeDecoder
         from gptlab.model.quantization import round_weights
 
@@ -299,7 +312,9 @@ def make_generator(checkpoint, choice, dtype: str, tokens: int):
         model = model.to(getattr(torch, choice.dtype))
     generator = Generator(model, checkpoint.tokenizer, native)
     generator.reverses = bool(checkpoint.content.get("reversed_answers"))
-    return generator, _attention(choice, model.config.head_dim)
+    members = checkpoint.members or (checkpoint,)
+    head_dims = {member.model.config.head_dim for member in members}
+    return generator, _attention(choice, head_dims)
 
 
 def _choose(device: str, dtype: str):
@@ -329,12 +344,21 @@ def _describe(checkpoint, dtype: str, device: str) -> str:
     return ", ".join(parts)
 
 
-def _attention(choice, head_dim: int):
+def _averaged(checkpoint) -> str:
+    """How an ensemble writes, and by whose window where these differ."""
+    windows = {member.model.config.block_size for member in checkpoint.members}
+    sentence = f"Writing from the average of the probabilities of {len(checkpoint.members)} models"
+    if len(windows) > 1:
+        sentence += f", in windows of {min(windows):,} tokens, the shortest that they have"
+    return f"{sentence}."
+
+
+def _attention(choice, head_dims: set[int]):
     """A context with correct attention on this device: fused, or the plain formula."""
     from gptlab.hardware import attention_is_causal
 
-    if choice.device == "cpu" or attention_is_causal(
-        choice.device, choice.dtype, head_dim=head_dim
+    if choice.device == "cpu" or all(
+        attention_is_causal(choice.device, choice.dtype, head_dim=size) for size in head_dims
     ):
         return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -87,9 +87,10 @@ def _text(word: str | None) -> str:
     from gptlab.cli.commands.prepare import prepare_sources
     from gptlab.data.prepare_options import PrepareOptions
     from gptlab.data.shakespeare import plays_file
+    from gptlab.data.token_shards import has_tokens
 
     def is_here(name: str) -> bool:
-        return (data_home() / name / "train.bin").is_file()
+        return has_tokens(data_home() / name)
 
     if is_here(PLAYS):
         return PLAYS

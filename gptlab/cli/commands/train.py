@@ -9,7 +9,7 @@ from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, GPTLabError
 from gptlab.files import display, quoted
 from gptlab.training.config import Overrides, layer, named_recipes, read_recipe
 
@@ -28,16 +28,21 @@ class StartOptions:
 
 def main(argv: list[str]) -> int:
     """Train with the options of the command line; the exit code."""
-    if argv and not argv[0].startswith("-"):
-        raise _not_an_option(argv[0])
-    overrides = COMMANDS["train"].parse(argv)
+    try:
+        overrides, recipe_path, recipe = _read(argv)
+    except GPTLabError as error:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            from gptlab.training.parallel import fail_before_training
+
+            fail_before_training(error)
+        raise
     if overrides.pop("interactive", False):
-        if overrides:
+        if overrides or recipe_path:
             raise ConfigError(
-                "--interactive asks for everything", f"leave --{next(iter(overrides))} out, or it"
+                "--interactive asks for everything",
+                f"leave --{next(iter(overrides), 'config')} out, or it",
             )
         return importlib.import_module(COMMANDS["train"].asking).main([])
-    recipe_path = overrides.pop("config", None)
     as_json = overrides.pop("json", False)
     if overrides.pop("show_hardware", False):
         from gptlab.cli.commands.hardware import show_hardware
@@ -46,11 +51,17 @@ def main(argv: list[str]) -> int:
         return 0
     if as_json:
         raise ConfigError("--json belongs to --show-hardware", "add it, or leave --json out")
-    recipe = {}
-    if recipe_path:
-        recipe = read_recipe(recipe_path)
     layered = layer(recipe, overrides, display(recipe_path) if recipe_path else "recipe")
     return run_training(layered, STARTED, Path(recipe_path).stem if recipe_path else "")
+
+
+def _read(argv: list[str]) -> tuple[dict, str | None, dict]:
+    """The options of the command line, the recipe that they name, and its options."""
+    if argv and not argv[0].startswith("-"):
+        raise _not_an_option(argv[0])
+    overrides = COMMANDS["train"].parse(argv)
+    recipe_path = overrides.pop("config", None)
+    return overrides, recipe_path, read_recipe(recipe_path) if recipe_path else {}
 
 
 def _not_an_option(word: str) -> ConfigError:

@@ -79,13 +79,13 @@ def _show_sample(folder) -> None:
     from gptlab.errors import TokenizerError
     from gptlab.inference.config import SamplingConfig
     from gptlab.inference.generator import Generator
-    from gptlab.model.arithmetic import count_parameters
+    from gptlab.model.arithmetic import active_parameters
     from gptlab.runs import load_checkpoint
     from gptlab.training.terminal import CONTROL
 
     checkpoint = load_checkpoint(folder)
     tokenizer: Tokenizer | None = checkpoint.tokenizer
-    if tokenizer is None or count_parameters(checkpoint.model.config) > MOST_PARAMETERS_ON_CPU:
+    if tokenizer is None or active_parameters(checkpoint.model.config) > MOST_PARAMETERS_ON_CPU:
         return
     prompt = "\n"
     try:

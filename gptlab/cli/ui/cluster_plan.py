@@ -95,10 +95,13 @@ def _show(plan, name: str) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    from gptlab.model.arithmetic import active_in_words
     from gptlab.model.building import module_parameters  # needs torch
 
     console, cluster = make_console(), plan.cluster
-    heading = f"{module_parameters(plan.config.model):,} parameters on {_in_words(cluster)}"
+    model = plan.config.model
+    number = f"{module_parameters(model):,} parameters{active_in_words(model)}"
+    heading = f"{number} on {_in_words(cluster)}"
     console.print(Text(f"{name}: {heading}" if name else heading, style="bold"))
     console.print()
     for sentence in [*verdict(plan), *plan.notes]:

@@ -24,8 +24,8 @@ def show_views(console, made: dict, all_rows: bool) -> None:
     model, views, tokens = made["model"], made["views"], made["tokens"]
     heads = model["layers"] * model["heads"]
     about = (
-        f"{model['name']}: {model['parameters']:,} parameters, {model['layers']} layers "
-        f"with {heads} heads in all. The prompt has {len(tokens)} "
+        f"{model['name']}: {model['parameters']:,} parameters{model['active']}, "
+        f"{model['layers']} layers with {heads} heads in all. The prompt has {len(tokens)} "
         f"{'token' if len(tokens) == 1 else 'tokens'}."
     )
     if EXPLAINING & set(views):

@@ -16,7 +16,7 @@ from gptlab.data.corpora import dataset_name
 from gptlab.data.mixture import find_mixture_meta
 from gptlab.errors import ConfigError
 from gptlab.files import atomic_write, display, home
-from gptlab.model.arithmetic import count_parameters
+from gptlab.model.arithmetic import active_in_words, count_parameters
 from gptlab.options import (
     Option,
     coerce,
@@ -79,7 +79,8 @@ def option_groups() -> dict[str, dict[str, Option]]:
 
 MODEL_SIZE = {
     "model_preset", "block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd",
-    "head_dim", "mlp_ratio", "intermediate_size", "dropout", "gradient_checkpointing",
+    "head_dim", "mlp_ratio", "intermediate_size", "n_expert",
+    "n_expert_active", "expert_size", "dropout", "gradient_checkpointing",
 }  # fmt: skip
 
 
@@ -179,8 +180,8 @@ class RecipeBuilder:
         vocab_size = vocabulary_of(overrides) or config.model.vocab_size
         model = build({**config.flat(), "vocab_size": vocab_size}).model
         self.console.print(
-            f"{count_parameters(model):,} parameters at a vocabulary of {vocab_size:,}, "
-            f"{config.tokens_per_step:,} tokens a step.",
+            f"{count_parameters(model):,} parameters{active_in_words(model)} at a "
+            f"vocabulary of {vocab_size:,}, {config.tokens_per_step:,} tokens a step.",
             style="dim",
         )
 

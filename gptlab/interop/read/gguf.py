@@ -13,7 +13,7 @@ from gptlab.interop.read.imported_model import Imported
 from gptlab.interop.weights import from_peer
 from gptlab.model.config import GPTConfig
 
-ARCHITECTURES = ("llama", "qwen3", "gpt2")
+ARCHITECTURES = ("llama", "qwen3", "qwen3moe", "gpt2")
 # tensors that llama.cpp computes anew from the settings
 _IGNORED = ("attn_rot_embd",)
 
@@ -145,13 +145,13 @@ def config_of(fields: dict, available: dict, where: str) -> GPTConfig:
         n_layer=settings.number("block_count"),
         n_head=n_head,
         n_embd=n_embd,
-        intermediate_size=settings.number("feed_forward_length"),
         dropout=0.0,
         tie_weights="output.weight" not in available,
     )
     if architecture == "gpt2":
         return GPTConfig(
             **common,
+            intermediate_size=settings.number("feed_forward_length"),
             bias=True,
             use_rms_norm=False,
             use_swiglu=False,
@@ -160,7 +160,15 @@ def config_of(fields: dict, available: dict, where: str) -> GPTConfig:
             norm_eps=settings.number("attention.layer_norm_epsilon", float, 1e-5),
         )
     settings.refuse_unless("rope.scaling.type", "none")
-    settings.refuse_unless("expert_count", 0)
+    if architecture == "qwen3moe":
+        mlp = {
+            "n_expert": settings.number("expert_count"),
+            "n_expert_active": settings.number("expert_used_count"),
+            "expert_size": settings.number("expert_feed_forward_length"),
+        }
+    else:
+        settings.refuse_unless("expert_count", 0)
+        mlp = {"intermediate_size": settings.number("feed_forward_length")}
     head_dim = settings.number("attention.key_length", default=n_embd // n_head)
     settings.refuse_unless("attention.value_length", head_dim)
     settings.refuse_unless("rope.dimension_count", head_dim)
@@ -172,10 +180,11 @@ def config_of(fields: dict, available: dict, where: str) -> GPTConfig:
         )
     return GPTConfig(
         **common,
+        **mlp,
         n_kv_head=settings.number("attention.head_count_kv", default=n_head),
         head_dim=head_dim,
         bias=any(name.endswith(".bias") for name in available),
         rope_theta=settings.number("rope.freq_base", float, 10000.0),
-        qk_norm=architecture == "qwen3",
+        qk_norm=architecture in ("qwen3", "qwen3moe"),
         norm_eps=settings.number("attention.layer_norm_rms_epsilon", float),
     )

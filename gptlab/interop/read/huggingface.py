@@ -1,4 +1,4 @@
-"""Folders that transformers writes, read as Llama, Qwen2, Qwen3 or GPT-2."""
+"""Folders that transformers writes, read as Llama, Qwen2, Qwen3, Qwen3-MoE or GPT-2."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from gptlab.interop.read.imported_model import Imported, origin_in_words, write_
 from gptlab.interop.read.smollm2 import FILE, MODEL, smollm2_file
 from gptlab.interop.read.smollm2 import NAME as SMOLLM2
 from gptlab.runs import Run, find_run
-from gptlab.sharded_checkpoints import is_sharded
+from gptlab.sharded_checkpoints import has_shards
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -51,13 +51,13 @@ def import_model(
     return write_run(imported, folder, _source(word, path), overwrite)
 
 
-def local_checkpoint(word: str, note: Callable[[str], None]) -> Path:
-    """The run directory or checkpoint that `init_from` names, imported if it is from elsewhere."""
-    return present_checkpoint(word) or import_model(word, default_folder(word), note=note)
+def local_checkpoint(word: str, note: Callable[[str], None], option: str = "init_from") -> Path:
+    """The run directory or checkpoint that an option names, imported if it is from elsewhere."""
+    return present_checkpoint(word, option) or import_model(word, default_folder(word), note=note)
 
 
-def present_checkpoint(word: str) -> Path | None:
-    """The run directory or checkpoint that `init_from` names; None if it must be imported first.
+def present_checkpoint(word: str, option: str = "init_from") -> Path | None:
+    """The run directory or checkpoint that an option names; None if it must be imported first.
 
     An import is kept under out/ and used again as long as its source is the same. Raises
     CheckpointError for a word that names nothing, RunError if another run has the import's folder.
@@ -68,11 +68,11 @@ def present_checkpoint(word: str) -> Path | None:
             path = find_run(word)
     if Run(path).exists() and not _is_nanogpt(path / "ckpt.pt"):
         return path
-    if is_sharded(path) or (path.suffix == ".pt" and not _is_nanogpt(path)):
+    if has_shards(path) or (path.suffix == ".pt" and not _is_nanogpt(path)):
         return path
     if not is_known_name(word) and not path.exists():
         raise CheckpointError(
-            f"init_from {word!r} names no model: there is no checkpoint {display(path)}, "
+            f"{option} {word!r} names no model: there is no checkpoint {display(path)}, "
             f"and the known names are {', '.join((SMOLLM2, *SHORT_NAMES))} and hf:OWNER/NAME."
         )
     folder = default_folder(word)
@@ -84,7 +84,7 @@ def present_checkpoint(word: str) -> Path | None:
         raise RunError(
             f"{display(folder)} holds another run than {word}",
             f"import the model elsewhere with gpt.py import {quoted(word)} --out_dir DIR, and use "
-            "--init_from DIR",
+            f"--{option} DIR",
         )
     return None
 

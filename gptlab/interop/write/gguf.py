@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from gptlab.errors import ConfigError
-from gptlab.interop.architectures import GGUF_GPT2_NAMES, GGUF_NAMES, architecture_of
+from gptlab.interop.architectures import (
+    GGUF_GPT2_NAMES,
+    GGUF_KINDS,
+    GGUF_NAMES,
+    architecture_of,
+)
 from gptlab.interop.read.gguf import read_weights
 from gptlab.interop.weights import to_peer
 from gptlab.interop.write.gguf_vocabulary import vocabulary_fields
@@ -61,7 +66,7 @@ def write(
     quantize = quantize or "f32"
     with new_file(output, overwrite, mark=b"GGUF") as file:
         # by its temporary name: the writer opens files itself
-        with contextlib.closing(gguf.GGUFWriter(file.name, kind)) as writer:
+        with contextlib.closing(gguf.GGUFWriter(file.name, GGUF_KINDS.get(kind, kind))) as writer:
             _add_settings(writer, checkpoint, kind, config)
             writer.add_file_type(_FILE_TYPES[quantize])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -126,7 +131,8 @@ def _type_of(name: str, shape, quantize: str):
     """How a tensor is stored: matrices as asked, where they can be."""
     from gguf import GGMLQuantizationType as Type
 
-    if len(shape) < 2 or name == "position_embd.weight":
+    # llama.cpp wants the router as it is
+    if len(shape) < 2 or name == "position_embd.weight" or "ffn_gate_inp" in name:
         return Type.F32
     if quantize in ("q8_0", "q4_0") and shape[-1] % 32:
         return Type.F16
@@ -144,6 +150,10 @@ def _add_settings(writer, checkpoint, kind: str, config: GPTConfig) -> None:
     writer.add_embedding_length(config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(config.intermediate_size)
+    if config.n_expert:
+        writer.add_expert_count(config.n_expert)
+        writer.add_expert_used_count(config.n_expert_active)
+        writer.add_expert_feed_forward_length(config.expert_size)
     writer.add_head_count(config.n_head)
     if kind == "gpt2":
         writer.add_layer_norm_eps(config.norm_eps)

@@ -36,7 +36,11 @@ class Inside:
 
 
 def check(checkpoint) -> None:
-    """Raise ConfigError for a model that is too large for a page, or whose tokenizer it lacks."""
+    """Raise ConfigError for a model that is too large for a page, or has what it lacks."""
+    if checkpoint.model.config.n_expert:
+        raise ConfigError(
+            "This model has experts, and a page computes models without", "use --format gguf or hf"
+        )
     parameters = _number(checkpoint)
     if parameters > MAX_PARAMETERS:
         raise ConfigError(

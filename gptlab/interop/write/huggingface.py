@@ -1,4 +1,4 @@
-"""Folders that transformers opens, written as Llama, Qwen3 or GPT-2."""
+"""Folders that transformers opens, written as Llama, Qwen3, Qwen3-MoE or GPT-2."""
 
 import contextlib
 import dataclasses
@@ -30,9 +30,9 @@ def write(
 ) -> Path:
     """Write a checkpoint (`runs.load_checkpoint`) as a folder for transformers; its path.
 
-    Llama, Qwen3 or GPT-2, weights in safetensors, the tokenizer, a model card. dtype: of the
-    weights, a key of DTYPES. Nothing is there under the name until all is, and was read back as
-    this model, rounded to the dtype. Raises ConfigError for settings that none of the three has,
+    Llama, Qwen3, Qwen3-MoE or GPT-2, weights in safetensors, the tokenizer, a model card. dtype: of
+    the weights, a key of DTYPES. Nothing is there under the name until all is, and was read back as
+    this model, rounded to the dtype. Raises ConfigError for settings that none of these has,
     for a folder that is taken, or for weights too large for float16.
     """
     import torch

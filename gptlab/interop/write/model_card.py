@@ -5,7 +5,7 @@ from pathlib import Path
 from gptlab.data.token_files import find_meta, text_label
 from gptlab.files import without_folders
 from gptlab.interop.read.imported_model import qualities
-from gptlab.model.arithmetic import count_parameters
+from gptlab.model.arithmetic import active_in_words, count_parameters
 
 _CARD = """\
 ---
@@ -51,13 +51,16 @@ def model_card(checkpoint, architecture: str) -> str:
     imported = content.get("imported") or {}
     name = imported.get("name") or checkpoint.path.resolve().parent.name
     number = f"{count_parameters(config):,}"
+    active = active_in_words(config)
     if imported:
-        summary = f"A language model of {number} parameters, imported as {imported['kind']}"
+        summary = f"A language model of {number} parameters{active}"
+        summary += f", imported as {imported['kind']}"
         origin = without_folders(str(imported.get("from", "")))
         summary += f" from {origin}." if origin else "."
         summary += "".join(f" {words[0].upper()}{words[1:]}." for words in qualities(imported))
     else:
-        summary = f"A language model of {number} parameters ({architecture}), trained with gptlab."
+        summary = f"A language model of {number} parameters{active} ({architecture}), "
+        summary += "trained with gptlab."
     return _CARD.format(
         license=f"license: {imported['license']}\n" if imported.get("license") else "",
         name=name,
@@ -71,7 +74,7 @@ def _figures(checkpoint) -> list[tuple[str, str]]:
     config, content = checkpoint.model.config, checkpoint.content
     tokenizer = checkpoint.tokenizer
     found = [
-        ("parameters", f"{count_parameters(config):,}"),
+        ("parameters", f"{count_parameters(config):,}{active_in_words(config)}"),
         (
             "layers, heads, key/value heads",
             f"{config.n_layer}, {config.n_head}, {config.n_kv_head}",

@@ -17,6 +17,12 @@ def check(checkpoint) -> None:
         raise ConfigError(
             "ONNX is written by the packages onnx and onnxscript: pip install onnx onnxscript."
         ) from None
+    if checkpoint.model.config.n_expert:
+        raise ConfigError(
+            "This model has experts, and a graph of fixed operations would keep the choice of the "
+            "tokens that it was traced with",
+            "use --format hf or gguf",
+        )
     if checkpoint.model.config.block_size < 2:
         raise ConfigError("A model with block_size 1 cannot be exported as ONNX.")
 
