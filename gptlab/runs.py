@@ -73,7 +73,7 @@ MOST_SOURCE_BYTES = 1 << 24  # of source.zip unpacked; it has some 100 kB
 # what may be other than in the checkpoint and changes no logits
 _SAME_LOGITS = {
     "block_size", "dropout", "gradient_checkpointing", "init_std", "init_projection",
-    "keep_adapters",
+    "keep_adapters", "expert_balance",
 }  # fmt: skip
 
 

@@ -38,8 +38,8 @@ WORDS = {
     "fingerprint": "a short number that is the same only for the same data",
     "gradient, gradient norm, grad_norm": "for each parameter, the direction that lowers the "
     "loss; its norm is how long that step would be",
-    "expert, n_expert": "one of several MLPs of a layer, of which a router chooses a few for each "
-    "token: more parameters at the work of the few that are active (mixture of experts)",
+    "expert, n_expert": "one of a layer's MLPs, of which a router chooses a few for each token "
+    "(mixture of experts)",
     "GQA, n_kv_head": "several heads share their keys and values, which saves memory "
     "(grouped-query attention)",
     "head_dim": "how many numbers each head works with, usually n_embd divided by n_head",

@@ -166,10 +166,13 @@ def _is_typed(overrides: Overrides, name: str) -> bool:
 def _idle(
     table: Mapping[str, Reason], config: TrainConfig, overrides: Overrides
 ) -> Iterator[tuple[str, Any, str]]:
-    """(option, value, why it has no effect); a value that equals the default says nothing."""
+    """(option, value, why it has no effect); a value that equals the default says nothing, nor
+    does one of the model that the run starts from."""
     for name, reason in table.items():
         value = overrides.values.get(name)
-        if value is not None and value != OPTIONS[name].default and (why := reason(config)):
+        if value is None or value == OPTIONS[name].default:
+            continue
+        if not overrides.sources[name].startswith("init_from ") and (why := reason(config)):
             yield name, value, why
 
 

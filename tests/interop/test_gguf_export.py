@@ -218,7 +218,9 @@ def test_q8_0_is_within_its_rounding(random_model, make_run, bpe, tmp_path):
     path = export(make_run(model, bpe), "gguf", tmp_path / "model.gguf", quantize="q8_0")
     for name, value in read(path).weights.items():
         expected = model.state_dict()[name]
-        assert (value - expected).abs().max() <= expected.abs().max() / 127 * 0.51, name
+        # half a step, and the step itself, which 127 of them make, is rounded to float16
+        most = 0.5 + 127 * 2**-11
+        assert (value - expected).abs().max() <= expected.abs().max() / 127 * most, name
 
 
 def test_the_end_is_named_nothing_is_put_before_a_text_and_no_id_is_added(

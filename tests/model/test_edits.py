@@ -42,7 +42,7 @@ EDITS = {
         ("return self.lm_head(hidden)", "return 15 * torch.tanh(self.lm_head(hidden) / 15)"),
     ]),
     "a learned scale per block": (dict(), [
-        ("self.mlp = MLP(config)", "self.mlp = MLP(config); "
+        ("self.mlp = None", "self.mlp = None; "
          "self.scale = nn.Parameter(torch.full((config.n_embd,), 0.5))"),
         (SECOND_BRANCH, SECOND_BRANCH.replace("x + ", "x + self.scale * ")),
     ]),

@@ -91,7 +91,7 @@ def test_without_the_option_the_refusal_names_the_command_that_works(train, diar
     assert "'3' (U+0033)" in sentence and "'ï' (U+00EF)" in sentence
     assert "--max_iters 3" in sentence  # the user's own options
     assert follow(sentence) == ["train"]
-    assert load_checkpoint(tmp_path / "out/new").step == 3
+    assert load_checkpoint(tmp_path / "out/new/ckpt.pt").step == 3
 
 
 def test_a_dataset_with_other_ids_is_prepared_as_the_refusal_says(train, diary, tmp_path):
@@ -100,7 +100,7 @@ def test_a_dataset_with_other_ids_is_prepared_as_the_refusal_says(train, diary, 
     with pytest.raises(ConfigError, match="another tokenizer than diary") as caught:
         train("out/new", dataset="diary", init_from="out/old", max_iters=3)
     assert follow(str(caught.value)) == ["prepare", "train"]
-    assert load_checkpoint(tmp_path / "out/new").step == 3
+    assert load_checkpoint(tmp_path / "out/new/ckpt.pt").step == 3
     assert open_dataset("diary").tokenizer.extends(load_checkpoint(tmp_path / "out/old").tokenizer)
 
 
@@ -139,7 +139,7 @@ def test_a_resume_whose_tokens_are_gone_names_commands_that_go_on(
     with pytest.raises(RunError, match="trained on other data") as caught:
         train("out/diary", resume=True, max_iters=5)
     assert follow(str(caught.value)) == (["prepare"] * overwrite + ["train"])
-    new = load_checkpoint(tmp_path / "out/diary_2")
+    new = load_checkpoint(tmp_path / "out/diary_2/ckpt.pt")
     assert new.step == 5 and new.tokenizer.extends(
         load_checkpoint(tmp_path / "out/diary").tokenizer
     )
