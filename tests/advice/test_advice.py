@@ -35,6 +35,7 @@ from gptlab.checkpoints import read_checkpoint, write_checkpoint
 from gptlab.cli import wizard
 from gptlab.cli.main import main, run_command
 from gptlab.cli.ui.after_training import show_result
+from gptlab.data import hub
 from gptlab.reports.run_view import commands as view_commands
 from gptlab.reports.run_view import view_run
 from gptlab.training import trainer
@@ -169,6 +170,7 @@ def follow(template, monkeypatch):
         monkeypatch.chdir(home)
 
     def follow_case(case: Case) -> None:
+        let_go()
         go_back_to(original)
         for state in case.states:
             globals()[re.sub(r"\W", "_", state)]()
@@ -191,8 +193,7 @@ def follow(template, monkeypatch):
         SAID[case] = " ".join(said.split()), set(NAMED.findall(" ".join(typed)))
 
     yield follow_case
-    while HELD:
-        HELD.pop().close()
+    let_go()
 
 
 # States of the home, by the names of these functions --------------------------------------------
@@ -508,7 +509,14 @@ def edited_config():
     path.write_text(path.read_text(encoding="utf-8") + "import math\n", encoding="utf-8")
 
 
-HELD = []  # open files that hold a lock, in a folder that is copied before its advice is followed
+# until the next case: open files that hold a lock, in a folder that is copied before its advice is
+# followed, and what stands in for the hub
+HELD = []
+
+
+def let_go() -> None:
+    while HELD:
+        HELD.pop().close()
 
 
 def busy_run():
@@ -596,6 +604,29 @@ def another_dataset():
 
 def compared():
     do("gpt.py compare a.py --set n_layer=2 --seeds 2")
+
+
+def on_hub(rows: list[dict]) -> None:
+    """Let every hf: name stand for these rows."""
+    import datasets
+
+    held = contextlib.ExitStack()
+    patch = held.enter_context(pytest.MonkeyPatch.context())
+    HELD.append(held)
+    patch.setattr(hub, "why_unreachable", lambda: "")
+    patch.setattr(hub, "newest_revision", lambda repository: "b" * 40)
+    table = datasets.Dataset.from_list(rows)
+    patch.setattr(hub, "open_stream", lambda name, revision: table.to_iterable_dataset())
+
+
+def stories_on_hub():
+    bpe()
+    on_hub([{"text": f"{n} to be, or not to be: the question {n * n}"} for n in range(300)])
+
+
+def talks_on_hub():
+    bpe()
+    on_hub([{"question": f"is {n} so?", "answer": f"{n} is"} for n in range(200)])
 
 
 def task():

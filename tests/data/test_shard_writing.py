@@ -156,10 +156,12 @@ def test_two_preparations_of_one_dataset_do_not_disturb_each_other(text, interru
 
 
 def test_a_worker_that_is_killed_ends_the_preparation_with_a_sentence(text, home, monkeypatch):
-    monkeypatch.setattr(Split, "__reduce__", lambda split: (os._exit, (9,)), raising=False)
-    with pytest.raises(DataError, match="A process of the preparation was killed"):
-        prepared(text, "stories", workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Split, "__reduce__", lambda split: (os._exit, (9,)), raising=False)
+        with pytest.raises(DataError, match=r"was killed.*: prepare it again, with fewer"):
+            prepared(text, "stories", workers=2)
     assert list((home / "data").iterdir()) == []
+    assert prepared(text, "stories", workers=1).dataset.name == "stories"
 
 
 def test_a_damaged_or_missing_shard_of_a_dataset_is_named(text):

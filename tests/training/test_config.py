@@ -348,6 +348,9 @@ def test_adapters_are_never_sharded():
     for kind in ("fsdp", "hsdp"):
         with pytest.raises(ConfigError, match=r"lora_rank.*use --parallelism ddp"):
             parallelism({**tuned, "parallelism": kind}, processes=2)
+        whole = {**tuned, "lora_rank": 0, "parallelism": kind}  # what the refusal advises
+        assert parallelism(whole, processes=2)[0] == kind
+    assert parallelism({**tuned, "parallelism": "ddp"}, processes=2)[0] == "ddp"
     assert parallelism({**tuned, "parallelism": "fsdp"}, processes=1)[0] == "ddp"
 
 

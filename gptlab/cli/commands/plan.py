@@ -65,7 +65,10 @@ def main(argv: list[str]) -> int:
     text = text_size(overrides, vocab_size or (decided or {}).get("vocab_size"))
     if wanted:
         if measure:
-            raise ConfigError("measure times steps here, and --gpus plans for other machines.")
+            raise ConfigError(
+                "--measure times steps here, and --gpus plans for other machines",
+                "leave one of the two out",
+            )
         if overrides.values.get("teacher"):
             raise ConfigError(
                 "--gpus does not count what a teacher takes", "leave teacher out of this plan"
