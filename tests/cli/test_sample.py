@@ -228,10 +228,10 @@ def test_a_stop_string_may_be_given_several_times(run, sample):
 
 
 def test_escapes_in_a_stop_text_and_a_prompt_are_read_as_the_shell_user_means_them(run, sample):
-    whole = expected(run, "A:\nB", seed=5, max_tokens=300)[0]
+    whole = expected(run, "A:\nB", seed=5, max_tokens=300, temperature=5.0)[0]
     end = whole.index("\n")
-    words = ("--prompt", r"A:\nB", "--seed", 5, "--max_tokens", 300, "--stop", r"\n")
-    assert sample(*words)[1] == f"A:\nB{whole[:end]}\n"
+    words = ("--prompt", r"A:\nB", "--seed", 5, "--max_tokens", 300, "--temperature", 5.0)
+    assert sample(*words, "--stop", r"\n")[1] == f"A:\nB{whole[:end]}\n"
     assert [unescaped(word) for word in (r"\t", r"\\n", r"\\", r"C:\dir", "\n", r"\\\n")] == [
         "\t", r"\n", "\\", r"C:\dir", "\n", "\\\n"
     ]  # fmt: skip

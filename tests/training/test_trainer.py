@@ -17,7 +17,7 @@ from gptlab.errors import CheckpointError, ConfigError, DataError, HardwareError
 from gptlab.files import quoted
 from gptlab.inference.evaluate import evaluate_loss
 from gptlab.runs import Run, load_checkpoint
-from gptlab.training import evaluation, loop, measuring, picture, trainer
+from gptlab.training import evaluation, loop, picture, trainer
 from gptlab.training.interruption import Interruption
 from gptlab.training.picture import Picture
 
@@ -365,23 +365,3 @@ def test_weights_of_another_tokenizer_are_refused(train, tmp_path, prepared_home
     prepare(str(prepared_home / "digits.txt"), PrepareOptions(tokenizer="char"))
     with pytest.raises(ConfigError, match="another tokenizer than digits"):
         train("second", init_from=str(tmp_path / "first"), dataset="digits", max_iters=1)
-
-
-# The time budget ----------------------------------------------------------------------------------
-
-
-def test_a_run_in_minutes_decides_its_length_once_and_a_resume_is_exact(
-    train, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(measuring, "MEASURE_SECONDS", 0.2)
-    budget = dict(max_iters=None, minutes=1, dropout=0.1)
-    assert train("whole", **budget, stop_at=5).step == 5
-    decided = read_checkpoint(tmp_path / "whole" / "ckpt.pt")["decided"]
-    assert decided["max_iters"] > 5
-    train("broken", max_iters=decided["max_iters"], dropout=0.1, stop_at=3)
-    for name in ("whole", "broken"):
-        assert train(name, resume=True, stop_at=12).step == 12
-        after = read_checkpoint(tmp_path / name / "ckpt.pt")["decided"]
-        assert after["max_iters"] == decided["max_iters"]
-    one, other = (read_checkpoint(tmp_path / n / "ckpt.pt")["model"] for n in ("whole", "broken"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
