@@ -33,7 +33,8 @@ def test_trackio_has_the_records_of_a_run_and_of_its_resume(train, tmp_path, pre
     with sqlite3.connect(tmp_path / "trackio" / "gptlab.db") as kept:
         rows = kept.execute("select run_name, step, metrics from metrics").fetchall()
     assert {name for name, _, _ in rows} == {"tracked"}
-    kept = {step: json.loads(figures)["loss"] for step, figures in rows if b'"loss"' in figures}
+    figures = [(step, json.loads(metrics)) for _, step, metrics in rows]
+    kept = {step: each["loss"] for step, each in figures if "loss" in each}
     written = [r for r in Run(tmp_path / "tracked").records() if "loss" in r]
     assert kept == {record["step"]: record["loss"] for record in written}
     assert sorted(kept) == [1, 2, 3, 4, 5, 6]
