@@ -27,7 +27,7 @@ from gptlab.runs import Run
 from gptlab.training import evaluation, loop, trainer
 
 assert trainer  # imported here, so that no attempt has to
-CLOCKS = ("time", "tokens_per_second", "mfu", "data_share")
+CLOCKS = ("time", "tokens_per_second", "mfu", "data_share", "processes")
 LONGEST = 300  # seconds of an attempt
 
 
