@@ -200,6 +200,14 @@ def lock_file(file: IO[str], shared: bool = False) -> None:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
+def link_or_copy(source: AnyPath, target: AnyPath) -> None:
+    """Give a file another name, or copy it on a file system without hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def replace_by_copy_of(source: Path, target: Path, move: bool = True) -> None:
     """Let `target` be what `source` is now, without a moment in which either is missing.
 
@@ -269,22 +277,18 @@ def check_format_version(found: object, kind: str, path: AnyPath, error: type[GP
 
 def sha256_file(path: AnyPath, progress: Callable[[int], object] | None = None) -> str:
     """SHA-256 of a file as hex; `progress(bytes)` is called after each 4 MiB."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-            if progress:
-                progress(len(block))
-    return digest.hexdigest()
+    return sha256_parts([path], progress)
 
 
-def sha256_parts(paths: Iterable[AnyPath]) -> str:
-    """SHA-256 (hex) of files one after the other."""
+def sha256_parts(paths: Iterable[AnyPath], progress: Callable[[int], object] | None = None) -> str:
+    """SHA-256 (hex) of files one after the other. progress: as of `sha256_file`."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
+                if progress:
+                    progress(len(block))
     return digest.hexdigest()
 
 

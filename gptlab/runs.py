@@ -47,6 +47,7 @@ from gptlab.errors import CheckpointError, RunError
 from gptlab.files import (
     atomic_write,
     display,
+    link_or_copy,
     lock_file,
     out_home,
     quoted,
@@ -241,7 +242,7 @@ class Run:
             if keep:
                 kept = self.folder / f"ckpt.step{state['step']:08d}"
                 self._remove(kept)
-                shutil.copytree(newest, kept, copy_function=_link)
+                shutil.copytree(newest, kept, copy_function=link_or_copy)
             self._remove(self.folder / "ckpt.pt", self.folder / "ckpt.prev.pt")
             self._remove(*self.kept_checkpoints()[: -keep or None])
 
@@ -405,14 +406,6 @@ class Run:
         with atomic_write(self.metrics, "w") as file:
             file.write(METRICS_HEAD)
             file.writelines(json.dumps(record) + "\n" for record in kept)
-
-
-def _link(source: str, target: str) -> None:
-    """Give a file another name, or copy it on a file system without hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _first_line(file) -> str:

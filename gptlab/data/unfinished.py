@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gptlab.errors import DataError
-from gptlab.files import atomic_write, lock_file, sha256_file
+from gptlab.files import atomic_write, link_or_copy, lock_file, sha256_file
 
 JOURNAL = "journal.jsonl"
 _LOCK = "lock"
@@ -74,10 +74,7 @@ class Unfinished:
 
     def give(self, name: str, target: Path) -> None:
         """Let `target` be the file of this name, without a copy where the system allows that."""
-        try:
-            os.link(self.folder / name, target)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(self.folder / name, target)
+        link_or_copy(self.folder / name, target)
 
     def remove(self) -> None:
         """Delete the shards of this preparation and of older ones of the dataset."""

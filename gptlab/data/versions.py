@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from gptlab.data.token_shards import has_tokens
-from gptlab.files import out_home, remove_folder
+from gptlab.files import link_or_copy, out_home, remove_folder
 
 FOLDER = "versions"
 RUNS = "runs.txt"  # the runs outside out/ that began with the dataset, a path a line
@@ -128,9 +128,5 @@ def _aside(folder: Path) -> Path:
 def _link_files(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in source.iterdir():
-        if not path.is_file() or path.name == RUNS:
-            continue
-        try:
-            os.link(path, target / path.name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, target / path.name)
+        if path.is_file() and path.name != RUNS:
+            link_or_copy(path, target / path.name)

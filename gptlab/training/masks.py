@@ -16,7 +16,10 @@ def masks_of(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
     A run that began under version 1 gets no `masks`: the model draws its own, as a function of the
     seed, the step, the micro-batch and the rank.
     """
-    return _dropout(setup, state, micro) | _criterion(setup, state, micro)
+    documents = document_mask(micro.tokens, setup.separator)
+    return {
+        "documents": documents, **_dropout(setup, state, micro), **_criterion(setup, state, micro)
+    }  # fmt: skip
 
 
 def _criterion(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
@@ -29,13 +32,12 @@ def _criterion(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
 def _dropout(setup: Setup, state: TrainState, micro: MicroBatch) -> dict:
     config = setup.config
     model, seed, device = config.model, config.run.seed, config.machine.device
-    documents = {"documents": document_mask(micro.tokens, setup.separator)}
     if state.numerics["dropout"] > 1:
-        return {"masks": dropout_masks(model, seed, micro.numbers, device), **documents}
+        return {"masks": dropout_masks(model, seed, micro.numbers, device)}
     if model.dropout:
         drawn = mix(seed, state.step, micro.index, setup.parallel.rank) >> 1
         generator_of(device).manual_seed(drawn)
-    return documents
+    return {}
 
 
 def generator_of(device: str):

@@ -7,7 +7,14 @@ from typing import Annotated
 
 from gptlab.cli.declarations import COMMANDS
 from gptlab.cli.started import STARTED
-from gptlab.cli.ui.console import leading_words, make_console, make_table, note, print_table
+from gptlab.cli.ui.console import (
+    leading_words,
+    make_console,
+    make_table,
+    memory_table,
+    note,
+    print_table,
+)
 from gptlab.errors import ConfigError
 from gptlab.model.arithmetic import active_in_words
 from gptlab.training.units import in_dollars, in_short, in_time
@@ -197,12 +204,7 @@ def _work(plan):
 def _memory(plan):
     from gptlab.files import in_bytes
 
-    table = make_table("", "")
-    table.columns[1].justify = "right"
-    for name, held in plan.memory.items():
-        if held:
-            table.add_row(name, in_bytes(held) if held > 0 else f"-{in_bytes(-held)}")
-    table.add_row("total", in_bytes(plan.needed), style="bold")
+    table = memory_table(plan.memory, plan.needed)
     table.add_section()
     if plan.free is not None:
         fits = f"{plan.largest_batch_size:,}" if plan.largest_batch_size else "none"

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from gptlab.cli.ui.console import make_console, make_table, print_table
+from gptlab.cli.ui.console import make_console, make_table, memory_table, print_table
 from gptlab.cli.ui.recipe_builder import write_recipe
 from gptlab.errors import ConfigError, HardwareError
 from gptlab.files import display, in_bytes, quoted
@@ -119,7 +119,9 @@ def _show(plan, name: str) -> None:
         title = ""
     if plan.chosen:
         of = f"each GPU with {plan.chosen.parallelism}" if cluster.gpus > 1 else "the GPU"
-        print_table(console, f"Memory of {of}", _memory(plan.chosen))
+        print_table(
+            console, f"Memory of {of}", memory_table(plan.chosen.memory, plan.chosen.needed)
+        )
     console.print(Text(_assumptions(plan), "dim"))
 
 
@@ -185,16 +187,6 @@ def _table(plan, columns: tuple[str, ...]):
             *(cells.get(column, "") for column in columns),
             style="bold" if one is plan.chosen else None,
         )
-    return table
-
-
-def _memory(one):
-    table = make_table("", "")
-    table.columns[1].justify = "right"
-    for name, held in one.memory.items():
-        if held:
-            table.add_row(name, in_bytes(held) if held > 0 else f"-{in_bytes(-held)}")
-    table.add_row("total", in_bytes(one.needed), style="bold")
     return table
 
 

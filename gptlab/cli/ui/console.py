@@ -2,9 +2,10 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from gptlab.files import atomic_write, display
+from gptlab.files import atomic_write, display, in_bytes
 
 PLAIN_WIDTH = 80
 
@@ -36,6 +37,17 @@ def make_table(*columns: str, numbers: tuple[str, ...] = ()):
             no_wrap=name in numbers,
             header_style="bold",
         )
+    return table
+
+
+def memory_table(memory: Mapping[str, int], total: int):
+    """What takes how many bytes; less than 0 is what something saves."""
+    table = make_table("", "")
+    table.columns[1].justify = "right"
+    for name, held in memory.items():
+        if held:
+            table.add_row(name, in_bytes(held) if held > 0 else f"-{in_bytes(-held)}")
+    table.add_row("total", in_bytes(total), style="bold")
     return table
 
 
