@@ -37,8 +37,6 @@ NANOGPT_BLOCK_SIZE = 64
 EQUAL_TOKENS = "--batch_size=16 --max_iters=1500 --eval_interval=1500".split()
 EQUAL_TIME = "--block_size=256 --batch_size=8 --learning_rate=0.007 --eval_interval=5000".split()
 EQUAL_TIME += ["--compile_model=false", "--eval_tokens=8192"]  # compiling anew takes 40 s
-EQUAL_TIME_SHARE = 0.99  # of nanoGPT's: the machine's speed wavers
-PILOTS = (20, 100)  # steps of two short runs, which say how many the time allows
 QUICK = 10  # with --quick all runs are so many times shorter
 
 
@@ -64,7 +62,7 @@ class NanoGPTAdapter(torch.nn.Module):
         super().__init__()
         self.model, self.config = model, model.config
 
-    def features(self, tokens):
+    def features(self, tokens, documents=None):
         logits, _ = self.model(tokens, tokens)  # with targets it returns those of all positions
         return logits
 
@@ -118,11 +116,7 @@ def compare(nanogpt: Path, text: str, recipe: str, quick: bool) -> dict:
             lengths["gptlab, as many tokens"] = [*EQUAL_TOKENS[:1], "--max_iters=150"]
             lengths["gptlab, as much time"] = [*EQUAL_TIME, "--max_iters=50"]
         else:
-            few, more = PILOTS
-            short, long = (train([*EQUAL_TIME, f"--max_iters={n}"], f"pilot{n}") for n in PILOTS)
-            left = EQUAL_TIME_SHARE * seconds - short
-            iters = few + round(left * (more - few) / (long - short))
-            lengths["gptlab, as much time"] = [*EQUAL_TIME, f"--max_iters={iters}"]
+            lengths["gptlab, as much time"] = [*EQUAL_TIME, f"--minutes={seconds / 60:.3f}"]
         val = np.fromfile(home / "data" / "shakespeare" / "val.bin", dtype="<u2")
         for number, (name, options) in enumerate(lengths.items()):
             print(f"Running {name} ...", flush=True)
