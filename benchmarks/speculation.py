@@ -53,11 +53,11 @@ def compare(model, native, prompt: list[int], text: list[int], most: int) -> dic
     decoders["guessing"] = Decoder(model, [prompt], native, most)
     passes, step = [], decoders["guessing"]._step
 
-    def loss_mask(tokens):
+    def counted(tokens):
         passes.append(len(tokens[0]))
         return step(tokens)
 
-    decoders["guessing"]._step = loss_mask
+    decoders["guessing"]._step = counted
     seconds = dict.fromkeys(decoders, 0.0)
     likeliest = {name: [] for name in decoders}
     for turn, start in enumerate(range(0, len(text), TURN)):
@@ -71,7 +71,7 @@ def compare(model, native, prompt: list[int], text: list[int], most: int) -> dic
         raise SystemExit("The two ways disagree about the likeliest token.")
     return {
         "seconds": seconds,
-        "guessed": sum(passes) - len(passes),
+        "drafted": sum(passes) - len(passes),
         "accepted": len(text) - len(passes),
         "passes": len(passes),
     }
