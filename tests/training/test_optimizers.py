@@ -371,30 +371,35 @@ LION_LINE = '    "lion": OptimizerEntry("gptlab.training.optimizers.lion:Lion", 
 def test_a_third_optimizer_is_one_file_and_one_line(prepared_home, tmp_path):
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "gptlab", tmp_path / "gptlab", ignore=ignored)
-    for script in ("train.py", "gpt.py"):
-        shutil.copy(ROOT / script, tmp_path / script)
     folder = tmp_path / "gptlab" / "training" / "optimizers"
     (folder / "lion.py").write_text(LION, encoding="utf-8")
     head, brace, rest = (folder / "table.py").read_text(encoding="utf-8").rpartition("}\n")
     (folder / "table.py").write_text(head + LION_LINE + brace + rest, encoding="utf-8")
-
-    def run(*words, **options):
-        words = [*words, *(f"--{name}={value}" for name, value in options.items())]
-        finished = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True,
-            env={**os.environ, "GPTLAB_HOME": str(prepared_home), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert finished.returncode == 0, finished.stderr
-        return finished.stdout
 
     options = dict(
         dataset="tiny", n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, dropout=0.0,
         optimizer="lion", learning_rate=1e-3, warmup_iters=1, lr_decay_iters=6, eval_interval=3,
         eval_tokens=256, device="cpu", dtype="float32", compile_model=False,
     )  # fmt: skip
-    run("train.py", out_dir=tmp_path / "whole", max_iters=6, **options)
-    run("train.py", out_dir=tmp_path / "parts", max_iters=3, **options)
-    run("train.py", "--resume", out_dir=tmp_path / "parts", max_iters=6)
+    asked = [f"--{name}={value}" for name, value in options.items()]
+    lines = [
+        ["train", *asked, "--out_dir=whole", "--max_iters=6"],
+        ["train", *asked, "--out_dir=parts", "--max_iters=3"],
+        ["train", "--resume", "--out_dir=parts", "--max_iters=6"],
+        ["plan", *asked, "--max_iters=6", "--json"],
+    ]
+    script = (  # one process for all: it imports torch once
+        "import json, sys\n"
+        "from gptlab.cli.main import run_command\n"
+        "for name, *words in json.loads(sys.argv[1]):\n"
+        "    if run_command(name, words):\n"
+        "        sys.exit(f'{name} failed')\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(lines)], cwd=tmp_path, capture_output=True,
+        text=True, env={**os.environ, "GPTLAB_HOME": str(prepared_home), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
     whole, parts = (read_checkpoint(tmp_path / n / "ckpt.pt") for n in ("whole", "parts"))
     assert equal(whole["model"], parts["model"])
     assert whole["optimizer"].keys() == parts["optimizer"].keys() == whole["model"].keys()
@@ -402,7 +407,7 @@ def test_a_third_optimizer_is_one_file_and_one_line(prepared_home, tmp_path):
         assert equal(state, parts["optimizer"][name])
         assert state["mean"].dtype == torch.bfloat16 and state["steps"].tolist() == [6]
     parameters = sum(weight.numel() for weight in whole["model"].values())
-    plan = json.loads(run("gpt.py", "plan", "--json", max_iters=6, **options))
+    plan = json.loads(finished.stdout[finished.stdout.index("{\n") :])
     assert plan["memory"]["optimizer"] == 2 * parameters
 
 
