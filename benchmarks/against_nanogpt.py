@@ -38,7 +38,6 @@ NANOGPT_BLOCK_SIZE = 64
 # longer runs learn more from windows of 256 characters and a lower rate, as in shakespeare_char
 LONGER = "--block_size=256 --batch_size=8 --learning_rate=0.007 --eval_interval=5000".split()
 LONGER += ["--compile_model=false", "--eval_tokens=8192"]  # compiling anew takes 40 s
-EQUAL_TOKENS = [*LONGER, "--max_iters=750"]  # 2000 x 12 x 64
 QUICK = 10  # with --quick all runs are so many times shorter
 
 
@@ -112,13 +111,14 @@ def compare(nanogpt: Path, text: str, recipe: str, quick: bool) -> dict:
             cold = {"TORCHINDUCTOR_CACHE_DIR": str(home / f"compiled-{out_dir}")}  # each time anew
             return timed_process([*command, *options], home, environment | cold)
 
-        lengths = {"gptlab": [], "gptlab, as many tokens": EQUAL_TOKENS}
-        if quick:
-            lengths["gptlab"] = ["--max_iters=27", "--eval_interval=27"]
-            lengths["gptlab, as many tokens"] = [*LONGER, "--max_iters=75"]
-            lengths["gptlab, as much time"] = [*LONGER, "--max_iters=50"]
-        else:
-            lengths["gptlab, as much time"] = [*LONGER, f"--minutes={seconds / 60:.3f}"]
+        lengths = {
+            "gptlab": ["--max_iters=27", "--eval_interval=27"] if quick else [],
+            # nanoGPT reads 2000 x 12 x 64
+            "gptlab, as many tokens": [*LONGER, f"--max_iters={75 if quick else 750}"],
+            "gptlab, as much time": [
+                *LONGER, "--max_iters=50" if quick else f"--minutes={seconds / 60:.3f}"
+            ],
+        }  # fmt: skip
         val = np.fromfile(home / "data" / "shakespeare" / "val.bin", dtype="<u2")
         for number, (name, options) in enumerate(lengths.items()):
             print(f"Running {name} ...", flush=True)

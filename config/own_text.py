@@ -5,7 +5,7 @@ On      python prepare.py YOUR_TEXT.txt --dataset own_text
         (or another name, with --dataset NAME here)
 Takes   minutes on a laptop; it stops by itself
 Expect  a validation loss below the 5-gram baseline for 100 KB of text and more: the first 200 KB
-        of tiny Shakespeare reached 2.25 bits per byte, the 5-gram has 2.46
+        of tiny Shakespeare reached 2.25 bits per byte after 2,110 steps, the 5-gram has 2.46
 
 A small text is read many times over. At first the model learns how the text works, and the
 validation loss falls. Then it begins to memorise the text, and the validation loss rises although
@@ -26,7 +26,7 @@ batch_size = 16
 max_iters = 2000
 optimizer = "muon"
 learning_rate = 5e-3
-weight_decay = 1.0  # 0.1 ends higher by 0.01 to 0.03 on 60 to 200 KB
+weight_decay = 1.0  # 0.1 ends 0.01 higher on 200 KB (one seed)
 schedule = "wsd"
 decay_fraction = 1.0
 warmup_iters = 20

@@ -383,9 +383,9 @@ def test_a_third_optimizer_is_one_file_and_one_line(prepared_home, tmp_path):
     )  # fmt: skip
     asked = [f"--{name}={value}" for name, value in options.items()]
     lines = [
-        ["train", *asked, "--out_dir=whole", "--max_iters=6"],
-        ["train", *asked, "--out_dir=parts", "--max_iters=3"],
-        ["train", "--resume", "--out_dir=parts", "--max_iters=6"],
+        ["train", *asked, "--out_dir=whole", "--max_iters=6", "--quiet"],
+        ["train", *asked, "--out_dir=parts", "--max_iters=3", "--quiet"],
+        ["train", "--resume", "--out_dir=parts", "--max_iters=6", "--quiet"],
         ["plan", *asked, "--max_iters=6", "--json"],
     ]
     script = (  # one process for all: it imports torch once
@@ -407,7 +407,7 @@ def test_a_third_optimizer_is_one_file_and_one_line(prepared_home, tmp_path):
         assert equal(state, parts["optimizer"][name])
         assert state["mean"].dtype == torch.bfloat16 and state["steps"].tolist() == [6]
     parameters = sum(weight.numel() for weight in whole["model"].values())
-    plan = json.loads(finished.stdout[finished.stdout.index("{\n") :])
+    plan = json.loads(finished.stdout)
     assert plan["memory"]["optimizer"] == 2 * parameters
 
 
