@@ -297,6 +297,8 @@ class Page:
             return TINY + ([] if "--minutes" in argv else ["--max_iters", str(self._steps)])
         if command == "plan" and "--measure" in argv:
             return TINY
+        if command == "trace" and "--file" not in argv:
+            return ["--seed", "1"]  # with some seeds a model of three steps writes nothing at all
         return SHORT.get(command, []) if argv != ["generate"] else []
 
     def _provide(self, name: str, argv: list[str]) -> None:
